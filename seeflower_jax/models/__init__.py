@@ -1,0 +1,123 @@
+"""The registry of networks and what their weights need.
+
+    spec = get_spec("inception_v3", num_classes=102)
+    logits, endpoints = apply(spec, variables, images)   # images RGB in [0, 255]
+
+`apply` is pure: a gradient with respect to `images` is with respect to the picture
+itself, because preprocessing is part of the function.
+"""
+
+import dataclasses
+import difflib
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seeflower_jax.models import inception
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Everything besides the variables that decides what a network computes.
+
+    Attributes:
+      name: key of `MODELS`.
+      num_classes: number of logits.
+      input_size: side in pixels that the pretrained weights were trained at.
+      preprocess: key of `PREPROCESS`, from [0, 255] to what the weights expect.
+      epsilon: of the batch normalisations.
+      batch_norm_scale: whether the batch normalisations have a scale.
+      count_include_pad: whether average pooling counts padding.
+      cam_layer: the endpoint that class activation maps are taken from by default.
+      head: regular expression that matches the new layers' parameters.
+      dropout: rate in the head while training.
+      width: factor on the number of channels; 1 is the published network.
+      dtype: of the computation, 'float32' or 'bfloat16'.
+    """
+
+    name: str
+    num_classes: int = 1000
+    input_size: int = 299
+    preprocess: str = "tf"
+    epsilon: float = 1e-3
+    batch_norm_scale: bool = False
+    count_include_pad: bool = False
+    cam_layer: str = "mixed10"
+    head: str = "head/.*"
+    dropout: float = 0.0
+    width: float = 1.0
+    dtype: str = "float32"
+
+    def to_dict(self) -> dict:
+        """A JSON-serialisable form; `ModelSpec(**spec.to_dict())` restores it."""
+        return dataclasses.asdict(self)
+
+
+MODELS = {"inception_v3": ModelSpec("inception_v3")}
+
+# Pixel values [0, 255] RGB -> the input of the network, by what the weights expect.
+PREPROCESS = {"tf": lambda images: images / 127.5 - 1.0}
+
+
+def get_spec(name: str, **changes) -> ModelSpec:
+    """The registered spec with some attributes changed.
+
+    Raises:
+      ValueError: for an unknown network; the message lists the known ones.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown model {name!r}: known are {sorted(MODELS)}{hint}")
+    return dataclasses.replace(MODELS[name], **changes)
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The Linen module of a spec; it takes preprocessed images."""
+    return inception.InceptionV3(
+        num_classes=spec.num_classes,
+        dropout=spec.dropout,
+        width=spec.width,
+        epsilon=spec.epsilon,
+        use_scale=spec.batch_norm_scale,
+        count_include_pad=spec.count_include_pad,
+        dtype=jnp.dtype(spec.dtype),
+    )
+
+
+def init(spec: ModelSpec, key) -> dict:
+    """Random variables {'params', 'batch_stats'}, float32."""
+    images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
+    return build(spec).init(key, images)
+
+
+def apply(spec: ModelSpec, variables, images, taps=None, **options):
+    """Runs a network on pictures.
+
+    Args:
+      spec: which network.
+      variables: {'params', 'batch_stats'}.
+      images: [N, H, W, 3], RGB in [0, 255], uint8 or floating.
+      taps: optional {endpoint name: array}, added to those endpoints; the gradient
+        with respect to a zero tap is the gradient at that layer.
+      **options: passed to `nn.Module.apply`: `rngs={'dropout': key}` makes dropout
+        active, `mutable=['batch_stats']` trains batch statistics.
+
+    Returns:
+      (logits float32 [N, num_classes], endpoints {name: [N, h, w, C]}); with `mutable`
+      the pair of that and the updated collections.
+    """
+    images = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
+    return build(spec).apply(variables, images, taps, **options)
+
+
+def features(spec: ModelSpec, variables, images):
+    """What the head sees of pictures [N, H, W, 3] in [0, 255]: [N, C] float32."""
+    model = build(spec)
+    images = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
+    return model.apply(variables, images, method="features")[0]
+
+
+def classify(spec: ModelSpec, variables, features, **options):
+    """The head alone: features [N, C] -> logits [N, num_classes]."""
+    return build(spec).apply(variables, features, method="classify", **options)

@@ -123,11 +123,17 @@ class Backbone(nn.Module):
 
         valid, two = "VALID", (2, 2)
         x = end("Conv2d_1a_3x3", conv("Conv2d_1a_3x3", "", 32, (3, 3), two, valid)(x))
-        x = end("Conv2d_2a_3x3", conv("Conv2d_2a_3x3", "", 32, (3, 3), (1, 1), valid)(x))
+        x = end(
+            "Conv2d_2a_3x3", conv("Conv2d_2a_3x3", "", 32, (3, 3), (1, 1), valid)(x)
+        )
         x = end("Conv2d_2b_3x3", conv("Conv2d_2b_3x3", "", 64, (3, 3))(x))
         x = end("MaxPool_3a_3x3", halve(x))
-        x = end("Conv2d_3b_1x1", conv("Conv2d_3b_1x1", "", 80, (1, 1), (1, 1), valid)(x))
-        x = end("Conv2d_4a_3x3", conv("Conv2d_4a_3x3", "", 192, (3, 3), (1, 1), valid)(x))
+        x = end(
+            "Conv2d_3b_1x1", conv("Conv2d_3b_1x1", "", 80, (1, 1), (1, 1), valid)(x)
+        )
+        x = end(
+            "Conv2d_4a_3x3", conv("Conv2d_4a_3x3", "", 192, (3, 3), (1, 1), valid)(x)
+        )
         x = end("MaxPool_5a_3x3", halve(x))
 
         for block, pool in (("mixed0", 32), ("mixed1", 64), ("mixed2", 64)):

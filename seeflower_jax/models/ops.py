@@ -56,14 +56,14 @@ def _forward_cpu(x, kernel, strides, padding):
     if strides != (1, 1):
         out_size = [
             (size + sum(pad) - k) // s + 1
-            for size, pad, k, s in zip(x.shape[1:3], pads, (kh, kw), strides)
+            for size, pad, k, s in zip(
+                x.shape[1:3], pads, (kh, kw), strides, strict=True
+            )
         ]
         taps = list(_shifted(x, (kh, kw), strides, pads, out_size))
         if c_in < 16:  # few channels: one product over all taps
             return jnp.concatenate(taps, -1) @ kernel.reshape(-1, kernel.shape[-1])
-        return sum(
-            tap @ kernel[i // kw, i % kw] for i, tap in enumerate(taps)
-        )
+        return sum(tap @ kernel[i // kw, i % kw] for i, tap in enumerate(taps))
     return _conv(x, kernel, strides, padding)
 
 

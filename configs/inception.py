@@ -1,0 +1,86 @@
+"""Inception-v3 on Oxford 102 Flowers, official split, in the paper's two stages.
+
+python -m scripts.train --config=configs/inception.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = ConfigDict()
+    config.recipe = "best"
+    config.seed = 0
+    config.metric = "top1"  # what is best by validation; also mean_class_top1, loss
+
+    config.model = ConfigDict()
+    config.model.name = "inception_v3"
+    config.model.dropout = 0.2
+    config.model.dtype = "float32"  # of the computation; bfloat16 on a GPU
+
+    config.init = ConfigDict()
+    config.init.weights = "imagenet"  # downloads Keras' file; or the path of one
+
+    config.data = ConfigDict()
+    config.data.source = "oxford_flowers102"
+    config.data.dir = ""  # '' downloads the official files
+    config.data.split = "official"  # or trainval, reversed
+    config.data.verify = True  # hashes of the label files, counts of the splits
+    config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
+    config.data.shortest_side = 320  # of the decoded pictures, in pixels
+
+    config.eval = ConfigDict()
+    config.eval.size = 299
+    config.eval.crop = 1.0  # the central square's share of the shortest side
+    config.eval.hflip = True  # average with the mirrored picture, at the end
+    config.eval.batch_size = 32
+
+    head = ConfigDict()
+    head.epochs = 100
+    head.batch_size = 68
+    head.partition = (("head/.*", 1.0), ("backbone/.*", None))
+    head.optimizer = "adam"
+    head.momentum = 0.9  # of SGD
+    head.learning_rate = 1e-3
+    head.schedule = "cosine"
+    head.warmup_steps = 0
+    head.weight_decay = 1e-4
+    head.clip_norm = 0.0  # 0 is off
+    head.label_smoothing = 0.1
+    head.ema_decay = 0.0  # 0 is off
+    head.train_batch_stats = False
+    head.validate_every = 5  # epochs
+    head.early_stopping = ConfigDict({"patience": 0, "min_delta": 0.0})
+    head.augment = _augment(enabled=False)
+
+    finetune = head.copy_and_resolve_references()
+    finetune.epochs = 16
+    finetune.batch_size = 34
+    finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
+    finetune.learning_rate = 2e-4
+    finetune.warmup_steps = 30
+    finetune.weight_decay = 0.05
+    finetune.ema_decay = 0.99
+    finetune.validate_every = 4
+    finetune.augment = _augment(enabled=True)
+
+    config.stage_order = ("head", "finetune")
+    config.stages = ConfigDict({"head": head, "finetune": finetune})
+    return config
+
+
+def _augment(enabled: bool) -> ConfigDict:
+    return ConfigDict(
+        {
+            "enabled": enabled,
+            "size": 256,  # of the pictures in training; 0 is the network's
+            "rotation": 30.0,  # degrees
+            "shear": 0.0,  # radians
+            "shift": 0.0,  # share of the side
+            "zoom": 0.0,  # share of the side
+            "hflip": True,
+            "vflip": False,
+            "crop_area": (0.35, 1.0),  # random-resized crop; () takes the centre
+            "crop_ratio": (0.75, 1.333),
+        }
+    )

@@ -1,0 +1,28 @@
+"""Writes Oxford 102 Flowers as a tensorflow-datasets folder, without TensorFlow.
+
+    python -m scripts.prepare_data --source=DIR --data_dir=OUT
+
+DIR holds the official files. Stock `tfds.builder("oxford_flowers102", data_dir=OUT)`
+reads what is written, and so does training with `--config.data.dir=OUT`.
+"""
+
+from absl import app, flags
+
+from seeflower_jax.data import tfds_writer
+
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Folder with imagelabels.mat, setid.mat, jpg/ or 102flowers.tgz."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder to write to.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", True, "Check hashes and counts; off for a smaller set in this layout."
+)
+flags.mark_flags_as_required(["source", "data_dir"])
+
+
+def main(_) -> None:
+    print(tfds_writer.write(_SOURCE.value, _DATA_DIR.value, _VERIFY.value))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,47 @@
+"""Trains a network in stages and evaluates it.
+
+    python -m scripts.train --config=configs/inception.py
+    python -m scripts.train --config=configs/inception.py --workdir=runs/seed1 \
+        --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
+
+The same command goes on with a run that was interrupted. The result is printed on
+stdout as JSON; progress goes to stderr.
+"""
+
+import json
+import logging
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from seeflower_jax import experiment
+from seeflower_jax.report import curves
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/; its values are changed by --config.KEY=VALUE."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "The run directory; runs/<name of the config file>_seed<seed> by default.",
+)
+flags.mark_flag_as_required("config")
+
+
+def main(_) -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
+    config = _CONFIG.value
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
+    command = shlex.join(["python", "-m", "scripts.train", *sys.argv[1:]])
+    command = command.replace(str(pathlib.Path.home()), "~")
+    result = experiment.train(config, workdir, command)
+    curves.learning_curves(workdir)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

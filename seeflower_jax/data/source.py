@@ -1,0 +1,30 @@
+"""What a set of labelled pictures is, wherever it comes from."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """Labelled pictures, still encoded, and their splits.
+
+    Attributes:
+      name: of the set, part of the pixel cache's file name.
+      fingerprint: hexadecimal; another one if the files are others.
+      class_names: by label.
+      keys: name of each picture.
+      labels: int32 [N], from 0.
+      splits: {'train', 'validation', 'test': int32 indices of pictures}; a split that
+        does not exist is absent.
+      read: index -> the encoded picture.
+    """
+
+    name: str
+    fingerprint: str
+    class_names: tuple[str, ...]
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    splits: dict[str, np.ndarray]
+    read: Callable[[int], bytes]

@@ -1,0 +1,385 @@
+"""A whole run, from its config to its result.
+
+    result = train(config, workdir, command="python -m scripts.train ...")
+    run = load_run(workdir)          # any run directory, for every other script
+
+This module connects the rooms; what each does is in the room.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+
+from seeflower_jax import data, models
+from seeflower_jax.data import loader
+from seeflower_jax.data.cache import open_cache
+from seeflower_jax.evaluation import metrics, predict
+from seeflower_jax.pretrained import catalog
+from seeflower_jax.training import loop, partition, stages
+from seeflower_jax.training import step as steps
+from seeflower_jax.training.checkpoint import Checkpoints
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+# Where files lie on one machine is no part of what a run computes.
+_LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
+
+
+def config_hash(config) -> str:
+    """The first 12 hex digits of the SHA-256 of a config, less its local paths."""
+    plain = json.loads(json.dumps(config.to_dict()))
+    for section, key in _LOCAL_KEYS:
+        plain.get(section, {}).pop(key, None)
+    text = json.dumps(plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes indented JSON, all or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _flat(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _claim_workdir(config, workdir: pathlib.Path) -> None:
+    """Writes the config into a new run directory, or compares it with the one there."""
+    path = workdir / "config.json"
+    if path.exists():
+        there = ml_collections.ConfigDict(json.loads(path.read_text()))
+        if config_hash(there) != config_hash(config):
+            old, new = (
+                dict(_flat(json.loads(json.dumps(c.to_dict()))))
+                for c in (there, config)
+            )
+            differing = "\n".join(
+                f"  config.{key}: {old.get(key, 'absent')} there, "
+                f"{new.get(key, 'absent')} now"
+                for key in sorted(old | new)
+                if old.get(key, ...) != new.get(key, ...)
+            )
+            raise ValueError(
+                f"{workdir} holds a run of another config:\n{differing}\n"
+                "Give another --workdir, or the same config to go on with that run"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, config.to_dict())
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree, with '-dirty' if it was changed since."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
+    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command + options, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def provenance(command: str) -> dict:
+    """What ran where: command, commit, versions, device."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    kind = platform.machine() if device.platform == "cpu" else device.device_kind
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return {
+        "command": command,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "device": f"{len(jax.devices())} x {device.platform} ({kind}{cores})",
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A labelled source with its decoded pixels, as the loader reads them."""
+
+    source: data.ImageSource
+    reader: loader.PictureReader
+
+    @classmethod
+    def open(cls, config) -> "Pictures":
+        """Loads what `config.data` describes; decodes it if that was not done yet."""
+        source = data.load(config.data)
+        cache = open_cache(
+            source, config.data.shortest_side, config.data.cache_dir or None
+        )
+        return cls(source, loader.PictureReader(cache))
+
+
+def logits_of(
+    spec, config, variables, reader, indices, mesh, *, hflip: bool, name: str
+) -> np.ndarray:
+    """Logits [N, num_classes] of some pictures, with a progress bar."""
+    view = ml_collections.ConfigDict(config.eval.to_dict() | {"hflip": hflip})
+    with tqdm.tqdm(total=len(indices), desc=name, unit="image", leave=False) as bar:
+        return predict.run(
+            predict.make_predictor(spec, view),
+            loader.replicate(variables, mesh),
+            reader,
+            indices,
+            config.eval.batch_size,
+            mesh,
+            bar.update,
+        )
+
+
+def _stage_features(spec, config, variables, pictures, mesh, path):
+    """Features of all training and validation pictures, kept in a file of the run."""
+    splits = pictures.source.splits
+    indices = np.concatenate([splits["train"], splits.get("validation", [])])
+    indices = indices.astype(np.int64)
+    if path.exists():
+        features = np.load(path)
+    else:
+        view = config.eval
+        compute = predict.make_feature_extractor(spec, view)
+        with tqdm.tqdm(total=len(indices), desc="features", unit="image") as bar:
+            features = predict.run(
+                compute,
+                loader.replicate(variables, mesh),
+                pictures.reader,
+                indices,
+                config.eval.batch_size,
+                mesh,
+                bar.update,
+            )
+        partial = path.with_name("partial_" + path.name)
+        np.save(partial, features)
+        os.replace(partial, path)
+    by_index = np.zeros((len(pictures.source.keys), features.shape[1]), np.float32)
+    by_index[indices] = features
+    return loader.FeatureReader(by_index)
+
+
+def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
+    """Trains one stage; `resume` says whether the latest checkpoint is of it."""
+    checkpoints, progress, workdir = run["checkpoints"], run["progress"], run["workdir"]
+    splits, labels = pictures.source.splits, pictures.source.labels
+    reader = pictures.reader
+    if stage.freezes_backbone(spec.head) and not stage.config.augment.enabled:
+        path = workdir / f"features_{stage.name}.npy"
+        reader = _stage_features(spec, config, variables, pictures, mesh, path)
+    per_epoch = loader.steps_per_epoch(len(splits["train"]), stage.config.batch_size)
+    optimizer = partition.make_optimizer(
+        stage.config,
+        stage.rules,
+        stage.schedule(stage.config.epochs * per_epoch),
+    )
+    state = steps.create_state(
+        variables, stage.rules, optimizer, stage.config.ema_decay
+    )
+    state = loader.replicate(state, mesh)
+    if resume:
+        state = checkpoints.restore_latest(state)
+
+    view = ml_collections.ConfigDict(config.eval.to_dict() | {"hflip": False})
+    predictor = predict.make_predictor(spec, view)
+
+    def validate(variables):
+        logits = predict.run(
+            predictor,
+            variables,
+            reader,
+            splits["validation"],
+            config.eval.batch_size,
+            mesh,
+        )
+        return metrics.evaluate(logits, labels[splits["validation"]])
+
+    def batches(start, stop):
+        return loader.train_batches(
+            reader,
+            labels,
+            splits["train"],
+            stage.config.batch_size,
+            mesh,
+            seed=(config.seed, stage.index),
+            start=start,
+            stop=stop,
+        )
+
+    loop.fit(
+        stage,
+        state,
+        jax.jit(steps.make_train_step(spec, stage.config, optimizer)),
+        batches,
+        validate if "validation" in splits else None,
+        progress,
+        per_epoch,
+        checkpoints,
+        run["log"],
+        run["meta"] | {"stage": stage.name},
+        config.metric,
+        jax.random.fold_in(jax.random.key(config.seed), 1 + stage.index),
+    )
+
+
+def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
+    """Runs all stages of a config, evaluates the best variables, records the result.
+
+    A run directory of the same config is gone on with; a finished one is only read.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      ValueError: for a config that is not consistent, and for a run directory of another
+        config; and what loading data and weights raises.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    _claim_workdir(config, workdir)
+    result_path = workdir / "result.json"
+    if result_path.exists():
+        logging.info("%s is finished", workdir)
+        return json.loads(result_path.read_text())
+
+    mesh = loader.make_mesh()
+    pictures = Pictures.open(config)
+    source = pictures.source
+    spec = models.get_spec(
+        config.model.name,
+        num_classes=len(source.class_names),
+        **{k: v for k, v in config.model.items() if k != "name"},
+    )
+    variables = models.init(spec, jax.random.key(config.seed))
+    variables, weights = catalog.load_pretrained(
+        spec.name, variables, config.init.weights
+    )
+    meta = {
+        "spec": spec.to_dict(),
+        "class_names": list(source.class_names),
+        "config_hash": config_hash(config),
+    }
+
+    checkpoints = Checkpoints(workdir)
+    plan = stages.stages(config)
+    latest = checkpoints.latest_meta()
+    progress = loop.Progress(plan[0].name)
+    if latest:
+        progress = loop.Progress(**latest["progress"])
+        logging.info("going on at stage %s, step %d", progress.stage, progress.step)
+    log = loop.MetricsLog(workdir / "metrics.jsonl", progress.run_step)
+    names = [stage.name for stage in plan]
+    for stage in plan[names.index(progress.stage) :]:
+        resume = latest is not None and stage.name == progress.stage
+        if resume and progress.done:
+            continue
+        if stage.name != progress.stage:
+            progress = progress.next_stage(stage.name)
+        if checkpoints.best_meta() and (not resume or progress.step == 0):
+            variables = checkpoints.restore_best(variables)
+        _run_stage(
+            stage,
+            spec,
+            config,
+            variables,
+            pictures,
+            mesh,
+            resume,
+            progress=progress,
+            workdir=workdir,
+            checkpoints=checkpoints,
+            log=log,
+            meta=meta,
+        )
+
+    best = checkpoints.best_meta()
+    variables = checkpoints.restore_best(variables)
+    checkpoints.close()
+    result = {
+        "model": spec.name,
+        "recipe": config.recipe,
+        "split": config.data.split,
+        "seed": config.seed,
+        "weights": weights,
+        "config_hash": config_hash(config),
+        **provenance(command),
+        "best": {"stage": best["stage"], "metric": config.metric},
+        "seconds": {k: round(v, 1) for k, v in progress.seconds.items()},
+        "images_per_second": {
+            name: round(progress.images[name] / seconds, 2)
+            for name, seconds in progress.seconds.items()
+        },
+    }
+    started = time.monotonic()
+    for split in ("validation", "test"):
+        if split in source.splits:
+            indices = source.splits[split]
+            logits = logits_of(
+                spec,
+                config,
+                variables,
+                pictures.reader,
+                indices,
+                mesh,
+                hflip=config.eval.hflip,
+                name=split,
+            )
+            result[split] = metrics.evaluate(logits, source.labels[indices])
+    result["seconds"]["evaluation"] = round(time.monotonic() - started, 1)
+    write_json(result_path, result)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model and where it came from.
+
+    Attributes:
+      workdir: the run directory.
+      config: its config.
+      spec: of the network.
+      variables: the best by validation.
+      class_names: of the logits.
+    """
+
+    workdir: pathlib.Path
+    config: ml_collections.ConfigDict
+    spec: models.ModelSpec
+    variables: dict
+    class_names: tuple[str, ...]
+
+
+def load_run(workdir: str | os.PathLike) -> Run:
+    """The best variables of a run directory, whether it is finished or not.
+
+    Raises:
+      FileNotFoundError: if it is no run directory or has no best checkpoint yet.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is no run directory: it has no config.json; "
+            "give the --workdir of scripts.train"
+        )
+    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    checkpoints = Checkpoints(workdir)
+    meta = checkpoints.best_meta()
+    if meta is None:
+        raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
+    spec = models.ModelSpec(**meta["spec"])
+    like = jax.eval_shape(lambda: models.init(spec, jax.random.key(0)))
+    variables = checkpoints.restore_best(like)
+    checkpoints.close()
+    return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
