@@ -253,6 +253,7 @@ def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
         logging.info("%s is finished", workdir)
         return json.loads(result_path.read_text())
 
+    ran = provenance(command)  # of the code as it is now, not when the run ends
     mesh = loader.make_mesh()
     pictures = Pictures.open(config)
     source = pictures.source
@@ -313,7 +314,7 @@ def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
         "seed": config.seed,
         "weights": weights,
         "config_hash": config_hash(config),
-        **provenance(command),
+        **ran,
         "best": {"stage": best["stage"], "metric": config.metric},
         "seconds": {k: round(v, 1) for k, v in progress.seconds.items()},
         "images_per_second": {

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -200,7 +201,8 @@ def fit(
                 progress.done = True
             bar.write(
                 f"{stage.name} epoch {epoch}: train loss {line['train']['loss']:.3f}, "
-                f"validation top-1 {metrics['top1']:.4f}, loss {metrics['loss']:.3f}"
+                f"validation top-1 {metrics['top1']:.4f}, loss {metrics['loss']:.3f}",
+                file=sys.stderr,
             )
         log.write(**line)
         sums.clear()
