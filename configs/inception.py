@@ -6,8 +6,10 @@ python -m scripts.train --config=configs/inception.py
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """The config of the run."""
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of the run; `variant` is '' or 'zca'."""
+    if variant not in ("", "zca"):
+        raise ValueError(f"unknown variant {variant!r}; the only one is 'zca'")
     config = ConfigDict()
     config.recipe = "best"
     config.seed = 0
@@ -28,6 +30,9 @@ def get_config() -> ConfigDict:
     config.data.verify = True  # hashes of the label files, counts of the splits
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # of the decoded pictures, in pixels
+
+    if variant == "zca":
+        config.whitening = ConfigDict({"patch_size": 7, "epsilon": 0.01})
 
     config.eval = ConfigDict()
     config.eval.size = 320  # in pixels; 0 is the network's own

@@ -28,6 +28,9 @@ _WORKDIR = flags.DEFINE_string(
     None,
     "The run directory; runs/<name of the config file>_seed<seed> by default.",
 )
+_CHECKPOINT_SECONDS = flags.DEFINE_float(
+    "checkpoint_seconds", 300.0, "How often the state is saved, to go on from."
+)
 flags.mark_flag_as_required("config")
 
 
@@ -38,7 +41,7 @@ def main(_) -> None:
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     command = shlex.join(["python", "-m", "scripts.train", *sys.argv[1:]])
     command = command.replace(str(pathlib.Path.home()), "~")
-    result = experiment.train(config, workdir, command)
+    result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
     curves.learning_curves(workdir)
     print(json.dumps(result, indent=2))
 

@@ -69,8 +69,8 @@ def fetch(
 ) -> pathlib.Path:
     """Downloads a file unless it is there.
 
-    The content goes to `path` + '.partial' first, from where an interrupted download goes
-    on, and gets its name only after its hash was checked.
+    The content goes to `path` + '.partial' first, from where an interrupted download
+    goes on, and gets its name only after its hash was checked.
 
     Args:
       url: where from.

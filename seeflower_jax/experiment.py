@@ -7,6 +7,7 @@ This module connects the rooms; what each does is in the room.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -16,6 +17,7 @@ import pathlib
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -23,7 +25,7 @@ import numpy as np
 import tqdm
 
 from seeflower_jax import data, models
-from seeflower_jax.data import loader
+from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.evaluation import metrics, predict
 from seeflower_jax.pretrained import catalog
@@ -111,31 +113,43 @@ def provenance(command: str) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """A labelled source with its decoded pixels, as the loader reads them."""
+    """A labelled source with its decoded pixels, as the loader reads them.
+
+    Attributes:
+      source: labels, splits, names.
+      reader: reads batches of pixels.
+      preprocess: what is applied to cropped pictures, whitening or nothing.
+    """
 
     source: data.ImageSource
     reader: loader.PictureReader
+    preprocess: Callable | None
 
     @classmethod
-    def open(cls, config) -> "Pictures":
-        """Loads what `config.data` describes; decodes it if that was not done yet."""
+    def open(cls, config, workdir: pathlib.Path) -> "Pictures":
+        """Loads what `config.data` describes; decodes and fits what was not yet."""
         source = data.load(config.data)
         cache = open_cache(
             source, config.data.shortest_side, config.data.cache_dir or None
         )
-        return cls(source, loader.PictureReader(cache))
+        preprocess = None
+        if "whitening" in config:
+            path = workdir / "whitening.npz"
+            if not path.exists():
+                train = (cache[index] for index in source.splits["train"])
+                whitening.fit(train, config.seed, **config.whitening).save(path)
+            fitted = whitening.Whitening.load(path)
+            preprocess = functools.partial(whitening.apply, fitted)
+        return cls(source, loader.PictureReader(cache), preprocess)
 
 
-def logits_of(
-    spec, config, variables, reader, indices, mesh, *, hflip: bool, name: str
-) -> np.ndarray:
+def _logits(spec, config, variables, pictures, indices, mesh, name) -> np.ndarray:
     """Logits [N, num_classes] of some pictures, with a progress bar."""
-    view = ml_collections.ConfigDict(config.eval.to_dict() | {"hflip": hflip})
-    with tqdm.tqdm(total=len(indices), desc=name, unit="image", leave=False) as bar:
+    with tqdm.tqdm(total=len(indices), desc=name, unit="image") as bar:
         return predict.run(
-            predict.make_predictor(spec, view),
+            predict.make_predictor(spec, config.eval, pictures.preprocess),
             loader.replicate(variables, mesh),
-            reader,
+            pictures.reader,
             indices,
             config.eval.batch_size,
             mesh,
@@ -152,7 +166,7 @@ def _stage_features(spec, config, variables, pictures, mesh, path):
         features = np.load(path)
     else:
         view = config.eval
-        compute = predict.make_feature_extractor(spec, view)
+        compute = predict.make_feature_extractor(spec, view, pictures.preprocess)
         with tqdm.tqdm(total=len(indices), desc="features", unit="image") as bar:
             features = predict.run(
                 compute,
@@ -193,7 +207,7 @@ def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
         state = checkpoints.restore_latest(state)
 
     view = ml_collections.ConfigDict(config.eval.to_dict() | {"hflip": False})
-    predictor = predict.make_predictor(spec, view)
+    predictor = predict.make_predictor(spec, view, pictures.preprocess)
 
     def validate(variables):
         logits = predict.run(
@@ -221,7 +235,9 @@ def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
     loop.fit(
         stage,
         state,
-        jax.jit(steps.make_train_step(spec, stage.config, optimizer)),
+        jax.jit(
+            steps.make_train_step(spec, stage.config, optimizer, pictures.preprocess)
+        ),
         batches,
         validate if "validation" in splits else None,
         progress,
@@ -231,20 +247,32 @@ def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
         run["meta"] | {"stage": stage.name},
         config.metric,
         jax.random.fold_in(jax.random.key(config.seed), 1 + stage.index),
+        run["checkpoint_seconds"],
     )
 
 
-def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
+def train(
+    config,
+    workdir: str | os.PathLike,
+    command: str = "",
+    checkpoint_seconds: float = 300.0,
+) -> dict:
     """Runs all stages of a config, evaluates the best variables, records the result.
 
     A run directory of the same config is gone on with; a finished one is only read.
+
+    Args:
+      config: of configs/.
+      workdir: the run directory.
+      command: what was typed, for the record.
+      checkpoint_seconds: how often the latest state is saved, besides at a stage's end.
 
     Returns:
       The content of `result.json`.
 
     Raises:
-      ValueError: for a config that is not consistent, and for a run directory of another
-        config; and what loading data and weights raises.
+      ValueError: for a config that is not consistent, and for a run directory of
+        another config; and what loading data and weights raises.
     """
     workdir = pathlib.Path(workdir).expanduser()
     _claim_workdir(config, workdir)
@@ -255,7 +283,7 @@ def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
 
     ran = provenance(command)  # of the code as it is now, not when the run ends
     mesh = loader.make_mesh()
-    pictures = Pictures.open(config)
+    pictures = Pictures.open(config, workdir)
     source = pictures.source
     spec = models.get_spec(
         config.model.name,
@@ -302,6 +330,7 @@ def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
             checkpoints=checkpoints,
             log=log,
             meta=meta,
+            checkpoint_seconds=checkpoint_seconds,
         )
 
     best = checkpoints.best_meta()
@@ -326,16 +355,7 @@ def train(config, workdir: str | os.PathLike, command: str = "") -> dict:
     for split in ("validation", "test"):
         if split in source.splits:
             indices = source.splits[split]
-            logits = logits_of(
-                spec,
-                config,
-                variables,
-                pictures.reader,
-                indices,
-                mesh,
-                hflip=config.eval.hflip,
-                name=split,
-            )
+            logits = _logits(spec, config, variables, pictures, indices, mesh, split)
             result[split] = metrics.evaluate(logits, source.labels[indices])
     result["seconds"]["evaluation"] = round(time.monotonic() - started, 1)
     write_json(result_path, result)
@@ -384,3 +404,29 @@ def load_run(workdir: str | os.PathLike) -> Run:
     variables = checkpoints.restore_best(like)
     checkpoints.close()
     return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
+
+
+def evaluate(run: Run, split: str) -> tuple[dict, np.ndarray, np.ndarray]:
+    """Metrics, logits [N, C] and labels [N] of a split of the run's data.
+
+    Raises:
+      ValueError: if the run's data has no such split.
+    """
+    pictures = Pictures.open(run.config, run.workdir)
+    if split not in pictures.source.splits:
+        raise ValueError(
+            f"split {run.config.data.split!r} of the data has no {split!r} part; it "
+            f"has {sorted(pictures.source.splits)}"
+        )
+    indices = pictures.source.splits[split]
+    logits = _logits(
+        run.spec,
+        run.config,
+        run.variables,
+        pictures,
+        indices,
+        loader.make_mesh(),
+        split,
+    )
+    labels = pictures.source.labels[indices]
+    return metrics.evaluate(logits, labels), logits, labels

@@ -66,7 +66,7 @@ def decode(encoded: bytes) -> Image.Image:
 def resize(
     image: Image.Image, shortest_side: int, max_aspect: float = 2.0
 ) -> Image.Image:
-    """Resizes to a shortest side; the centre is kept of one longer than `max_aspect`."""
+    """Resizes to a shortest side; of one longer than `max_aspect`, keeps the centre."""
     longest = round(min(image.size) * max_aspect)
     if max(image.size) > longest:
         width, height = (min(side, longest) for side in image.size)

@@ -1,7 +1,10 @@
 """Order, batches and their place on the devices.
 
     mesh = make_mesh()
-    for batch in train_batches(reader, labels, indices, 32, mesh, seed=(0,), start=step, stop=n):
+    batches = train_batches(
+        reader, labels, indices, 32, mesh, seed=(0,), start=step, stop=stop
+    )
+    for batch in batches:
         ...  # {'canvas', 'sizes', 'labels', 'indices', 'mask'}, sharded over 'data'
 
 The batch of a step is a function of (seed, step) alone, so that a run that goes on at

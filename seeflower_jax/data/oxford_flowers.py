@@ -60,8 +60,8 @@ def load(
 
     Args:
       dir: a folder with `imagelabels.mat`, `setid.mat` and either `jpg/` or
-        `102flowers.tgz` (unpacked once, beside it); or a tensorflow-datasets folder. None
-        downloads to `cache_dir`.
+        `102flowers.tgz` (unpacked once, beside it); or a tensorflow-datasets folder.
+        None downloads to `cache_dir`.
       split: a key of `SPLITS`.
       verify: checks the hashes of the label files, the sizes of the splits and the
         number of pictures of each class; to be switched off for a smaller set in the
@@ -154,8 +154,8 @@ def _check_ids(folder, labels, ids) -> None:
     if everything.min() < 0 or everything.max() >= len(labels):
         raise ValueError(
             f"the label file in {folder} has {len(labels)} labels, but the splits name "
-            f"picture ids from {everything.min() + 1} to {everything.max() + 1}; the two "
-            "files do not belong together"
+            f"picture ids from {everything.min() + 1} to {everything.max() + 1}; the "
+            "two files do not belong together"
         )
     if len(np.unique(everything)) < len(everything):
         raise ValueError(f"the splits in {folder} share pictures")

@@ -3,8 +3,8 @@
     write("flowers/", "tensorflow_datasets/")
     tfds.builder("oxford_flowers102", data_dir="tensorflow_datasets/").as_data_source()
 
-The builder is tensorflow-datasets' own, only its reading of the source files is replaced:
-it opens them through TensorFlow.
+The builder is tensorflow-datasets' own, only its reading of the source files is
+replaced: it opens them through TensorFlow.
 """
 
 import pathlib

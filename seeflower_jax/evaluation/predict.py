@@ -22,8 +22,8 @@ def make_predictor(
     Args:
       spec: the network.
       view: config of the picture that the network gets: `size` in pixels (0 is the
-        network's), `crop`, the central square's share of the shortest side, and `hflip`,
-        whether logits are averaged with those of the mirrored picture.
+        network's), `crop`, the central square's share of the shortest side, and
+        `hflip`, whether logits are averaged with those of the mirrored picture.
       preprocess: applied to cropped images (whitening).
     """
     size = view.size or spec.input_size
@@ -45,18 +45,22 @@ def make_predictor(
     return predict
 
 
-def make_feature_extractor(spec: models.ModelSpec, view) -> Callable:
+def make_feature_extractor(
+    spec: models.ModelSpec, view, preprocess: Callable | None = None
+) -> Callable:
     """Builds a jitted extract(variables, batch) -> the head's inputs [N, C].
 
     Args:
       spec: the network.
-      view: as `make_predictor`; the picture is not mirrored.
+      view, preprocess: as `make_predictor`; the picture is not mirrored.
     """
     size = view.size or spec.input_size
 
     @jax.jit
     def extract(variables, batch):
         images = augment.center_crop(batch["canvas"], batch["sizes"], size, view.crop)
+        if preprocess:
+            images = preprocess(images)
         return models.features(spec, variables, images)
 
     return extract

@@ -3,9 +3,10 @@
     y = conv2d(x, kernel, strides=(2, 2), padding="VALID")
 
 Every function computes the standard operation; on a GPU or TPU it is the standard XLA
-operation. XLA's CPU backend reaches its speed only for some shapes, so on a CPU the same
-sums are written in the forms it is fast at (`_forward_cpu`, `_kernel_gradient_cpu`).
-The choice is made when the function is lowered, so one traced function serves both.
+operation. XLA's CPU backend reaches its speed only for some shapes, so on a CPU the
+same sums are written in the forms it is fast at (`_forward_cpu`,
+`_kernel_gradient_cpu`). The choice is made when the function is lowered, so one traced
+function serves both.
 """
 
 import functools
@@ -151,8 +152,9 @@ def _max_pool_gradient(x, y, g, window, stride):
 
 
 def _max_pool_gradient_cpu(x, y, g, window, stride):
-    # The first maximum of a window receives its gradient, as in XLA's select-and-scatter,
-    # which runs one element at a time on a CPU: this is 4 times as fast.
+    # The first maximum of a window receives its gradient, as in XLA's
+    # select-and-scatter, which runs one element at a time on a CPU: this is 4 times as
+    # fast.
     height, width = x.shape[1:3]
     zero = jnp.zeros((), g.dtype)
     dx, taken = jnp.zeros_like(x), jnp.zeros(y.shape, bool)

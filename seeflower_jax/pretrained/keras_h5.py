@@ -20,7 +20,8 @@ _ROOT_CONVS = (
     "Conv2d_4a_3x3",
 )
 # The convolutions of each block in the order in which Keras creates them, which is the
-# order of the numbers in the layers' names. The order of the layers in a file is another.
+# order of the numbers in the layers' names. The order of the layers in a file is
+# another.
 _A = ("1x1", "5x5_1", "5x5_2", "3x3dbl_1", "3x3dbl_2", "3x3dbl_3", "_pool")
 _B = ("3x3", "3x3dbl_1", "3x3dbl_2", "3x3dbl_3")
 _C = (

@@ -5,9 +5,9 @@
     checkpoints.save_best(step, variables, meta)
     meta = checkpoints.latest_meta()              # None in a new run
 
-Both are Orbax checkpoints with a JSON item `meta` beside the arrays. The optimizers of two
-stages have states of different structure, so `meta` names the stage, by which the caller
-builds the abstract state to restore into.
+Both are Orbax checkpoints with a JSON item `meta` beside the arrays. The optimizers of
+two stages have states of different structure, so `meta` names the stage, by which the
+caller builds the abstract state to restore into.
 """
 
 import pathlib

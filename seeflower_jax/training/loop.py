@@ -156,8 +156,8 @@ def fit(
         if not np.isfinite(metrics["loss"]):
             checkpoints.wait()
             raise NonFiniteLossError(
-                f"the loss is {metrics['loss']} at step {step} of stage {stage.name!r}; "
-                "the checkpoints from before it are kept. Lower "
+                f"the loss is {metrics['loss']} at step {step} of stage "
+                f"{stage.name!r}; the checkpoints from before it are kept. Lower "
                 f"config.stages.{stage.name}.learning_rate or set its clip_norm"
             )
         for name, value in metrics.items():

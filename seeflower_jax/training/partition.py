@@ -5,11 +5,11 @@
     optimizer = make_optimizer(stage_config, rules, schedule)
     opt_state = optimizer.init(trainable)
 
-A rule is a regular expression on the whole name of a parameter (`head/logits/kernel`) and
-a factor on the learning rate, or None. Every parameter matches exactly one rule. None
-means frozen: such parameters are no argument of the differentiated function and unknown to
-the optimizer, so they get no gradient, no optimizer memory and no weight decay, and do
-not count in the clipping norm.
+A rule is a regular expression on the whole name of a parameter (`head/logits/kernel`)
+and a factor on the learning rate, or None. Every parameter matches exactly one rule.
+None means frozen: such parameters are no argument of the differentiated function and
+unknown to the optimizer, so they get no gradient, no optimizer memory and no weight
+decay, and do not count in the clipping norm.
 """
 
 import re
@@ -37,7 +37,7 @@ def assign(rules: Rules, names: Iterable[str]) -> dict[str, int]:
             errors.append(f"{name}: {[rules[i][0] for i in matches] or 'no rule'}")
     if errors:
         raise ValueError(
-            "every parameter must match exactly one partition rule, but these match:\n  "
+            "each parameter must match exactly one partition rule; these do not:\n  "
             + "\n  ".join(errors)
         )
     return assignment

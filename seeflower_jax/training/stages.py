@@ -3,8 +3,8 @@
     for stage in stages(config):
         ...  # stage.name, stage.index, stage.config
 
-A stage is a number of epochs with one partition of the parameters, one optimizer and one
-augmentation. The paper has two: `head`, the new layers on a frozen network, and
+A stage is a number of epochs with one partition of the parameters, one optimizer and
+one augmentation. The paper has two: `head`, the new layers on a frozen network, and
 `finetune`, the whole network at a much lower learning rate.
 """
 

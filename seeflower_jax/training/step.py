@@ -30,7 +30,7 @@ class TrainState:
       frozen: {name: parameter}.
       batch_stats: of the model.
       opt_state: of the optimizer, for `trainable`.
-      average: exponential moving average of `trainable`; empty where the stage has none.
+      average: exponential moving average of `trainable`; empty if the stage has none.
     """
 
     step: jax.Array

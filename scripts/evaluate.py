@@ -1,0 +1,40 @@
+"""Evaluates the best checkpoint of a run on a whole split.
+
+    python -m scripts.evaluate --workdir=runs/inception_seed0 --split=test
+
+Prints the metrics as JSON on stdout and writes, to evaluation_<split>/ in the run
+directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv and
+confusion_matrix.png.
+"""
+
+import json
+import logging
+
+from absl import app, flags
+
+from seeflower_jax import experiment
+from seeflower_jax.report import evaluation
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+_SPLIT = flags.DEFINE_enum(
+    "split", "test", ["train", "validation", "test"], "Which pictures."
+)
+_OUT = flags.DEFINE_string("out", None, "The folder to write to.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where the data is, if not where the run found it."
+)
+
+
+def main(_) -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
+    run = experiment.load_run(_WORKDIR.value)
+    if _DATA_DIR.value is not None:
+        run.config.data.dir = _DATA_DIR.value
+    metrics, logits, labels = experiment.evaluate(run, _SPLIT.value)
+    out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}"
+    evaluation.write(out, metrics, logits, labels, run.class_names)
+    print(json.dumps(metrics, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)
