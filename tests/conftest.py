@@ -2,21 +2,48 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
+
+# Equal programs of different tests, and of the scripts they start, are compiled once.
+# This has to be known before JAX is imported.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax_cache_")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+from tests import fixtures  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def assets() -> pathlib.Path:
-    """The folder with the real images and weights."""
+    """The folder with the real pictures and weights."""
     default = "~/.cache/seeflower-assets"
     path = pathlib.Path(os.environ.get("SEEFLOWER_ASSETS", default)).expanduser()
     if not (path / "oxford_flowers102" / "jpg").is_dir():
         message = (
-            f"real images and weights are not in {path}; "
+            f"real pictures and weights are not in {path}; "
             "set SEEFLOWER_ASSETS to the folder that holds them"
         )
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def flowers(tmp_path_factory) -> pathlib.Path:
+    """A small set of generated pictures in the official layout."""
+    folder = tmp_path_factory.mktemp("flowers")
+    fixtures.write_flowers(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory) -> pathlib.Path:
+    """A Keras weight file of a narrow Inception-v3 with random variables."""
+    path = tmp_path_factory.mktemp("weights") / "narrow_notop.h5"
+    fixtures.write_inception_h5(path, fixtures.narrow_variables(seed=1))
     return path

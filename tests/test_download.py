@@ -1,0 +1,144 @@
+"""Downloads from a real server on this machine."""
+
+import functools
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from seeflower_jax import download
+from seeflower_jax.data import oxford_flowers
+from seeflower_jax.pretrained import catalog
+
+CONTENT = bytes(range(256)) * 8000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves files of `server.files`; honours ranges unless told otherwise."""
+
+    def do_GET(self):
+        server = self.server
+        server.requests.append((self.path, self.headers.get("Range")))
+        content = server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        start = 0
+        if server.ranges and self.headers.get("Range"):
+            start = int(self.headers["Range"][len("bytes=") : -1])
+            if start >= len(content):
+                self.send_error(416)
+                return
+        self.send_response(206 if server.ranges else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if server.cut_after:  # the connection breaks, once
+            body, server.cut_after = body[: server.cut_after], 0
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.files, server.requests = {"/a.bin": CONTENT}, []
+    server.ranges, server.cut_after = True, 0
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_downloads_once(server, tmp_path):
+    fetch = functools.partial(
+        download.fetch, server.url + "/a.bin", tmp_path / "new/a.bin", sha256=SHA256
+    )
+    assert fetch().read_bytes() == CONTENT
+    assert fetch().read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_broken_connection_is_gone_on_with(server, tmp_path, ranges):
+    server.cut_after, server.ranges = 700_000, ranges
+    path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+    assert server.requests[1] == ("/a.bin", "bytes=700000-")
+
+
+def test_earlier_partial_file_is_used(server, tmp_path):
+    (tmp_path / "a.bin.partial").write_bytes(CONTENT[:1000])
+    download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert server.requests == [("/a.bin", "bytes=1000-")]
+
+
+def test_complete_partial_file_is_used(server, tmp_path):
+    (tmp_path / "a.bin.partial").write_bytes(CONTENT)
+    path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+
+
+def test_wrong_hash_leaves_nothing(server, tmp_path):
+    with pytest.raises(download.DownloadError, match=f"md5 .*, expected {'0' * 32}"):
+        download.fetch(server.url + "/a.bin", tmp_path / "a.bin", md5="0" * 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_file_is_not_tried_again(server, tmp_path):
+    with pytest.raises(download.DownloadError, match="404.*save it as"):
+        download.fetch(server.url + "/b.bin", tmp_path / "b.bin")
+    assert len(server.requests) == 1
+
+
+def test_no_server(tmp_path):
+    with pytest.raises(download.DownloadError, match="127.0.0.1:9/a.bin"):
+        download.fetch("http://127.0.0.1:9/a.bin", tmp_path / "a.bin")
+
+
+def test_flowers_are_downloaded_and_unpacked(server, tmp_path, flowers, monkeypatch):
+    import tarfile
+
+    archive = tmp_path / "made.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(flowers / "jpg", "jpg")
+    files = {
+        "102flowers.tgz": archive.read_bytes(),
+        "imagelabels.mat": (flowers / "imagelabels.mat").read_bytes(),
+        "setid.mat": (flowers / "setid.mat").read_bytes(),
+    }
+    server.files = {f"/{name}": content for name, content in files.items()}
+    hashes = {name: hashlib.sha256(c).hexdigest() for name, c in files.items()}
+    monkeypatch.setattr(oxford_flowers, "BASE_URL", server.url + "/")
+    monkeypatch.setattr(oxford_flowers, "SHA256", hashes)
+    load = functools.partial(
+        oxford_flowers.load, verify=False, cache_dir=tmp_path / "c"
+    )
+    source, there = load(), oxford_flowers.load(flowers, verify=False)
+    assert source.fingerprint == there.fingerprint
+    assert source.read(5) == there.read(5)
+    load()
+    assert len(server.requests) == 3
+
+
+def test_weights_are_downloaded(server, tmp_path, narrow_weights, monkeypatch):
+    from tests import fixtures
+
+    server.files["/w.h5"] = narrow_weights.read_bytes()
+    md5 = hashlib.md5(narrow_weights.read_bytes()).hexdigest()
+    published = catalog.PublishedWeights(
+        server.url + "/w.h5", md5, catalog.CATALOG["inception_v3"].convert
+    )
+    monkeypatch.setitem(catalog.CATALOG, "inception_v3", published)
+    variables = fixtures.narrow_variables(seed=3)
+    _, record = catalog.load_pretrained("inception_v3", variables, cache_dir=tmp_path)
+    assert record["exact"] is True and (tmp_path / "w.h5").exists()
