@@ -1,0 +1,124 @@
+"""Augmentation and cropping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from seeflower_jax.data import augment
+
+
+def _picture(height, width):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y * 255 / height, x * 255 / width, (x + y) % 256], -1).astype(
+        np.uint8
+    )
+
+
+def _batch(*pictures):
+    sizes = np.array([p.shape[:2] for p in pictures], np.int32)
+    canvas = np.zeros((len(pictures), *sizes.max(0), 3), np.uint8)
+    for row, picture in zip(canvas, pictures, strict=True):
+        row[: picture.shape[0], : picture.shape[1]] = picture
+    return jnp.asarray(canvas), jnp.asarray(sizes)
+
+
+def _keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def test_center_crop_at_full_size_is_the_picture_itself():
+    canvas, sizes = _batch(_picture(20, 30), _picture(40, 20))
+    crops = augment.center_crop(canvas, sizes, 20)
+    np.testing.assert_allclose(crops[0], _picture(20, 30)[:, 5:25], atol=1e-3)
+    np.testing.assert_allclose(crops[1], _picture(40, 20)[10:30], atol=1e-3)
+    mirrored = augment.center_crop(canvas, sizes, 20, hflip=True)
+    np.testing.assert_allclose(mirrored, crops[:, :, ::-1], atol=1e-3)
+
+
+def test_center_crop_enlarges_as_bilinear_interpolation_does():
+    picture = _picture(16, 16)
+    ours = augment.center_crop(*_batch(picture), 40)[0]
+    pillow = Image.fromarray(picture).resize((40, 40), Image.Resampling.BILINEAR)
+    assert np.abs(ours - np.asarray(pillow, np.float32)).max() <= 1.0
+
+
+def test_without_options_augmentation_is_the_center_crop():
+    canvas, sizes = _batch(_picture(20, 30))
+    np.testing.assert_allclose(
+        augment.augment(_keys(1), canvas, sizes, 24),
+        augment.center_crop(canvas, sizes, 24),
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    "flip,view",
+    [("hflip", lambda p: p[:, ::-1]), ("vflip", lambda p: p[::-1])],
+)
+def test_flips_mirror_half_of_the_pictures(flip, view):
+    picture = _picture(16, 16)
+    canvas, sizes = _batch(*[picture] * 64)
+    out = augment.augment(_keys(64), canvas, sizes, 16, **{flip: True})
+    same = np.abs(out - picture).max(axis=(1, 2, 3)) < 1e-2
+    mirrored = np.abs(out - view(picture)).max(axis=(1, 2, 3)) < 1e-2
+    assert (same ^ mirrored).all() and 16 < same.sum() < 48
+
+
+def _points(**options):
+    """Where, in [-1, 1], the corners and centre of 500 outputs come from."""
+    identity = dict(rotation=0.0, shear=0.0, shift=0.0, zoom=0.0)
+    flips = dict(hflip=False, vflip=False)
+    matrices = jax.vmap(
+        lambda key: augment._random_affine(key, **identity | flips | options)
+    )(_keys(500))
+    return np.asarray(matrices)
+
+
+def test_rotation_is_within_its_limit_and_keeps_lengths():
+    linear = _points(rotation=30.0)[:, :, :2]
+    np.testing.assert_allclose(np.linalg.det(linear), 1, atol=1e-5)
+    angles = np.rad2deg(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
+    assert 28 < np.abs(angles).max() <= 30 and abs(angles.mean()) < 2
+
+
+def test_shift_zoom_and_shear_are_within_their_limits():
+    shifts = _points(shift=0.2)[:, :, 2] / 2  # of the side, which is 2 long
+    assert 0.19 < np.abs(shifts).max() <= 0.2
+    zooms = _points(zoom=0.2)[:, [0, 1], [0, 1]]
+    assert 0.8 <= zooms.min() < 0.81 and 1.19 < zooms.max() <= 1.2
+    leans = np.arcsin(_points(shear=0.2)[:, 1, 0])
+    assert 0.19 < np.abs(leans).max() <= 0.2
+
+
+def test_random_crop_has_the_asked_area_and_ratio_and_stays_inside():
+    size = jnp.array([100, 150])
+    center, half = jax.vmap(
+        lambda key: augment._crop_box(key, size, (0.35, 1.0), (3 / 4, 4 / 3))
+    )(_keys(500))
+    area = 4 * half.prod(axis=1) / 15000
+    assert 0.3 < area.min() and area.max() <= 1
+    assert (center - half >= -1e-3).all() and (center + half <= size + 1e-3).all()
+    small = area < 0.6  # these fit whatever their ratio
+    ratio = (half[:, 1] / half[:, 0])[small]
+    assert 0.74 < ratio.min() and ratio.max() < 1.34
+
+
+def test_a_view_depends_on_its_own_key_alone():
+    options = dict(rotation=30.0, shear=0.2, shift=0.2, zoom=0.2, crop_area=(0.3, 1.0))
+    canvas, sizes = _batch(_picture(20, 30), _picture(30, 20))
+    together = augment.augment(_keys(2), canvas, sizes, 16, **options)
+    alone = augment.augment(_keys(2)[1:], canvas[1:], sizes[1:], 16, **options)
+    np.testing.assert_allclose(together[1:], alone, atol=1e-3)
+    other = augment.augment(_keys(2, seed=1), canvas, sizes, 16, **options)
+    assert np.abs(other - together).max() > 1
+    assert together.min() >= 0 and together.max() <= 255
+
+
+def test_canvas_beyond_the_picture_is_never_seen():
+    picture = np.full((10, 12, 3), 200, np.uint8)
+    canvas, sizes = _batch(picture, np.zeros((30, 30, 3), np.uint8))
+    options = dict(rotation=30.0, shift=0.5, zoom=0.5)
+    out = augment.augment(_keys(2), canvas, sizes, 16, **options)
+    np.testing.assert_allclose(out[0], 200, atol=1e-3)

@@ -1,0 +1,70 @@
+"""Order and batches."""
+
+import numpy as np
+import pytest
+
+from seeflower_jax.data import loader
+
+LABELS = np.arange(50, dtype=np.int32) % 5
+FEATURES = np.arange(50, dtype=np.float32)[:, None]
+TRAIN = np.arange(10, 37)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return loader.make_mesh()
+
+
+def _batches(mesh, start, stop, seed=(0, 0)):
+    reader = loader.FeatureReader(FEATURES)
+    return list(
+        loader.train_batches(
+            reader, LABELS, TRAIN, 4, mesh, seed=seed, start=start, stop=stop
+        )
+    )
+
+
+def test_epoch_order_is_a_function_of_seed_and_epoch():
+    orders = [loader.epoch_order((s,), e, 27) for s in (0, 1) for e in (0, 1)]
+    assert all(sorted(order) == list(range(27)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    np.testing.assert_array_equal(orders[1], loader.epoch_order((0,), 1, 27))
+
+
+def test_batches_from_the_middle_are_those_of_the_whole(mesh):
+    whole, rest = _batches(mesh, 0, 14), _batches(mesh, 9, 14)
+    assert len(whole) == 14 and len(rest) == 5
+    for ours, theirs in zip(rest, whole[9:], strict=True):
+        np.testing.assert_array_equal(ours["indices"], theirs["indices"])
+    # 6 full batches an epoch, no picture twice within one.
+    epoch = np.concatenate([batch["indices"] for batch in whole[:6]])
+    assert len(set(epoch.tolist())) == 24 and set(epoch.tolist()) <= set(TRAIN)
+    for batch in whole:
+        np.testing.assert_array_equal(batch["labels"], LABELS[batch["indices"]])
+        np.testing.assert_array_equal(batch["features"][:, 0], batch["indices"])
+
+
+def test_evaluation_sees_every_example_in_order(mesh):
+    reader = loader.FeatureReader(FEATURES)
+    batches = list(loader.eval_batches(reader, TRAIN, 8, mesh))
+    rows = np.concatenate([batch["features"] for batch in batches])
+    assert rows.shape == (32, 1)
+    np.testing.assert_array_equal(rows[:27, 0], TRAIN)
+
+
+def test_pictures_of_different_sizes_share_a_canvas(mesh):
+    class Cache:
+        sizes = np.array([[2, 3], [4, 2]], np.int32)
+
+        def __getitem__(self, index):
+            return np.full((*self.sizes[index], 3), index + 1, np.uint8)
+
+    batch = loader.PictureReader(Cache())(np.array([1, 0]))
+    assert batch["canvas"].shape == (2, 4, 3, 3)
+    assert batch["canvas"][0, :4, :2].min() == 2 and batch["canvas"][0, :, 2].max() == 0
+    np.testing.assert_array_equal(batch["sizes"], [[4, 2], [2, 3]])
+
+
+def test_batch_larger_than_the_training_set():
+    with pytest.raises(ValueError, match="batch of 64 does not fit 20"):
+        loader.steps_per_epoch(20, 64)

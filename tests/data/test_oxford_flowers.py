@@ -1,0 +1,176 @@
+"""Oxford 102 Flowers from all kinds of places, intact and otherwise."""
+
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import scipy.io
+
+from seeflower_jax import data
+from seeflower_jax.data import oxford_flowers, tfds_writer
+from tests import fixtures
+
+
+@pytest.fixture
+def copy(flowers, tmp_path):
+    """A copy of the small set, to damage."""
+    shutil.copytree(flowers, tmp_path / "flowers")
+    return tmp_path / "flowers"
+
+
+def test_official_counts_labels_and_names(assets):
+    source = oxford_flowers.load(assets / "oxford_flowers102")
+    assert {k: len(v) for k, v in source.splits.items()} == {
+        "train": 1020,
+        "validation": 1020,
+        "test": 6149,
+    }
+    assert source.keys[0] == "image_00001.jpg"
+    assert source.class_names[source.labels[0]] == "passion flower"
+    assert source.class_names[7] == "bird of paradise"
+    assert source.class_names[77] == "lotus"
+    assert np.array_equal(
+        np.bincount(source.labels[source.splits["train"]]), [10] * 102
+    )
+
+
+@pytest.mark.parametrize(
+    "split,sizes",
+    [
+        ("trainval", {"train": 2040, "test": 6149}),
+        ("reversed", {"train": 6149, "validation": 1020, "test": 1020}),
+    ],
+)
+def test_other_splits(assets, split, sizes):
+    official = oxford_flowers.load(assets / "oxford_flowers102")
+    source = oxford_flowers.load(assets / "oxford_flowers102", split)
+    assert {k: len(v) for k, v in source.splits.items()} == sizes
+    parts = np.concatenate(list(source.splits.values()))
+    assert len(np.unique(parts)) == len(parts) == 8189
+    if split == "reversed":
+        np.testing.assert_array_equal(source.splits["test"], official.splits["train"])
+
+
+def test_names_are_those_of_tensorflow_datasets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("oxford_flowers102", data_dir=tmp_path)
+    assert tuple(builder.info.features["label"].names) == oxford_flowers.CLASS_NAMES
+
+
+def test_archive_is_unpacked_once_beside_it(copy):
+    expected = oxford_flowers.load(copy, verify=False)
+    with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
+        tar.add(copy / "jpg", "jpg")
+    shutil.rmtree(copy / "jpg")
+    source = oxford_flowers.load(copy, verify=False)
+    assert source.fingerprint == expected.fingerprint and (copy / "jpg").is_dir()
+    assert not list(copy.glob("*.partial"))
+
+
+def test_tensorflow_datasets_folder_is_the_same_set(copy, tmp_path):
+    """Written without TensorFlow, read by stock tensorflow-datasets and by us."""
+    import sys
+
+    import tensorflow_datasets as tfds
+
+    written = tfds_writer.write(copy, tmp_path / "tfds", verify=False)
+    assert written == tmp_path / "tfds/oxford_flowers102/2.1.1"
+    plain = oxford_flowers.load(copy, verify=False)
+    stock = tfds.builder("oxford_flowers102", data_dir=tmp_path / "tfds")
+    rows = stock.as_data_source()
+    assert {name: len(rows[name]) for name in rows} == {
+        name: len(indices) for name, indices in plain.splits.items()
+    }
+    example = rows["validation"][0]
+    index = plain.keys.index(example["file_name"].decode())
+    assert example["label"] == plain.labels[index] and example["image"].ndim == 3
+    for folder in (tmp_path / "tfds", written):
+        source = oxford_flowers.load(folder, verify=False)
+        assert source.keys == plain.keys
+        np.testing.assert_array_equal(source.labels, plain.labels)
+        for name, indices in plain.splits.items():
+            np.testing.assert_array_equal(source.splits[name], indices)
+        assert all(source.read(i) == plain.read(i) for i in range(len(plain.keys)))
+    assert "tensorflow" not in sys.modules
+
+
+def test_unknown_split_and_source_suggest_the_nearest(flowers):
+    from ml_collections import ConfigDict
+
+    with pytest.raises(ValueError, match="did you mean 'official'"):
+        oxford_flowers.load(flowers, "oficial")
+    with pytest.raises(ValueError, match="did you mean 'oxford_flowers102'"):
+        data.load(ConfigDict({"source": "oxford_flowers"}))
+
+
+@pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
+def test_missing_and_damaged_label_files(copy, name):
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{name} is no MATLAB file"):
+        oxford_flowers.load(copy, verify=False)
+    (copy / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        oxford_flowers.load(copy, verify=False)
+
+
+def test_label_file_of_another_set_has_the_wrong_hash(copy):
+    with pytest.raises(ValueError, match="imagelabels.mat has SHA-256 .* data.verify"):
+        oxford_flowers.load(copy)
+
+
+def test_label_file_of_the_wrong_length(copy):
+    labels = scipy.io.loadmat(copy / "imagelabels.mat")["labels"]
+    scipy.io.savemat(copy / "imagelabels.mat", {"labels": labels[:, :-3]})
+    expected = f"has {labels.size - 3} labels, but the splits .* to {labels.size}"
+    with pytest.raises(ValueError, match=expected):
+        oxford_flowers.load(copy, verify=False)
+
+
+def test_label_out_of_range_and_shared_picture(copy):
+    labels = scipy.io.loadmat(copy / "imagelabels.mat")["labels"]
+    scipy.io.savemat(copy / "imagelabels.mat", {"labels": labels * 0 + 103})
+    with pytest.raises(ValueError, match="103 to 103; expected 1 to 102"):
+        oxford_flowers.load(copy, verify=False)
+    scipy.io.savemat(copy / "imagelabels.mat", {"labels": labels})
+    ids = scipy.io.loadmat(copy / "setid.mat")
+    ids = {name: ids[name] for name in ("trnid", "valid", "tstid")}
+    ids["valid"][0, 0] = ids["trnid"][0, 0]
+    scipy.io.savemat(copy / "setid.mat", ids)
+    with pytest.raises(ValueError, match="share pictures"):
+        oxford_flowers.load(copy, verify=False)
+
+
+def test_wrong_counts_are_found_though_hashes_match(copy, monkeypatch):
+    from seeflower_jax import download
+
+    hashes = {
+        name: download.file_hash(copy / name)
+        for name in ("imagelabels.mat", "setid.mat")
+    }
+    monkeypatch.setattr(oxford_flowers, "SHA256", hashes)
+    count = fixtures.CLASSES * fixtures.TRAIN
+    with pytest.raises(ValueError, match=f"trnid has {count} pictures"):
+        oxford_flowers.load(copy)
+
+
+def test_missing_picture_and_missing_archive(copy):
+    (copy / "jpg/image_00003.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks 1 .* image_00003.jpg"):
+        oxford_flowers.load(copy, verify=False)
+    shutil.rmtree(copy / "jpg")
+    with pytest.raises(FileNotFoundError, match="neither jpg/ nor 102flowers.tgz"):
+        oxford_flowers.load(copy, verify=False)
+
+
+def test_truncated_archive_leaves_nothing(copy):
+    with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
+        tar.add(copy / "jpg", "jpg")
+    shutil.rmtree(copy / "jpg")
+    content = (copy / "102flowers.tgz").read_bytes()
+    (copy / "102flowers.tgz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="102flowers.tgz cannot be unpacked"):
+        oxford_flowers.load(copy, verify=False)
+    assert not (copy / "jpg").exists() and not list(copy.glob("*.partial"))

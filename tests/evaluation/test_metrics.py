@@ -1,0 +1,33 @@
+"""Metrics of a whole split."""
+
+import numpy as np
+import pytest
+
+from seeflower_jax.evaluation import metrics
+
+
+def test_by_hand_on_an_imbalanced_split():
+    # Class 0 has three examples, all right; class 1 has one, wrong.
+    logits = np.log(
+        [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.6, 0.3, 0.1]]
+    )
+    found = metrics.evaluate(logits, np.array([0, 0, 0, 1]))
+    assert found["top1"] == 0.75 and found["mean_class_top1"] == 0.5
+    assert found["top5"] == 1.0 and found["count"] == 4
+    assert found["loss"] == pytest.approx(-np.log([0.7, 0.6, 0.5, 0.3]).mean())
+
+
+def test_top5_and_large_logits():
+    logits = np.zeros((2, 10)) + 1000.0 * np.arange(10)
+    found = metrics.evaluate(logits, np.array([5, 4]))
+    assert found["top5"] == 0.5 and found["loss"] == pytest.approx(4500)
+
+
+def test_confusion_and_per_class():
+    confusion = metrics.confusion_matrix([0, 1, 1, 2], np.array([0, 0, 0, 1]), 4)
+    assert confusion.tolist()[0] == [1, 2, 0, 0] and confusion.sum() == 4
+    rows = metrics.per_class(confusion, ["a", "b", "c", "d"])
+    assert rows[0]["recall"] == pytest.approx(1 / 3) and rows[0]["mistaken_for"] == "b"
+    assert rows[1]["precision"] == 0 and rows[1]["mistaken_for"] == "c"
+    assert rows[3]["recall"] is None and rows[3]["precision"] is None
+    assert rows[2]["mistaken_for"] is None

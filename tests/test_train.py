@@ -1,0 +1,223 @@
+"""Training end to end: the real scripts on small files of the real layouts."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import inception
+from seeflower_jax import experiment
+from seeflower_jax.data import loader
+from seeflower_jax.training import loop
+from tests import fixtures, tiny_config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _script(name, *arguments):
+    command = [sys.executable, "-m", f"scripts.{name}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def arguments(flowers, narrow_weights, tmp_path_factory):
+    return [
+        "--config=tests/tiny_config.py",
+        f"--config.data.dir={flowers}",
+        f"--config.data.cache_dir={tmp_path_factory.mktemp('cache')}",
+        f"--config.init.weights={narrow_weights}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments, tmp_path_factory):
+    """A run of the real script."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    done = _script("train", *arguments, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+@pytest.fixture
+def config(flowers, narrow_weights, tmp_path):
+    config = tiny_config.get_config()
+    config.data.update(dir=str(flowers), cache_dir=str(tmp_path / "cache"))
+    config.init.weights = str(narrow_weights)
+    return config
+
+
+def test_run_directory_and_result(finished):
+    workdir, done = finished
+    result = json.loads(done.stdout)
+    assert result == json.loads((workdir / "result.json").read_text())
+    assert set(result) >= {
+        *("model", "recipe", "split", "seed", "weights", "command", "config_hash"),
+        *("git_commit", "versions", "device", "seconds", "images_per_second"),
+    }
+    count = fixtures.CLASSES * fixtures.TEST
+    assert result["test"]["count"] == count
+    assert set(result["validation"]) == {
+        *("top1", "mean_class_top1", "top5", "loss", "count")
+    }
+    assert result["seconds"].keys() == {"head", "finetune", "evaluation"}
+    assert result["weights"]["name"] == "narrow_notop.h5"
+    assert (workdir / "config.json").exists()
+    assert (workdir / "learning_curves.png").read_bytes()[1:4] == b"PNG"
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [r["stage"] for r in records] == ["head"] * 2 + ["finetune"] * 2
+    assert [r["run_step"] for r in records] == [2, 4, 6, 8]
+    assert "images/s" in done.stderr and "finetune epoch 2" in done.stderr
+
+
+def test_finished_run_is_only_read(finished, arguments):
+    workdir, done = finished
+    before = (workdir / "result.json").stat().st_mtime_ns
+    again = _script("train", *arguments, f"--workdir={workdir}")
+    assert again.returncode == 0 and json.loads(again.stdout) == json.loads(done.stdout)
+    assert (workdir / "result.json").stat().st_mtime_ns == before
+
+
+def test_workdir_of_another_config(finished, arguments):
+    workdir, _ = finished
+    done = _script("train", *arguments, f"--workdir={workdir}", "--config.seed=7")
+    assert done.returncode != 0
+    assert "config.seed: 0 there, 7 now" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ("--config.stages.head.epoch=3", "epoch"),
+        ("--config.sead=3", "sead"),
+        ("--config.stages.head.epochs=many", "many"),
+    ],
+)
+def test_mistyped_config_key_or_value(arguments, tmp_path, override, message):
+    done = _script("train", *arguments, f"--workdir={tmp_path}", override)
+    assert done.returncode != 0 and message in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_script_repeats_the_result_and_writes_tables(finished):
+    workdir, train = finished
+    done = _script("evaluate", f"--workdir={workdir}", "--split=test")
+    assert done.returncode == 0, done.stderr
+    found, expected = json.loads(done.stdout), json.loads(train.stdout)["test"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert found["top1"] == expected["top1"]
+    out = workdir / "evaluation_test"
+    assert json.loads((out / "metrics.json").read_text()) == found
+    with open(out / "confusion_matrix.csv") as file:
+        rows = list(csv.reader(file))
+    confusion = np.array([row[1:] for row in rows[1:]], int)
+    assert confusion.shape == (102, 102) and confusion.sum() == found["count"]
+    assert np.trace(confusion) == round(found["top1"] * found["count"])
+    with open(out / "per_class.csv") as file:
+        classes = list(csv.DictReader(file))
+    assert classes[0]["name"] == "pink primrose"
+    assert sum(int(row["correct"]) for row in classes) == np.trace(confusion)
+    assert (out / "confusion_matrix.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_evaluate_without_a_run(tmp_path):
+    done = _script("evaluate", f"--workdir={tmp_path}")
+    assert done.returncode != 0 and "no run directory" in done.stderr
+
+
+class _Interrupted(BaseException):
+    pass
+
+
+def _train_and_break(config, workdir, monkeypatch, after):
+    """Trains until `after` batches were given, as if the process had died then."""
+    given, original = 0, loader.train_batches
+
+    def batches(*args, **options):
+        nonlocal given
+        for batch in original(*args, **options):
+            if given == after:
+                raise _Interrupted
+            given += 1
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(_Interrupted):
+        patch.setattr(loader, "train_batches", batches)
+        experiment.train(config, workdir, checkpoint_seconds=0.0)
+
+
+# 2 steps an epoch: within the head stage, at its end, within the second stage.
+@pytest.mark.parametrize("after", [1, 4, 5, 7])
+def test_interrupted_run_is_the_same_run(config, tmp_path, monkeypatch, after):
+    whole = experiment.train(config, tmp_path / "whole")
+    _train_and_break(config, tmp_path / "parts", monkeypatch, after)
+    parts = experiment.train(config, tmp_path / "parts")
+    assert parts["test"] == whole["test"]
+    for name in ("whole", "parts"):
+        (tmp_path / name / "metrics.jsonl").read_text()
+    logs = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    best = [experiment.load_run(tmp_path / n).variables for n in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *best)
+
+
+def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
+    config, tmp_path, monkeypatch
+):
+    original = loader.train_batches
+
+    def batches(*args, **options):
+        for number, batch in enumerate(original(*args, **options)):
+            if "features" in batch and number == 2:
+                batch = batch | {"features": batch["features"] * np.nan}
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "train_batches", batches)
+        with pytest.raises(loop.NonFiniteLossError, match="step 3 of stage 'head'"):
+            experiment.train(config, tmp_path / "run", checkpoint_seconds=0.0)
+    kept = experiment.load_run(tmp_path / "run")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.variables))
+    assert experiment.train(config, tmp_path / "run")["test"]["count"] == 20
+
+
+def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
+    config.data.split = "trainval"
+    result = experiment.train(config, tmp_path / "run")
+    assert "validation" not in result and result["best"]["stage"] == "finetune"
+
+
+def test_whitened_run(flowers, narrow_weights, tmp_path):
+    config = tiny_config.get_config()
+    config.whitening = inception.get_config("zca").whitening
+    config.data.update(dir=str(flowers), cache_dir=str(tmp_path / "cache"))
+    config.init.weights = str(narrow_weights)
+    config.stages.finetune.epochs = 0
+    result = experiment.train(config, tmp_path / "run")
+    assert (tmp_path / "run/whitening.npz").exists()
+    found, _, _ = experiment.evaluate(experiment.load_run(tmp_path / "run"), "test")
+    assert found["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+
+
+def test_few_steps_on_the_real_assets(assets, tmp_path):
+    """The committed config on the real files: the head alone, then two steps."""
+    from seeflower_jax.pretrained import catalog
+
+    config = inception.get_config()
+    config.data.dir = str(assets / "oxford_flowers102")
+    config.data.cache_dir = str(tmp_path)
+    config.data.shortest_side = 160  # for the time's sake
+    name = catalog.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
+    config.init.weights = str(assets / "weights" / name)
+    config.eval.update(size=139, hflip=False, batch_size=64)
+    config.stages.head.epochs = 30
+    config.stages.finetune.update(epochs=1, batch_size=510)
+    config.stages.finetune.augment.size = 75
+    result = experiment.train(config, tmp_path / "run")
+    assert result["test"]["count"] == 6149 and result["validation"]["count"] == 1020
+    assert result["validation"]["top1"] > 0.3  # chance is 0.01

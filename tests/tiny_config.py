@@ -1,0 +1,22 @@
+"""A config for tests: the recipe of configs/inception.py on a narrow network.
+
+    python -m scripts.train --config=tests/tiny_config.py --config.data.dir=DIR \
+        --config.init.weights=FILE
+"""
+
+from configs import inception
+from tests import fixtures
+
+
+def get_config():
+    """Two epochs of each stage on pictures of 80 pixels."""
+    config = inception.get_config()
+    config.recipe = "tiny"
+    config.model.width = fixtures.NARROW_WIDTH
+    config.data.verify = False
+    config.data.shortest_side = 80
+    config.eval.update(size=80, batch_size=8)
+    config.stages.head.update(epochs=2, batch_size=8, validate_every=1)
+    config.stages.finetune.update(epochs=2, batch_size=8, validate_every=1)
+    config.stages.finetune.augment.size = 80
+    return config
