@@ -98,7 +98,7 @@ def _git_commit() -> str | None:
 
 
 def provenance(command: str) -> dict:
-    """What ran where: command, commit, versions, device."""
+    """What ran where: command, commit, versions, compiler flags, device."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
     kind = platform.machine() if device.platform == "cpu" else device.device_kind
@@ -107,6 +107,7 @@ def provenance(command: str) -> dict:
         "command": command,
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version(), **versions},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "device": f"{len(jax.devices())} x {device.platform} ({kind}{cores})",
     }
 

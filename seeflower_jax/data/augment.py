@@ -1,6 +1,7 @@
 """Augmentation and cropping on the device, as pure functions of keys and pixels.
 
     images = augment(keys, canvas, sizes, 299, rotation=30.0, hflip=True)
+    images, targets = mix(keys, images, targets, mixup=0.2, cutmix=1.0)
     images = center_crop(canvas, sizes, 299)
 
 A batch of pictures of different sizes is a `canvas`, uint8 [N, H, W, 3], each picture
@@ -94,6 +95,16 @@ def _random_affine(key, rotation, shear, shift, zoom, hflip, vflip):
     return jnp.c_[rotate @ lean @ jnp.diag(scale), 2 * uniform(keys[4], shift, (2,))]
 
 
+def _relight(key, image, brightness, contrast):
+    """Random brightness and contrast; float32 [H, W, 3], kept in [0, 255]."""
+    if not brightness and not contrast:
+        return image
+    factors = jax.random.uniform(key, (2,), minval=-1, maxval=1)
+    image = image * (1 + brightness * factors[0])
+    mean = image.mean((0, 1))
+    return jnp.clip(mean + (image - mean) * (1 + contrast * factors[1]), 0, 255)
+
+
 def augment(
     keys,
     canvas,
@@ -108,6 +119,8 @@ def augment(
     vflip: bool = False,
     crop_area: tuple[float, ...] = (),
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    brightness: float = 0.0,
+    contrast: float = 0.0,
 ):
     """Random square views of pictures, each drawn from a key of its own.
 
@@ -126,13 +139,16 @@ def augment(
       crop_area: range of the share of the picture in a random-resized crop; empty takes
         the central square.
       crop_ratio: range of the crop's width over height.
+      brightness: all pixels are multiplied by a factor in [1 - brightness,
+        1 + brightness].
+      contrast: so are their differences from the picture's mean colour.
 
     Returns:
       float32 [N, out_size, out_size, 3] in [0, 255].
     """
 
     def one(key, image, size):
-        key_crop, key_affine = jax.random.split(key)
+        key_crop, key_affine, key_light = jax.random.split(key, 3)
         if not crop_area:
             center = size / 2
             half = jnp.full(2, jnp.min(size) / 2)
@@ -140,6 +156,67 @@ def augment(
             center, half = _crop_box(key_crop, size, crop_area, crop_ratio)
         inner = _random_affine(key_affine, rotation, shear, shift, zoom, hflip, vflip)
         matrix = half[:, None] * inner
-        return resample(image, size, matrix.at[:, 2].add(center), out_size)
+        view = resample(image, size, matrix.at[:, 2].add(center), out_size)
+        return _relight(key_light, view, brightness, contrast)
 
     return jax.vmap(one)(keys, canvas, sizes)
+
+
+def mix(keys, images, targets, mixup: float = 0.0, cutmix: float = 0.0):
+    """Mixes each picture with the one before it in the batch, and their targets alike.
+
+    The picture itself keeps the larger share, the larger of a and 1 - a for a drawn
+    from Beta(alpha, alpha). Where both kinds are on, each picture gets one of them,
+    with equal probability.
+
+    Sources: mixup, Zhang et al. 2018, arXiv 1710.09412, equation 1; CutMix, Yun et al.
+    2019, arXiv 1905.04899, equations 1 and 2.
+
+    Args:
+      keys: [N] random keys.
+      images: float32 [N, H, W, 3].
+      targets: float32 [N, C], distributions over the classes.
+      mixup: alpha of the weighted mean of two pictures; 0 is off.
+      cutmix: alpha of replacing a rectangle by the other picture's; 0 is off.
+
+    Returns:
+      images and targets of the same shapes.
+    """
+    if not mixup and not cutmix:
+        return images, targets
+    height, width = images.shape[1:3]
+
+    def share(key, alpha):
+        a = jax.random.beta(key, alpha, alpha)
+        return jnp.maximum(a, 1 - a)
+
+    def blend_weights(key):
+        return jnp.full((height, width), share(key, mixup))
+
+    def cut_weights(key):
+        key_share, key_y, key_x = jax.random.split(key, 3)
+        half = jnp.sqrt(1 - share(key_share, cutmix)) / 2
+
+        def outside(key, size):
+            center = jax.random.uniform(key)
+            return jnp.abs((jnp.arange(size) + 0.5) / size - center) > half
+
+        rows, columns = outside(key_y, height), outside(key_x, width)
+        return (rows[:, None] | columns[None, :]).astype(jnp.float32)
+
+    def weights(key):
+        key_kind, key = jax.random.split(key)
+        if not cutmix:
+            return blend_weights(key)
+        if not mixup:
+            return cut_weights(key)
+        cut = jax.random.bernoulli(key_kind)
+        return jnp.where(cut, cut_weights(key), blend_weights(key))
+
+    own = jax.vmap(weights)(keys)[..., None]
+    kept = own.mean((1, 2))
+
+    def lerp(values, weight):
+        return values * weight + jnp.roll(values, 1, axis=0) * (1 - weight)
+
+    return lerp(images, own), lerp(targets, kept)

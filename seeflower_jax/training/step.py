@@ -64,14 +64,6 @@ def example_keys(key, indices):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
-def cross_entropy(logits, labels, label_smoothing: float):
-    """Cross entropy of logits [N, C] with smoothed labels int [N], natural log; [N]."""
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
-    return optax.softmax_cross_entropy(
-        logits, optax.smooth_labels(targets, label_smoothing)
-    )
-
-
 def make_train_step(
     spec: models.ModelSpec,
     stage,
@@ -91,16 +83,25 @@ def make_train_step(
     """
     augmentation = stage.augment.to_dict()
     train_size = augmentation.pop("size") or spec.input_size
+    mixing = {name: augmentation.pop(name) for name in ("mixup", "cutmix")}
     if not augmentation.pop("enabled"):
-        augmentation = {}
+        augmentation, mixing = {}, {}
 
-    def forward(variables, batch, key, **options):
+    def views(batch, targets, key):
+        """Augmented pictures [N, size, size, 3] and the targets that go with them."""
         if "features" in batch:
-            return models.classify(spec, variables, batch["features"], **options)
-        keys = example_keys(jax.random.fold_in(key, 0), batch["indices"])
-        images = augment.augment(
-            keys, batch["canvas"], batch["sizes"], train_size, **augmentation
+            return None, targets
+        view_keys, mix_keys = (
+            example_keys(k, batch["indices"]) for k in jax.random.split(key)
         )
+        images = augment.augment(
+            view_keys, batch["canvas"], batch["sizes"], train_size, **augmentation
+        )
+        return augment.mix(mix_keys, images, targets, **mixing)
+
+    def forward(variables, batch, images, **options):
+        if images is None:
+            return models.classify(spec, variables, batch["features"], **options)
         if preprocess:
             images = preprocess(images)
         out = models.apply(spec, variables, images, **options)
@@ -114,15 +115,19 @@ def make_train_step(
             "params": partition.join(trainable, state.frozen),
             "batch_stats": state.batch_stats,
         }
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(batch["labels"], spec.num_classes), stage.label_smoothing
+        )
+        images, targets = views(batch, targets, jax.random.fold_in(key, 0))
         options = {"rngs": {"dropout": jax.random.fold_in(key, 1)}}
         batch_stats = state.batch_stats
         if stage.train_batch_stats:
             logits, batch_stats = forward(
-                variables, batch, key, mutable=["batch_stats"], **options
+                variables, batch, images, mutable=["batch_stats"], **options
             )
         else:
-            logits = forward(variables, batch, key, **options)
-        losses = cross_entropy(logits, batch["labels"], stage.label_smoothing)
+            logits = forward(variables, batch, images, **options)
+        losses = optax.softmax_cross_entropy(logits, targets)
         return losses.mean(), (logits, batch_stats)
 
     def step(state: TrainState, batch, key):
