@@ -122,3 +122,50 @@ def test_canvas_beyond_the_picture_is_never_seen():
     options = dict(rotation=30.0, shift=0.5, zoom=0.5)
     out = augment.augment(_keys(2), canvas, sizes, 16, **options)
     np.testing.assert_allclose(out[0], 200, atol=1e-3)
+
+
+def test_light_varies_within_its_limits_and_keeps_the_range():
+    picture = np.full((8, 8, 3), 100, np.uint8)
+    picture[:4] = 140  # mean 120, differences 20
+    canvas, sizes = _batch(*[picture] * 200)
+    out = augment.augment(_keys(200), canvas, sizes, 8, brightness=0.3)
+    factors = out.mean((1, 2, 3)) / 120
+    assert 0.7 <= factors.min() < 0.75 and 1.25 < factors.max() <= 1.3
+    out = augment.augment(_keys(200), canvas, sizes, 8, contrast=0.5)
+    np.testing.assert_allclose(out.mean((1, 2, 3)), 120, rtol=1e-4)
+    spread = out[:, 0].mean((1, 2)) - 120
+    assert 10 <= spread.min() < 12 and 28 < spread.max() <= 30
+    bright = jnp.full_like(canvas, 250)
+    assert augment.augment(_keys(200), bright, sizes, 8, brightness=0.3).max() == 255
+
+
+def _mixed(**options):
+    """Black, white, black, ... pictures, mixed, with targets 0, 1, 0, ..."""
+    values = jnp.arange(400) % 2
+    images = jnp.broadcast_to(255.0 * values[:, None, None, None], (400, 16, 12, 3))
+    targets = jax.nn.one_hot(values, 2)
+    return values, *augment.mix(_keys(400), images, targets, **options)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_mixed_targets_are_the_share_of_the_pixels(options):
+    values, images, targets = _mixed(**options)
+    np.testing.assert_allclose(targets.sum(-1), 1, rtol=1e-5)
+    white = images.mean((1, 2, 3)) / 255
+    np.testing.assert_allclose(targets[:, 1], white, atol=1e-5)
+    own = np.take_along_axis(np.asarray(targets), values[:, None], 1)[:, 0]
+    assert own.min() >= 0.35 and own.std() > 0.1  # half, but for whole pixels
+    distinct = [len(np.unique(image)) for image in np.asarray(images)]
+    if "mixup" in options:
+        assert max(distinct) == 1
+    else:
+        assert max(distinct) == 2 and set(np.unique(images)) == {0.0, 255.0}
+
+
+def test_both_ways_of_mixing_are_drawn_equally_and_neither_is_nothing():
+    _, images, _ = _mixed(mixup=1.0, cutmix=1.0)
+    cut = np.mean([len(np.unique(image)) == 2 for image in np.asarray(images)])
+    assert 0.35 < cut < 0.6
+    values, images, targets = _mixed()
+    np.testing.assert_array_equal(images[:, 0, 0, 0], 255.0 * values)
+    np.testing.assert_array_equal(targets.argmax(-1), values)

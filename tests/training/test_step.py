@@ -1,5 +1,7 @@
 """A training step: what moves, what stays, what it costs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,12 +55,12 @@ def _flops(compiled):
 
 def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, batch):
     stage = _stage("head", clip_norm=1.0, weight_decay=0.1)
-    stage.config.augment.enabled = True
+    stage.config.augment.update(enabled=True, mixup=0.0, cutmix=0.0)
     state, train_step = _prepare(stage, variables)
     key = jax.random.key(1)
     compiled = train_step.lower(state, batch, key).compile()
     options = stage.config.augment.to_dict()
-    for name in ("enabled", "size"):
+    for name in ("enabled", "size", "mixup", "cutmix"):
         options.pop(name)
 
     def forward(variables, batch, key):
@@ -133,6 +135,29 @@ def test_step_is_a_function_of_key_and_step(variables, batch):
     assert first == again and first != later[1]["loss"]
 
 
+def test_loss_is_the_cross_entropy_with_smoothed_labels(variables):
+    features = np.random.default_rng(0).normal(size=(2, 103)).astype(np.float32)
+    features = features[:, : variables["params"]["head"]["logits"]["kernel"].shape[0]]
+    batch = {
+        "features": jnp.asarray(features),
+        "labels": jnp.array([1, 4]),
+        "indices": jnp.arange(2),
+    }
+    spec = dataclasses.replace(SPEC, dropout=0.0)
+    log_p = np.asarray(jax.nn.log_softmax(models.classify(spec, variables, features)))
+    own = log_p[[0, 1], [1, 4]]
+    for smoothing in (0.0, 0.3):
+        stage = _stage("head", label_smoothing=smoothing)
+        optimizer = partition.make_optimizer(
+            stage.config, stage.rules, stage.schedule(10)
+        )
+        state = step.create_state(variables, stage.rules, optimizer, 0.0)
+        train_step = step.make_train_step(spec, stage.config, optimizer)
+        _, metrics = train_step(state, batch, jax.random.key(0))
+        expected = (1 - smoothing) * own + smoothing * log_p.mean(-1)
+        np.testing.assert_allclose(metrics["loss"], -expected.sum(), rtol=1e-5)
+
+
 def test_example_keys_do_not_depend_on_the_batch():
     key = jax.random.key(0)
     together = step.example_keys(key, jnp.array([7, 3]))
@@ -140,15 +165,6 @@ def test_example_keys_do_not_depend_on_the_batch():
     assert jax.random.key_data(together)[1].tolist() == (
         jax.random.key_data(alone)[0].tolist()
     )
-
-
-def test_label_smoothing():
-    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
-    plain = step.cross_entropy(logits, jnp.array([0]), 0.0)
-    smooth = step.cross_entropy(logits, jnp.array([0]), 0.3)
-    uniform = -np.log([0.7, 0.2, 0.1]).mean()
-    np.testing.assert_allclose(plain, -np.log(0.7), rtol=1e-5)
-    np.testing.assert_allclose(smooth, 0.7 * -np.log(0.7) + 0.3 * uniform, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
