@@ -144,11 +144,11 @@ class Pictures:
         return cls(source, loader.PictureReader(cache), preprocess)
 
 
-def _logits(spec, config, variables, pictures, indices, mesh, name) -> np.ndarray:
-    """Logits [N, num_classes] of some pictures, with a progress bar."""
+def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarray:
+    """Rows of `compute` for some pictures, [N, ...], with a progress bar."""
     with tqdm.tqdm(total=len(indices), desc=name, unit="image") as bar:
         return predict.run(
-            predict.make_predictor(spec, config.eval, pictures.preprocess),
+            compute,
             loader.replicate(variables, mesh),
             pictures.reader,
             indices,
@@ -156,6 +156,13 @@ def _logits(spec, config, variables, pictures, indices, mesh, name) -> np.ndarra
             mesh,
             bar.update,
         )
+
+
+def _logits(spec, config, variables, pictures, split, mesh) -> np.ndarray:
+    """Logits [N, num_classes] of a split."""
+    compute = predict.make_predictor(spec, config.eval, pictures.preprocess)
+    indices = pictures.source.splits[split]
+    return _rows(compute, split, config, variables, pictures, indices, mesh)
 
 
 def _stage_features(spec, config, variables, pictures, mesh, path):
@@ -166,18 +173,10 @@ def _stage_features(spec, config, variables, pictures, mesh, path):
     if path.exists():
         features = np.load(path)
     else:
-        view = config.eval
-        compute = predict.make_feature_extractor(spec, view, pictures.preprocess)
-        with tqdm.tqdm(total=len(indices), desc="features", unit="image") as bar:
-            features = predict.run(
-                compute,
-                loader.replicate(variables, mesh),
-                pictures.reader,
-                indices,
-                config.eval.batch_size,
-                mesh,
-                bar.update,
-            )
+        compute = predict.make_feature_extractor(spec, config.eval, pictures.preprocess)
+        features = _rows(
+            compute, "features", config, variables, pictures, indices, mesh
+        )
         partial = path.with_name("partial_" + path.name)
         np.save(partial, features)
         os.replace(partial, path)
@@ -355,9 +354,9 @@ def train(
     started = time.monotonic()
     for split in ("validation", "test"):
         if split in source.splits:
-            indices = source.splits[split]
-            logits = _logits(spec, config, variables, pictures, indices, mesh, split)
-            result[split] = metrics.evaluate(logits, source.labels[indices])
+            logits = _logits(spec, config, variables, pictures, split, mesh)
+            labels = source.labels[source.splits[split]]
+            result[split] = metrics.evaluate(logits, labels)
     result["seconds"]["evaluation"] = round(time.monotonic() - started, 1)
     write_json(result_path, result)
     return result
@@ -419,15 +418,8 @@ def evaluate(run: Run, split: str) -> tuple[dict, np.ndarray, np.ndarray]:
             f"split {run.config.data.split!r} of the data has no {split!r} part; it "
             f"has {sorted(pictures.source.splits)}"
         )
-    indices = pictures.source.splits[split]
     logits = _logits(
-        run.spec,
-        run.config,
-        run.variables,
-        pictures,
-        indices,
-        loader.make_mesh(),
-        split,
+        run.spec, run.config, run.variables, pictures, split, loader.make_mesh()
     )
-    labels = pictures.source.labels[indices]
+    labels = pictures.source.labels[pictures.source.splits[split]]
     return metrics.evaluate(logits, labels), logits, labels

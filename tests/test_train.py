@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,9 +20,12 @@ from tests import fixtures, tiny_config
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def _script(name, *arguments):
+def _script(name, *arguments, **environment):
     command = [sys.executable, "-m", f"scripts.{name}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | environment
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,16 @@ def test_finished_run_is_only_read(finished, arguments):
     again = _script("train", *arguments, f"--workdir={workdir}")
     assert again.returncode == 0 and json.loads(again.stdout) == json.loads(done.stdout)
     assert (workdir / "result.json").stat().st_mtime_ns == before
+
+
+def test_two_devices_train_the_same_run(finished, arguments, tmp_path):
+    _, one = finished
+    flags = "--xla_force_host_platform_device_count=2"
+    two = _script("train", *arguments, f"--workdir={tmp_path}", XLA_FLAGS=flags)
+    assert two.returncode == 0, two.stderr
+    one, two = json.loads(one.stdout), json.loads(two.stdout)
+    assert two["device"].startswith("2 x cpu") and one["device"].startswith("1 x cpu")
+    assert two["test"]["loss"] == pytest.approx(one["test"]["loss"], rel=1e-3)
 
 
 def test_workdir_of_another_config(finished, arguments):

@@ -5,7 +5,7 @@
         reader, labels, indices, 32, mesh, seed=(0,), start=step, stop=stop
     )
     for batch in batches:
-        ...  # {'canvas', 'sizes', 'labels', 'indices', 'mask'}, sharded over 'data'
+        ...  # {'canvas', 'sizes', 'labels', 'indices'}, sharded over 'data'
 
 The batch of a step is a function of (seed, step) alone, so that a run that goes on at
 step k sees what it would have seen without the interruption.
