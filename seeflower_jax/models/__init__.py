@@ -13,7 +13,8 @@ import difflib
 import flax.linen as nn
 import jax.numpy as jnp
 
-from seeflower_jax.models import inception
+from seeflower_jax.models import inception, vgg
+from seeflower_jax.models.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ModelSpec:
       count_include_pad: whether average pooling counts padding.
       cam_layer: the endpoint that class activation maps are taken from by default.
       head: regular expression that matches the new layers' parameters.
+      pooling: key of `classifier.POOLING`, from the last endpoint to the head.
+      hidden: widths of the head's layers below the last.
       dropout: rate in the head while training.
       width: factor on the number of channels; 1 is the published network.
       dtype: of the computation, 'float32' or 'bfloat16'.
@@ -44,19 +47,33 @@ class ModelSpec:
     count_include_pad: bool = False
     cam_layer: str = "mixed10"
     head: str = "head/.*"
+    pooling: str = "average"
+    hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     width: float = 1.0
     dtype: str = "float32"
+
+    def __post_init__(self):
+        # JSON and config files have lists.
+        object.__setattr__(self, "hidden", tuple(self.hidden))
 
     def to_dict(self) -> dict:
         """A JSON-serialisable form; `ModelSpec(**spec.to_dict())` restores it."""
         return dataclasses.asdict(self)
 
 
-MODELS = {"inception_v3": ModelSpec("inception_v3")}
+_VGG = ModelSpec("vgg16", input_size=224, preprocess="caffe", cam_layer="block5_conv3")
+MODELS = {
+    "inception_v3": ModelSpec("inception_v3"),
+    "vgg16": _VGG,
+    "vgg19": dataclasses.replace(_VGG, name="vgg19", cam_layer="block5_conv4"),
+}
 
 # Pixel values [0, 255] RGB -> the input of the network, by what the weights expect.
-PREPROCESS = {"tf": lambda images: images / 127.5 - 1.0}
+PREPROCESS = {
+    "tf": lambda images: images / 127.5 - 1.0,
+    "caffe": lambda images: images[..., ::-1] - jnp.array([103.939, 116.779, 123.68]),
+}
 
 
 def get_spec(name: str, **changes) -> ModelSpec:
@@ -74,21 +91,30 @@ def get_spec(name: str, **changes) -> ModelSpec:
 
 def build(spec: ModelSpec) -> nn.Module:
     """The Linen module of a spec; it takes preprocessed images."""
-    return inception.InceptionV3(
-        num_classes=spec.num_classes,
-        dropout=spec.dropout,
-        width=spec.width,
-        epsilon=spec.epsilon,
-        use_scale=spec.batch_norm_scale,
-        count_include_pad=spec.count_include_pad,
-        dtype=jnp.dtype(spec.dtype),
+    common = {"width": spec.width, "dtype": jnp.dtype(spec.dtype)}
+    if spec.name == "inception_v3":
+        backbone = inception.InceptionV3(
+            epsilon=spec.epsilon,
+            use_scale=spec.batch_norm_scale,
+            count_include_pad=spec.count_include_pad,
+            **common,
+        )
+    else:
+        backbone = vgg.VGG(
+            {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}[spec.name], **common
+        )
+    return Classifier(
+        backbone, spec.num_classes, spec.dropout, spec.hidden, spec.pooling
     )
 
 
 def init(spec: ModelSpec, key) -> dict:
-    """Random variables {'params', 'batch_stats'}, float32."""
+    """Random variables {'params', 'batch_stats'}, float32.
+
+    `batch_stats` is empty for a network without batch normalisation.
+    """
     images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
-    return build(spec).init(key, images)
+    return {"batch_stats": {}, **build(spec).init(key, images)}
 
 
 def apply(spec: ModelSpec, variables, images, taps=None, **options):

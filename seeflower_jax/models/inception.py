@@ -1,41 +1,23 @@
 """Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) as a Flax Linen module.
 
-    model = InceptionV3(num_classes=102)
+    model = InceptionV3()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
-    logits, endpoints = model.apply(variables, images)   # images in [-1, 1]
+    endpoints = model.apply(variables, images)   # images in [-1, 1]
 
 Layers, padding and block outputs `mixed0` ... `mixed10` are those of the network whose
 ImageNet weights Keras publishes; stem endpoints have their TF-Slim names.
 
-Training mode is what the caller makes available: dropout is active when `apply` gets a
-`dropout` random key, batch normalisation uses and updates mini-batch statistics when
-`batch_stats` is mutable. Without either, `apply` is the pure inference function.
+Batch normalisation uses and updates mini-batch statistics when `batch_stats` is
+mutable; otherwise `apply` is the pure inference function.
 """
 
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import dtypes
 
 from seeflower_jax.models import ops
-
-
-class Conv(nn.Module):
-    """Convolution without bias through `ops.conv2d`; kernel [h, w, C, features]."""
-
-    features: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    padding: str = "SAME"
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        x, kernel = dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        return ops.conv2d(x, kernel, self.strides, self.padding)
+from seeflower_jax.models.layers import Conv
 
 
 class ConvBN(nn.Module):
@@ -57,7 +39,7 @@ class ConvBN(nn.Module):
             self.kernel_size,
             self.strides,
             self.padding,
-            self.dtype,
+            dtype=self.dtype,
             name="conv",
         )(x)
         x = nn.BatchNorm(
@@ -71,8 +53,17 @@ class ConvBN(nn.Module):
         return self.act(x)
 
 
-class Backbone(nn.Module):
-    """All layers up to `mixed10`; returns a dict of endpoints [N, H, W, C]."""
+class InceptionV3(nn.Module):
+    """All layers up to `mixed10`; returns a dict of endpoints [N, H, W, C].
+
+    Args:
+      width: factor on every layer's channels; 1 is Inception-v3.
+      epsilon, use_scale: of the batch normalisations; Keras' weights have 1e-3, False.
+      count_include_pad: whether 3x3 average pooling counts the padding at the border;
+        Keras' weights were trained without, torchvision's network counts it.
+      act: the activation function.
+      dtype: of the computation; parameters are float32.
+    """
 
     width: float = 1.0
     epsilon: float = 1e-3
@@ -83,8 +74,7 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, x, taps=None):
-        taps = taps or {}
-        endpoints = {}
+        taps, endpoints, x = taps or {}, {}, x.astype(self.dtype)
 
         def conv(block, branch, features, size, strides=(1, 1), padding="SAME"):
             name = f"{block}/{branch}" if branch else block
@@ -237,68 +227,3 @@ class Backbone(nn.Module):
                 ],
             )
         return endpoints
-
-
-class InceptionV3(nn.Module):
-    """Backbone and head: global average pooling, dropout, `num_classes` logits.
-
-    Args:
-      num_classes: width of the last layer.
-      dropout: rate in front of the last layer, active with a `dropout` random key.
-      width: factor on every layer's channels; 1 is Inception-v3.
-      epsilon, use_scale: of the batch normalisations; Keras' weights have 1e-3, False.
-      count_include_pad: whether 3x3 average pooling counts the padding at the border;
-        Keras' weights were trained without, torchvision's network counts it.
-      act: the activation function.
-      dtype: of the computation; parameters are float32.
-    """
-
-    num_classes: int
-    dropout: float = 0.0
-    width: float = 1.0
-    epsilon: float = 1e-3
-    use_scale: bool = False
-    count_include_pad: bool = False
-    act: Callable = nn.relu
-    dtype: jnp.dtype = jnp.float32
-
-    def setup(self):
-        self.backbone = Backbone(
-            self.width,
-            self.epsilon,
-            self.use_scale,
-            self.count_include_pad,
-            self.act,
-            self.dtype,
-        )
-        self.head = Head(self.num_classes, self.dropout)
-
-    def features(self, x, taps=None):
-        """Images [N, H, W, 3] in [-1, 1] -> (features [N, C], endpoints)."""
-        endpoints = self.backbone(x.astype(self.dtype), taps)
-        return jnp.mean(endpoints["mixed10"].astype(jnp.float32), (1, 2)), endpoints
-
-    def classify(self, features):
-        """Features [N, C] -> logits [N, num_classes]."""
-        return self.head(features)
-
-    def __call__(self, x, taps=None):
-        """Images [N, H, W, 3] in [-1, 1] -> (logits [N, num_classes], endpoints)."""
-        features, endpoints = self.features(x, taps)
-        return self.classify(features), endpoints
-
-
-class Head(nn.Module):
-    """Dropout and one dense layer, in float32."""
-
-    num_classes: int
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x)
-        return nn.Dense(
-            self.num_classes,
-            kernel_init=nn.initializers.glorot_uniform(),
-            name="logits",
-        )(x)

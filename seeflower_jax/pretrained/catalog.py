@@ -4,12 +4,14 @@ variables, record = load_pretrained("inception_v3", variables, "imagenet")
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
 from collections.abc import Callable
 
 from seeflower_jax import download
+from seeflower_jax.models import vgg
 from seeflower_jax.pretrained import keras_h5
 from seeflower_jax.pretrained.merge import MergeError, merge
 
@@ -31,13 +33,24 @@ class PublishedWeights:
     convert: Callable
 
 
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+_NOTOP = "weights_tf_dim_ordering_tf_kernels_notop.h5"
 CATALOG = {
     "inception_v3": PublishedWeights(
-        "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
-        "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        f"{_KERAS}/inception_v3/inception_v3_{_NOTOP}",
         "bcbd6486424b2319ff4ef7d526e38f63",
         keras_h5.inception_v3,
-    )
+    ),
+    "vgg16": PublishedWeights(
+        f"{_KERAS}/vgg16/vgg16_{_NOTOP}",
+        "6d6bbae143d832006294945121d1f1fc",
+        functools.partial(keras_h5.vgg, vgg.VGG16),
+    ),
+    "vgg19": PublishedWeights(
+        f"{_KERAS}/vgg19/vgg19_{_NOTOP}",
+        "253f8cb515780f3b799900260a226db6",
+        functools.partial(keras_h5.vgg, vgg.VGG19),
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Keras' HDF5 weight files -> variables of the networks here.
 
     variables = inception_v3(read(path))     # {'params': {'backbone': ...}, ...}
+    variables = vgg((2, 2, 3, 3, 3), read(path))    # VGG16
 
 Only arrays and names are read; nothing in a file is run.
 """
@@ -135,3 +136,47 @@ def inception_v3(layers: dict[str, list[np.ndarray]], path: str = "the file") ->
         params[name] = {"conv": {"kernel": kernel}, "bn": {"bias": beta}}
         stats[name] = {"bn": {"mean": mean, "var": variance}}
     return {"params": {"backbone": params}, "batch_stats": {"backbone": stats}}
+
+
+def vgg(
+    convs: tuple[int, ...],
+    layers: dict[str, list[np.ndarray]],
+    path: str = "the file",
+) -> dict:
+    """Variables of a VGG without its head.
+
+    Args:
+      convs: number of convolutions in each block.
+      layers: from `read`; kernel and bias of each `block1_conv1`, .... The dense layers
+        `fc1`, `fc2`, `predictions` of a file with ImageNet's head are left out.
+      path: for the error message.
+
+    Returns:
+      {'params': {'backbone': ...}, 'batch_stats': {}}.
+
+    Raises:
+      WeightFileError: lists all that the file lacks or has too much.
+    """
+    wanted = [
+        f"block{block}_conv{number}"
+        for block, count in enumerate(convs, start=1)
+        for number in range(1, count + 1)
+    ]
+    found = {k: v for k, v in layers.items() if k not in ("fc1", "fc2", "predictions")}
+    errors = [f"{name} is missing" for name in wanted if name not in found]
+    errors += [
+        f"{name} has {len(arrays)} arrays, expected kernel and bias"
+        if name in wanted
+        else f"{name} is not expected"
+        for name, arrays in found.items()
+        if name not in wanted or len(arrays) != 2
+    ]
+    if errors:
+        raise WeightFileError(
+            f"{path} does not hold Keras' VGG of {len(wanted)} convolutions:\n  "
+            + "\n  ".join(errors)
+        )
+    params = {
+        name: dict(zip(("kernel", "bias"), found[name], strict=True)) for name in wanted
+    }
+    return {"params": {"backbone": params}, "batch_stats": {}}

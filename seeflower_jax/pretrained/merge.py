@@ -54,4 +54,5 @@ def merge(loaded: Mapping, initialised: Mapping, allow_missing: Iterable[str] = 
         raise MergeError(
             "the loaded variables do not fit the network:\n  " + "\n  ".join(errors)
         )
-    return traverse_util.unflatten_dict(merged, sep="/")
+    empty = {name: {} for name, value in initialised.items() if not value}
+    return empty | traverse_util.unflatten_dict(merged, sep="/")

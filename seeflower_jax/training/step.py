@@ -53,7 +53,7 @@ def create_state(variables, rules, optimizer, ema_decay: float) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
         frozen=frozen,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(trainable),
         average=dict(trainable) if ema_decay else {},
     )

@@ -9,12 +9,10 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 from seeflower_jax import models
-from seeflower_jax.pretrained import catalog, keras_h5
-from seeflower_jax.pretrained.merge import merge
 from tests import fixtures
+from tests.models import parity
 
 SHAPES = {
     "Conv2d_1a_3x3": (149, 149, 32),
@@ -113,39 +111,13 @@ def test_unknown_model_suggests_the_nearest():
         models.get_spec("inception_v2")
 
 
-def _largest_error(keras_model, variables, images):
-    """max |difference| / max |reference| of every mixed endpoint."""
-    spec = models.get_spec("inception_v3", num_classes=102)
-    ours = jax.jit(lambda v, x: models.apply(spec, v, x)[1])(variables, images)
-    outputs = [keras_model.get_layer(name).output for name in MIXED]
-    theirs = keras.Model(keras_model.input, outputs).predict(
-        np.asarray(images / 127.5 - 1, np.float32), verbose=0
-    )
-    return {
-        name: np.abs(ours[name] - reference).max() / np.abs(reference).max()
-        for name, reference in zip(MIXED, theirs, strict=True)
-    }
-
-
-def _in_our_form(path):
-    spec = models.get_spec("inception_v3", num_classes=102)
-    like = jax.eval_shape(lambda: models.init(spec, jax.random.key(0)))
-    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), like)
-    return merge(keras_h5.inception_v3(keras_h5.read(path)), like, ["params/head/.*"])
-
-
 def test_parity_with_keras_on_real_weights_and_pictures(assets):
-    path = assets / "weights" / catalog.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
-    images = np.stack(
-        [
-            Image.open(assets / "oxford_flowers102/jpg" / name).resize((299, 299))
-            for name in ("image_00001.jpg", "image_04000.jpg", "image_08189.jpg")
-        ]
-    )
+    path = parity.weight_file(assets, "inception_v3")
+    images = parity.pictures(assets, 299)
     keras_model = keras.applications.InceptionV3(
         weights=str(path), include_top=False, input_shape=(299, 299, 3)
     )
-    errors = _largest_error(keras_model, _in_our_form(path), images)
+    errors = parity.errors("inception_v3", path, keras_model, images, MIXED)
     assert max(errors.values()) < 1e-4, errors
 
 
@@ -170,5 +142,6 @@ def test_parity_with_keras_on_random_batch_statistics(tmp_path):
         layers.append((layer.name, arrays))
     fixtures.write_keras_h5(tmp_path / "random.h5", layers)
     images = rng.uniform(0, 255, (2, side, side, 3)).astype(np.float32)
-    errors = _largest_error(keras_model, _in_our_form(tmp_path / "random.h5"), images)
+    path = tmp_path / "random.h5"
+    errors = parity.errors("inception_v3", path, keras_model, images, MIXED)
     assert max(errors.values()) < 1e-4, errors

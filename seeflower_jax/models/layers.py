@@ -1,0 +1,29 @@
+"""Layers that networks share."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen import dtypes
+
+from seeflower_jax.models import ops
+
+
+class Conv(nn.Module):
+    """Convolution through `ops.conv2d`; kernel [h, w, C, features], bias [features]."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "SAME"
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        x, kernel = dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x = ops.conv2d(x, kernel, self.strides, self.padding)
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x + bias.astype(x.dtype)

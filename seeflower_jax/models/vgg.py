@@ -1,0 +1,57 @@
+"""VGG16 and VGG19 (Simonyan and Zisserman 2015, arXiv:1409.1556), configurations D, E.
+
+    model = VGG((2, 2, 3, 3, 3))    # VGG16
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    endpoints = model.apply(variables, images)   # images BGR, less the channels' means
+
+The endpoints have Keras' names, `block1_conv1` ... `block5_pool`; a convolution's is
+what its ReLU gives.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seeflower_jax.models import ops
+from seeflower_jax.models.layers import Conv
+
+VGG16 = (2, 2, 3, 3, 3)
+VGG19 = (2, 2, 4, 4, 4)
+
+
+class VGG(nn.Module):
+    """All layers up to `block5_pool`; returns a dict of endpoints [N, H, W, C].
+
+    Args:
+      convs: number of convolutions in each block.
+      width: factor on every layer's channels; 1 is the published network.
+      act: the activation function.
+      dtype: of the computation; parameters are float32.
+    """
+
+    convs: tuple[int, ...] = VGG16
+    width: float = 1.0
+    act: Callable = nn.relu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, taps=None):
+        taps, endpoints, x = taps or {}, {}, x.astype(self.dtype)
+
+        def end(name, x):
+            if name in taps:
+                x = x + taps[name].astype(x.dtype)
+            endpoints[name] = x
+            return x
+
+        for block, count in enumerate(self.convs, start=1):
+            features = max(1, round(min(32 * 2**block, 512) * self.width))
+            for number in range(1, count + 1):
+                name = f"block{block}_conv{number}"
+                conv = Conv(
+                    features, (3, 3), use_bias=True, dtype=self.dtype, name=name
+                )
+                x = end(name, self.act(conv(x)))
+            x = end(f"block{block}_pool", ops.max_pool(x, 2, 2))
+        return endpoints

@@ -1,0 +1,42 @@
+"""Comparison of a network's endpoints with those of Keras' network."""
+
+import jax
+import keras
+import numpy as np
+from PIL import Image
+
+from seeflower_jax import models
+from seeflower_jax.pretrained import catalog
+
+_INPUTS = {
+    "inception_v3": keras.applications.inception_v3.preprocess_input,
+    "vgg16": keras.applications.vgg16.preprocess_input,
+    "vgg19": keras.applications.vgg19.preprocess_input,
+}
+
+
+def weight_file(assets, model):
+    """The real weight file of a network."""
+    return assets / "weights" / catalog.CATALOG[model].url.rsplit("/", 1)[-1]
+
+
+def pictures(assets, side):
+    """Three real pictures, uint8 [3, side, side, 3]."""
+    names = ("image_00001.jpg", "image_04000.jpg", "image_08189.jpg")
+    folder = assets / "oxford_flowers102/jpg"
+    return np.stack([Image.open(folder / n).resize((side, side)) for n in names])
+
+
+def errors(model, path, keras_model, images, endpoints):
+    """{endpoint: max |difference| / max |reference|}, for the weights in a file."""
+    spec = models.get_spec(model, num_classes=102)
+    variables = jax.jit(lambda: models.init(spec, jax.random.key(0)))()
+    variables, _ = catalog.load_pretrained(model, variables, str(path))
+    ours = jax.jit(lambda v, x: models.apply(spec, v, x)[1])(variables, images)
+    outputs = [keras_model.get_layer(name).output for name in endpoints]
+    inputs = _INPUTS[model](np.array(images, np.float32))
+    theirs = keras.Model(keras_model.input, outputs).predict(inputs, verbose=0)
+    return {
+        name: np.abs(ours[name] - reference).max() / np.abs(reference).max()
+        for name, reference in zip(endpoints, theirs, strict=True)
+    }

@@ -1,0 +1,94 @@
+"""VGG16 and VGG19: shapes, heads, and parity with Keras."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+
+from seeflower_jax import models
+from seeflower_jax.pretrained import keras_h5
+from tests.models import parity
+
+
+@pytest.mark.parametrize(
+    "name,convs,parameters", [("vgg16", 13, 14_714_688), ("vgg19", 16, 20_024_384)]
+)
+def test_endpoints_and_size(name, convs, parameters):
+    spec = models.get_spec(name, num_classes=102)
+    variables = jax.eval_shape(lambda: models.init(spec, jax.random.key(0)))
+    leaves = jax.tree.leaves(variables["params"]["backbone"])
+    assert len(leaves) == 2 * convs
+    assert sum(leaf.size for leaf in leaves) == parameters
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8)
+    logits, endpoints = jax.eval_shape(
+        lambda v, x: models.apply(spec, v, x), variables, images
+    )
+    assert logits.shape == (2, 102) and spec.cam_layer in endpoints
+    sides = {n: e.shape[1:] for n, e in endpoints.items() if n.endswith("_pool")}
+    assert sides == {
+        "block1_pool": (112, 112, 64),
+        "block2_pool": (56, 56, 128),
+        "block3_pool": (28, 28, 256),
+        "block4_pool": (14, 14, 512),
+        "block5_pool": (7, 7, 512),
+    }
+
+
+@pytest.mark.parametrize(
+    "pooling,inputs", [("average", 51), ("average_max", 102), ("flatten", 9 * 51)]
+)
+def test_heads(pooling, inputs):
+    spec = models.get_spec(
+        "vgg16",
+        num_classes=7,
+        width=0.1,
+        input_size=96,
+        pooling=pooling,
+        hidden=[20, 10],
+        dropout=0.6,
+    )
+    variables = jax.jit(lambda: models.init(spec, jax.random.key(0)))()
+    shapes = {n: v["kernel"].shape for n, v in variables["params"]["head"].items()}
+    assert shapes == {"fc1": (inputs, 20), "fc2": (20, 10), "logits": (10, 7)}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
+    logits, _ = models.apply(spec, variables, images)
+    features = models.features(spec, variables, images)
+    alone = models.classify(spec, variables, features)
+    np.testing.assert_allclose(alone, logits, rtol=1e-4, atol=1e-6)
+    dropped = models.classify(
+        spec, variables, features, rngs={"dropout": jax.random.key(1)}
+    )
+    assert not np.allclose(dropped, logits)
+    assert models.ModelSpec(**spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+def test_parity_with_keras_on_real_weights_and_pictures(assets, name):
+    path = parity.weight_file(assets, name)
+    build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}
+    keras_model = build[name](weights=str(path), include_top=False)
+    endpoints = [f"block{i}_pool" for i in range(1, 6)] + ["block1_conv1"]
+    endpoints.append(models.get_spec(name).cam_layer)
+    errors = parity.errors(
+        name, path, keras_model, parity.pictures(assets, 224), endpoints
+    )
+    assert max(errors.values()) < 1e-4, errors
+
+
+def test_file_of_the_other_vgg_lists_what_differs(assets):
+    layers = keras_h5.read(parity.weight_file(assets, "vgg19"))
+    with pytest.raises(keras_h5.WeightFileError, match="block4_conv4 is not expected"):
+        keras_h5.vgg((2, 2, 3, 3, 3), layers)
+    layers.pop("block1_conv2")
+    layers["block2_conv1"].pop()
+    layers["fc1"] = [np.zeros((2, 2))]
+    with pytest.raises(keras_h5.WeightFileError) as caught:
+        keras_h5.vgg((2, 2, 4, 4, 4), layers)
+    message = str(caught.value)
+    assert "block1_conv2 is missing" in message and "fc1" not in message
+    assert "block2_conv1 has 1 arrays, expected kernel and bias" in message
