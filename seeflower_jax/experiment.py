@@ -290,7 +290,8 @@ def train(
         num_classes=len(source.class_names),
         **{k: v for k, v in config.model.items() if k != "name"},
     )
-    variables = models.init(spec, jax.random.key(config.seed))
+    variables = models.shapes(spec)
+    variables["params"]["head"] = models.init_head(spec, jax.random.key(config.seed))
     variables, weights = catalog.load_pretrained(
         spec.name, variables, config.init.weights
     )
@@ -400,8 +401,7 @@ def load_run(workdir: str | os.PathLike) -> Run:
     if meta is None:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
     spec = models.ModelSpec(**meta["spec"])
-    like = jax.eval_shape(lambda: models.init(spec, jax.random.key(0)))
-    variables = checkpoints.restore_best(like)
+    variables = checkpoints.restore_best(models.shapes(spec))
     checkpoints.close()
     return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
 

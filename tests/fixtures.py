@@ -55,10 +55,24 @@ def write_keras_h5(path: pathlib.Path, layers) -> None:
                 group.create_dataset(weight, data=array)
 
 
+def random_variables(spec: models.ModelSpec, seed: int) -> dict:
+    """Variables of a network as `models.init` gives them, without compiling it."""
+    like = models.shapes(spec)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return rng.normal(0, scale, leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("var", "scale"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, like)
+
+
 def narrow_variables(seed: int) -> dict:
     """Variables of a narrow Inception-v3, with random batch statistics."""
     spec = models.get_spec("inception_v3", num_classes=102, width=NARROW_WIDTH)
-    variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(seed))
+    variables = random_variables(spec, seed)
     rng = np.random.default_rng(seed)
     stats = jax.tree.map(
         lambda value: rng.uniform(0.5, 1.5, value.shape).astype(np.float32),

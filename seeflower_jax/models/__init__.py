@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from seeflower_jax.models import inception, vgg
@@ -115,6 +116,19 @@ def init(spec: ModelSpec, key) -> dict:
     """
     images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
     return {"batch_stats": {}, **build(spec).init(key, images)}
+
+
+def shapes(spec: ModelSpec) -> dict:
+    """The shapes and types of what `init` gives, without computing it."""
+    return jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+
+
+def init_head(spec: ModelSpec, key) -> dict:
+    """The parameters of the head as in `init`, without running the network."""
+    images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
+    inputs = jax.eval_shape(lambda v: features(spec, v, images), shapes(spec))
+    zeros = jnp.zeros(inputs.shape)
+    return build(spec).init(key, zeros, method="classify")["params"]["head"]
 
 
 def apply(spec: ModelSpec, variables, images, taps=None, **options):

@@ -64,7 +64,8 @@ def load_pretrained(
 
     Args:
       model: key of `CATALOG`.
-      variables: initialised, {'params', 'batch_stats'}.
+      variables: {'params', 'batch_stats'}, of which only the head has to be
+        initialised; shapes are enough for the rest.
       weights: 'imagenet' downloads the published file; otherwise the path of one.
       cache_dir: of downloads; ~/.cache/seeflower_jax/weights by default.
 

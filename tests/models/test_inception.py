@@ -42,14 +42,14 @@ def narrow():
     spec = models.get_spec(
         "inception_v3", num_classes=7, width=fixtures.NARROW_WIDTH, dropout=0.5
     )
-    variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
+    variables = fixtures.random_variables(spec, 0)
     images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
     return spec, variables, images.astype(np.float32)
 
 
 def test_endpoints_and_size():
     spec = models.get_spec("inception_v3", num_classes=102)
-    variables = jax.eval_shape(lambda: models.init(spec, jax.random.key(0)))
+    variables = models.shapes(spec)
     images = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.uint8)
     logits, endpoints = jax.eval_shape(
         lambda v, x: models.apply(spec, v, x), variables, images

@@ -12,6 +12,7 @@ import pytest
 
 from seeflower_jax import models
 from seeflower_jax.pretrained import keras_h5
+from tests import fixtures
 from tests.models import parity
 
 
@@ -20,7 +21,7 @@ from tests.models import parity
 )
 def test_endpoints_and_size(name, convs, parameters):
     spec = models.get_spec(name, num_classes=102)
-    variables = jax.eval_shape(lambda: models.init(spec, jax.random.key(0)))
+    variables = models.shapes(spec)
     leaves = jax.tree.leaves(variables["params"]["backbone"])
     assert len(leaves) == 2 * convs
     assert sum(leaf.size for leaf in leaves) == parameters
@@ -52,7 +53,7 @@ def test_heads(pooling, inputs):
         hidden=[20, 10],
         dropout=0.6,
     )
-    variables = jax.jit(lambda: models.init(spec, jax.random.key(0)))()
+    variables = fixtures.random_variables(spec, 0)
     shapes = {n: v["kernel"].shape for n, v in variables["params"]["head"].items()}
     assert shapes == {"fc1": (inputs, 20), "fc2": (20, 10), "logits": (10, 7)}
     images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
@@ -65,6 +66,17 @@ def test_heads(pooling, inputs):
     )
     assert not np.allclose(dropped, logits)
     assert models.ModelSpec(**spec.to_dict()) == spec
+
+
+def test_head_alone_is_initialised_as_with_the_network():
+    spec = models.get_spec(
+        "vgg16", num_classes=7, width=0.02, input_size=32, hidden=(20,)
+    )
+    key = jax.random.key(3)
+    whole, alone = models.init(spec, key), models.init_head(spec, key)
+    jax.tree.map(np.testing.assert_array_equal, whole["params"]["head"], alone)
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), models.shapes(spec))
+    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), whole)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])

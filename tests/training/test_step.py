@@ -21,7 +21,7 @@ SIZE = 96
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(lambda key: models.init(SPEC, key))(jax.random.key(0))
+    return fixtures.random_variables(SPEC, 0)
 
 
 @pytest.fixture(scope="module")
