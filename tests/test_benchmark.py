@@ -16,7 +16,7 @@ def _benchmark(*arguments):
 
 
 def test_both_passes_are_timed_and_a_missing_framework_is_named(tmp_path):
-    """Half a framework list: torch is not among the test requirements."""
+    """PyTorch is not among the test requirements: it may be there or not."""
     out = tmp_path / "benchmark.json"
     done = _benchmark(
         "train",

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import Conv
+from seeflower_jax.models.layers import Conv, recorder
 
 
 class ConvBN(nn.Module):
@@ -74,7 +74,8 @@ class InceptionV3(nn.Module):
 
     @nn.compact
     def __call__(self, x, taps=None):
-        taps, endpoints, x = taps or {}, {}, x.astype(self.dtype)
+        endpoints, record = recorder(taps)
+        x = x.astype(self.dtype)
 
         def conv(block, branch, features, size, strides=(1, 1), padding="SAME"):
             name = f"{block}/{branch}" if branch else block
@@ -96,12 +97,7 @@ class InceptionV3(nn.Module):
             return x
 
         def end(name, x):
-            if isinstance(x, list):
-                x = jnp.concatenate(x, axis=-1)
-            if name in taps:
-                x = x + taps[name].astype(x.dtype)
-            endpoints[name] = x
-            return x
+            return record(name, jnp.concatenate(x, -1) if isinstance(x, list) else x)
 
         def average(x):
             return nn.avg_pool(

@@ -7,6 +7,24 @@ from flax.linen import dtypes
 from seeflower_jax.models import ops
 
 
+def recorder(taps):
+    """(endpoints, end): a dict, and end(name, x), which adds the tap `name` to x, notes
+    the sum in the dict and returns it.
+
+    Args:
+      taps: {endpoint name: array}, or None.
+    """
+    taps, endpoints = taps or {}, {}
+
+    def end(name, x):
+        if name in taps:
+            x = x + taps[name].astype(x.dtype)
+        endpoints[name] = x
+        return x
+
+    return endpoints, end
+
+
 class Conv(nn.Module):
     """Convolution through `ops.conv2d`; kernel [h, w, C, features], bias [features]."""
 

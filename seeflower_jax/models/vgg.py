@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import Conv
+from seeflower_jax.models.layers import Conv, recorder
 
 VGG16 = (2, 2, 3, 3, 3)
 VGG19 = (2, 2, 4, 4, 4)
@@ -37,14 +37,8 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, x, taps=None):
-        taps, endpoints, x = taps or {}, {}, x.astype(self.dtype)
-
-        def end(name, x):
-            if name in taps:
-                x = x + taps[name].astype(x.dtype)
-            endpoints[name] = x
-            return x
-
+        endpoints, end = recorder(taps)
+        x = x.astype(self.dtype)
         for block, count in enumerate(self.convs, start=1):
             features = max(1, round(min(32 * 2**block, 512) * self.width))
             for number in range(1, count + 1):
