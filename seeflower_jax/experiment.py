@@ -6,6 +6,7 @@
 This module connects the rooms; what each does is in the room.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -301,42 +302,42 @@ def train(
         "config_hash": config_hash(config),
     }
 
-    checkpoints = Checkpoints(workdir)
-    plan = stages.stages(config)
-    latest = checkpoints.latest_meta()
-    progress = loop.Progress(plan[0].name)
-    if latest:
-        progress = loop.Progress(**latest["progress"])
-        logging.info("going on at stage %s, step %d", progress.stage, progress.step)
-    log = loop.MetricsLog(workdir / "metrics.jsonl", progress.run_step)
-    names = [stage.name for stage in plan]
-    for stage in plan[names.index(progress.stage) :]:
-        resume = latest is not None and stage.name == progress.stage
-        if resume and progress.done:
-            continue
-        if stage.name != progress.stage:
-            progress = progress.next_stage(stage.name)
-        if checkpoints.best_meta() and (not resume or progress.step == 0):
-            variables = checkpoints.restore_best(variables)
-        _run_stage(
-            stage,
-            spec,
-            config,
-            variables,
-            pictures,
-            mesh,
-            resume,
-            progress=progress,
-            workdir=workdir,
-            checkpoints=checkpoints,
-            log=log,
-            meta=meta,
-            checkpoint_seconds=checkpoint_seconds,
-        )
+    # However this ends, what was being saved is on disk then.
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        plan = stages.stages(config)
+        latest = checkpoints.latest_meta()
+        progress = loop.Progress(plan[0].name)
+        if latest:
+            progress = loop.Progress(**latest["progress"])
+            logging.info("going on at stage %s, step %d", progress.stage, progress.step)
+        log = loop.MetricsLog(workdir / "metrics.jsonl", progress.run_step)
+        names = [stage.name for stage in plan]
+        for stage in plan[names.index(progress.stage) :]:
+            resume = latest is not None and stage.name == progress.stage
+            if resume and progress.done:
+                continue
+            if stage.name != progress.stage:
+                progress = progress.next_stage(stage.name)
+            if checkpoints.best_meta() and (not resume or progress.step == 0):
+                variables = checkpoints.restore_best(variables)
+            _run_stage(
+                stage,
+                spec,
+                config,
+                variables,
+                pictures,
+                mesh,
+                resume,
+                progress=progress,
+                workdir=workdir,
+                checkpoints=checkpoints,
+                log=log,
+                meta=meta,
+                checkpoint_seconds=checkpoint_seconds,
+            )
 
-    best = checkpoints.best_meta()
-    variables = checkpoints.restore_best(variables)
-    checkpoints.close()
+        best = checkpoints.best_meta()
+        variables = checkpoints.restore_best(variables)
     result = {
         "model": spec.name,
         "recipe": config.recipe,
@@ -396,13 +397,12 @@ def load_run(workdir: str | os.PathLike) -> Run:
             "give the --workdir of scripts.train"
         )
     config = ml_collections.ConfigDict(json.loads(path.read_text()))
-    checkpoints = Checkpoints(workdir)
-    meta = checkpoints.best_meta()
-    if meta is None:
-        raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
-    spec = models.ModelSpec(**meta["spec"])
-    variables = checkpoints.restore_best(models.shapes(spec))
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        meta = checkpoints.best_meta()
+        if meta is None:
+            raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
+        spec = models.ModelSpec(**meta["spec"])
+        variables = checkpoints.restore_best(models.shapes(spec))
     return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
 
 

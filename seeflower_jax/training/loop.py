@@ -154,7 +154,6 @@ def fit(
     def account(step, metrics):
         metrics = jax.device_get(metrics)
         if not np.isfinite(metrics["loss"]):
-            checkpoints.wait()
             raise NonFiniteLossError(
                 f"the loss is {metrics['loss']} at step {step} of stage "
                 f"{stage.name!r}; the checkpoints from before it are kept. Lower "
