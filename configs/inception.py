@@ -39,8 +39,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.size = 320  # in pixels; 0 is the network's own
     config.eval.crop = 1.0  # the central square's share of the shortest side
-    config.eval.hflip = True  # average with the mirrored picture, at the end
     config.eval.batch_size = 32
+
+    # Views whose logits are averaged for the result; others need no new training.
+    config.test_time = ConfigDict()
+    config.test_time.views = ((320, 1.0), (320, 0.8))  # size and crop, as above
+    config.test_time.hflip = True  # each also mirrored
 
     head = ConfigDict()
     head.epochs = 100
@@ -61,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
     head.augment = _augment(enabled=False)
 
     finetune = head.copy_and_resolve_references()
-    finetune.epochs = 24
+    finetune.epochs = 34
     finetune.batch_size = 34
     # The stem, edge and colour filters, stays as it is: without its gradients a step
     # takes two thirds of the time on a CPU.
@@ -74,7 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
     finetune.warmup_steps = 30
     finetune.weight_decay = 0.05
     finetune.ema_decay = 0.99
-    finetune.validate_every = 6
+    finetune.validate_every = 8
     finetune.augment = _augment(enabled=True)
 
     config.stage_order = ("head", "finetune")
@@ -86,14 +90,14 @@ def _augment(enabled: bool) -> ConfigDict:
     return ConfigDict(
         {
             "enabled": enabled,
-            "size": 256,  # of the pictures in training; 0 is the network's
+            "size": 224,  # of the pictures in training; 0 is the network's
             "rotation": 30.0,  # degrees
             "shear": 0.0,  # radians
             "shift": 0.0,  # share of the side
             "zoom": 0.0,  # share of the side
             "hflip": True,
             "vflip": False,
-            "crop_area": (0.25, 1.0),  # random-resized crop; () takes the centre
+            "crop_area": (0.2, 1.0),  # random-resized crop; () takes the centre
             "crop_ratio": (0.75, 1.333),
             "brightness": 0.2,  # share of each pixel
             "contrast": 0.2,  # share of each pixel's difference from the mean

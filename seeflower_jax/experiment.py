@@ -37,11 +37,18 @@ from seeflower_jax.training.checkpoint import Checkpoints
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 # Where files lie on one machine is no part of what a run computes.
 _LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
+# What a trained run may change: only its result is computed again.
+_AFTER_TRAINING = "test_time"
+
+
+def _plain(config) -> dict:
+    """A config as JSON gives it back."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def config_hash(config) -> str:
     """The first 12 hex digits of the SHA-256 of a config, less its local paths."""
-    plain = json.loads(json.dumps(config.to_dict()))
+    plain = _plain(config)
     for section, key in _LOCAL_KEYS:
         plain.get(section, {}).pop(key, None)
     text = json.dumps(plain, sort_keys=True)
@@ -67,18 +74,18 @@ def _claim_workdir(config, workdir: pathlib.Path) -> None:
     """Writes the config into a new run directory, or compares it with the one there."""
     path = workdir / "config.json"
     if path.exists():
-        there = ml_collections.ConfigDict(json.loads(path.read_text()))
-        if config_hash(there) != config_hash(config):
-            old, new = (
-                dict(_flat(json.loads(json.dumps(c.to_dict()))))
-                for c in (there, config)
-            )
-            differing = "\n".join(
-                f"  config.{key}: {old.get(key, 'absent')} there, "
-                f"{new.get(key, 'absent')} now"
-                for key in sorted(old | new)
-                if old.get(key, ...) != new.get(key, ...)
-            )
+        old = dict(_flat(json.loads(path.read_text())))
+        new = dict(_flat(_plain(config)))
+        free = {f"{section}.{key}" for section, key in _LOCAL_KEYS}
+        differing = "\n".join(
+            f"  config.{key}: {old.get(key, 'absent')} there, "
+            f"{new.get(key, 'absent')} now"
+            for key in sorted(old | new)
+            if old.get(key, ...) != new.get(key, ...)
+            and key not in free
+            and not key.startswith(f"{_AFTER_TRAINING}.")
+        )
+        if differing:
             raise ValueError(
                 f"{workdir} holds a run of another config:\n{differing}\n"
                 "Give another --workdir, or the same config to go on with that run"
@@ -160,8 +167,10 @@ def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarr
 
 
 def _logits(spec, config, variables, pictures, split, mesh) -> np.ndarray:
-    """Logits [N, num_classes] of a split."""
-    compute = predict.make_predictor(spec, config.eval, pictures.preprocess)
+    """Logits [N, num_classes] of a split, averaged over the test-time views."""
+    compute = predict.make_predictor(
+        spec, config.eval, pictures.preprocess, config.test_time
+    )
     indices = pictures.source.splits[split]
     return _rows(compute, split, config, variables, pictures, indices, mesh)
 
@@ -207,8 +216,7 @@ def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
     if resume:
         state = checkpoints.restore_latest(state)
 
-    view = ml_collections.ConfigDict(config.eval.to_dict() | {"hflip": False})
-    predictor = predict.make_predictor(spec, view, pictures.preprocess)
+    predictor = predict.make_predictor(spec, config.eval, pictures.preprocess)
 
     def validate(variables):
         logits = predict.run(
@@ -260,7 +268,8 @@ def train(
 ) -> dict:
     """Runs all stages of a config, evaluates the best variables, records the result.
 
-    A run directory of the same config is gone on with; a finished one is only read.
+    A run directory of the same config is gone on with; a finished one is only read, or
+    evaluated again if `config.test_time` is another one now.
 
     Args:
       config: of configs/.
@@ -279,8 +288,10 @@ def train(
     _claim_workdir(config, workdir)
     result_path = workdir / "result.json"
     if result_path.exists():
-        logging.info("%s is finished", workdir)
-        return json.loads(result_path.read_text())
+        result = json.loads(result_path.read_text())
+        if result["config_hash"] == config_hash(config):
+            logging.info("%s is finished", workdir)
+            return result
 
     ran = provenance(command)  # of the code as it is now, not when the run ends
     mesh = loader.make_mesh()

@@ -229,7 +229,8 @@ def test_few_steps_on_the_real_assets(assets, tmp_path):
     config.data.shortest_side = 160  # for the time's sake
     name = catalog.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
     config.init.weights = str(assets / "weights" / name)
-    config.eval.update(size=96, hflip=False, batch_size=64)
+    config.eval.update(size=96, batch_size=64)
+    config.test_time.update(views=((96, 1.0),), hflip=False)
     config.stages.head.epochs = 30
     config.stages.finetune.update(epochs=1, batch_size=510)
     config.stages.finetune.augment.size = 75

@@ -4,6 +4,7 @@ predict = make_predictor(spec, config.eval)
 logits = run(predict, variables, reader, indices, 32, mesh)   # [N, num_classes]
 """
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -15,32 +16,34 @@ from seeflower_jax.data import augment, loader
 
 
 def make_predictor(
-    spec: models.ModelSpec, view, preprocess: Callable | None = None
+    spec: models.ModelSpec, view, preprocess: Callable | None = None, test_time=None
 ) -> Callable:
     """Builds a jitted predict(variables, batch) -> logits [N, num_classes].
 
     Args:
       spec: the network.
       view: config of the picture that the network gets: `size` in pixels (0 is the
-        network's), `crop`, the central square's share of the shortest side, and
-        `hflip`, whether logits are averaged with those of the mirrored picture.
+        network's) and `crop`, the central square's share of the shortest side.
       preprocess: applied to cropped images (whitening).
+      test_time: config of the views whose logits are averaged instead: `views`, pairs
+        of size and crop, and `hflip`, whether each is also seen mirrored.
     """
-    size = view.size or spec.input_size
+    views = [(view.size, view.crop)] if test_time is None else test_time.views
+    mirrors = (False, True) if test_time is not None and test_time.hflip else (False,)
 
     @jax.jit
     def predict(variables, batch):
         if "features" in batch:
             return models.classify(spec, variables, batch["features"])
         total = 0.0
-        for mirror in (False, True)[: 1 + view.hflip]:
+        for (size, crop), mirror in itertools.product(views, mirrors):
             images = augment.center_crop(
-                batch["canvas"], batch["sizes"], size, view.crop, mirror
+                batch["canvas"], batch["sizes"], size or spec.input_size, crop, mirror
             )
             if preprocess:
                 images = preprocess(images)
             total += models.apply(spec, variables, images)[0]
-        return total / (1 + view.hflip)
+        return total / (len(views) * len(mirrors))
 
     return predict
 
@@ -52,7 +55,7 @@ def make_feature_extractor(
 
     Args:
       spec: the network.
-      view, preprocess: as `make_predictor`; the picture is not mirrored.
+      view, preprocess: as `make_predictor`.
     """
     size = view.size or spec.input_size
 
