@@ -27,7 +27,7 @@ import tqdm
 
 from seeflower_jax import data, models
 from seeflower_jax.data import loader, whitening
-from seeflower_jax.data.cache import open_cache
+from seeflower_jax.data.cache import PixelCache, open_cache
 from seeflower_jax.evaluation import metrics, predict
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.training import loop, partition, stages
@@ -120,17 +120,31 @@ def provenance(command: str) -> dict:
     }
 
 
+def _whitening_path(workdir: pathlib.Path) -> pathlib.Path:
+    return workdir / "whitening.npz"
+
+
+def load_preprocess(config, workdir: pathlib.Path) -> Callable | None:
+    """What a run applies to cropped pictures, whitening or nothing."""
+    if "whitening" not in config:
+        return None
+    fitted = whitening.Whitening.load(_whitening_path(workdir))
+    return functools.partial(whitening.apply, fitted)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pictures:
     """A labelled source with its decoded pixels, as the loader reads them.
 
     Attributes:
       source: labels, splits, names.
+      cache: decoded pictures by index.
       reader: reads batches of pixels.
       preprocess: what is applied to cropped pictures, whitening or nothing.
     """
 
     source: data.ImageSource
+    cache: PixelCache
     reader: loader.PictureReader
     preprocess: Callable | None
 
@@ -141,15 +155,13 @@ class Pictures:
         cache = open_cache(
             source, config.data.shortest_side, config.data.cache_dir or None
         )
-        preprocess = None
-        if "whitening" in config:
-            path = workdir / "whitening.npz"
-            if not path.exists():
-                train = (cache[index] for index in source.splits["train"])
-                whitening.fit(train, config.seed, **config.whitening).save(path)
-            fitted = whitening.Whitening.load(path)
-            preprocess = functools.partial(whitening.apply, fitted)
-        return cls(source, loader.PictureReader(cache), preprocess)
+        path = _whitening_path(workdir)
+        if "whitening" in config and not path.exists():
+            train = (cache[index] for index in source.splits["train"])
+            whitening.fit(train, config.seed, **config.whitening).save(path)
+        return cls(
+            source, cache, loader.PictureReader(cache), load_preprocess(config, workdir)
+        )
 
 
 def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarray:
@@ -424,13 +436,8 @@ def evaluate(run: Run, split: str) -> tuple[dict, np.ndarray, np.ndarray]:
       ValueError: if the run's data has no such split.
     """
     pictures = Pictures.open(run.config, run.workdir)
-    if split not in pictures.source.splits:
-        raise ValueError(
-            f"split {run.config.data.split!r} of the data has no {split!r} part; it "
-            f"has {sorted(pictures.source.splits)}"
-        )
+    labels = pictures.source.labels[pictures.source.part(split)]
     logits = _logits(
         run.spec, run.config, run.variables, pictures, split, loader.make_mesh()
     )
-    labels = pictures.source.labels[pictures.source.splits[split]]
     return metrics.evaluate(logits, labels), logits, labels

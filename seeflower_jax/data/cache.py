@@ -22,6 +22,7 @@ from seeflower_jax.data.source import ImageSource
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
 _MAX_LISTED = 10
+MAX_ASPECT = 2.0  # of decoded pictures; of longer ones the centre is kept
 
 
 class PixelCache:
@@ -63,11 +64,9 @@ def decode(encoded: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize(
-    image: Image.Image, shortest_side: int, max_aspect: float = 2.0
-) -> Image.Image:
-    """Resizes to a shortest side; of one longer than `max_aspect`, keeps the centre."""
-    longest = round(min(image.size) * max_aspect)
+def resize(image: Image.Image, shortest_side: int) -> Image.Image:
+    """Resizes to a shortest side; of one longer than `MAX_ASPECT`, keeps the centre."""
+    longest = round(min(image.size) * MAX_ASPECT)
     if max(image.size) > longest:
         width, height = (min(side, longest) for side in image.size)
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)

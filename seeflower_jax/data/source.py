@@ -28,3 +28,15 @@ class ImageSource:
     labels: np.ndarray
     splits: dict[str, np.ndarray]
     read: Callable[[int], bytes]
+
+    def part(self, split: str) -> np.ndarray:
+        """The pictures of a split, int32.
+
+        Raises:
+          ValueError: if there is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"{self.name} has no {split!r} part here; it has {sorted(self.splits)}"
+            )
+        return self.splits[split]

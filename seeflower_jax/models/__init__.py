@@ -9,6 +9,7 @@ itself, because preprocessing is part of the function.
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -90,9 +91,9 @@ def get_spec(name: str, **changes) -> ModelSpec:
     return dataclasses.replace(MODELS[name], **changes)
 
 
-def build(spec: ModelSpec) -> nn.Module:
+def build(spec: ModelSpec, act: Callable = nn.relu) -> nn.Module:
     """The Linen module of a spec; it takes preprocessed images."""
-    common = {"width": spec.width, "dtype": jnp.dtype(spec.dtype)}
+    common = {"width": spec.width, "act": act, "dtype": jnp.dtype(spec.dtype)}
     if spec.name == "inception_v3":
         backbone = inception.InceptionV3(
             epsilon=spec.epsilon,
@@ -131,7 +132,9 @@ def init_head(spec: ModelSpec, key) -> dict:
     return build(spec).init(key, zeros, method="classify")["params"]["head"]
 
 
-def apply(spec: ModelSpec, variables, images, taps=None, **options):
+def apply(
+    spec: ModelSpec, variables, images, taps=None, act: Callable = nn.relu, **options
+):
     """Runs a network on pictures.
 
     Args:
@@ -140,6 +143,7 @@ def apply(spec: ModelSpec, variables, images, taps=None, **options):
       images: [N, H, W, 3], RGB in [0, 255], uint8 or floating.
       taps: optional {endpoint name: array}, added to those endpoints; the gradient
         with respect to a zero tap is the gradient at that layer.
+      act: the activation function; one with another gradient makes guided maps.
       **options: passed to `nn.Module.apply`: `rngs={'dropout': key}` makes dropout
         active, `mutable=['batch_stats']` trains batch statistics.
 
@@ -148,7 +152,7 @@ def apply(spec: ModelSpec, variables, images, taps=None, **options):
       the pair of that and the updated collections.
     """
     images = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
-    return build(spec).apply(variables, images, taps, **options)
+    return build(spec, act).apply(variables, images, taps, **options)
 
 
 def features(spec: ModelSpec, variables, images):

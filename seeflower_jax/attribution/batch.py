@@ -1,0 +1,155 @@
+"""Any attribution methods over any number of pictures, by name.
+
+    explain = make_explainer(spec, ["saliency", "grad_cam"], layer="mixed7")
+    logits, targets, maps = explain(variables, images, targets, keys)
+    maps["grad_cam"]    # float32 [N, H, W]
+
+Methods that share work, like the forward pass, do it once: they are compiled together.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from seeflower_jax import models
+from seeflower_jax.attribution import (
+    cam,
+    eigen_cam,
+    finer_cam,
+    grad_cam,
+    grad_cam_plus_plus,
+    guided_grad_cam,
+    hires_cam,
+    integrated_gradients,
+    layer_cam,
+    occlusion,
+    saliency,
+    score_cam,
+    smooth_grad,
+)
+
+PREDICTED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method by name.
+
+    Attributes:
+      function: (network, images, targets, ...) -> maps.
+      layered: whether it takes a `layer`.
+      random: whether it takes `keys`.
+      signed: whether maps have a sign.
+    """
+
+    function: Callable
+    layered: bool = False
+    random: bool = False
+    signed: bool = False
+
+
+METHODS = {
+    "saliency": Method(saliency.saliency),
+    "signed_saliency": Method(saliency.signed_saliency, signed=True),
+    "guided_saliency": Method(saliency.guided_saliency),
+    "paper_saliency": Method(saliency.paper_saliency),
+    "smooth_grad": Method(smooth_grad.smooth_grad, random=True),
+    "integrated_gradients": Method(
+        integrated_gradients.integrated_gradients, signed=True
+    ),
+    "occlusion": Method(occlusion.occlusion, signed=True),
+    "grad_cam": Method(grad_cam.grad_cam, layered=True),
+    "grad_cam_plus_plus": Method(grad_cam_plus_plus.grad_cam_plus_plus, layered=True),
+    "layer_cam": Method(layer_cam.layer_cam, layered=True),
+    "hires_cam": Method(hires_cam.hires_cam, layered=True, signed=True),
+    "eigen_cam": Method(eigen_cam.eigen_cam, layered=True),
+    "score_cam": Method(score_cam.score_cam, layered=True),
+    "finer_cam": Method(finer_cam.finer_cam, layered=True),
+    "guided_grad_cam": Method(guided_grad_cam.guided_grad_cam, layered=True),
+}
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Refuses unknown methods.
+
+    Raises:
+      ValueError: names them and lists the known ones.
+    """
+    for name in names:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"unknown attribution method {name!r}: known are "
+                f"{', '.join(METHODS)}{hint}"
+            )
+    if not names:
+        raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")
+
+
+def check_target(target: int, num_classes: int) -> None:
+    """Refuses a class index that the network has no logit for.
+
+    Raises:
+      ValueError: tells the range.
+    """
+    if target != PREDICTED and not 0 <= target < num_classes:
+        raise ValueError(
+            f"target class {target} is out of range: the network has classes 0 to "
+            f"{num_classes - 1}"
+        )
+
+
+def make_explainer(
+    spec: models.ModelSpec,
+    methods: Sequence[str],
+    layer: str | None = None,
+    preprocess: Callable | None = None,
+) -> Callable:
+    """Builds a jitted explain(variables, images, targets, keys).
+
+    Args:
+      spec: the network.
+      methods: keys of `METHODS`.
+      layer: endpoint of the class activation maps; the network's `cam_layer` if None.
+      preprocess: applied to images before the network (whitening); part of what is
+        differentiated.
+
+    Returns:
+      explain, of variables, images [N, H, W, 3] in [0, 255], targets int [N]
+      (`PREDICTED` for the predicted class) and N random keys; it gives logits
+      [N, num_classes], targets int [N] and {method: maps float32 [N, H, W]}.
+
+    Raises:
+      ValueError: for an unknown method, or a layer without a map.
+    """
+    check_methods(methods)
+    layer = layer or spec.cam_layer
+    image = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), jnp.float32)
+    bound = functools.partial(models.apply, spec)
+    if any(METHODS[name].layered for name in methods):
+        _, endpoints = jax.eval_shape(bound, models.shapes(spec), image)
+        cam.check_layer(endpoints, layer)
+
+    @jax.jit
+    def explain(variables, images, targets, keys):
+        def network(images, taps=None, **options):
+            if preprocess:
+                images = preprocess(images)
+            return models.apply(spec, variables, images, taps, **options)
+
+        logits, _ = network(images)
+        targets = jnp.where(targets == PREDICTED, logits.argmax(-1), targets)
+        maps = {}
+        for name in methods:
+            method = METHODS[name]
+            options = {"layer": layer} if method.layered else {}
+            options |= {"keys": keys} if method.random else {}
+            maps[name] = method.function(network, images, targets, **options)
+        return logits, targets, maps
+
+    return explain

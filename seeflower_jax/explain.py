@@ -1,0 +1,326 @@
+"""Attribution maps of a run's network over many pictures, from files to files.
+
+    run = experiment.load_run("runs/inception_seed0")
+    attribute(run, photo_pictures(run, "photos/"), ["grad_cam"], out="maps")
+
+This module connects the rooms, as `experiment` does for training.
+"""
+
+import concurrent.futures
+import dataclasses
+import difflib
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import tqdm
+from PIL import Image, ImageOps
+
+from seeflower_jax.attribution import batch
+from seeflower_jax.attribution.store import MapStore
+from seeflower_jax.data import augment, loader, photos
+from seeflower_jax.evaluation import metrics
+from seeflower_jax.experiment import Pictures, Run, load_preprocess
+from seeflower_jax.report import attribution as figures
+
+_SHEET_PICTURES = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureList:
+    """Pictures to explain.
+
+    Attributes:
+      names: what the index calls them.
+      labels: class index of each, None where it is not known.
+      read: name's position -> uint8 [h, w, 3]; may raise `photos.UnreadablePicture`.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[int | None]
+    read: Callable[[int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, part: slice) -> "PictureList":
+        return PictureList(self.names[part], self.labels[part], self.read)
+
+
+def split_pictures(run: Run, split: str) -> PictureList:
+    """The pictures of a split of the run's data.
+
+    Raises:
+      ValueError: if the run's data has no such split.
+    """
+    pictures = Pictures.open(run.config, run.workdir)
+    source = pictures.source
+    indices = source.part(split)
+    return PictureList(
+        [source.keys[i] for i in indices],
+        source.labels[indices].tolist(),
+        lambda position: pictures.cache[indices[position]],
+    )
+
+
+def photo_pictures(run: Run, where: str | os.PathLike) -> PictureList:
+    """Picture files; the label is the folder's name where that is a class.
+
+    Raises:
+      FileNotFoundError: if there are none.
+    """
+    paths = photos.find(where)
+    classes = {name: label for label, name in enumerate(run.class_names)}
+    side = run.config.data.shortest_side
+    return PictureList(
+        [str(path) for path in paths],
+        [classes.get(path.parent.name) for path in paths],
+        lambda position: photos.read(paths[position], side),
+    )
+
+
+def target_labels(
+    target: str, pictures: PictureList, class_names: Sequence[str]
+) -> np.ndarray:
+    """The class to explain for each picture, int32 [N]; `batch.PREDICTED` is open.
+
+    Args:
+      target: 'predicted', 'true', a class name or a class index.
+
+    Raises:
+      ValueError: for an unknown name, an index out of range, or 'true' where a
+        picture's class is not known.
+    """
+    if target == "true":
+        if None in pictures.labels:
+            name = pictures.names[pictures.labels.index(None)]
+            raise ValueError(
+                f"the true class of {name} is not known: its folder is not named as a "
+                "class; use another target"
+            )
+        return np.array(pictures.labels, np.int32)
+    label = batch.PREDICTED
+    if target in class_names:
+        label = list(class_names).index(target)
+    elif target.isdigit():
+        label = int(target)
+        batch.check_target(label, len(class_names))
+    elif target != "predicted":
+        known = ["predicted", "true", *class_names]
+        near = difflib.get_close_matches(target, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown target {target!r}: expected 'predicted', 'true', a class name or "
+            f"an index from 0 to {len(class_names) - 1}{hint}"
+        )
+    return np.full(len(pictures), label, np.int32)
+
+
+def _read(pool, pictures: PictureList, part: Sequence[int]):
+    """Reads some pictures at once.
+
+    Returns:
+      (positions, pixels, skipped): of those that could be read, and a dict for each
+      other.
+    """
+
+    def attempt(position):
+        try:
+            return pictures.read(position)
+        except photos.UnreadablePicture as error:
+            return str(error)
+
+    read = list(zip(part, pool.map(attempt, part), strict=True))
+    good = [(i, pixels) for i, pixels in read if not isinstance(pixels, str)]
+    skipped = [
+        {"image": pictures.names[i], "error": error}
+        for i, error in read
+        if isinstance(error, str)
+    ]
+    return [i for i, _ in good], [pixels for _, pixels in good], skipped
+
+
+def make_explainer(
+    run: Run, methods: Sequence[str], layer: str | None, batch_size: int
+) -> Callable:
+    """Builds explain(positions, pixels, targets) for a run's network and view.
+
+    Returns:
+      explain, of up to `batch_size` positions (they seed what is random), as many
+      pictures uint8 [h, w, 3] and class indices. It gives, on the host, the cropped
+      images [N, size, size, 3], logits, targets and maps by method, as those of
+      `batch.make_explainer`.
+
+    Raises:
+      ValueError: for an unknown method, or a layer without a map.
+    """
+    view, mesh = run.config.eval, loader.make_mesh()
+    preprocess = load_preprocess(run.config, run.workdir)
+    explainer = batch.make_explainer(run.spec, methods, layer, preprocess)
+    variables = loader.replicate(run.variables, mesh)
+    size = view.size or run.spec.input_size
+    side = photos.longest_side(run.config.data.shortest_side)
+
+    @jax.jit
+    def prepare(canvas, sizes, positions):
+        key = jax.random.key(run.config.seed)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+        return augment.center_crop(canvas, sizes, size, view.crop), keys
+
+    def explain(positions, pixels, targets):
+        fill = np.resize(np.arange(len(pixels)), batch_size)  # repeats, to be cut off
+        canvas = np.zeros((batch_size, side, side, 3), np.uint8)
+        for row, i in zip(canvas, fill, strict=True):
+            height, width = pixels[i].shape[:2]
+            row[:height, :width] = pixels[i]
+        placed = loader.place(
+            {
+                "canvas": canvas,
+                "sizes": np.array([pixels[i].shape[:2] for i in fill], np.int32),
+                "positions": np.array(positions, np.int32)[fill],
+                "targets": np.array(targets, np.int32)[fill],
+            },
+            mesh,
+        )
+        targets = placed.pop("targets")
+        images, keys = prepare(**placed)
+        found = images, *explainer(variables, images, targets, keys)
+        return jax.tree.map(lambda x: x[: len(pixels)], jax.device_get(found))
+
+    return explain
+
+
+def attribute(
+    run: Run,
+    pictures: PictureList,
+    methods: Sequence[str],
+    out: str | os.PathLike,
+    *,
+    target: str = "predicted",
+    layer: str | None = None,
+    batch_size: int = 16,
+    dtype: str = "float16",
+    overlays: bool = False,
+) -> list[dict]:
+    """Writes maps, their index and contact sheets; goes on with what is there.
+
+    Args:
+      run: of `experiment.load_run`.
+      pictures: to explain.
+      methods: keys of `batch.METHODS`.
+      out: the folder.
+      target: see `target_labels`.
+      layer: of class activation maps; the network's own by default.
+      batch_size: pictures at once.
+      dtype: of the maps on disk, 'float16' or 'float32'.
+      overlays: whether to write a PNG per picture and method too.
+
+    Returns:
+      What could not be read: dicts of `image` and `error`.
+
+    Raises:
+      ValueError: for unknown methods, layers and targets, and for a folder with maps of
+        other settings.
+    """
+    labels = target_labels(target, pictures, run.class_names)
+    explain = make_explainer(run, methods, layer, batch_size)
+    names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()[:12]
+    store = MapStore(
+        out,
+        {
+            "run": str(run.workdir.resolve()),
+            "pictures": f"{len(pictures)} ({names})",
+            "methods": list(methods),
+            "target": target,
+            "layer": layer or run.spec.cam_layer,
+            "dtype": dtype,
+        },
+    )
+    with (
+        concurrent.futures.ThreadPoolExecutor() as pool,
+        tqdm.tqdm(total=len(pictures), desc="attribution", unit="image") as bar,
+    ):
+        for shard, indices in store.remaining(len(pictures)):
+            bar.update(indices.start - bar.n)
+            maps, lines, skipped = {name: [] for name in methods}, [], []
+            for first in range(0, len(indices), batch_size):
+                part = indices[first : first + batch_size]
+                positions, pixels, unreadable = _read(pool, pictures, part)
+                skipped += unreadable
+                if positions:
+                    found = explain(positions, pixels, labels[positions])
+                    images, logits, targets, values = found
+                    lines += _lines(run, pictures, positions, logits, targets)
+                    for name in methods:
+                        maps[name].append(values[name].astype(dtype))
+                    if overlays:
+                        _write_overlays(store, pictures, positions, images, values)
+                bar.update(len(part))
+                rate = (bar.format_dict["rate"] or 0) * len(methods)
+                bar.set_postfix_str(f"{rate:.1f} maps/s", refresh=False)
+            maps = {name: np.concatenate(rows) for name, rows in maps.items() if rows}
+            store.write(shard, maps, lines, skipped)
+    _write_sheets(store, pictures, methods, run)
+    return store.skipped()
+
+
+def _lines(run, pictures, positions, logits, targets) -> list[dict]:
+    """What the index says of pictures, one dict each."""
+    probabilities = np.exp(metrics.log_softmax(logits))
+    return [
+        {
+            "image": pictures.names[position],
+            "position": position,
+            "prediction": run.class_names[row.argmax()],
+            "probability": round(float(row.max()), 6),
+            "target": run.class_names[label],
+        }
+        for position, row, label in zip(positions, probabilities, targets, strict=True)
+    ]
+
+
+def _write_overlays(store, pictures, positions, images, maps) -> None:
+    """A PNG per picture and method, in overlays/<method>/."""
+    for name, values in maps.items():
+        folder = store.folder / "overlays" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for position, image, value in zip(positions, images, values, strict=True):
+            stem = pathlib.Path(pictures.names[position]).stem
+            shown = figures.overlay(image, value, batch.METHODS[name].signed)
+            Image.fromarray(shown).save(folder / f"{position:06d}_{stem}.png")
+
+
+def _write_sheets(store, pictures, methods, run) -> None:
+    """A contact sheet of the first pictures for each method."""
+    first = {name: [] for name in methods}
+    for line in store.lines():
+        if len(first[line["method"]]) < _SHEET_PICTURES:
+            first[line["method"]].append(line)
+        elif all(len(lines) == _SHEET_PICTURES for lines in first.values()):
+            break
+    view = run.config.eval
+    for name, lines in first.items():
+        if not lines:
+            continue
+        maps = [store.read(line) for line in lines]
+        images = [
+            _centre(pictures.read(line["position"]), view.crop, maps[0].shape)
+            for line in lines
+        ]
+        titles = [
+            f"{line['prediction']} {line['probability']:.0%}; map of {line['target']}"
+            for line in lines
+        ]
+        signed = batch.METHODS[name].signed
+        path = store.folder / f"{name}.png"
+        figures.write_contact_sheet(path, images, maps, titles, signed)
+
+
+def _centre(pixels: np.ndarray, crop: float, shape: tuple[int, int]) -> np.ndarray:
+    """A picture as the network sees it, for display."""
+    side = round(min(pixels.shape[:2]) * crop)
+    image = ImageOps.fit(Image.fromarray(pixels), (side, side))
+    return np.asarray(image.resize(shape[::-1]))

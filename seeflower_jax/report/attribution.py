@@ -1,0 +1,72 @@
+"""Attribution maps as pictures.
+
+    shown = overlay(image, values, signed=False)           # uint8 [H, W, 3]
+    write_contact_sheet(path, images, maps, titles, signed=False)
+
+Maps are normalised here, for display alone: each by its own 99.5th percentile.
+"""
+
+import pathlib
+import textwrap
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def normalise(values: np.ndarray, signed: bool) -> np.ndarray:
+    """Values of a map [H, W] in [0, 1]; of a signed one, 0.5 is zero."""
+    values = np.asarray(values, np.float32)
+    scale = np.percentile(np.abs(values), 99.5) or np.abs(values).max() or 1.0
+    values = (values / scale).clip(-1, 1)
+    return (values + 1) / 2 if signed else values.clip(0, 1)
+
+
+def overlay(image: np.ndarray, values: np.ndarray, signed: bool) -> np.ndarray:
+    """A map in colours over its picture in grey, uint8 [H, W, 3].
+
+    Args:
+      image: RGB [H, W, 3] in [0, 255].
+      values: [H, W].
+      signed: red for and blue against, or from nothing to yellow.
+    """
+    shown = normalise(values, signed)
+    strength = np.abs(2 * shown - 1) if signed else shown
+    colours = matplotlib.colormaps["seismic" if signed else "inferno"](shown)[..., :3]
+    grey = np.asarray(image, np.float32).mean(-1, keepdims=True) / 255
+    opacity = 0.25 + 0.65 * strength[..., None]
+    mixed = (1 - opacity) * grey + opacity * colours
+    return (mixed * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def write_contact_sheet(
+    path: pathlib.Path, images, maps, titles, signed: bool, columns: int = 4
+) -> None:
+    """Draws pictures beside their overlays.
+
+    Args:
+      path: of the PNG.
+      images: RGB [H, W, 3] in [0, 255], up to a few dozen.
+      maps: [H, W] each.
+      titles: a text for each.
+      signed: whether maps have a sign.
+      columns: pairs in a row.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 2.5 * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, values, title in zip(
+        axes.flat, images, maps, titles, strict=False
+    ):
+        pair = [np.asarray(image).astype(np.uint8), overlay(image, values, signed)]
+        axis.imshow(np.concatenate(pair, 1))
+        axis.set_title(textwrap.fill(title, 44), fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

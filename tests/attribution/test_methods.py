@@ -1,0 +1,228 @@
+"""Properties that every attribution method has, and closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seeflower_jax import models
+from seeflower_jax.attribution import batch, targets
+from seeflower_jax.attribution.grad_cam import grad_cam
+from seeflower_jax.attribution.integrated_gradients import integrated_gradients
+from seeflower_jax.attribution.occlusion import occlusion
+from seeflower_jax.attribution.saliency import gradient, saliency, signed_saliency
+from seeflower_jax.attribution.smooth_grad import smooth_grad
+from tests import fixtures
+
+SPEC = models.get_spec("vgg16", num_classes=5, width=0.05, input_size=64)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return fixtures.random_variables(SPEC, 0)
+
+
+@pytest.fixture(scope="module")
+def network(variables):
+    return functools.partial(models.apply, SPEC, variables)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(1)
+    coarse = rng.uniform(0, 255, (3, 8, 8, 3))
+    return jnp.array(coarse.repeat(8, 1).repeat(8, 2), jnp.float32)
+
+
+def _linear(weights):
+    """Logits that are linear in the picture, and an endpoint that is the picture."""
+
+    def network(images, taps=None):
+        taps = taps or {}
+        here = images + taps.get("pixels", 0)
+        return jnp.einsum("nhwc,hwck->nk", here, weights), {"pixels": here}
+
+    return network
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return jnp.array(np.random.default_rng(2).normal(size=(6, 6, 3, 4)), jnp.float32)
+
+
+def test_linear_network_has_its_weights_as_gradient(weights):
+    network, labels = _linear(weights), jnp.array([3, 1])
+    images = jnp.array(np.random.default_rng(3).uniform(0, 255, (2, 6, 6, 3)))
+    own = jnp.moveaxis(weights[..., labels], -1, 0)
+    np.testing.assert_allclose(gradient(network, images, labels), own, rtol=1e-6)
+    np.testing.assert_allclose(
+        saliency(network, images, labels), jnp.abs(own).max(-1), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        signed_saliency(network, images, labels), own.sum(-1), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        integrated_gradients(network, images, labels, steps=3),
+        (own * (images - 127.5)).sum(-1),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+    mean = own.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(
+        grad_cam(network, images, labels, layer="pixels", relu=False),
+        (mean * images).sum(-1),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+
+
+def test_occlusion_of_a_linear_network_is_its_terms(weights):
+    network, labels = _linear(weights), jnp.array([2])
+    images = jnp.array(np.random.default_rng(4).uniform(0, 255, (1, 6, 6, 3)))
+    terms = (weights[..., 2] * (images - 127.5)).sum(-1)
+    maps = occlusion(network, images, labels, window=1, stride=1)
+    np.testing.assert_allclose(maps, terms, rtol=1e-3, atol=0.05)
+    blocks = terms.reshape(1, 3, 2, 3, 2).sum((2, 4)).repeat(2, 1).repeat(2, 2)
+    maps = occlusion(network, images, labels, window=2, stride=2)
+    np.testing.assert_allclose(maps, blocks, rtol=1e-3, atol=0.05)
+
+
+def test_occlusion_refuses_a_stride_over_the_window(network, images):
+    with pytest.raises(ValueError, match="stride 9 and window 8 leaves"):
+        occlusion(network, images, window=8, stride=9)
+
+
+def test_targets(network, images):
+    logits, _ = network(images)
+    predicted = logits.argmax(-1)
+    by_default = saliency(network, images)
+    np.testing.assert_array_equal(by_default, saliency(network, images, predicted))
+
+    def twice(logits):
+        return 2 * targets.score(logits, predicted)
+
+    np.testing.assert_allclose(
+        saliency(network, images, twice), 2 * by_default, rtol=1e-5
+    )
+    expected = jax.nn.softmax(logits).max(-1)
+    found = targets.probability(predicted)(logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_contrast_is_against_the_largest_other_logits():
+    logits = jnp.array([[1.0, 5.0, 2.0, 4.0], [3.0, 0.0, 1.0, 2.0]])
+    found = targets.contrast(references=2, strength=0.5)(logits)
+    np.testing.assert_allclose(found, [5 - 0.5 * 3, 3 - 0.5 * 1.5])
+    labels = jnp.array([0, 3])
+    found = targets.contrast(labels, references=1, strength=1.0)(logits)
+    np.testing.assert_allclose(found, [1 - 5, 2 - 3])
+
+
+def test_integrated_gradients_are_complete(network, images):
+    labels = jnp.array([0, 1, 2])
+    maps = integrated_gradients(network, images, labels, steps=500)
+    here, there = (
+        targets.score(network(x)[0], labels)
+        for x in (images, jnp.full_like(images, 127.5))
+    )
+    error = np.abs(maps.sum((1, 2)) - (here - there)).max()
+    assert error < 0.01 * np.abs(here - there).max()
+
+
+def test_smooth_grad_without_noise_is_the_method(network, images):
+    keys = jax.random.split(jax.random.key(0), 3)
+    maps = smooth_grad(network, images, None, keys, samples=2, noise=0.0)
+    np.testing.assert_allclose(maps, saliency(network, images), rtol=1e-5, atol=1e-8)
+    noisy = smooth_grad(network, images, None, keys, samples=2, noise=0.2)
+    assert not np.allclose(noisy, maps, rtol=0.1)
+
+
+@pytest.fixture(scope="module")
+def explained(variables, images):
+    explain = batch.make_explainer(SPEC, list(batch.METHODS), layer="block3_conv3")
+    keys = jax.random.split(jax.random.key(5), 3)
+    wanted = jnp.array([batch.PREDICTED, 1, 2])
+    return explain, keys, wanted, explain(variables, images, wanted, keys)
+
+
+def test_all_methods_give_maps_of_the_pictures(explained, images):
+    _, _, wanted, (logits, found, maps) = explained
+    np.testing.assert_array_equal(found, [logits[0].argmax(), 1, 2])
+    assert maps.keys() == batch.METHODS.keys()
+    for name, values in maps.items():
+        assert values.shape == images.shape[:3] and values.dtype == jnp.float32, name
+        assert np.isfinite(values).all() and np.ptp(values) > 0, name
+        assert batch.METHODS[name].signed == bool((values < 0).any()), name
+
+
+def test_a_batch_equals_its_pictures_one_by_one(explained, variables, images):
+    explain, keys, wanted, (_, _, together) = explained
+    for i in range(len(images)):
+        part = slice(i, i + 1)
+        _, _, alone = explain(variables, images[part], wanted[part], keys[part])
+        for name in together:
+            error = np.abs(alone[name][0] - together[name][i]).max()
+            scale = np.abs(together[name][i]).max()
+            assert error <= 1e-4 * scale, (name, error, scale)
+
+
+def test_nothing_to_explain_gives_zero_maps_never_nan(variables, images):
+    still = jax.tree.map(jnp.zeros_like, variables)
+    explain = batch.make_explainer(SPEC, list(batch.METHODS), layer="block3_conv3")
+    keys = jax.random.split(jax.random.key(5), 3)
+    _, _, maps = explain(still, images, jnp.zeros(3, jnp.int32), keys)
+    for name, values in maps.items():
+        np.testing.assert_array_equal(values, 0, err_msg=name)
+
+
+def test_methods_of_one_pass_share_it(variables, images):
+    def flops(methods):
+        explain = batch.make_explainer(SPEC, methods, layer="block5_conv3")
+        keys = jax.random.split(jax.random.key(0), 3)
+        lowered = explain.lower(variables, images, jnp.zeros(3, jnp.int32), keys)
+        return lowered.compile().cost_analysis()["flops"]
+
+    forward = jax.jit(functools.partial(models.apply, SPEC)).lower(variables, images)
+    forward = forward.compile().cost_analysis()["flops"]
+    assert flops(["grad_cam"]) < 1.1 * forward
+    assert flops(["saliency"]) < 2.2 * forward
+    assert flops(["grad_cam", "hires_cam", "layer_cam"]) < 1.2 * forward
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "smooth_grad"])
+def test_memory_does_not_grow_with_steps(network, images, method):
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def memory(steps):
+        def run(images):
+            if method == "smooth_grad":
+                return smooth_grad(network, images, None, keys, samples=steps)
+            return integrated_gradients(network, images, steps=steps)
+
+        analysis = jax.jit(run).lower(images).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    assert memory(64) < 1.1 * memory(4)
+
+
+def test_unknown_method_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'gradcam': known are.*occlusion.*'grad_cam'"):
+        batch.make_explainer(SPEC, ["gradcam"])
+    with pytest.raises(ValueError, match="no attribution method given"):
+        batch.make_explainer(SPEC, [])
+
+
+def test_layer_that_is_unknown_or_without_extent():
+    with pytest.raises(ValueError, match="'block9_conv1' is unknown; layers are"):
+        batch.make_explainer(SPEC, ["grad_cam"], layer="block9_conv1")
+    small = models.get_spec("vgg16", width=0.02, input_size=32)
+    with pytest.raises(ValueError, match="'block5_pool' has no spatial extent"):
+        batch.make_explainer(small, ["layer_cam"], layer="block5_pool")
+
+
+def test_target_out_of_range():
+    batch.check_target(4, 5)
+    with pytest.raises(ValueError, match="class 5 is out of range.*0 to 4"):
+        batch.check_target(5, 5)
