@@ -1,0 +1,37 @@
+"""Masks, boxes and the grid pointing game on maps whose answer is known."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from seeflower_jax.attribution import localisation
+
+
+def test_boxes_enclose_what_stands_out():
+    maps = np.zeros((2, 10, 12), np.float32)
+    maps[0, 2:5, 3:9] = 1.0
+    maps[0, 7, 1] = 0.1  # below the threshold
+    boxes = localisation.bounding_boxes(jnp.array(maps))
+    np.testing.assert_array_equal(boxes, [[2, 3, 5, 9], [0, 0, 10, 12]])
+    boxes = localisation.bounding_boxes(jnp.array(maps), threshold=0.05)
+    np.testing.assert_array_equal(boxes[0], [2, 1, 8, 9])
+
+
+def test_grid_has_the_pictures_in_reading_order():
+    images = jnp.arange(4.0)[None, :, None, None, None] * jnp.ones((1, 4, 2, 3, 3))
+    grid = localisation.grid_pictures(images)
+    assert grid.shape == (1, 4, 6, 3)
+    np.testing.assert_array_equal(
+        grid[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 3)))
+    )
+
+
+def test_grid_pointing():
+    maps = np.zeros((4, 4, 4), np.float32)
+    maps[0, 0, 3] = 2.0  # all in cell 1
+    maps[1, :2, :2], maps[1, 2:, 2:] = 1.0, 3.0  # a quarter in 0, the rest in 3
+    maps[2] = 1.0
+    maps[3] = -1.0
+    score = localisation.grid_pointing(jnp.array(maps), jnp.array([1, 0, 2, 3]))
+    np.testing.assert_allclose(score, [1.0, 0.25, 0.25, 0.25])
+    score = localisation.grid_pointing(jnp.array(maps), jnp.array([0, 3, 1, 1]))
+    np.testing.assert_allclose(score, [0.0, 0.75, 0.25, 0.25])
