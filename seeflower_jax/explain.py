@@ -82,6 +82,27 @@ def photo_pictures(run: Run, where: str | os.PathLike) -> PictureList:
     )
 
 
+def class_index(name: str, class_names: Sequence[str], also: Sequence[str] = ()) -> int:
+    """The index of a class from its name or its index as text.
+
+    Raises:
+      ValueError: for an unknown name or an index out of range; `also` lists what else
+        was possible.
+    """
+    if name in class_names:
+        return list(class_names).index(name)
+    if name.isdigit():
+        batch.check_target(int(name), len(class_names))
+        return int(name)
+    near = difflib.get_close_matches(name, [*also, *class_names], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    other = "".join(f"{word!r}, " for word in also)
+    raise ValueError(
+        f"unknown class {name!r}: expected {other}a class name or an index from 0 to "
+        f"{len(class_names) - 1}{hint}"
+    )
+
+
 def target_labels(
     target: str, pictures: PictureList, class_names: Sequence[str]
 ) -> np.ndarray:
@@ -103,19 +124,8 @@ def target_labels(
             )
         return np.array(pictures.labels, np.int32)
     label = batch.PREDICTED
-    if target in class_names:
-        label = list(class_names).index(target)
-    elif target.isdigit():
-        label = int(target)
-        batch.check_target(label, len(class_names))
-    elif target != "predicted":
-        known = ["predicted", "true", *class_names]
-        near = difflib.get_close_matches(target, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"unknown target {target!r}: expected 'predicted', 'true', a class name or "
-            f"an index from 0 to {len(class_names) - 1}{hint}"
-        )
+    if target != "predicted":
+        label = class_index(target, class_names, also=("predicted", "true"))
     return np.full(len(pictures), label, np.int32)
 
 

@@ -104,6 +104,24 @@ def check_target(target: int, num_classes: int) -> None:
         )
 
 
+def bind(
+    spec: models.ModelSpec, variables: dict, preprocess: Callable | None = None
+) -> Callable:
+    """The network that methods take, with its variables bound.
+
+    Args:
+      spec, variables: of the network.
+      preprocess: applied to images before it (whitening), and differentiated with it.
+    """
+
+    def network(images, taps=None, **options):
+        if preprocess:
+            images = preprocess(images)
+        return models.apply(spec, variables, images, taps, **options)
+
+    return network
+
+
 def make_explainer(
     spec: models.ModelSpec,
     methods: Sequence[str],
@@ -116,8 +134,7 @@ def make_explainer(
       spec: the network.
       methods: keys of `METHODS`.
       layer: endpoint of the class activation maps; the network's `cam_layer` if None.
-      preprocess: applied to images before the network (whitening); part of what is
-        differentiated.
+      preprocess: as of `bind`.
 
     Returns:
       explain, of variables, images [N, H, W, 3] in [0, 255], targets int [N]
@@ -137,11 +154,7 @@ def make_explainer(
 
     @jax.jit
     def explain(variables, images, targets, keys):
-        def network(images, taps=None, **options):
-            if preprocess:
-                images = preprocess(images)
-            return models.apply(spec, variables, images, taps, **options)
-
+        network = bind(spec, variables, preprocess)
         logits, _ = network(images)
         targets = jnp.where(targets == PREDICTED, logits.argmax(-1), targets)
         maps = {}

@@ -70,3 +70,49 @@ def write_contact_sheet(
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def write_sheet(path: pathlib.Path, images, titles, columns: int = 12) -> None:
+    """Draws pictures [H, W, 3] in [0, 255] with their titles, `columns` in a row."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.5 * columns, 1.75 * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(np.asarray(image).round().astype(np.uint8))
+        axis.set_title(textwrap.fill(title, 18), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_score_curves(path: pathlib.Path, curves: np.ndarray, titles) -> None:
+    """Draws a score per step, [K, steps]; names the curves where there are few."""
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for curve, title in zip(curves, titles, strict=True):
+        axis.plot(curve, lw=0.8, label=title)
+    if len(curves) <= 10:
+        axis.legend(fontsize=8)
+    axis.set_xlabel("step")
+    axis.set_ylabel("score of the class (logit)")
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_table(path: pathlib.Path, header: list[str], rows: list[list[str]]) -> None:
+    """Draws a table of texts; the first column holds names."""
+    figure, axis = plt.subplots(figsize=(1.3 * len(header) + 1, 0.4 * len(rows) + 0.8))
+    axis.axis("off")
+    table = axis.table(rows, colLabels=header, loc="center", cellLoc="right")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.auto_set_column_width(range(len(header)))
+    table.scale(1, 1.4)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

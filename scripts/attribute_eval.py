@@ -1,0 +1,56 @@
+"""Judges attribution methods on a run's test pictures.
+
+    python -m scripts.attribute_eval --workdir=runs/inception_seed0 \
+        --methods=saliency,grad_cam,finer_cam --limit=200 --out=attribution_eval
+
+For each method: the grid pointing game (chance is .25), deletion and insertion, ROAD
+(MoRF and LeRF), sparseness, and the rank correlation with the maps of a network whose
+layers are randomised from the top down. Only correctly classified pictures count. OUT
+gets result.json, table.md and table.png; the table is printed.
+"""
+
+import logging
+import shlex
+import sys
+
+from absl import app, flags
+
+from seeflower_jax import experiment, explain, judgement
+from seeflower_jax.attribution import batch
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+_OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
+_METHODS = flags.DEFINE_list(
+    "methods", ["saliency", "grad_cam"], f"Of {', '.join(batch.METHODS)}."
+)
+_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which pictures.")
+_LIMIT = flags.DEFINE_integer("limit", 200, "Pictures, and grids of four.", 4)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at once.", 1)
+_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where the data is, if not where the run found it."
+)
+
+
+def main(_) -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
+    run = experiment.load_run(_WORKDIR.value)
+    if _DATA_DIR.value is not None:
+        run.config.data.dir = _DATA_DIR.value
+    pictures = explain.split_pictures(run, _SPLIT.value)
+    command = shlex.join(["python", "-m", "scripts.attribute_eval", *sys.argv[1:]])
+    table = judgement.judge_methods(
+        run,
+        pictures,
+        _METHODS.value,
+        _OUT.value,
+        limit=_LIMIT.value,
+        layer=_LAYER.value,
+        batch_size=_BATCH_SIZE.value,
+        command=command,
+    )
+    print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,148 @@
+"""Class activation maximisation for a run's network, from its directory to pictures.
+
+    result = maximise_classes(experiment.load_run(workdir), "activation_max", ["7"])
+
+This module connects the rooms, as `experiment` does for training.
+"""
+
+import functools
+import os
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from PIL import Image
+
+from seeflower_jax import experiment
+from seeflower_jax.attribution import activation_max, batch
+from seeflower_jax.explain import class_index
+from seeflower_jax.report import attribution as figures
+
+
+def maximise_classes(
+    run: experiment.Run,
+    out: str | os.PathLike,
+    classes: Sequence[str] = (),
+    form: str = "robust",
+    *,
+    size: int = 0,
+    steps: int = 256,
+    seeds: int = 1,
+    batch_size: int = 34,
+    judge: experiment.Run | None = None,
+    command: str = "",
+) -> dict:
+    """Writes a picture per class, a sheet, the score curves and the result.
+
+    Args:
+      run: whose network is asked.
+      out: the folder.
+      classes: names or indices; all if empty.
+      form: key of `activation_max.FORMS`.
+      size: side of the pictures; 0 is the network's.
+      steps: of each optimisation.
+      seeds: starts per class; the picture of the best score is kept.
+      batch_size: classes at once.
+      judge: a run of another network, whose first answer is counted.
+      command: what was typed, for the record.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      ValueError: for an unknown class.
+    """
+    names = run.class_names
+    labels = [class_index(name, names) for name in classes] or range(len(names))
+    labels = np.array(labels, np.int32)
+    out = pathlib.Path(out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    size = size or run.spec.input_size
+    preprocess = experiment.load_preprocess(run.config, run.workdir)
+
+    @jax.jit
+    def maximise(variables, labels, key):
+        return activation_max.maximise(
+            batch.bind(run.spec, variables, preprocess),
+            labels,
+            key,
+            activation_max.FORMS[form],
+            size=size,
+            steps=steps,
+        )
+
+    started, parts = time.monotonic(), []
+    with tqdm.tqdm(total=len(labels) * seeds, desc="maximising", unit="image") as bar:
+        for first in range(0, len(labels), batch_size):
+            part = labels[first : first + batch_size]
+            rows = np.resize(part, min(batch_size, len(labels)))
+            best = None
+            for seed in range(seeds):
+                found = maximise(run.variables, jnp.array(rows), jax.random.key(seed))
+                best = found if best is None else _better(best, found)
+                jax.block_until_ready(best)
+                bar.update(len(part))
+            parts.append(
+                (
+                    np.asarray(best.images)[: len(part)],
+                    np.asarray(best.curves).T[: len(part)],
+                    np.asarray(best.scores)[: len(part)],
+                )
+            )
+            for image, label in zip(parts[-1][0], part, strict=True):
+                stem = re.sub(r"[^\w-]+", "_", names[label])
+                picture = Image.fromarray(image.round().astype(np.uint8))
+                picture.save(out / f"{label:03d}_{stem}.png")
+    images, curves, scores = map(np.concatenate, zip(*parts, strict=True))
+    result = {
+        "model": run.spec.name,
+        "form": form,
+        "size": size,
+        "steps": steps,
+        "seeds": seeds,
+        "classes": len(labels),
+        "recognised": {run.spec.name: _recognised(run, images, labels)},
+        "seconds": round(time.monotonic() - started, 1),
+        "scores": {names[i]: float(s) for i, s in zip(labels, scores, strict=True)},
+        **experiment.provenance(command),
+    }
+    if judge is not None:
+        result["judge"] = judge.spec.name
+        result["recognised"][judge.spec.name] = _recognised(judge, images, labels)
+    titles = [names[label] for label in labels]
+    figures.write_sheet(out / "sheet.png", images, titles)
+    figures.write_score_curves(out / "curves.png", curves, titles)
+    experiment.write_json(out / "result.json", result)
+    return result
+
+
+def _better(a, b):
+    """Of two results, the picture of the larger score for each class."""
+    first = a.scores >= b.scores
+    return activation_max.Maximised(
+        jnp.where(first[:, None, None, None], a.images, b.images),
+        jnp.where(first, a.curves, b.curves),
+        jnp.where(first, a.scores, b.scores),
+    )
+
+
+def _recognised(run: experiment.Run, images: np.ndarray, labels: np.ndarray) -> int:
+    """How many pictures a run's network, at its own size, gives their class."""
+    preprocess = experiment.load_preprocess(run.config, run.workdir)
+    side = run.config.eval.size or run.spec.input_size
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def predict(variables, images, side):
+        resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
+        return batch.bind(run.spec, variables, preprocess)(resized)[0].argmax(-1)
+
+    found = [
+        predict(run.variables, images[i : i + 32], side)
+        for i in range(0, len(images), 32)
+    ]
+    return int((np.concatenate(found) == labels).sum())
