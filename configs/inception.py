@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Views whose logits are averaged for the result; others need no new training.
     config.test_time = ConfigDict()
-    config.test_time.views = ((320, 1.0), (320, 0.8))  # size and crop, as above
+    config.test_time.views = ((288, 1.0), (320, 1.0))  # size and crop, as above
     config.test_time.hflip = True  # each also mirrored
 
     head = ConfigDict()
@@ -81,8 +81,18 @@ def get_config(variant: str = "") -> ConfigDict:
     finetune.validate_every = 8
     finetune.augment = _augment(enabled=True)
 
-    config.stage_order = ("head", "finetune")
-    config.stages = ConfigDict({"head": head, "finetune": finetune})
+    # Small random parts of pictures, mixed, are not what the network will see: it ends
+    # on larger, unmixed pictures at the size of the result's.
+    settle = finetune.copy_and_resolve_references()
+    settle.epochs = 6
+    settle.learning_rate = 1e-4
+    settle.warmup_steps = 10
+    settle.ema_decay = 0.95
+    settle.validate_every = 3
+    settle.augment.update(size=288, crop_area=(0.5, 1.0), mixup=0.0, cutmix=0.0)
+
+    config.stage_order = ("head", "finetune", "settle")
+    config.stages = ConfigDict({"head": head, "finetune": finetune, "settle": settle})
     return config
 
 

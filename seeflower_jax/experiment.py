@@ -74,9 +74,13 @@ def _claim_workdir(config, workdir: pathlib.Path) -> None:
     """Writes the config into a new run directory, or compares it with the one there."""
     path = workdir / "config.json"
     if path.exists():
-        old = dict(_flat(json.loads(path.read_text())))
-        new = dict(_flat(_plain(config)))
+        there, here = json.loads(path.read_text()), _plain(config)
+        old, new = dict(_flat(there)), dict(_flat(here))
         free = {f"{section}.{key}" for section, key in _LOCAL_KEYS}
+        done = there["stage_order"]
+        if here["stage_order"][: len(done)] == done:  # further stages may be added
+            free.add("stage_order")
+            free |= {k for k in new if k.startswith("stages.") and k not in old}
         differing = "\n".join(
             f"  config.{key}: {old.get(key, 'absent')} there, "
             f"{new.get(key, 'absent')} now"
@@ -280,8 +284,9 @@ def train(
 ) -> dict:
     """Runs all stages of a config, evaluates the best variables, records the result.
 
-    A run directory of the same config is gone on with; a finished one is only read, or
-    evaluated again if `config.test_time` is another one now.
+    A run directory of the same config is gone on with, also if the config has further
+    stages now; a finished one is only read, or evaluated again if `config.test_time` is
+    another one now.
 
     Args:
       config: of configs/.

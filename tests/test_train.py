@@ -234,6 +234,7 @@ def test_few_steps_on_the_real_assets(assets, tmp_path):
     config.stages.head.epochs = 30
     config.stages.finetune.update(epochs=1, batch_size=510)
     config.stages.finetune.augment.size = 75
+    config.stages.settle.epochs = 0
     result = experiment.train(config, tmp_path / "run")
     assert result["test"]["count"] == 6149 and result["validation"]["count"] == 1020
     assert result["validation"]["top1"] > 0.3  # chance is 0.01

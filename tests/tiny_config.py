@@ -20,4 +20,5 @@ def get_config():
     config.stages.head.update(epochs=2, batch_size=8, validate_every=1)
     config.stages.finetune.update(epochs=2, batch_size=8, validate_every=1)
     config.stages.finetune.augment.size = 80
+    config.stages.settle.epochs = 0
     return config
