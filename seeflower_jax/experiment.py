@@ -120,6 +120,14 @@ def provenance(command: str) -> dict:
     }
 
 
+def load_whitening(config, workdir: pathlib.Path) -> Callable | None:
+    """What a run applies to cropped pictures: its whitening, if it has one."""
+    if "whitening" not in config:
+        return None
+    fitted = whitening.Whitening.load(workdir / "whitening.npz")
+    return functools.partial(whitening.apply, fitted)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pictures:
     """A labelled source with its decoded pixels, as the loader reads them.
@@ -141,14 +149,11 @@ class Pictures:
         cache = open_cache(
             source, config.data.shortest_side, config.data.cache_dir or None
         )
-        preprocess = None
-        if "whitening" in config:
-            path = workdir / "whitening.npz"
-            if not path.exists():
-                train = (cache[index] for index in source.splits["train"])
-                whitening.fit(train, config.seed, **config.whitening).save(path)
-            fitted = whitening.Whitening.load(path)
-            preprocess = functools.partial(whitening.apply, fitted)
+        path = workdir / "whitening.npz"
+        if "whitening" in config and not path.exists():
+            train = (cache[index] for index in source.splits["train"])
+            whitening.fit(train, config.seed, **config.whitening).save(path)
+        preprocess = load_whitening(config, workdir)
         return cls(source, loader.PictureReader(cache), preprocess)
 
 

@@ -1,6 +1,6 @@
 """Keras' weight files -> variables of the networks here, and back.
 
-    variables = convert("vgg16", read(path), path)   # {"params": ..., "batch_stats": ...}
+    variables = convert("vgg16", read(path), path)
     write(path, layers("vgg16", variables))
 
 `read` takes the HDF5 files of Keras 1 and 2, weights alone or whole models, and both
