@@ -25,7 +25,7 @@ from seeflower_jax.pretrained.merge import MergeError, merge
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax/weights"
 _KERAS, _TORCH = (".h5", ".hdf5", ".keras"), (".pth", ".pt", ".safetensors")
-# What a weight file decides of a ModelSpec.
+# What a weight file decides of a ModelSpec, apart from its shapes.
 _RULES = ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad")
 # How much of a file's classifier is taken.
 HEADS = ("new", "hidden", "all")
@@ -212,22 +212,49 @@ def load_pretrained(
     return spec, merged, _record(spec.name, path)
 
 
+def load_source(
+    model: str, weights: str, cache_dir: str | os.PathLike | None = None
+) -> tuple[models.ModelSpec, dict, dict]:
+    """Just what a weight file has of a network: its variables, with the head or not.
+
+    Args:
+      model: key of `models.MODELS`.
+      weights, cache_dir: as `load_pretrained`.
+
+    Returns:
+      (spec, variables, record), as `load_pretrained`.
+
+    Raises:
+      As `load_pretrained`.
+    """
+    path = _locate(model, weights, cache_dir)
+    loaded, spec = read(model, path)
+    spec = _describe(spec, loaded["params"], path)
+    variables = models.shapes(spec)
+    if "head" not in loaded["params"]:
+        variables["params"].pop("head")
+    try:
+        merged = merge(loaded, variables)
+    except MergeError as error:
+        raise MergeError(f"{path}: {error}") from error
+    return spec, merged, _record(model, path)
+
+
 def load_classifier(
     model: str, weights: str, cache_dir: str | os.PathLike | None = None
 ) -> tuple[models.ModelSpec, dict, dict]:
-    """A network with the head that a weight file has, as `load_pretrained`.
+    """As `load_source`, of a file with the whole head.
 
     Raises:
-      WeightFileError: if the file has no head; and as `load_pretrained`.
+      WeightFileError: if the file has none; and as `load_source`.
     """
-    path = _locate(model, weights, cache_dir)
-    variables, spec = read(model, path)
+    spec, variables, record = load_source(model, weights, cache_dir)
     if "logits" not in variables["params"].get("head", {}):
         raise WeightFileError(
-            f"{path} holds {model} without a classifier, expected one with it, such "
+            f"{weights} holds {model} without a classifier, expected one with it, such "
             f"as {CATALOG[model + ':top'].name}"
         )
-    return load_pretrained(_describe(spec, variables["params"], path), str(path), "all")
+    return spec, variables, record
 
 
 # A wide layer of each network, and its published number of channels.
@@ -239,30 +266,33 @@ _WIDE = {
 
 
 def _describe(spec, params, path) -> models.ModelSpec:
-    """The spec, with the head and the width that the parameters have."""
-    shapes = jax.tree.map(np.shape, params["head"])
+    """The spec, with the width and the head that the parameters have."""
+    shapes = jax.tree.map(np.shape, params)
 
     def fits(spec):
-        head = models.shapes(spec)["params"]["head"]
-        return jax.tree.map(lambda leaf: leaf.shape, head) == shapes
+        wanted = jax.tree.map(lambda leaf: leaf.shape, models.shapes(spec)["params"])
+        return all(shapes[part] == wanted[part] for part in shapes)
 
-    if fits(spec):
+    if spec.name not in _WIDE or fits(spec):
         return spec
     name, channels = _WIDE[spec.name]
-    layer = params["backbone"][name]
-    found = layer.get("conv", layer)["kernel"].shape[-1]
+    layer = shapes["backbone"].get(name, {})
+    kernel = layer.get("conv", layer)["kernel"]
+    spec = dataclasses.replace(spec, width=kernel[-1] / channels)
+    head = shapes.get("head", {})
+    if "logits" not in head:
+        return spec
     spec = dataclasses.replace(
         spec,
-        num_classes=shapes["logits"]["bias"][0],
-        hidden=tuple(shapes[fc]["bias"][0] for fc in ("fc1", "fc2") if fc in shapes),
-        width=found / channels,
+        num_classes=head["logits"]["bias"][0],
+        hidden=tuple(head[fc]["bias"][0] for fc in ("fc1", "fc2") if fc in head),
     )
     for pooling in POOLING:
         candidate = dataclasses.replace(spec, pooling=pooling)
         if fits(candidate):
             return candidate
-    listed = {name: layer["kernel"] for name, layer in shapes.items()}
+    listed = {name: layer["kernel"] for name, layer in head.items()}
     raise WeightFileError(
-        f"{path} holds a classifier of shapes {listed}, which fits no pooling of "
-        f"{spec.name} at {spec.input_size} pixels"
+        f"{path} holds layers that do not fit {spec.name} of width {spec.width:.3g} at "
+        f"{spec.input_size} pixels, with a classifier of shapes {listed}"
     )

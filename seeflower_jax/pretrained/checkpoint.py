@@ -3,7 +3,8 @@
     save(folder, spec, variables, source={"name": ..., "sha256": ...})
     description, variables = load(folder)
 
-`model.json` holds the ModelSpec and where the weights come from.
+`model.json` holds the ModelSpec, where the weights come from and whether the head is
+among them.
 """
 
 import json
@@ -29,11 +30,12 @@ def save(folder, spec: models.ModelSpec, variables: dict, source: dict) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "variables", variables)
     content = {"spec": spec.to_dict(), "source": source}
+    content["head"] = "head" in variables["params"]
     (folder / "model.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def load(folder: str | os.PathLike) -> tuple[dict, dict]:
-    """({'spec', 'source'}, variables) of a folder that `save` wrote.
+    """({'spec', 'source', 'head'}, variables) of a folder that `save` wrote.
 
     Raises:
       WeightFileError: if it is no such folder.
@@ -42,6 +44,8 @@ def load(folder: str | os.PathLike) -> tuple[dict, dict]:
     try:
         content = json.loads((folder / "model.json").read_text())
         like = models.shapes(models.ModelSpec(**content["spec"]))
+        if not content["head"]:
+            like["params"].pop("head")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightFileError(
             f"{folder} holds {sorted(p.name for p in folder.iterdir())}, expected a "

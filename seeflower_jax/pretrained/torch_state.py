@@ -189,7 +189,10 @@ def convert(model: str, state: dict, path: str | os.PathLike = "the file") -> di
 
 
 def state_dict(model: str, variables: dict) -> dict[str, np.ndarray]:
-    """torchvision's state dict of variables, the inverse of `convert`."""
+    """torchvision's state dict of variables, the inverse of `convert`.
+
+    A batch normalisation without scale gets one of ones.
+    """
     flat = traverse_util.flatten_dict(variables, sep="/")
     flat = {name: np.asarray(value) for name, value in flat.items()}
     first = _first_dense(flat)
@@ -198,6 +201,11 @@ def state_dict(model: str, variables: dict) -> dict[str, np.ndarray]:
         if side := _flattened(kernel.shape[0], channels):
             maps = kernel.reshape(side, side, channels, -1).transpose(2, 0, 1, 3)
             flat[first] = maps.reshape(kernel.shape)
+    flat = {
+        bias[: -len("bias")] + "scale": np.ones_like(flat[bias])
+        for bias in flat
+        if bias.endswith("/bn/bias")
+    } | flat
     table, state = names(model), {}
     for name, value in flat.items():
         if value.ndim == 4:
