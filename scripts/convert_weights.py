@@ -5,7 +5,7 @@
         --out=flowers.h5
 
 `FILE` is of Keras or torchvision. `DIR` gets an Orbax checkpoint and model.json with
-the ModelSpec and the file's SHA-256; --config.init.weights=DIR of scripts.train takes it.
+the ModelSpec and the file's SHA-256; scripts.train takes it as --config.init.weights.
 --to=keras_h5 writes a file for Keras' `load_weights`, --to=safetensors one with
 torchvision's names. A trained run is converted with its classifier.
 """
