@@ -2,10 +2,11 @@
 
     python -m scripts.predict --model=vgg16 --weights=FILE IMAGE...
     python -m scripts.predict --workdir=runs/inception_seed0 IMAGE...
+    python -m scripts.predict --export=DIR IMAGE...
 
-`FILE` is a weight file with its classifier, of Keras or torchvision: the classes are
-ImageNet's. `--weights=imagenet:top` downloads Keras'. --json prints one JSON object a
-picture.
+`DIR` is of scripts.export. `FILE` is a weight file with its classifier, of Keras or
+torchvision: the classes are ImageNet's. `--weights=imagenet:top` downloads Keras'.
+--json prints one JSON object a picture.
 """
 
 import json
@@ -18,13 +19,17 @@ from seeflower_jax import classify
 _MODEL = flags.DEFINE_string("model", None, "The network of --weights.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "A weight file with a classifier.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
+_EXPORT = flags.DEFINE_string("export", None, "A folder of scripts.export.")
 _TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", 1)
 _JSON = flags.DEFINE_bool("json", False, "Prints JSON.")
 
 
 def _classifier() -> classify.Classifier:
-    if (_WORKDIR.value is None) == (_WEIGHTS.value is None):
-        raise app.UsageError("expected one of --workdir and --weights")
+    given = [_WORKDIR.value, _WEIGHTS.value, _EXPORT.value]
+    if given.count(None) != 2:
+        raise app.UsageError("expected one of --workdir, --weights and --export")
+    if _EXPORT.value is not None:
+        return classify.from_export(_EXPORT.value)
     if _WORKDIR.value is not None:
         return classify.from_run(_WORKDIR.value)
     if _MODEL.value is None:

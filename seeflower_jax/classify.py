@@ -1,9 +1,13 @@
 """Classes of picture files by a trained, published or exported network.
 
-classifier = from_weights("vgg16", "vgg16_weights.h5")     # ImageNet's classes
-classifier = from_run("runs/inception_seed0")              # of a trained run
-for path, top in classifier.predict(paths, top=5):
-    name, probability = top[0]
+    classifier = from_weights("vgg16", "vgg16_weights.h5")     # ImageNet's classes
+    classifier = from_run("runs/inception_seed0")              # of a trained run
+    classifier = from_export("flowers")                        # of scripts.export
+    for path, top in classifier.predict(paths, top=5):
+        name, probability = top[0]
+
+What one of them needs is imported by it: an exported network takes none of the code for
+networks, weights and training.
 """
 
 import dataclasses
@@ -15,9 +19,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from seeflower_jax import experiment, models
+from seeflower_jax import exported
 from seeflower_jax.data.cache import decode
-from seeflower_jax.pretrained import catalog, imagenet
 
 
 class PictureError(ValueError):
@@ -81,6 +84,8 @@ class Classifier:
 
 
 def _bind(spec, variables, preprocess=None) -> Callable:
+    from seeflower_jax import models
+
     @jax.jit
     def logits(images):
         images = images.astype("float32")
@@ -97,6 +102,8 @@ def from_weights(model: str, weights: str) -> Classifier:
     Raises:
       ValueError: if the file does not fit the network or has no classifier.
     """
+    from seeflower_jax.pretrained import catalog, imagenet
+
     spec, variables, _ = catalog.load_classifier(model, weights)
     names = imagenet.class_names()
     if spec.num_classes != len(names):
@@ -110,6 +117,8 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
     Raises:
       FileNotFoundError: if it is no run directory.
     """
+    from seeflower_jax import experiment
+
     run = experiment.load_run(workdir)
     preprocess = experiment.load_whitening(run.config, run.workdir)
     size = run.config.eval.size or run.spec.input_size
@@ -119,3 +128,14 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
         size,
         run.config.eval.crop,
     )
+
+
+def from_export(folder: str | os.PathLike) -> Classifier:
+    """An exported network.
+
+    Raises:
+      ValueError: if the folder holds none.
+    """
+    logits, described = exported.load(folder)
+    names = tuple(described["class_names"])
+    return Classifier(logits, names, described["size"], described["crop"])
