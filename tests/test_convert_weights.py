@@ -151,4 +151,4 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
 
 def test_arguments():
     done = _convert("--out=x", "--source=y", "--workdir=z")
-    assert done.returncode != 0 and "one of --workdir and --source" in done.stdout
+    assert done.returncode != 0 and "one of --workdir and --source" in done.stderr

@@ -59,14 +59,14 @@ def test_weight_file_with_its_classifier(picture, tmp_path):
 
 def test_central_square_of_a_picture(tmp_path):
     pixels = np.zeros((100, 200, 3), np.uint8)
-    pixels[:, 60:140] = 200
+    pixels[:, 50:150] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     found = classify.load_picture(tmp_path / "wide.png", 40, crop=0.8)
     assert found.shape == (40, 40, 3) and found.min() > 190
 
 
 def test_bad_arguments_and_pictures(picture, tmp_path):
-    assert "paths of pictures" in _predict("--workdir=runs/x").stdout
+    assert "paths of pictures" in _predict("--workdir=runs/x").stderr
     with pytest.raises(FileNotFoundError, match="no run directory"):
         classify.from_run(tmp_path)
     (tmp_path / "page.jpg").write_text("<html>")

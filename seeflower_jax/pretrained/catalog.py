@@ -257,12 +257,18 @@ def load_classifier(
     return spec, variables, record
 
 
-# A wide layer of each network, and its published number of channels.
-_WIDE = {
-    "inception_v3": ("mixed10_branch3x3dbl_1", 448),
-    "vgg16": ("block5_conv1", 512),
-    "vgg19": ("block5_conv1", 512),
-}
+def _width(spec, backbone: dict) -> float:
+    """The factor on channels that gives a network the shapes of its parameters."""
+    published = models.shapes(models.get_spec(spec.name))["params"]["backbone"]
+    low, high = 0.0, np.inf
+    for name, layer in published.items():
+        wanted, found = (
+            part.get("conv", part)["kernel"].shape[-1]
+            for part in (layer, backbone[name])
+        )
+        # Channels are rounded: each layer leaves an interval.
+        low, high = max(low, (found - 0.5) / wanted), min(high, (found + 0.5) / wanted)
+    return (low + high) / 2
 
 
 def _describe(spec, params, path) -> models.ModelSpec:
@@ -273,12 +279,9 @@ def _describe(spec, params, path) -> models.ModelSpec:
         wanted = jax.tree.map(lambda leaf: leaf.shape, models.shapes(spec)["params"])
         return all(shapes[part] == wanted[part] for part in shapes)
 
-    if spec.name not in _WIDE or fits(spec):
+    if fits(spec):
         return spec
-    name, channels = _WIDE[spec.name]
-    layer = shapes["backbone"].get(name, {})
-    kernel = layer.get("conv", layer)["kernel"]
-    spec = dataclasses.replace(spec, width=kernel[-1] / channels)
+    spec = dataclasses.replace(spec, width=_width(spec, params["backbone"]))
     head = shapes.get("head", {})
     if "logits" not in head:
         return spec
