@@ -14,21 +14,30 @@ import numpy as np
 
 from seeflower_jax.models import vgg
 
-# Inception-v3's blocks in the order of `model.layers`, by the place of each convolution
-# in the order of creation.
-_A = (3, 1, 4, 0, 2, 5, 6)
-_B = (1, 2, 0, 3)
-_C = (4, 5, 1, 6, 2, 7, 0, 3, 8, 9)
-_D = (2, 3, 0, 4, 1, 5)
-_E = (4, 1, 5, 2, 3, 6, 7, 0, 8)
+# Inception-v3's blocks in the order of `model.layers`, which goes by depth: c is a
+# convolution, b a batch normalisation, with its place in the order of creation.
+_STEM = "c0 b0 c1 b1 c2 b2 c3 b3 c4 b4"
+_A = "c3 b3 c1 c4 b1 b4 c0 c2 c5 c6 b0 b2 b5 b6"
+_B = "c1 b1 c2 b2 c0 c3 b0 b3"
+_C = "c4 b4 c5 b5 c1 c6 b1 b6 c2 c7 b2 b7 c0 c3 c8 c9 b0 b3 b8 b9"
+_D = "c2 b2 c3 b3 c0 c4 b0 b4 c1 c5 b1 b5"
+_E = "c4 b4 c1 c5 b1 b5 c2 c3 c6 c7 c0 b2 b3 b6 b7 c8 b0 b8"
+_KINDS = {"c": "conv2d", "b": "batch_normalization"}
+
+
+def inception_v3_layers() -> list[tuple[str, int]]:
+    """(kind, number in the name) of each layer with weights, in Keras' order."""
+    order, first = [], 0
+    for block in (_STEM, _A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E):
+        places = block.split()
+        order += [(_KINDS[place[0]], first + int(place[1:])) for place in places]
+        first += len(places) // 2
+    return order
 
 
 def inception_v3_order() -> list[int]:
     """The number in the name of each convolution of Keras' network, by its layers."""
-    order = [0, 1, 2, 3, 4]
-    for block in (_A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E):
-        order += [len(order) + place for place in block]
-    return order
+    return [number for kind, number in inception_v3_layers() if kind == "conv2d"]
 
 
 def layers(file) -> dict[str, list[np.ndarray]]:

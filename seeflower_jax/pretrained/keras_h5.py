@@ -217,19 +217,16 @@ def layers(model: str, variables: dict) -> list[tuple[str, dict[str, np.ndarray]
     params, found = variables["params"], []
     if model == "inception_v3":
         stats = variables["batch_stats"]["backbone"]
-        for number in keras_archive.inception_v3_order():
-            suffix = f"_{number}" if number else ""
+        for kind, number in keras_archive.inception_v3_layers():
             ours = INCEPTION_V3_CONVS[number]
-            bn = params["backbone"][ours]["bn"]
-            conv = {"kernel": params["backbone"][ours]["conv"]["kernel"]}
-            norm = {"gamma": bn["scale"]} if "scale" in bn else {}
-            norm["beta"] = bn["bias"]
-            norm["moving_mean"] = stats[ours]["bn"]["mean"]
-            norm["moving_variance"] = stats[ours]["bn"]["var"]
-            found += [
-                (f"conv2d{suffix}", conv),
-                (f"batch_normalization{suffix}", norm),
-            ]
+            layer, bn = params["backbone"][ours], params["backbone"][ours]["bn"]
+            arrays = {"kernel": layer["conv"]["kernel"]}
+            if kind == "batch_normalization":
+                arrays = {"gamma": bn["scale"]} if "scale" in bn else {}
+                arrays["beta"] = bn["bias"]
+                arrays["moving_mean"] = stats[ours]["bn"]["mean"]
+                arrays["moving_variance"] = stats[ours]["bn"]["var"]
+            found.append((f"{kind}_{number}" if number else kind, arrays))
     else:
         found = [
             (name, params["backbone"][name])
