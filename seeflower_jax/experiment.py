@@ -319,10 +319,11 @@ def train(
         num_classes=len(source.class_names),
         **{k: v for k, v in config.model.items() if k != "name"},
     )
-    variables = models.shapes(spec)
-    variables["params"]["head"] = models.init_head(spec, jax.random.key(config.seed))
-    variables, weights = catalog.load_pretrained(
-        spec.name, variables, config.init.weights
+    spec, variables, weights = catalog.load_pretrained(
+        spec,
+        config.init.weights,
+        config.init.get("head", "new"),
+        jax.random.key(config.seed),
     )
     meta = {
         "spec": spec.to_dict(),

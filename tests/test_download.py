@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from seeflower_jax import download
+from seeflower_jax import download, models
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.pretrained import catalog
+from tests import fixtures
 
 CONTENT = bytes(range(256)) * 8000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -130,15 +131,21 @@ def test_flowers_are_downloaded_and_unpacked(server, tmp_path, flowers, monkeypa
     assert len(server.requests) == 3
 
 
-def test_weights_are_downloaded(server, tmp_path, narrow_weights, monkeypatch):
-    from tests import fixtures
+def test_published_start_of_a_hash(server, tmp_path):
+    server.files["/w.pth"] = CONTENT
+    url = server.url + "/w.pth"
+    download.fetch(url, tmp_path / "w.pth", sha256=SHA256[:8])
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+    with pytest.raises(download.DownloadError, match="expected 00000000"):
+        download.fetch(url, tmp_path / "other.pth", sha256="00000000")
+    assert not (tmp_path / "other.pth").exists()
 
+
+def test_weights_are_downloaded(server, tmp_path, narrow_weights, monkeypatch):
     server.files["/w.h5"] = narrow_weights.read_bytes()
     md5 = hashlib.md5(narrow_weights.read_bytes()).hexdigest()
-    published = catalog.PublishedWeights(
-        server.url + "/w.h5", md5, catalog.CATALOG["inception_v3"].convert
-    )
+    published = catalog.PublishedWeights(server.url + "/w.h5", md5)
     monkeypatch.setitem(catalog.CATALOG, "inception_v3", published)
-    variables = fixtures.narrow_variables(seed=3)
-    _, record = catalog.load_pretrained("inception_v3", variables, cache_dir=tmp_path)
+    spec = models.get_spec("inception_v3", width=fixtures.NARROW_WIDTH)
+    _, _, record = catalog.load_pretrained(spec, cache_dir=tmp_path)
     assert record["exact"] is True and (tmp_path / "w.h5").exists()

@@ -42,4 +42,4 @@ def test_python_examples_run(place):
 def test_commands_name_scripts_that_are_there():
     names = set(re.findall(r"python -m scripts\.(\w+)", README.read_text()))
     there = {p.stem for p in (README.parent / "scripts").glob("[a-z]*.py")}
-    assert names == there
+    assert names and names <= there

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seeflower_jax.models import inception, vgg
+from seeflower_jax.models import baseline, inception, vgg
 from seeflower_jax.models.classifier import Classifier
 
 
@@ -26,7 +26,7 @@ class ModelSpec:
     Attributes:
       name: key of `MODELS`.
       num_classes: number of logits.
-      input_size: side in pixels that the pretrained weights were trained at.
+      input_size: side in pixels that the network is trained at.
       preprocess: key of `PREPROCESS`, from [0, 255] to what the weights expect.
       epsilon: of the batch normalisations.
       batch_norm_scale: whether the batch normalisations have a scale.
@@ -35,7 +35,7 @@ class ModelSpec:
       head: regular expression that matches the new layers' parameters.
       pooling: key of `classifier.POOLING`, from the last endpoint to the head.
       hidden: widths of the head's layers below the last.
-      dropout: rate in the head while training.
+      dropout: rate while training, in the head and after the baseline's poolings.
       width: factor on the number of channels; 1 is the published network.
       dtype: of the computation, 'float32' or 'bfloat16'.
     """
@@ -66,15 +66,29 @@ class ModelSpec:
 
 _VGG = ModelSpec("vgg16", input_size=224, preprocess="caffe", cam_layer="block5_conv3")
 MODELS = {
+    "baseline": ModelSpec(
+        "baseline",
+        input_size=32,
+        preprocess="unit",
+        cam_layer="conv2",
+        pooling="flatten",
+        hidden=(1024,),
+        dropout=0.25,
+    ),
     "inception_v3": ModelSpec("inception_v3"),
     "vgg16": _VGG,
     "vgg19": dataclasses.replace(_VGG, name="vgg19", cam_layer="block5_conv4"),
 }
 
 # Pixel values [0, 255] RGB -> the input of the network, by what the weights expect.
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESS = {
+    "unit": lambda images: images / 255,
     "tf": lambda images: images / 127.5 - 1.0,
     "caffe": lambda images: images[..., ::-1] - jnp.array([103.939, 116.779, 123.68]),
+    "torch": lambda images: (
+        (images / 255 - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
+    ),
 }
 
 
@@ -101,6 +115,8 @@ def build(spec: ModelSpec, act: Callable = nn.relu) -> nn.Module:
             count_include_pad=spec.count_include_pad,
             **common,
         )
+    elif spec.name == "baseline":
+        backbone = baseline.Baseline(dropout=spec.dropout, **common)
     else:
         backbone = vgg.VGG(
             {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}[spec.name], **common

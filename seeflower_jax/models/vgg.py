@@ -20,6 +20,15 @@ VGG16 = (2, 2, 3, 3, 3)
 VGG19 = (2, 2, 4, 4, 4)
 
 
+def conv_names(convs: tuple[int, ...]) -> list[str]:
+    """The names of all convolutions, `block1_conv1` on."""
+    return [
+        f"block{block}_conv{number}"
+        for block, count in enumerate(convs, start=1)
+        for number in range(1, count + 1)
+    ]
+
+
 class VGG(nn.Module):
     """All layers up to `block5_pool`; returns a dict of endpoints [N, H, W, C].
 

@@ -79,8 +79,9 @@ def make_optimizer(
     """The optimizer of a stage, for the flat dict of its trainable parameters.
 
     Args:
-      stage: config with `optimizer` ('adam' or 'sgd'), `momentum` (of SGD, Nesterov's),
-        `weight_decay` (decoupled; on kernels only) and `clip_norm` (0 is off).
+      stage: config with `optimizer` ('adam', 'rmsprop' or 'sgd'), `momentum` (of SGD,
+        Nesterov's), `weight_decay` (decoupled; on kernels only) and `clip_norm` (0 is
+        off).
       rules: partition rules.
       schedule: learning rate by step, before a rule's factor.
 
@@ -99,8 +100,10 @@ def make_optimizer(
             return optax.scale_by_adam()
         if stage.optimizer == "sgd":
             return optax.trace(stage.momentum, nesterov=True)
+        if stage.optimizer == "rmsprop":
+            return optax.scale_by_rms(decay=0.9, eps=1e-7)
         raise ValueError(
-            f"unknown optimizer {stage.optimizer!r}; known are 'adam' and 'sgd'"
+            f"unknown optimizer {stage.optimizer!r}; known are 'adam', 'rmsprop', 'sgd'"
         )
 
     by_rule = {

@@ -51,10 +51,8 @@ class _TorchVGG16(torch.nn.Module):
 def both(assets):
     """(network here, network in PyTorch, pictures, labels)."""
     spec = models.get_spec("vgg16", num_classes=102, pooling="average")
-    variables = fixtures.random_variables(spec, 0)
-    variables, _ = catalog.load_pretrained(
-        "vgg16", variables, str(parity.weight_file(assets, "vgg16"))
-    )
+    weights = str(parity.weight_file(assets, "vgg16"))
+    spec, variables, _ = catalog.load_pretrained(spec, weights)
     images = parity.pictures(assets, SIDE)[:2].astype(np.float32)
     network = functools.partial(models.apply, spec, variables)
     return network, _TorchVGG16(variables["params"]), images, jnp.array(CLASSES)

@@ -7,7 +7,6 @@ from PIL import Image
 
 from seeflower_jax import models
 from seeflower_jax.pretrained import catalog
-from tests import fixtures
 
 _INPUTS = {
     "inception_v3": keras.applications.inception_v3.preprocess_input,
@@ -31,8 +30,7 @@ def pictures(assets, side):
 def errors(model, path, keras_model, images, endpoints):
     """{endpoint: max |difference| / max |reference|}, for the weights in a file."""
     spec = models.get_spec(model, num_classes=102)
-    variables = fixtures.random_variables(spec, 0)
-    variables, _ = catalog.load_pretrained(model, variables, str(path))
+    spec, variables, _ = catalog.load_pretrained(spec, str(path))
     ours = jax.jit(lambda v, x: models.apply(spec, v, x)[1])(variables, images)
     outputs = [keras_model.get_layer(name).output for name in endpoints]
     inputs = _INPUTS[model](np.array(images, np.float32))

@@ -98,7 +98,7 @@ def test_file_of_the_other_vgg_lists_what_differs(assets):
         keras_h5.vgg((2, 2, 3, 3, 3), layers)
     layers.pop("block1_conv2")
     layers["block2_conv1"].pop()
-    layers["fc1"] = [np.zeros((2, 2))]
+    layers["fc1"] = [np.zeros((2, 2)), np.zeros(2)]
     with pytest.raises(keras_h5.WeightFileError) as caught:
         keras_h5.vgg((2, 2, 4, 4, 4), layers)
     message = str(caught.value)

@@ -10,6 +10,8 @@ from seeflower_jax.pretrained import catalog, keras_h5
 from seeflower_jax.pretrained.merge import MergeError
 from tests import fixtures
 
+SPEC = models.get_spec("inception_v3", num_classes=102, width=fixtures.NARROW_WIDTH)
+
 
 @pytest.fixture(scope="module")
 def variables():
@@ -80,9 +82,8 @@ def test_file_of_another_network(assets):
 
 def test_wrong_shapes_name_every_array(narrow_weights):
     spec = models.get_spec("inception_v3", num_classes=102, width=0.1)
-    wider = models.shapes(spec)
     with pytest.raises(MergeError) as caught:
-        catalog.load_pretrained("inception_v3", wider, str(narrow_weights))
+        catalog.load_pretrained(spec, str(narrow_weights))
     assert str(narrow_weights) in str(caught.value)
     assert str(caught.value).count("has shape") == 4 * 94
     assert "params/backbone/mixed10_branch_pool/conv/kernel" in str(caught.value)
@@ -101,18 +102,15 @@ def test_file_that_is_no_hdf5(tmp_path):
         keras_h5.read(tmp_path / "page.h5")
 
 
-def test_missing_file_says_where_to_get_it(variables):
+def test_missing_file_says_where_to_get_it():
     with pytest.raises(FileNotFoundError, match="MD5 bcbd6486424b2319ff4ef7d526e38f63"):
-        catalog.load_pretrained("inception_v3", variables, "nowhere.h5")
+        catalog.load_pretrained(SPEC, "nowhere.h5")
 
 
-def test_another_file_than_published_is_reported_not_refused(
-    narrow_weights, variables, caplog
-):
-    loaded, record = catalog.load_pretrained(
-        "inception_v3", variables, str(narrow_weights)
-    )
+def test_another_file_than_published_is_reported_not_refused(narrow_weights, caplog):
+    key = jax.random.key(3)
+    _, loaded, record = catalog.load_pretrained(SPEC, str(narrow_weights), key=key)
     assert record["exact"] is False and record["name"] == "narrow_notop.h5"
     assert "not the published file" in caplog.text
-    head = variables["params"]["head"]["logits"]["kernel"]
+    head = models.init_head(SPEC, key)["logits"]["kernel"]
     np.testing.assert_array_equal(loaded["params"]["head"]["logits"]["kernel"], head)

@@ -82,6 +82,12 @@ def test_clipping_norm_is_of_all_trainable_gradients_together():
     np.testing.assert_allclose(frozen["head/bias"], -0.1 / 3, rtol=1e-5)
 
 
+def test_rmsprop_divides_by_the_root_of_the_mean_square():
+    updates, _ = _update((("head/.*", 1.0), ("backbone/.*", None)), optimizer="rmsprop")
+    # The first mean square is a tenth of the square.
+    np.testing.assert_allclose(updates["head/bias"], -0.1 / 0.1**0.5, rtol=1e-4)
+
+
 def test_unknown_optimizer():
-    with pytest.raises(ValueError, match="'adam' and 'sgd'"):
+    with pytest.raises(ValueError, match="'adam', 'rmsprop', 'sgd'"):
         _update((("head/.*", 1.0), ("backbone/.*", None)), optimizer="adamm")

@@ -1,0 +1,48 @@
+"""VGG16 on Oxford 102 Flowers, official split, in the paper's two stages.
+
+    python -m scripts.train --config=configs/vgg16.py
+
+The head is chosen by `config.model.pooling`, `hidden` and `dropout`:
+
+    here               average_max  ()            0.5
+    the paper's text   flatten      ()            0.6
+    the paper's code   flatten      (4096, 4096)  0.6
+    ImageNet's         flatten      (4096, 4096)  0.5, with config.init.head = "hidden"
+
+Flattened features have the size of pictures of 224 pixels: with them, set
+config.test_time.views = ((224, 0.875),).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import inception
+
+
+def get_config() -> ConfigDict:
+    """The config of the run; what it does not set is as in configs/inception.py."""
+    config = inception.get_config()
+    config.model.name = "vgg16"
+    config.model.dropout = 0.5
+    config.model.pooling = "average_max"  # or average, flatten
+    config.model.hidden = ()  # widths of dense layers with ReLU below the last
+    # 'hidden' takes fc1 and fc2 from the weight file, as "imagenet:top" has them.
+    config.init.head = "new"
+    config.data.shortest_side = 256
+    config.eval.size = 224
+    config.eval.crop = 0.875
+    config.test_time.views = ((224, 0.875), (256, 1.0))
+    config.stage_order = ("head", "finetune")
+    del config.stages.settle
+
+    finetune = config.stages.finetune
+    # VGG has no batch normalisation and bears only a low rate. The first two blocks,
+    # edges and colours, stay as they are.
+    finetune.learning_rate = 3e-5
+    finetune.partition = (
+        ("head/.*", 10.0),
+        ("backbone/block[345].*", 1.0),
+        ("backbone/block[12].*", None),
+    )
+    finetune.clip_norm = 1.0
+    finetune.augment.size = 224
+    return config

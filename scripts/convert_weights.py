@@ -1,0 +1,51 @@
+"""Converts weights between the frameworks.
+
+    python -m scripts.convert_weights --model=inception_v3 --source=FILE --out=DIR
+    python -m scripts.convert_weights --workdir=runs/inception_seed0 --to=keras_h5 \
+        --out=flowers.h5
+
+`FILE` is of Keras or torchvision. `DIR` gets an Orbax checkpoint and model.json with
+the ModelSpec and the file's SHA-256; scripts.train takes it as --config.init.weights.
+--to=keras_h5 writes a file for Keras' `load_weights`, --to=safetensors one with
+torchvision's names. A trained run is converted with its classifier.
+"""
+
+import json
+import logging
+
+from absl import app, flags
+
+from seeflower_jax import experiment
+from seeflower_jax.pretrained import catalog, writers
+
+_MODEL = flags.DEFINE_string("model", None, "The network of --source.")
+_SOURCE = flags.DEFINE_string("source", None, "A weight file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
+_OUT = flags.DEFINE_string("out", None, "What to write.", required=True)
+_TO = flags.DEFINE_enum("to", "orbax", writers.FORMATS, "The format of --out.")
+
+
+def _load():
+    if (_WORKDIR.value is None) == (_SOURCE.value is None):
+        raise app.UsageError("expected one of --workdir and --source")
+    if _SOURCE.value is not None:
+        if _MODEL.value is None:
+            raise app.UsageError("--source needs --model")
+        return catalog.load_source(_MODEL.value, _SOURCE.value)
+    run = experiment.load_run(_WORKDIR.value)
+    source = {"name": run.workdir.name, "sha256": None, "exact": None}
+    source["config_hash"] = experiment.config_hash(run.config)
+    return run.spec, run.variables, source
+
+
+def main(argv) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
+    spec, variables, source = _load()
+    writers.write(_OUT.value, _TO.value, spec, variables, source)
+    print(json.dumps({"out": _OUT.value, "spec": spec.to_dict(), "source": source}))
+
+
+if __name__ == "__main__":
+    app.run(main)

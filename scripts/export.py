@@ -1,0 +1,41 @@
+"""Writes a trained network as a folder that needs none of the training code.
+
+    python -m scripts.export --workdir=runs/inception_seed0 --out=flowers
+    python -m scripts.predict --export=flowers IMAGE...
+
+The folder holds model.stablehlo (any batch size, CPU and GPU), parameters.safetensors
+and model.json with the ModelSpec, the class names and the run's metrics.
+"""
+
+import json
+import logging
+
+from absl import app, flags
+
+from seeflower_jax import experiment, exported
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+_OUT = flags.DEFINE_string("out", None, "The folder to make.", required=True)
+
+
+def main(_) -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
+    run = experiment.load_run(_WORKDIR.value)
+    path = run.workdir / "result.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    metrics = {k: result[k] for k in ("validation", "test", "weights") if k in result}
+    exported.save(
+        _OUT.value,
+        run.spec,
+        run.variables,
+        run.class_names,
+        metrics,
+        run.config.eval.size or run.spec.input_size,
+        run.config.eval.crop,
+        experiment.load_preprocess(run.config, run.workdir),
+    )
+    print(_OUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,15 @@
+"""The names of ImageNet's 1,000 classes, in the order of every network's logits.
+
+class_names()[0]    # 'tench'
+"""
+
+import functools
+import importlib.resources
+
+
+@functools.cache
+def class_names() -> tuple[str, ...]:
+    """1,000 names (ILSVRC 2012)."""
+    package = importlib.resources.files("seeflower_jax.pretrained")
+    text = (package / "imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())

@@ -1,0 +1,93 @@
+"""An exported network gives what its checkpoint gives, without the training code."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from seeflower_jax import exported, models
+from tests import fixtures
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 75, 75, 3), dtype=np.uint8)
+# Loads an export, with pictures on stdin, and lists what else it took.
+_ALONE = """
+import sys
+import numpy as np
+from seeflower_jax import exported
+logits, _ = exported.load(sys.argv[1])
+np.save(sys.argv[3], np.asarray(logits(np.load(sys.argv[2]))))
+ours = [n for n in sys.modules if n.startswith(("seeflower_jax.", "flax", "orbax"))]
+assert ours == ["seeflower_jax.exported"], ours
+"""
+
+
+@pytest.fixture(scope="module", params=["inception_v3", "vgg16", "baseline"])
+def network(request, tmp_path_factory):
+    size = {"inception_v3": 75}.get(request.param, 32)
+    width = 1.0 if request.param == "baseline" else fixtures.NARROW_WIDTH
+    spec = models.get_spec(
+        request.param, num_classes=4, width=width, input_size=size, pooling="flatten"
+    )
+    variables = fixtures.random_variables(spec, 0)
+    folder = tmp_path_factory.mktemp("export") / request.param
+    metrics = {"test": {"top1": 0.5}}
+    exported.save(folder, spec, variables, "abcd", metrics, size)
+    return folder, spec, variables, IMAGES[:, :size, :size]
+
+
+def test_same_logits_for_any_batch_size(network):
+    folder, spec, variables, images = network
+    logits, description = exported.load(folder)
+    expected = jax.jit(lambda x: models.apply(spec, variables, x)[0])(images)
+    for count in (1, 3):
+        found = logits(images[:count])
+        np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5)
+    assert models.ModelSpec(**description["spec"]) == spec
+    assert description["class_names"] == list("abcd")
+    assert description["metrics"]["test"]["top1"] == 0.5
+    assert description["platforms"] == ["cpu", "cuda"]
+
+
+def test_loaded_alone(network, tmp_path):
+    folder, spec, variables, images = network
+    if spec.name != "baseline":
+        pytest.skip("one network is enough")
+    np.save(tmp_path / "in.npy", images)
+    command = [sys.executable, "-c", _ALONE, folder, *map(tmp_path.joinpath, IN_OUT)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = models.apply(spec, variables, images)[0]
+    found = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+IN_OUT = ("in.npy", "out.npy")
+
+
+def test_command_line(network, tmp_path):
+    from PIL import Image
+
+    folder, spec, _, images = network
+    if spec.name != "baseline":
+        pytest.skip("one network is enough")
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "scripts.predict", f"--export={folder}", "--json"]
+    done = subprocess.run(
+        [*command, tmp_path / "a.png"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    classes = json.loads(done.stdout)["classes"]
+    assert sorted(c["name"] for c in classes) == list("abcd")
+    assert sum(c["probability"] for c in classes) == pytest.approx(1, abs=1e-5)
+
+
+def test_folder_that_is_none(tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    message = "no exported model: model.stablehlo, parameters.safetensors is missing"
+    with pytest.raises(ValueError, match=message):
+        exported.load(tmp_path)

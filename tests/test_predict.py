@@ -1,0 +1,75 @@
+"""Naming what is in pictures from the command line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seeflower_jax import classify
+from seeflower_jax.pretrained import imagenet
+from tests.pretrained import networks
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _predict(*arguments):
+    command = [sys.executable, "-m", "scripts.predict", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    Image.fromarray(networks.IMAGES[0]).save(path)
+    return path
+
+
+def test_imagenet_names():
+    names = imagenet.class_names()
+    assert len(names) == 1000
+    assert (names[0], names[985], names[999]) == ("tench", "daisy", "toilet tissue")
+
+
+def test_weight_file_with_its_classifier(picture, tmp_path):
+    network = networks.keras_vgg()
+    network.save_weights(tmp_path / "v.weights.h5")
+    classifier = classify.from_weights("vgg16", str(tmp_path / "v.weights.h5"))
+    (path, top), *_ = classifier.predict([picture], top=7)
+    image = classify.load_picture(picture, 224)
+    logits = networks.keras_logits(network, image[None])[0]
+    expected = np.exp(logits - logits.max())
+    expected = expected / expected.sum()
+    order = np.argsort(-expected)
+    assert path == str(picture) and [n for n, _ in top] == [f"class {i}" for i in order]
+    np.testing.assert_allclose([p for _, p in top], expected[order], rtol=1e-4)
+
+    done = _predict(
+        "--model=vgg16", f"--weights={tmp_path / 'v.weights.h5'}", "--json", picture
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["image"] == str(picture) and len(found["classes"]) == 5
+    assert found["classes"][0]["name"] == top[0][0]
+    assert found["classes"][0]["probability"] == pytest.approx(top[0][1], rel=1e-4)
+
+
+def test_central_square_of_a_picture(tmp_path):
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[:, 50:150] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found = classify.load_picture(tmp_path / "wide.png", 40, crop=0.8)
+    assert found.shape == (40, 40, 3) and found.min() > 190
+
+
+def test_bad_arguments_and_pictures(picture, tmp_path):
+    assert "paths of pictures" in _predict("--workdir=runs/x").stderr
+    with pytest.raises(FileNotFoundError, match="no run directory"):
+        classify.from_run(tmp_path)
+    (tmp_path / "page.jpg").write_text("<html>")
+    for name in ("page.jpg", "absent.jpg"):
+        with pytest.raises(classify.PictureError, match=f"{name} cannot be read"):
+            classify.load_picture(tmp_path / name, 32)
