@@ -89,7 +89,8 @@ def test_interrupted_goes_on_with_the_same_maps(run, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SHARD_SIZE", 8)
     pictures = explain.split_pictures(run, "test")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    explain.attribute(run, pictures, METHODS, whole, batch_size=4, target="true")
+    options = {"batch_size": 4, "layer": "mixed2"}
+    explain.attribute(run, pictures, METHODS, whole, target="true", **options)
     reads = []
 
     def breaking(position):
@@ -100,16 +101,16 @@ def test_interrupted_goes_on_with_the_same_maps(run, tmp_path, monkeypatch):
 
     broken = explain.PictureList(pictures.names, pictures.labels, breaking)
     with pytest.raises(KeyboardInterrupt):
-        explain.attribute(run, broken, METHODS, parts, batch_size=4, target="true")
+        explain.attribute(run, broken, METHODS, parts, target="true", **options)
     (parts / "index.jsonl").open("a").write('{"image": "half a li')
-    explain.attribute(run, pictures, METHODS, parts, batch_size=4, target="true")
+    explain.attribute(run, pictures, METHODS, parts, target="true", **options)
     assert (parts / "index.jsonl").read_text() == (whole / "index.jsonl").read_text()
     shards = sorted(p.relative_to(whole) for p in whole.rglob("*.npy"))
     assert len(shards) == 3 * len(METHODS)
     for shard in shards:
         np.testing.assert_array_equal(np.load(parts / shard), np.load(whole / shard))
     with pytest.raises(ValueError, match="target: true there, predicted now"):
-        explain.attribute(run, pictures, METHODS, parts, batch_size=4)
+        explain.attribute(run, pictures, METHODS, parts, **options)
 
 
 def test_split_has_the_labels_and_logits_of_the_evaluation(run, tmp_path):
@@ -117,7 +118,7 @@ def test_split_has_the_labels_and_logits_of_the_evaluation(run, tmp_path):
     run.config.test_time.update(views=((80, 1.0),), hflip=False)
     _, logits, labels = experiment.evaluate(run, "validation")
     np.testing.assert_array_equal(pictures.labels, labels)
-    explainer = explain.make_explainer(run, ["eigen_cam"], None, len(labels))
+    explainer = explain.make_explainer(run, ["eigen_cam"], "mixed2", len(labels))
     pixels = [pictures.read(i) for i in range(len(labels))]
     _, found, targets, _ = explainer(range(len(labels)), pixels, labels)
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)

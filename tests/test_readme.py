@@ -19,6 +19,8 @@ def place(tmp_path, flowers, narrow_weights, monkeypatch):
     config = tiny_config.get_config()
     config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
     config.data.cache_dir = str(tmp_path / "cache")
+    config.data.shortest_side, config.eval.size = 150, 139
+    config.test_time.update(views=((80, 1.0),), hflip=False)
     config.stages.head.epochs = 1
     config.stages.finetune.epochs = 0
     experiment.train(config, tmp_path / "runs/inception_seed0")
@@ -36,7 +38,7 @@ def test_python_examples_run(place):
     images = np.zeros((1, 80, 80, 3), np.uint8)
     for example in examples:
         exec(example, {"images": images})
-    assert Image.open(place / "cam_1.png").size == (80, 80)
+    assert Image.open(place / "cam_1.png").size == (139, 139)
 
 
 def test_commands_name_scripts_that_are_there():
