@@ -12,7 +12,7 @@ import torch
 
 from scripts import parity, references
 from seeflower_jax import models
-from seeflower_jax.pretrained import catalog, keras_archive, torch_state
+from seeflower_jax.pretrained import catalog, keras_archive, keras_h5, torch_state
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
 from tests.pretrained import networks
@@ -99,8 +99,12 @@ def test_keras_inception_archive_every_block(tmp_path, named):
     assert len(found) == 12 and max(found.values()) < 1e-4, found
 
 
-def test_order_of_layers_is_a_permutation():
-    assert sorted(keras_archive.inception_v3_order()) == list(range(94))
+def test_order_of_layers_is_that_of_the_published_file(assets):
+    path = assets / "weights" / catalog.CATALOG["inception_v3"].name
+    order = keras_archive.inception_v3_layers()
+    assert [f"{kind}_{number + 1}" for kind, number in order] == list(
+        keras_h5.read(path)
+    )
 
 
 def test_hidden_layers_of_the_classifier_are_kept(keras_vgg, tmp_path):
