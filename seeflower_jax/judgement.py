@@ -42,9 +42,9 @@ def layer_groups(params: dict) -> list[list[str]]:
     return [["head"], *(blocks[number] for number in sorted(blocks, reverse=True))]
 
 
-def _correct(run, pictures, limit, batch_size):
+def _correct(run, pictures, limit, layer, batch_size):
     """Positions of up to `limit` random pictures that the network gets right."""
-    explainer = explain.make_explainer(run, ["hires_cam"], None, batch_size)
+    explainer = explain.make_explainer(run, ["hires_cam"], layer, batch_size)
     order = np.random.default_rng(run.config.seed).permutation(len(pictures))
     found = []
     with tqdm.tqdm(total=limit, desc="choosing", unit="image") as bar:
@@ -167,7 +167,7 @@ def judge_methods(
     """
     out = pathlib.Path(out).expanduser()
     judge = _Judge(run, methods, layer, batch_size)
-    chosen = _correct(run, pictures, limit, batch_size)
+    chosen = _correct(run, pictures, limit, layer, batch_size)
     labels = np.array([pictures.labels[i] for i in chosen], np.int32)
     grids = draw_grids(labels, limit, run.config.seed)
     figures_of = {name: {key: [] for key in COLUMNS} for name in methods}

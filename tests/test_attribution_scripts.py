@@ -38,7 +38,7 @@ def test_activation_maximisation(run, tmp_path):
     assert Image.open(out / "007_bird_of_paradise.png").size == (75, 75)
     assert len(list(out.glob("0*.png"))) == 3
     assert (out / "sheet.png").exists() and (out / "curves.png").exists()
-    with pytest.raises(ValueError, match="index from 0 to 101"):
+    with pytest.raises(ValueError, match="classes 0 to 101"):
         maximisation.maximise_classes(run, out, ["102"])
 
 
