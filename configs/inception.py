@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Views whose logits are averaged for the result; others need no new training.
     config.test_time = ConfigDict()
-    config.test_time.views = ((288, 1.0), (320, 1.0))  # size and crop, as above
+    config.test_time.views = ((320, 1.0),)  # size and crop, as above
     config.test_time.hflip = True  # each also mirrored
 
     head = ConfigDict()
