@@ -115,7 +115,6 @@ def test_interrupted_goes_on_with_the_same_maps(run, tmp_path, monkeypatch):
 
 def test_split_has_the_labels_and_logits_of_the_evaluation(run, tmp_path):
     pictures = explain.split_pictures(run, "validation")
-    run.config.test_time.update(views=((80, 1.0),), hflip=False)
     _, logits, labels = experiment.evaluate(run, "validation")
     np.testing.assert_array_equal(pictures.labels, labels)
     explainer = explain.make_explainer(run, ["eigen_cam"], "mixed2", len(labels))

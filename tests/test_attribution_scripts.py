@@ -18,7 +18,6 @@ def run(tmp_path_factory, flowers, narrow_weights):
     config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
     config.stages.head.update(epochs=40, learning_rate=0.05, validate_every=40)
     config.stages.finetune.epochs = 0
-    config.test_time.update(views=((80, 1.0),), hflip=False)
     workdir = tmp_path_factory.mktemp("run")
     experiment.train(config, workdir)
     return experiment.load_run(workdir)

@@ -20,7 +20,6 @@ def place(tmp_path, flowers, narrow_weights, monkeypatch):
     config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
     config.data.cache_dir = str(tmp_path / "cache")
     config.data.shortest_side, config.eval.size = 150, 139
-    config.test_time.update(views=((80, 1.0),), hflip=False)
     config.stages.head.epochs = 1
     config.stages.finetune.epochs = 0
     experiment.train(config, tmp_path / "runs/inception_seed0")

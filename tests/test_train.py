@@ -106,6 +106,25 @@ def test_workdir_of_another_config(finished, arguments):
     assert "config.seed: 0 there, 7 now" in done.stderr
 
 
+def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_path):
+    whole = json.loads(finished[1].stdout)
+    config.stage_order = ("head",)
+    head = experiment.train(config, tmp_path)
+    config.stage_order = ("head", "finetune")
+    both = experiment.train(config, tmp_path)
+    assert head["seconds"].keys() == {"head", "evaluation"}
+    assert both["test"] == whole["test"] and both["validation"] == whole["validation"]
+    log = (tmp_path / "metrics.jsonl").read_text()
+    config.test_time.hflip = True
+    mirrored = experiment.train(config, tmp_path)
+    assert mirrored["config_hash"] != both["config_hash"]
+    assert mirrored["test"]["loss"] != both["test"]["loss"]
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+    config.stage_order = ("finetune",)
+    with pytest.raises(ValueError, match=r"stage_order: \['head', 'finetune'\] there"):
+        experiment.train(config, tmp_path)
+
+
 @pytest.mark.parametrize(
     "override,message",
     [

@@ -16,7 +16,7 @@ def get_config():
     config.data.verify = False
     config.data.shortest_side = 80
     config.eval.update(size=80, batch_size=8)
-    config.test_time.views = ((80, 1.0), (80, 0.8))
+    config.test_time.update(views=((80, 1.0),), hflip=False)
     config.stages.head.update(epochs=2, batch_size=8, validate_every=1)
     config.stages.finetune.update(epochs=2, batch_size=8, validate_every=1)
     config.stages.finetune.augment.size = 80
