@@ -1,8 +1,10 @@
-"""Inception-v3 on Oxford 102 Flowers, official split, in the paper's two stages.
+"""Inception-v3 on Oxford 102 Flowers, official split.
 
-python -m scripts.train --config=configs/inception.py
+    python -m scripts.train --config=configs/inception.py
 
-Test top-1 .895 overall, .914 mean class (seed 0, approximate ImageNet weights).
+The paper's two stages, the head alone and then the network, and a short one on larger
+pictures. Test top-1 .9037 overall, .9207 mean class (seed 0, approximate ImageNet
+weights).
 """
 
 from ml_collections import ConfigDict
