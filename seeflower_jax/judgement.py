@@ -82,7 +82,7 @@ class _Judge:
     """The compiled functions of one network."""
 
     def __init__(self, run, methods, layer, batch_size):
-        self._run, self._size = run, batch_size
+        self._run = run
         self._preprocess = experiment.load_preprocess(run.config, run.workdir)
         self.explain = explain.make_explainer(run, methods, layer, batch_size)
         self._maps = batch.make_explainer(run.spec, methods, layer, self._preprocess)

@@ -14,7 +14,8 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from tests import fixtures  # noqa: E402
+from seeflower_jax import experiment  # noqa: E402
+from tests import fixtures, tiny_config  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,16 @@ def narrow_weights(tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("weights") / "narrow_notop.h5"
     fixtures.write_inception_h5(path, fixtures.narrow_variables(seed=1))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, flowers, narrow_weights):
+    """A tiny run, whose head alone was trained, for what only reads a run."""
+    config = tiny_config.get_config()
+    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
+    config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
+    config.stages.head.epochs = 1
+    config.stages.finetune.epochs = 0
+    workdir = tmp_path_factory.mktemp("run")
+    experiment.train(config, workdir)
+    return experiment.load_run(workdir)

@@ -10,20 +10,12 @@ from PIL import Image
 from seeflower_jax import experiment, explain
 from seeflower_jax.attribution import batch, store
 from seeflower_jax.data import photos
-from tests import tiny_config
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, flowers, narrow_weights):
-    """A trained tiny run; its head alone was trained."""
-    config = tiny_config.get_config()
-    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
-    config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
-    config.stages.head.epochs = 1
-    config.stages.finetune.epochs = 0
-    workdir = tmp_path_factory.mktemp("run")
-    experiment.train(config, workdir)
-    return experiment.load_run(workdir)
+@pytest.fixture
+def run(tiny_run):
+    """A run that nothing here changes."""
+    return tiny_run
 
 
 def _noise(size, mode="RGB", seed=0):

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import experiment, explain, judgement, maximisation
-from tests import tiny_config
+from seeflower_jax import explain, judgement, maximisation
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, flowers, narrow_weights):
-    """A tiny run, hardly trained."""
-    config = tiny_config.get_config()
-    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
-    config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
-    config.stages.head.epochs = 1
-    config.stages.finetune.epochs = 0
-    workdir = tmp_path_factory.mktemp("run")
-    experiment.train(config, workdir)
-    return experiment.load_run(workdir)
+@pytest.fixture
+def run(tiny_run):
+    """A run that nothing here changes."""
+    return tiny_run
 
 
 def test_activation_maximisation(run, tmp_path):
