@@ -67,7 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
     head.augment = _augment(enabled=False)
 
     finetune = head.copy_and_resolve_references()
-    finetune.epochs = 34
+    finetune.epochs = 28
     finetune.batch_size = 34
     # The stem, edge and colour filters, stays as it is: without its gradients a step
     # takes two thirds of the time on a CPU.
@@ -80,17 +80,17 @@ def get_config(variant: str = "") -> ConfigDict:
     finetune.warmup_steps = 30
     finetune.weight_decay = 0.05
     finetune.ema_decay = 0.99
-    finetune.validate_every = 8
+    finetune.validate_every = 14
     finetune.augment = _augment(enabled=True)
 
     # Small random parts of pictures, mixed, are not what the network will see: it ends
     # on larger, unmixed pictures at the size of the result's.
     settle = finetune.copy_and_resolve_references()
-    settle.epochs = 6
+    settle.epochs = 14
     settle.learning_rate = 1e-4
     settle.warmup_steps = 10
-    settle.ema_decay = 0.95
-    settle.validate_every = 3
+    settle.ema_decay = 0.98
+    settle.validate_every = 7
     settle.augment.update(size=288, crop_area=(0.5, 1.0), mixup=0.0, cutmix=0.0)
 
     config.stage_order = ("head", "finetune", "settle")
