@@ -13,8 +13,6 @@ result then counts the pictures whose class is its first answer.
 
 import json
 import logging
-import shlex
-import sys
 
 from absl import app, flags
 
@@ -46,7 +44,7 @@ def main(_) -> None:
         seeds=_SEEDS.value,
         batch_size=_BATCH_SIZE.value,
         judge=experiment.load_run(_JUDGE.value) if _JUDGE.value else None,
-        command=shlex.join(["python", "-m", "scripts.activation_max", *sys.argv[1:]]),
+        command=experiment.typed_command(),
     )
     print(json.dumps(result, indent=2))
 

@@ -10,8 +10,6 @@ gets result.json, table.md and table.png; the table is printed.
 """
 
 import logging
-import shlex
-import sys
 
 from absl import app, flags
 
@@ -38,7 +36,6 @@ def main(_) -> None:
     if _DATA_DIR.value is not None:
         run.config.data.dir = _DATA_DIR.value
     pictures = explain.split_pictures(run, _SPLIT.value)
-    command = shlex.join(["python", "-m", "scripts.attribute_eval", *sys.argv[1:]])
     table = judgement.judge_methods(
         run,
         pictures,
@@ -47,7 +44,7 @@ def main(_) -> None:
         limit=_LIMIT.value,
         layer=_LAYER.value,
         batch_size=_BATCH_SIZE.value,
-        command=command,
+        command=experiment.typed_command(),
     )
     print(table)
 

@@ -11,8 +11,6 @@ stdout as JSON; progress goes to stderr.
 import json
 import logging
 import pathlib
-import shlex
-import sys
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -39,9 +37,9 @@ def main(_) -> None:
     config = _CONFIG.value
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
-    command = shlex.join(["python", "-m", "scripts.train", *sys.argv[1:]])
-    command = command.replace(str(pathlib.Path.home()), "~")
-    result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
+    result = experiment.train(
+        config, workdir, experiment.typed_command(), _CHECKPOINT_SECONDS.value
+    )
     curves.learning_curves(workdir)
     print(json.dumps(result, indent=2))
 

@@ -16,7 +16,9 @@ import logging
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -107,6 +109,13 @@ def _git_commit() -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
+
+
+def typed_command() -> str:
+    """The command line of the running script, without the name of the home folder."""
+    script = pathlib.Path(sys.argv[0]).stem
+    command = shlex.join(["python", "-m", f"scripts.{script}", *sys.argv[1:]])
+    return command.replace(str(pathlib.Path.home()), "~")
 
 
 def provenance(command: str) -> dict:

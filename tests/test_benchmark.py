@@ -1,11 +1,17 @@
-"""The speed benchmark, on a small picture and without the other frameworks."""
+"""The speed benchmarks, on small pictures."""
 
 import json
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+
+from seeflower_jax import models
+from seeflower_jax.comparison import attribution_speed, timing
+from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -15,28 +21,91 @@ def _benchmark(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_both_passes_are_timed_and_a_missing_framework_is_named(tmp_path):
-    """PyTorch is not among the test requirements: it may be there or not."""
+def test_both_passes_are_timed_in_each_framework(tmp_path):
     out = tmp_path / "benchmark.json"
-    done = _benchmark(
-        "train",
-        "--batch_size=1",
-        "--size=75",
-        "--steps=1",
-        "--rounds=1",
-        f"--out={out}",
-    )
+    small = ["--batch_size=1", "--size=75", "--steps=1", "--rounds=1"]
+    done = _benchmark("train", *small, f"--out={out}")
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
-    rates = record["images_per_second"]
-    for framework in ("seeflower_jax", "keras"):
-        assert rates[framework]["forward"] > rates[framework]["finetune"] > 0
+    for framework in ("seeflower_jax", "keras", "torch"):
+        rates = record["images_per_second"][framework]
+        assert rates["forward"] > rates["finetune"] > 0
         assert framework in done.stdout
     assert record["command"].startswith("python -m scripts.benchmark train")
-    assert isinstance(rates["torch"], dict) or "torch" in rates["torch"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("train", "forward"), ("tarin",)])
 def test_unknown_command(arguments):
     done = _benchmark(*arguments)
     assert done.returncode != 0 and "'train'" in done.stdout + done.stderr
+
+
+def test_workers_take_turns_and_errors_are_told(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, sys\n"
+        f"log = {str(tmp_path / 'log')!r}\n"
+        "name = sys.argv[-1].removeprefix('--worker=')\n"
+        "open(log, 'a').write(name)\n"
+        "if name == 'b': raise SystemExit('no b here')\n"
+        "print(json.dumps({'rate': len(open(log).read())}))\n"
+    )
+    command = [
+        "-c",
+        f"import os; os.chdir({str(tmp_path)!r}); exec(open('worker.py').read())",
+    ]
+    found = timing.in_processes(command, ["a", "b", "c"], rounds=3)
+    assert (tmp_path / "log").read_text() == "abcacac"
+    assert found == {"a": {"rate": 4}, "b": "no b here", "c": {"rate": 5}}
+
+
+@pytest.fixture(scope="module", params=["vgg16", "inception_v3"])
+def both(request):
+    """(spec, variables, captum's network and layer), small pictures, their maps."""
+    name = request.param
+    spec = models.get_spec(
+        name, num_classes=5, pooling="average", count_include_pad=True, input_size=96
+    )
+    variables = fixtures.random_variables(spec, seed=0)
+    return spec, variables, attribution_speed.torch_network(spec, variables)
+
+
+@pytest.mark.parametrize("method", list(attribution_speed.METHODS))
+def test_captum_computes_the_same_maps(both, method):
+    spec, variables, (network, layer) = both
+    if method not in attribution_speed.shared_methods(spec.name):
+        assert "guided" in method
+        return
+    images = attribution_speed._pictures(spec, 3)
+    tensor = torch.tensor(images.transpose(0, 3, 1, 2)).requires_grad_()
+    theirs = attribution_speed.captum_maps(
+        method, network, layer, tensor, torch.arange(3)
+    )
+    ours = np.asarray(attribution_speed._here(spec, variables, method, images)[0]())
+    assert theirs.shape == ours.shape == (3, 96, 96)
+    # Other noise, other points of the integral, another weighting of windows.
+    least = {"smooth_grad": 0.5, "integrated_gradients": 0.95, "occlusion": 0.9}
+    correlation = np.corrcoef(ours.ravel(), theirs.detach().numpy().ravel())[0, 1]
+    assert correlation > least.get(method, 0.999)
+
+
+def test_table_has_both_sides():
+    measured = {
+        "vgg16:seeflower_jax:forward": {"rate": 4.0, "peak_mib": 900.0},
+        "vgg16:captum:forward": {"rate": 5.0, "peak_mib": 800.0},
+        "vgg16:seeflower_jax:saliency": {"rate": 2.0, "peak_mib": 950.4},
+        "vgg16:captum:saliency": "ImportError: no captum",
+    }
+    assert attribution_speed.table(measured) == {
+        "vgg16": {
+            "forward_images_per_second": 4.0,
+            "captum_forward_images_per_second": 5.0,
+            "methods": {
+                "saliency": {
+                    "maps_per_second": 2.0,
+                    "peak_memory_mib": 950,
+                    "captum_error": "ImportError: no captum",
+                }
+            },
+        }
+    }

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from scripts import parity, references
 from seeflower_jax import models
+from seeflower_jax.comparison import parity, references
 from seeflower_jax.pretrained import catalog, keras_archive, keras_h5, torch_state
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError

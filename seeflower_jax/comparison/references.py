@@ -3,7 +3,7 @@
     network = keras_network("vgg16", 224)
     outputs = keras_outputs("vgg16", network, images)   # {'block1_conv1': ...}
 
-What `scripts.parity` and the tests compare the networks here with.
+What `parity` and the tests compare the networks here with.
 """
 
 import os

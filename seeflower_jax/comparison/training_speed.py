@@ -1,0 +1,123 @@
+"""Inception-v3's forward pass and fine-tuning step, here, in Keras and in PyTorch.
+
+measure("keras", batch_size=16, size=299, steps=4)   # {'forward': ..., 'finetune': ...}
+
+A fine-tuning step is the gradient of all parameters and Adam, with the batch statistics
+frozen. Keras runs on JAX; PyTorch runs torchvision's network.
+"""
+
+import os
+
+import numpy as np
+
+from seeflower_jax.comparison import timing
+
+
+def _seeflower_jax(batch_size, size, dtype):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from configs import inception
+    from seeflower_jax import models
+    from seeflower_jax.training import step
+
+    spec = models.get_spec("inception_v3", num_classes=102, dtype=dtype)
+    variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
+    stage = inception.get_config().stages.finetune
+    stage.augment.update(enabled=False, size=size)
+    stage.ema_decay = 0.0
+    optimizer = optax.adam(1e-5)
+    state = step.create_state(variables, ((".*", 1.0),), optimizer, 0.0)
+    train_step = jax.jit(step.make_train_step(spec, stage, optimizer))
+    batch = {
+        "canvas": jnp.full((batch_size, size, size, 3), 100, jnp.uint8),
+        "sizes": jnp.full((batch_size, 2), size, jnp.int32),
+        "labels": jnp.zeros(batch_size, jnp.int32),
+        "indices": jnp.arange(batch_size),
+    }
+    logits = jax.jit(lambda v, images: models.apply(spec, v, images)[0])
+
+    def forward():
+        jax.block_until_ready(logits(variables, batch["canvas"]))
+
+    def finetune():
+        nonlocal state
+        state, _ = jax.block_until_ready(train_step(state, batch, jax.random.key(0)))
+
+    return forward, finetune
+
+
+def _keras(batch_size, size, dtype):
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+
+    keras.config.set_dtype_policy(
+        {"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype]
+    )
+    base = keras.applications.InceptionV3(
+        weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3)
+    )
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # frozen statistics, as the others
+            layer.beta.trainable = True
+    model = keras.Sequential([base, keras.layers.Dense(102, activation="softmax")])
+    model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy")
+    images = np.full((batch_size, size, size, 3), -0.2, np.float32)
+    labels = np.zeros(batch_size, np.int32)
+    return (
+        lambda: model.predict_on_batch(images),
+        lambda: model.train_on_batch(images, labels),
+    )
+
+
+def _torch(batch_size, size, dtype):
+    import torch
+    import torchvision
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = torchvision.models.inception_v3(weights=None, init_weights=False)
+    model.fc = torch.nn.Linear(2048, 102)
+    model = model.eval().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-5)
+    images = torch.full((batch_size, 3, size, size), -0.2, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+    mixed = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def forward():
+        with torch.no_grad(), mixed:
+            model(images).sum().item()
+
+    def finetune():
+        optimizer.zero_grad()
+        with mixed:
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return forward, finetune
+
+
+FRAMEWORKS = {"seeflower_jax": _seeflower_jax, "keras": _keras, "torch": _torch}
+
+
+def measure(
+    framework: str, batch_size: int, size: int, steps: int, dtype: str = "float32"
+) -> dict[str, float]:
+    """Images/s of both passes, in this process.
+
+    Args:
+      framework: key of `FRAMEWORKS`.
+      batch_size: images at once.
+      size: side of the images in pixels.
+      steps: timed calls of each.
+      dtype: of the computation, 'float32' or 'bfloat16'.
+    """
+    functions = FRAMEWORKS[framework](batch_size, size, dtype)
+    return {
+        name: batch_size / timing.seconds(function, steps)
+        for name, function in zip(("forward", "finetune"), functions, strict=True)
+    }
