@@ -4,7 +4,8 @@
 
 Prints the metrics as JSON on stdout and writes, to evaluation_<split>/ in the run
 directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv and
-confusion_matrix.png.
+confusion_matrix.png. --crop looks twice: at the picture, and closer at the part that
+its Grad-CAM points at; the files then go to evaluation_<split>_crop/.
 """
 
 import json
@@ -12,7 +13,7 @@ import logging
 
 from absl import app, flags
 
-from seeflower_jax import experiment
+from seeflower_jax import experiment, explain
 from seeflower_jax.report import evaluation
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -23,6 +24,7 @@ _OUT = flags.DEFINE_string("out", None, "The folder to write to.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where the data is, if not where the run found it."
 )
+_CROP = flags.DEFINE_bool("crop", False, "Also sees the part that Grad-CAM shows.")
 
 
 def main(_) -> None:
@@ -30,8 +32,10 @@ def main(_) -> None:
     run = experiment.load_run(_WORKDIR.value)
     if _DATA_DIR.value is not None:
         run.config.data.dir = _DATA_DIR.value
-    metrics, logits, labels = experiment.evaluate(run, _SPLIT.value)
-    out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}"
+    predictor = explain.make_crop_predictor(run) if _CROP.value else None
+    metrics, logits, labels = experiment.evaluate(run, _SPLIT.value, predictor)
+    name = f"evaluation_{_SPLIT.value}{'_crop' if _CROP.value else ''}"
+    out = _OUT.value or run.workdir / name
     evaluation.write(out, metrics, logits, labels, run.class_names)
     print(json.dumps(metrics, indent=2))
 

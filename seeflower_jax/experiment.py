@@ -191,9 +191,11 @@ def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarr
         )
 
 
-def _logits(spec, config, variables, pictures, split, mesh) -> np.ndarray:
+def _logits(
+    spec, config, variables, pictures, split, mesh, predictor=None
+) -> np.ndarray:
     """Logits [N, num_classes] of a split, averaged over the test-time views."""
-    compute = predict.make_predictor(
+    compute = predictor or predict.make_predictor(
         spec, config.eval, pictures.preprocess, config.test_time
     )
     indices = pictures.source.splits[split]
@@ -444,8 +446,16 @@ def load_run(workdir: str | os.PathLike) -> Run:
     return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
 
 
-def evaluate(run: Run, split: str) -> tuple[dict, np.ndarray, np.ndarray]:
+def evaluate(
+    run: Run, split: str, predictor: Callable | None = None
+) -> tuple[dict, np.ndarray, np.ndarray]:
     """Metrics, logits [N, C] and labels [N] of a split of the run's data.
+
+    Args:
+      run: of `load_run`.
+      split: of its data.
+      predictor: jitted function of (variables, batch) that gives logits; the run's
+        test-time views by default.
 
     Raises:
       ValueError: if the run's data has no such split.
@@ -453,6 +463,12 @@ def evaluate(run: Run, split: str) -> tuple[dict, np.ndarray, np.ndarray]:
     pictures = Pictures.open(run.config, run.workdir)
     labels = pictures.source.labels[pictures.source.part(split)]
     logits = _logits(
-        run.spec, run.config, run.variables, pictures, split, loader.make_mesh()
+        run.spec,
+        run.config,
+        run.variables,
+        pictures,
+        split,
+        loader.make_mesh(),
+        predictor,
     )
     return metrics.evaluate(logits, labels), logits, labels

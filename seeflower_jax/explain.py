@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
-from seeflower_jax.attribution import batch
+from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
 from seeflower_jax.evaluation import metrics
@@ -201,6 +201,42 @@ def make_explainer(
         return jax.tree.map(lambda x: x[: len(pixels)], jax.device_get(found))
 
     return explain
+
+
+def make_crop_predictor(
+    run: Run, layer: str | None = None, threshold: float = 0.15, whole: float = 0.5
+) -> Callable:
+    """Builds a predictor that looks twice, for `experiment.evaluate`.
+
+    The Grad-CAM of the predicted class gives a box, without any labelled boxes; the
+    network then sees that part of the picture as large as the whole, as the paper
+    proposes.
+
+    Args:
+      run: of `experiment.load_run`.
+      layer: of the Grad-CAM; the network's own by default.
+      threshold: share of the map's largest value where the box ends.
+      whole: weight of the logits of the whole picture, the rest being the crop's.
+
+    Returns:
+      A jitted function of (variables, batch) that gives logits [N, num_classes].
+    """
+    view, size = run.config.eval, run.config.eval.size or run.spec.input_size
+    preprocess = load_preprocess(run.config, run.workdir)
+    layer = layer or run.spec.cam_layer
+
+    @jax.jit
+    def predict(variables, pictures):
+        network = batch.bind(run.spec, variables, preprocess)
+        canvas, sizes = pictures["canvas"], pictures["sizes"]
+        images = augment.center_crop(canvas, sizes, size, view.crop)
+        maps = grad_cam.grad_cam(network, images, layer=layer)
+        boxes = localisation.bounding_boxes(maps, threshold)
+        centers, halves = localisation.squares(boxes, size)
+        closer = augment.crop_inside(canvas, sizes, centers, halves, size, view.crop)
+        return whole * network(images)[0] + (1 - whole) * network(closer)[0]
+
+    return predict
 
 
 def attribute(

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -154,3 +155,22 @@ def test_finding_pictures(folder):
     for nothing in (empty, folder / "*.xyz", folder / "absent"):
         with pytest.raises(FileNotFoundError, match="no picture found in"):
             photos.find(nothing)
+
+
+def test_predictor_with_a_crop_looks_twice(run):
+    whole = explain.make_crop_predictor(run, "mixed2", whole=1.0)
+    metrics, logits, labels = experiment.evaluate(run, "validation", whole)
+    expected = experiment.evaluate(run, "validation")
+    np.testing.assert_allclose(logits, expected[1], rtol=1e-4, atol=1e-4)
+    closer = explain.make_crop_predictor(run, "mixed2", whole=0.0)
+    assert np.abs(experiment.evaluate(run, "validation", closer)[1] - logits).max() > 0
+    assert metrics["count"] == len(labels)
+
+
+def test_image_with_nan_is_refused(run):
+    explainer = batch.make_explainer(run.spec, ["saliency"])
+    images = np.full((3, 80, 80, 3), 100.0, np.float32)
+    images[1, 4, 5, 2] = np.nan
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match="image 1 .*not finite.*0 to 255"):
+        explainer(run.variables, images, np.zeros(3, np.int32), keys)

@@ -104,6 +104,21 @@ def check_target(target: int, num_classes: int) -> None:
         )
 
 
+def check_images(images: jax.Array) -> None:
+    """Refuses images with values that are not finite; integers always are.
+
+    Raises:
+      ValueError: names the first such image.
+    """
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        finite = jnp.isfinite(images).all((1, 2, 3))
+        if not finite.all():
+            raise ValueError(
+                f"image {int(finite.argmin())} of the batch has values that are not "
+                "finite (NaN or infinite); expected RGB from 0 to 255"
+            )
+
+
 def bind(
     spec: models.ModelSpec, variables: dict, preprocess: Callable | None = None
 ) -> Callable:
@@ -141,6 +156,8 @@ def make_explainer(
       (`PREDICTED` for the predicted class) and N random keys; it gives logits
       [N, num_classes], targets int [N] and {method: maps float32 [N, H, W]}.
 
+      It raises ValueError for images with values that are not finite.
+
     Raises:
       ValueError: for an unknown method, or a layer without a map.
     """
@@ -153,7 +170,7 @@ def make_explainer(
         cam.check_layer(endpoints, layer)
 
     @jax.jit
-    def explain(variables, images, targets, keys):
+    def compute(variables, images, targets, keys):
         network = bind(spec, variables, preprocess)
         logits, _ = network(images)
         targets = jnp.where(targets == PREDICTED, logits.argmax(-1), targets)
@@ -164,5 +181,9 @@ def make_explainer(
             options |= {"keys": keys} if method.random else {}
             maps[name] = method.function(network, images, targets, **options)
         return logits, targets, maps
+
+    def explain(variables, images, targets, keys):
+        check_images(images)
+        return compute(variables, images, targets, keys)
 
     return explain

@@ -1,6 +1,7 @@
 """From maps to places: masks, boxes, and how well maps point at what they explain.
 
     boxes = bounding_boxes(maps)                     # [N, 4]
+    centers, halves = squares(boxes, maps.shape[1])  # to crop them
     grids = grid_pictures(images)                    # 2 x 2 of four classes each
     scores = grid_pointing(maps_of_grids, cells)     # chance is 0.25
 
@@ -35,6 +36,27 @@ def bounding_boxes(maps: jax.Array, threshold: float = 0.15) -> jax.Array:
     top, bottom = extent(mask.any(2))
     left, right = extent(mask.any(1))
     return jnp.stack([top, left, bottom, right], -1).astype(jnp.int32)
+
+
+def squares(
+    boxes: jax.Array, side: int, margin: float = 0.1
+) -> tuple[jax.Array, jax.Array]:
+    """The square around each box, moved and cut to lie in the picture.
+
+    Args:
+      boxes: of `bounding_boxes`, [N, 4], in a square picture.
+      side: of the picture in pixels.
+      margin: what is added on each side, as a share of the square's.
+
+    Returns:
+      (centers (y, x) [N, 2], halves [N]) in coordinates from -1 to 1, as
+      `augment.crop_inside` takes them; half is half of the square's side.
+    """
+    corners = 2 * boxes.astype(jnp.float32).reshape(-1, 2, 2) / side - 1
+    extent = (corners[:, 1] - corners[:, 0]).max(-1) / 2
+    halves = jnp.minimum(extent * (1 + 2 * margin), 1)
+    room = (1 - halves)[:, None]
+    return jnp.clip(corners.mean(1), -room, room), halves
 
 
 def grid_pictures(images: jax.Array) -> jax.Array:

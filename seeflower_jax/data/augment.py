@@ -59,6 +59,29 @@ def center_crop(canvas, sizes, out_size: int, crop: float = 1.0, hflip: bool = F
     return jax.vmap(one)(canvas, sizes)
 
 
+def crop_inside(canvas, sizes, centers, halves, out_size: int, crop: float = 1.0):
+    """A square part of each picture's `center_crop`, resampled to `out_size`.
+
+    Args:
+      canvas, sizes: see the module.
+      centers: float [N, 2], (y, x) in the central square, from -1 to 1.
+      halves: float [N], half of the part's side; 1 is the whole square.
+      out_size, crop: as of `center_crop`.
+
+    Returns:
+      float32 [N, out_size, out_size, 3] in [0, 255].
+    """
+
+    def one(image, size, center, half):
+        whole = jnp.min(size) * crop / 2
+        middle = size / 2 + whole * center
+        part = whole * half
+        matrix = jnp.array([[part, 0, middle[0]], [0, part, middle[1]]])
+        return resample(image, size, matrix, out_size)
+
+    return jax.vmap(one)(canvas, sizes, centers, halves)
+
+
 def _crop_box(key, size, area, ratio):
     """Centre and half size (y, x), in pixels, of a random part of a picture.
 

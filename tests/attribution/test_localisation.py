@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seeflower_jax.attribution import localisation
+from seeflower_jax.data import augment
 
 
 def test_boxes_enclose_what_stands_out():
@@ -35,3 +36,26 @@ def test_grid_pointing():
     np.testing.assert_allclose(score, [1.0, 0.25, 0.25, 0.25])
     score = localisation.grid_pointing(jnp.array(maps), jnp.array([0, 3, 1, 1]))
     np.testing.assert_allclose(score, [0.0, 0.75, 0.25, 0.25])
+
+
+def test_squares_hold_their_boxes_and_lie_in_the_picture():
+    boxes = jnp.array([[2, 3, 5, 9], [0, 0, 2, 2], [0, 0, 10, 10]])
+    centers, halves = localisation.squares(boxes, 10, margin=0.25)
+    # The first is 6 wide, 9 with its margins; its centre moves to keep it inside.
+    np.testing.assert_allclose(halves, [0.9, 0.3, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(centers[0], [-0.1, 0.1], atol=1e-6)
+    np.testing.assert_allclose(centers[1], [-0.7, -0.7], rtol=1e-6)
+    np.testing.assert_allclose(centers[2], [0, 0], atol=1e-6)
+
+
+def test_the_crop_of_a_square_shows_what_was_in_the_box():
+    rng = np.random.default_rng(0)
+    canvas = np.zeros((1, 40, 60, 3), np.uint8)
+    canvas[:, :40, :50] = rng.integers(0, 256, (1, 40, 50, 3))
+    sizes = jnp.array([[40, 50]])
+    # In the central square, whose upper left corner is at (0, 5).
+    centers, halves = localisation.squares(jnp.array([[8, 12, 28, 32]]), 40, margin=0)
+    found = augment.crop_inside(canvas, sizes, centers, halves, 20)
+    np.testing.assert_allclose(found[0], canvas[0, 8:28, 17:37], atol=1e-3)
+    whole = augment.crop_inside(canvas, sizes, jnp.zeros((1, 2)), jnp.ones(1), 24, 0.8)
+    np.testing.assert_allclose(whole, augment.center_crop(canvas, sizes, 24, 0.8))
