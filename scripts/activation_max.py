@@ -8,7 +8,8 @@
 Without --classes, all of them. --form=plain is the paper's objective on pixels, robust
 (the default) the one that gives recognisable flowers. OUT gets a PNG per class, a sheet
 of all, the score curves and result.json. --judge names the run of another network; the
-result then counts the pictures whose class is its first answer.
+result then counts the pictures whose class is its first answer; --results=results
+enters the counts into activation_max.json there.
 """
 
 import json
@@ -29,6 +30,7 @@ _SIZE = flags.DEFINE_integer("size", 0, "Side in pixels; 0 is the network's.", 0
 _STEPS = flags.DEFINE_integer("steps", 256, "Of the optimisation.", 1)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Starts a class; the best score is kept.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 34, "Classes at once.", 1)
+_RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _JUDGE = flags.DEFINE_string("judge", None, "Run directory of another network.")
 
 
@@ -45,6 +47,7 @@ def main(_) -> None:
         batch_size=_BATCH_SIZE.value,
         judge=experiment.load_run(_JUDGE.value) if _JUDGE.value else None,
         command=experiment.typed_command(),
+        results=_RESULTS.value,
     )
     print(json.dumps(result, indent=2))
 

@@ -6,7 +6,8 @@
 For each method: the grid pointing game (chance is .25), deletion and insertion, ROAD
 (MoRF and LeRF), sparseness, and the rank correlation with the maps of a network whose
 layers are randomised from the top down. Only correctly classified pictures count. OUT
-gets result.json, table.md and table.png; the table is printed.
+gets result.json, table.md and table.png; the table is printed. --results=results enters
+the figures into pointing_game.json and faithfulness.json there.
 """
 
 import logging
@@ -25,6 +26,7 @@ _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which pictu
 _LIMIT = flags.DEFINE_integer("limit", 200, "Pictures, and grids of four.", 4)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at once.", 1)
 _LAYER = flags.DEFINE_string("layer", None, "Of class activation maps.")
+_RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where the data is, if not where the run found it."
 )
@@ -45,6 +47,7 @@ def main(_) -> None:
         layer=_LAYER.value,
         batch_size=_BATCH_SIZE.value,
         command=experiment.typed_command(),
+        results=_RESULTS.value,
     )
     print(table)
 

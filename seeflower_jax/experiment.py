@@ -111,6 +111,15 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
+    """Writes an entry into a file of results, {network: {key: entry}}; keeps others."""
+    path = pathlib.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results.setdefault(network, {})[key] = entry
+    write_json(path, results)
+
+
 def typed_command() -> str:
     """The command line of the running script, without the name of the home folder."""
     script = pathlib.Path(sys.argv[0]).stem

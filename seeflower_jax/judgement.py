@@ -144,6 +144,7 @@ def judge_methods(
     layer: str | None = None,
     batch_size: int = 8,
     command: str = "",
+    results: str | os.PathLike | None = None,
 ) -> str:
     """Judges methods; writes result.json, table.md and table.png.
 
@@ -157,6 +158,7 @@ def judge_methods(
       layer: of class activation maps.
       batch_size: pictures at once.
       command: what was typed, for the record.
+      results: a folder whose pointing_game.json and faithfulness.json get the figures.
 
     Returns:
       The table, in Markdown.
@@ -205,14 +207,29 @@ def judge_methods(
         name: {key: round(float(np.mean(values)), 4) for key, values in own.items()}
         for name, own in figures_of.items()
     }
-    return _write(out, run, means, levels, len(chosen), len(grids), layer, command)
+    return _write(
+        out, run, means, levels, len(chosen), len(grids), layer, command, results
+    )
 
 
 def _take(maps: dict, rows: np.ndarray) -> dict:
     return {name: values[rows] for name, values in maps.items()}
 
 
-def _write(out, run, means, levels, pictures, grids, layer, command) -> str:
+def _record(folder: pathlib.Path, run, result: dict) -> None:
+    """Enters a judgement into pointing_game.json and faithfulness.json."""
+    ran = {"run": experiment.config_hash(run.config), "layer": result["layer"]}
+    ran |= {key: result[key] for key in ("command", "git_commit", "versions", "device")}
+    for name, own in result["methods"].items():
+        own = dict(own)
+        pointing = {"score": own.pop("pointing_game"), "grids": result["grids"]}
+        faithful = own | {"pictures": result["pictures"]}
+        for file, entry in (("pointing_game", pointing), ("faithfulness", faithful)):
+            path = folder / f"{file}.json"
+            experiment.record(path, run.spec.name, name, entry | ran)
+
+
+def _write(out, run, means, levels, pictures, grids, layer, command, results) -> str:
     """Writes the three files; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     result = {
@@ -226,6 +243,8 @@ def _write(out, run, means, levels, pictures, grids, layer, command) -> str:
         **experiment.provenance(command),
     }
     experiment.write_json(out / "result.json", result)
+    if results is not None:
+        _record(pathlib.Path(results), run, result)
     header = ["method"] + [f"{t} {_BETTER.get(k, '')}" for k, t in COLUMNS.items()]
     rows = [[name, *(f"{own[k]:.3f}" for k in COLUMNS)] for name, own in means.items()]
     lines = [header, ["---"] * len(header), *rows]

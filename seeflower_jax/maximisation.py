@@ -36,6 +36,7 @@ def maximise_classes(
     batch_size: int = 34,
     judge: experiment.Run | None = None,
     command: str = "",
+    results: str | os.PathLike | None = None,
 ) -> dict:
     """Writes a picture per class, a sheet, the score curves and the result.
 
@@ -50,13 +51,16 @@ def maximise_classes(
       batch_size: classes at once.
       judge: a run of another network, whose first answer is counted.
       command: what was typed, for the record.
+      results: a folder whose activation_max.json gets the counts; needs a judge.
 
     Returns:
       The content of `result.json`.
 
     Raises:
-      ValueError: for an unknown class.
+      ValueError: for an unknown class, and for `results` without a judge.
     """
+    if results is not None and judge is None:
+        raise ValueError("a recorded result needs the run of a judge")
     names = run.class_names
     labels = [class_index(name, names) for name in classes] or range(len(names))
     labels = np.array(labels, np.int32)
@@ -118,6 +122,16 @@ def maximise_classes(
     figures.write_sheet(out / "sheet.png", images, titles)
     figures.write_score_curves(out / "curves.png", curves, titles)
     experiment.write_json(out / "result.json", result)
+    if results is not None:
+        entry = {key: value for key, value in result.items() if key != "scores"}
+        entry |= {
+            "recognised": result["recognised"][judge.spec.name],
+            "recognised_by_itself": result["recognised"][run.spec.name],
+            "run": experiment.config_hash(run.config),
+            "judge_run": experiment.config_hash(judge.config),
+        }
+        path = pathlib.Path(results) / "activation_max.json"
+        experiment.record(path, run.spec.name, form, entry)
     return result
 
 

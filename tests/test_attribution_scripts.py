@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import explain, judgement, maximisation
+from seeflower_jax import explain, judgement, maximisation, paper_figures
+from seeflower_jax.data.oxford_names import CLASS_NAMES
 
 
 @pytest.fixture
@@ -18,8 +19,19 @@ def run(tiny_run):
 def test_activation_maximisation(run, tmp_path):
     out = tmp_path / "out"
     result = maximisation.maximise_classes(
-        run, out, ["7", "sunflower", "2"], size=75, steps=3, seeds=2, judge=run
+        run,
+        out,
+        ["7", "sunflower", "2"],
+        size=75,
+        steps=3,
+        seeds=2,
+        judge=run,
+        results=tmp_path / "results",
     )
+    recorded = json.loads((tmp_path / "results" / "activation_max.json").read_text())
+    entry = recorded["inception_v3"]["robust"]
+    assert entry["recognised"] == result["recognised"]["inception_v3"]
+    assert (entry["classes"], entry["judge"]) == (3, "inception_v3")
     assert result == json.loads((out / "result.json").read_text())
     assert result["classes"] == 3 and result["judge"] == "inception_v3"
     assert 0 <= result["recognised"]["inception_v3"] <= 3
@@ -31,6 +43,8 @@ def test_activation_maximisation(run, tmp_path):
     assert (out / "sheet.png").exists() and (out / "curves.png").exists()
     with pytest.raises(ValueError, match="classes 0 to 101"):
         maximisation.maximise_classes(run, out, ["102"])
+    with pytest.raises(ValueError, match="needs the run of a judge"):
+        maximisation.maximise_classes(run, out, ["2"], results=tmp_path)
 
 
 def test_judgement(run, tmp_path, monkeypatch):
@@ -47,7 +61,14 @@ def test_judgement(run, tmp_path, monkeypatch):
     monkeypatch.setattr(judgement, "_correct", lambda *_: [*first, 0, 1])
     methods = ["saliency", "eigen_cam"]
     table = judgement.judge_methods(
-        run, pictures, methods, tmp_path, limit=6, layer="mixed2", batch_size=4
+        run,
+        pictures,
+        methods,
+        tmp_path,
+        limit=6,
+        layer="mixed2",
+        batch_size=4,
+        results=tmp_path / "results",
     )
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["pictures"] == result["grids"] == 6
@@ -58,6 +79,16 @@ def test_judgement(run, tmp_path, monkeypatch):
     levels = result["randomisation_by_level"]["saliency"]
     assert len(levels) == 13  # the head, 11 blocks, the stem
     assert all(-1 <= level <= 1 for level in levels)
+    recorded = {
+        name: json.loads((tmp_path / "results" / f"{name}.json").read_text())
+        for name in ("pointing_game", "faithfulness")
+    }
+    for method, own in result["methods"].items():
+        pointing = recorded["pointing_game"]["inception_v3"][method]
+        assert (pointing["score"], pointing["grids"]) == (own["pointing_game"], 6)
+        faithful = recorded["faithfulness"]["inception_v3"][method]
+        assert faithful["deletion"] == own["deletion"] and faithful["pictures"] == 6
+        assert faithful["layer"] == "mixed2"
     assert table.splitlines()[0].startswith("| method | pointing game ↑")
     assert (tmp_path / "table.md").read_text() == table + "\n"
     assert (tmp_path / "table.png").exists()
@@ -71,3 +102,25 @@ def test_grids_have_four_classes():
     np.testing.assert_array_equal(rows, judgement.draw_grids(labels, 20, seed=0))
     with pytest.raises(ValueError, match="four classes"):
         judgement.draw_grids([0, 1, 2, 2], 1, seed=0)
+
+
+def test_paper_figures(run, tmp_path):
+    paper_figures.attribution_figure(run, tmp_path / "a.png", [2, 0, 3])
+    assert Image.open(tmp_path / "a.png").size[0] > 600
+    with pytest.raises(ValueError, match="no picture of class 7"):
+        paper_figures.attribution_figure(run, tmp_path / "b.png", [2, 7])
+    paper_figures.activation_figure(run, tmp_path, [7, 2], steps=2, size=75)
+    assert (tmp_path / "figure_4_6.png").exists()
+    drawn = sorted(p.name for p in (tmp_path / "activation_max_plain").glob("0*.png"))
+    assert drawn == ["002_canterbury_bells.png", "007_bird_of_paradise.png"]
+
+
+def test_classes_of_the_paper_have_their_official_names():
+    """The paper calls index 7 lotus, by an order of folders as texts."""
+    names = [CLASS_NAMES[index] for index in paper_figures.PAPER_CLASSES]
+    assert names == [
+        *("tiger lily", "bird of paradise", "mexican aster", "trumpet creeper"),
+        "rose",
+    ]
+    assert CLASS_NAMES[77] == "lotus"
+    assert paper_figures.first_of_classes([3, 1, 7, 1, 5], [1, 5, 7]) == [1, 4, 2]

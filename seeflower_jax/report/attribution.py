@@ -11,6 +11,7 @@ import textwrap
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -39,6 +40,39 @@ def overlay(image: np.ndarray, values: np.ndarray, signed: bool) -> np.ndarray:
     opacity = 0.25 + 0.65 * strength[..., None]
     mixed = (1 - opacity) * grey + opacity * colours
     return (mixed * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """A map without sign, white where it is largest, uint8 [H, W, 3]."""
+    shown = (normalise(values, signed=False) * 255).round().astype(np.uint8)
+    return np.repeat(shown[..., None], 3, -1)
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+    """A picture file that was written here, uint8 [H, W, 3]."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def write_rows(path: pathlib.Path, rows: dict[str, list], titles: list[str]) -> None:
+    """Draws pictures [H, W, 3] in [0, 255] in named rows; titles stand above them."""
+    figure, axes = plt.subplots(
+        len(rows),
+        len(titles),
+        figsize=(2.2 * len(titles), 2.2 * len(rows) + 0.4),
+        squeeze=False,
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(np.asarray(image).round().astype(np.uint8))
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, fontsize=11)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def write_contact_sheet(
