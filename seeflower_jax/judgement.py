@@ -229,14 +229,13 @@ def _record(folder: pathlib.Path, run, result: dict) -> None:
             experiment.record(path, run.spec.name, name, entry | ran)
 
 
-def _write(out, run, means, levels, pictures, grids, layer, command, results) -> str:
+def _write(out, run, means, levels, counts, layer, command, results) -> str:
     """Writes the three files; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     result = {
         "model": run.spec.name,
         "layer": layer or run.spec.cam_layer,
-        "pictures": pictures,
-        "grids": grids,
+        **counts,
         "chance": {"pointing_game": 0.25},
         "methods": means,
         "randomisation_by_level": levels,

@@ -5,13 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-import torch
 
-from seeflower_jax import models
 from seeflower_jax.comparison import attribution_speed, timing
-from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -57,36 +53,6 @@ def test_workers_take_turns_and_errors_are_told(tmp_path):
     found = timing.in_processes(command, ["a", "b", "c"], rounds=3)
     assert (tmp_path / "log").read_text() == "abcacac"
     assert found == {"a": {"rate": 4}, "b": "no b here", "c": {"rate": 5}}
-
-
-@pytest.fixture(scope="module", params=["vgg16", "inception_v3"])
-def both(request):
-    """(spec, variables, captum's network and layer), small pictures, their maps."""
-    name = request.param
-    spec = models.get_spec(
-        name, num_classes=5, pooling="average", count_include_pad=True, input_size=96
-    )
-    variables = fixtures.random_variables(spec, seed=0)
-    return spec, variables, attribution_speed.torch_network(spec, variables)
-
-
-@pytest.mark.parametrize("method", list(attribution_speed.METHODS))
-def test_captum_computes_the_same_maps(both, method):
-    spec, variables, (network, layer) = both
-    if method not in attribution_speed.shared_methods(spec.name):
-        assert "guided" in method
-        return
-    images = attribution_speed._pictures(spec, 3)
-    tensor = torch.tensor(images.transpose(0, 3, 1, 2)).requires_grad_()
-    theirs = attribution_speed.captum_maps(
-        method, network, layer, tensor, torch.arange(3)
-    )
-    ours = np.asarray(attribution_speed._here(spec, variables, method, images)[0]())
-    assert theirs.shape == ours.shape == (3, 96, 96)
-    # Other noise, other points of the integral, another weighting of windows.
-    least = {"smooth_grad": 0.5, "integrated_gradients": 0.95, "occlusion": 0.9}
-    correlation = np.corrcoef(ours.ravel(), theirs.detach().numpy().ravel())[0, 1]
-    assert correlation > least.get(method, 0.999)
 
 
 def test_table_has_both_sides():

@@ -200,25 +200,31 @@ def _pictures(spec, batch_size):
     return rng.uniform(0, 255, (batch_size, side, side, 3)).astype(np.float32)
 
 
-def _here(spec, variables, method, images):
-    targets = jnp.arange(len(images))
-    options = {"layer": spec.cam_layer} if method in _LAYERED else {}
-    if method == "smooth_grad":
-        options["keys"] = jax.random.split(jax.random.key(0), len(images))
+def bind(spec: models.ModelSpec, method: str):
+    """A jitted function of variables, images [N, H, W, 3] and targets [N]: maps, or
+    logits for 'forward'."""
 
     @jax.jit
-    def call(variables, images):
+    def call(variables, images, targets):
         network = functools.partial(models.apply, spec, variables)
         if method == "forward":
             return network(images)[0]
+        options = {"layer": spec.cam_layer} if method in _LAYERED else {}
+        if method == "smooth_grad":
+            options["keys"] = jax.random.split(jax.random.key(0), len(images))
         return METHODS[method](network, images, targets, **options)
 
-    variables, images = jax.device_put((variables, images))
+    return call
+
+
+def _here(spec, variables, method, images):
+    call = bind(spec, method)
+    placed = jax.device_put((variables, images, jnp.arange(len(images))))
 
     def peak():
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
-    return lambda: jax.block_until_ready(call(variables, images)), peak
+    return lambda: jax.block_until_ready(call(*placed)), peak
 
 
 def _captum(spec, variables, method, images):
