@@ -314,10 +314,9 @@ def train(
     mesh = loader.make_mesh()
     pictures = Pictures.open(config, workdir)
     source = pictures.source
+    changes = {k: v for k, v in config.model.items() if k != "name"}
     spec = models.get_spec(
-        config.model.name,
-        num_classes=len(source.class_names),
-        **{k: v for k, v in config.model.items() if k != "name"},
+        config.model.name, num_classes=len(source.class_names), **changes
     )
     spec, variables, weights = catalog.load_pretrained(
         spec,
@@ -325,6 +324,8 @@ def train(
         config.init.get("head", "new"),
         jax.random.key(config.seed),
     )
+    # The config has the last word, also over what the weights expect.
+    spec = dataclasses.replace(spec, **changes)
     meta = {
         "spec": spec.to_dict(),
         "class_names": list(source.class_names),
