@@ -11,7 +11,6 @@ stdout as JSON; progress goes to stderr.
 import json
 import logging
 import pathlib
-import shlex
 import sys
 
 from absl import app, flags
@@ -39,8 +38,7 @@ def main(_) -> None:
     config = _CONFIG.value
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
-    command = shlex.join(["python", "-m", "scripts.train", *sys.argv[1:]])
-    command = command.replace(str(pathlib.Path.home()), "~")
+    command = experiment.command_line("train", sys.argv[1:])
     result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
     curves.learning_curves(workdir)
     print(json.dumps(result, indent=2))

@@ -16,9 +16,10 @@ import logging
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
@@ -62,10 +63,11 @@ def write_json(path: pathlib.Path, value) -> None:
     os.replace(partial, path)
 
 
-def _flat(config, prefix=""):
+def flat(config, prefix=""):
+    """Yields (key, value) of the leaves of a config, `("data.dir", "")`."""
     for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -75,7 +77,7 @@ def _claim_workdir(config, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if path.exists():
         there, here = json.loads(path.read_text()), _plain(config)
-        old, new = dict(_flat(there)), dict(_flat(here))
+        old, new = dict(flat(there)), dict(flat(here))
         free = {f"{section}.{key}" for section, key in _LOCAL_KEYS}
         done = there["stage_order"]
         if here["stage_order"][: len(done)] == done:  # further stages may be added
@@ -107,6 +109,12 @@ def _git_commit() -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """What is typed to run a script of scripts/, with ~ for the home folder."""
+    command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
+    return command.replace(str(pathlib.Path.home()), "~")
 
 
 def provenance(command: str) -> dict:
