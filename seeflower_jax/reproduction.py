@@ -93,7 +93,7 @@ def _transfer(split, figures):
 ROWS = (
     _baseline("a", "official", 0.181),
     _baseline("b", "official", 0.302, 0.3126),
-    _baseline("c", "reversed", 0.448, 0.4255),
+    _baseline("c", "reversed", 0.448, 0.425),
     *_transfer(
         "official",
         {

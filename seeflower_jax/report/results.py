@@ -42,14 +42,9 @@ approximation of it. `training` is the time of one run, without the evaluation.
 """
 
 
-def share(value: float | None) -> str:
+def share(value: float | None, digits: int = 4) -> str:
     """A share in [0, 1] as `.9037`; an empty string for None."""
-    return "" if value is None else re.sub(r"^0(?=\.)", "", f"{value:.4f}")
-
-
-def _published(value: float | None) -> str:
-    """As `share`, in the three digits that are published."""
-    return share(value)[:4]
+    return "" if value is None else re.sub(r"^0(?=\.)", "", f"{value:.{digits}f}")
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -129,7 +124,7 @@ def _key(row) -> tuple[str, str, str]:
 
 
 def _row_cells(row, found: Group | None) -> list[str]:
-    figures = [_published(v) for v in (row.paper, row.code)]
+    figures = [share(v, 3) for v in (row.paper, row.code)]
     missing = ["missing"] + [""] * (len(_HEADER) - 5)
     cells = found.cells() if found else missing
     return [_NAMES[row.model], row.recipe, *figures, *cells]
@@ -141,8 +136,7 @@ def _table(rows, groups) -> str:
 
 def _comparison(published, groups) -> str:
     lines = [
-        [who, how, _published(figure), "", where]
-        for who, how, figure, where in published
+        [who, how, share(figure, 3), "", where] for who, how, figure, where in published
     ]
     for (model, split, recipe), found in groups.items():
         if split == "official" and recipe == "best":
