@@ -9,11 +9,20 @@ weights).
 
 from ml_collections import ConfigDict
 
+from configs import paper
 
-def get_config(variant: str = "") -> ConfigDict:
-    """The config of the run; `variant` is '' or 'zca'."""
-    if variant not in ("", "zca"):
-        raise ValueError(f"unknown variant {variant!r}; the only one is 'zca'")
+VARIANTS = ("best", "zca", *paper.RECIPES)
+
+
+def get_config(variant: str = "best") -> ConfigDict:
+    """The config of the run.
+
+    Args:
+      variant: 'best'; 'zca' is it with whitened pictures; 'paper' and 'corrected' are
+        described in configs/paper.py.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; there are {VARIANTS}")
     config = ConfigDict()
     config.recipe = "best"
     config.seed = 0
@@ -95,7 +104,30 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.stage_order = ("head", "finetune", "settle")
     config.stages = ConfigDict({"head": head, "finetune": finetune, "settle": settle})
-    return config
+    return _paper(config, variant) if variant in paper.RECIPES else config
+
+
+def _paper(config: ConfigDict, recipe: str) -> ConfigDict:
+    """The paper's code: the last layer for three epochs, then all layers."""
+    config.model.dropout = 0.0
+    head = paper.stage(
+        config.stages.head,
+        epochs=3,
+        batch_size=16,
+        learning_rate=1e-4,
+        train_batch_stats=True,
+        # Keras of 2018 normalised frozen layers by the batch, too, in training.
+        keep_batch_stats=True,
+    )
+    finetune = paper.stage(
+        config.stages.finetune,
+        epochs=200,
+        batch_size=16,
+        learning_rate=1e-5,
+        partition=((".*", 1.0),),
+        train_batch_stats=True,
+    )
+    return paper.change(config, recipe, head=head, finetune=finetune)
 
 
 def _augment(enabled: bool) -> ConfigDict:

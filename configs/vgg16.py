@@ -6,7 +6,7 @@ The head is chosen by `config.model.pooling`, `hidden` and `dropout`:
 
     here               average_max  ()            0.5
     the paper's text   flatten      ()            0.6
-    the paper's code   flatten      (4096, 4096)  0.6
+    its code, :paper   flatten      (4096, 4096)  0.6
     ImageNet's         flatten      (4096, 4096)  0.5, with config.init.head = "hidden"
 
 Flattened features have the size of pictures of 224 pixels: with them, set
@@ -15,11 +15,48 @@ config.test_time.views = ((224, 0.875),).
 
 from ml_collections import ConfigDict
 
-from configs import inception
+from configs import inception, paper
+
+VARIANTS = ("best", *paper.RECIPES)
 
 
-def get_config() -> ConfigDict:
-    """The config of the run; what it does not set is as in configs/inception.py."""
+def get_config(variant: str = "best") -> ConfigDict:
+    """The config of the run; what it does not set is as in configs/inception.py.
+
+    Args:
+      variant: 'best', or 'paper' or 'corrected', described in configs/paper.py.
+    """
+    config = flowers(variant)
+    if variant not in paper.RECIPES:
+        return config
+    top = paper.stage(
+        config.stages.finetune,
+        epochs=400,
+        batch_size=16,
+        optimizer="sgd",
+        learning_rate=1e-4,
+        partition=(
+            ("head/.*|backbone/block(5|4_conv3).*", 1.0),
+            ("backbone/block([123]|4_conv[12]).*", None),
+        ),
+    )
+    finetune = paper.stage(
+        config.stages.finetune,
+        epochs=100,
+        batch_size=32,
+        learning_rate=1e-5,
+        partition=(
+            ("head/.*|backbone/block[345].*", 1.0),
+            ("backbone/block[12].*", None),
+        ),
+    )
+    return paper.change(config, variant, top=top, finetune=finetune)
+
+
+def flowers(variant: str) -> ConfigDict:
+    """What VGG16 and VGG19 share: the best recipe, and the head of the variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; there are {VARIANTS}")
     config = inception.get_config()
     config.model.name = "vgg16"
     config.model.dropout = 0.5
@@ -45,4 +82,6 @@ def get_config() -> ConfigDict:
     )
     finetune.clip_norm = 1.0
     finetune.augment.size = 224
+    if variant in paper.RECIPES:
+        config.model.update(pooling="flatten", hidden=(4096, 4096), dropout=0.6)
     return config

@@ -1,15 +1,40 @@
-"""VGG19 on Oxford 102 Flowers, official split: the recipe and heads of VGG16.
+"""VGG19 on Oxford 102 Flowers, official split: the best recipe and heads of VGG16.
 
 python -m scripts.train --config=configs/vgg19.py
 """
 
 from ml_collections import ConfigDict
 
-from configs import vgg16
+from configs import paper, vgg16
 
 
-def get_config() -> ConfigDict:
-    """The config of the run; all but the network is as in configs/vgg16.py."""
-    config = vgg16.get_config()
+def get_config(variant: str = "best") -> ConfigDict:
+    """The config of the run.
+
+    Args:
+      variant: 'best', which is as in configs/vgg16.py but for the network, or 'paper'
+        or 'corrected', described in configs/paper.py.
+    """
+    config = vgg16.flowers(variant)
     config.model.name = "vgg19"
-    return config
+    if variant not in paper.RECIPES:
+        return config
+    # "The last three layers" of the code leave out the first of the new ones.
+    head = paper.stage(
+        config.stages.head,
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-4,
+        partition=(
+            ("head/(fc2|logits)/.*", 1.0),
+            ("head/fc1/.*|backbone/.*", None),
+        ),
+    )
+    finetune = paper.stage(
+        config.stages.finetune,
+        epochs=200,
+        batch_size=16,
+        learning_rate=1e-5,
+        partition=((".*", 1.0),),
+    )
+    return paper.change(config, variant, head=head, finetune=finetune)

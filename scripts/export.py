@@ -13,6 +13,7 @@ import logging
 from absl import app, flags
 
 from seeflower_jax import experiment, exported
+from seeflower_jax.evaluation import predict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to make.", required=True)
@@ -33,6 +34,7 @@ def main(_) -> None:
         run.config.eval.size or run.spec.input_size,
         run.config.eval.crop,
         experiment.load_preprocess(run.config, run.workdir),
+        predict.keeps_aspect(run.config.eval),
     )
     print(_OUT.value)
 

@@ -17,23 +17,24 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
-from PIL import Image
 
 from seeflower_jax import exported
-from seeflower_jax.data.cache import decode
+from seeflower_jax.data.cache import center_view, decode
 
 
 class PictureError(ValueError):
     """A picture cannot be read."""
 
 
-def load_picture(path: str | os.PathLike, size: int, crop: float = 0.875):
+def load_picture(
+    path: str | os.PathLike, size: int, crop: float = 0.875, keep_aspect: bool = True
+):
     """The central square of a picture, uint8 [size, size, 3].
 
     Args:
       path: of the file.
       size: in pixels, of the result.
-      crop: the square's share of the shortest side.
+      crop, keep_aspect: see `cache.center_view`.
 
     Raises:
       PictureError: if there is no such file or it is no picture.
@@ -42,10 +43,7 @@ def load_picture(path: str | os.PathLike, size: int, crop: float = 0.875):
         image = decode(pathlib.Path(path).read_bytes())
     except OSError as error:
         raise PictureError(f"{path} cannot be read as a picture: {error}") from error
-    half = min(image.size) * crop / 2
-    x, y = image.width / 2, image.height / 2
-    box = (x - half, y - half, x + half, y + half)
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box))
+    return center_view(image, size, crop, keep_aspect)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +55,14 @@ class Classifier:
       class_names: of the logits.
       size: side of the pictures in pixels.
       crop: the central square's share of a picture's shortest side.
+      keep_aspect: False where pictures are squashed to squares.
     """
 
     logits: Callable
     class_names: tuple[str, ...]
     size: int
     crop: float = 0.875
+    keep_aspect: bool = True
 
     def predict(
         self, paths: Iterable, top: int = 5
@@ -73,7 +73,7 @@ class Classifier:
           PictureError: for a file that is no picture.
         """
         for path in paths:
-            picture = load_picture(path, self.size, self.crop)
+            picture = load_picture(path, self.size, self.crop, self.keep_aspect)
             logits = np.asarray(self.logits(picture[None]))[0]
             probabilities = np.asarray(jax.nn.softmax(logits))
             best = np.argsort(-probabilities, kind="stable")[:top]
@@ -118,6 +118,7 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
       FileNotFoundError: if it is no run directory.
     """
     from seeflower_jax import experiment
+    from seeflower_jax.evaluation import predict
 
     run = experiment.load_run(workdir)
     preprocess = experiment.load_preprocess(run.config, run.workdir)
@@ -127,6 +128,7 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
         run.class_names,
         size,
         run.config.eval.crop,
+        predict.keeps_aspect(run.config.eval),
     )
 
 
@@ -138,4 +140,10 @@ def from_export(folder: str | os.PathLike) -> Classifier:
     """
     logits, described = exported.load(folder)
     names = tuple(described["class_names"])
-    return Classifier(logits, names, described["size"], described["crop"])
+    return Classifier(
+        logits,
+        names,
+        described["size"],
+        described["crop"],
+        described.get("keep_aspect", True),
+    )

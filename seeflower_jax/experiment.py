@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
@@ -64,10 +64,11 @@ def write_json(path: pathlib.Path, value) -> None:
     os.replace(partial, path)
 
 
-def _flat(config, prefix=""):
+def flat(config, prefix=""):
+    """Yields (key, value) of the leaves of a config, `("data.dir", "")`."""
     for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -77,7 +78,7 @@ def _claim_workdir(config, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if path.exists():
         there, here = json.loads(path.read_text()), _plain(config)
-        old, new = dict(_flat(there)), dict(_flat(here))
+        old, new = dict(flat(there)), dict(flat(here))
         free = {f"{section}.{key}" for section, key in _LOCAL_KEYS}
         done = there["stage_order"]
         if here["stage_order"][: len(done)] == done:  # further stages may be added
@@ -120,11 +121,15 @@ def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None
     write_json(path, results)
 
 
-def typed_command() -> str:
-    """The command line of the running script, without the name of the home folder."""
-    script = pathlib.Path(sys.argv[0]).stem
-    command = shlex.join(["python", "-m", f"scripts.{script}", *sys.argv[1:]])
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """What is typed to run a script of scripts/, with ~ for the home folder."""
+    command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
     return command.replace(str(pathlib.Path.home()), "~")
+
+
+def typed_command() -> str:
+    """The command line of the script that runs now."""
+    return command_line(pathlib.Path(sys.argv[0]).stem, sys.argv[1:])
 
 
 def provenance(command: str) -> dict:
@@ -334,10 +339,9 @@ def train(
     mesh = loader.make_mesh()
     pictures = Pictures.open(config, workdir)
     source = pictures.source
+    changes = {k: v for k, v in config.model.items() if k != "name"}
     spec = models.get_spec(
-        config.model.name,
-        num_classes=len(source.class_names),
-        **{k: v for k, v in config.model.items() if k != "name"},
+        config.model.name, num_classes=len(source.class_names), **changes
     )
     spec, variables, weights = catalog.load_pretrained(
         spec,
@@ -345,6 +349,8 @@ def train(
         config.init.get("head", "new"),
         jax.random.key(config.seed),
     )
+    # The config has the last word, also over what the weights expect.
+    spec = dataclasses.replace(spec, **changes)
     meta = {
         "spec": spec.to_dict(),
         "class_names": list(source.class_names),

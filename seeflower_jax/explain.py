@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 import tqdm
-from PIL import Image, ImageOps
+from PIL import Image
 
 from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
-from seeflower_jax.evaluation import metrics
+from seeflower_jax.data.cache import center_view
+from seeflower_jax.evaluation import metrics, predict
 from seeflower_jax.experiment import Pictures, Run, load_preprocess
 from seeflower_jax.report import attribution as figures
 
@@ -178,7 +179,10 @@ def make_explainer(
     def prepare(canvas, sizes, positions):
         key = jax.random.key(run.config.seed)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
-        return augment.center_crop(canvas, sizes, size, view.crop), keys
+        images = augment.center_crop(
+            canvas, sizes, size, view.crop, keep_aspect=predict.keeps_aspect(view)
+        )
+        return images, keys
 
     def explain(positions, pixels, targets):
         fill = np.resize(np.arange(len(pixels)), batch_size)  # repeats, to be cut off
@@ -353,7 +357,12 @@ def _write_sheets(store, pictures, methods, run) -> None:
             continue
         maps = [store.read(line) for line in lines]
         images = [
-            _centre(pictures.read(line["position"]), view.crop, maps[0].shape)
+            center_view(
+                Image.fromarray(pictures.read(line["position"])),
+                maps[0].shape[0],
+                view.crop,
+                predict.keeps_aspect(view),
+            )
             for line in lines
         ]
         titles = [
@@ -363,10 +372,3 @@ def _write_sheets(store, pictures, methods, run) -> None:
         signed = batch.METHODS[name].signed
         path = store.folder / f"{name}.png"
         figures.write_contact_sheet(path, images, maps, titles, signed)
-
-
-def _centre(pixels: np.ndarray, crop: float, shape: tuple[int, int]) -> np.ndarray:
-    """A picture as the network sees it, for display."""
-    side = round(min(pixels.shape[:2]) * crop)
-    image = ImageOps.fit(Image.fromarray(pixels), (side, side))
-    return np.asarray(image.resize(shape[::-1]))

@@ -41,6 +41,7 @@ def save(
     size: int,
     crop: float = 1.0,
     preprocess: Callable | None = None,
+    keep_aspect: bool = True,
 ) -> None:
     """Writes a folder, which must not exist.
 
@@ -52,6 +53,7 @@ def save(
       size: side in pixels of the pictures that the function takes.
       crop: the central square's share of a picture's shortest side, for the caller.
       preprocess: applied to pictures in [0, 255] before the network (whitening).
+      keep_aspect: False where pictures are to be squashed, for the caller.
 
     Raises:
       FileExistsError: if the folder exists.
@@ -78,6 +80,7 @@ def save(
         "metrics": metrics,
         "size": size,
         "crop": crop,
+        "keep_aspect": keep_aspect,
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
     }

@@ -43,17 +43,31 @@ def resample(image, size, matrix, out_size: int):
     return upper * (1 - fy) + lower * fy
 
 
-def center_crop(canvas, sizes, out_size: int, crop: float = 1.0, hflip: bool = False):
+def _half_sides(size, keep_aspect: bool):
+    """Half of (height, width) of a picture's central square, or of all of it."""
+    return jnp.full(2, jnp.min(size) / 2) if keep_aspect else size / 2
+
+
+def center_crop(
+    canvas,
+    sizes,
+    out_size: int,
+    crop: float = 1.0,
+    hflip: bool = False,
+    keep_aspect: bool = True,
+):
     """Central square of `crop` times the shortest side, resampled to `out_size`.
+
+    Without `keep_aspect` it is `crop` times each side, squashed to a square.
 
     Returns:
       float32 [N, out_size, out_size, 3] in [0, 255].
     """
 
     def one(image, size):
-        half = jnp.min(size) * crop / 2
-        x_half = -half if hflip else half
-        matrix = jnp.array([[half, 0, size[0] / 2], [0, x_half, size[1] / 2]])
+        y_half, x_half = _half_sides(size, keep_aspect) * crop
+        x_half = -x_half if hflip else x_half
+        matrix = jnp.array([[y_half, 0, size[0] / 2], [0, x_half, size[1] / 2]])
         return resample(image, size, matrix, out_size)
 
     return jax.vmap(one)(canvas, sizes)
@@ -144,6 +158,7 @@ def augment(
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     brightness: float = 0.0,
     contrast: float = 0.0,
+    keep_aspect: bool = True,
 ):
     """Random square views of pictures, each drawn from a key of its own.
 
@@ -165,6 +180,8 @@ def augment(
       brightness: all pixels are multiplied by a factor in [1 - brightness,
         1 + brightness].
       contrast: so are their differences from the picture's mean colour.
+      keep_aspect: where `crop_area` is empty, whether the central square is taken
+        rather than the whole picture, squashed to a square.
 
     Returns:
       float32 [N, out_size, out_size, 3] in [0, 255].
@@ -174,7 +191,7 @@ def augment(
         key_crop, key_affine, key_light = jax.random.split(key, 3)
         if not crop_area:
             center = size / 2
-            half = jnp.full(2, jnp.min(size) / 2)
+            half = _half_sides(size, keep_aspect)
         else:
             center, half = _crop_box(key_crop, size, crop_area, crop_ratio)
         inner = _random_affine(key_affine, rotation, shear, shift, zoom, hflip, vflip)

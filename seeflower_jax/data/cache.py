@@ -77,6 +77,25 @@ def resize(image: Image.Image, shortest_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
+def center_view(
+    image: Image.Image, out_size: int, crop: float, keep_aspect: bool = True
+) -> np.ndarray:
+    """What a network sees of a picture, uint8 [out_size, out_size, 3].
+
+    Args:
+      image: the picture.
+      out_size: side in pixels.
+      crop: the central square's share of the shortest side.
+      keep_aspect: False takes that share of both sides instead, squashed to a square.
+    """
+    sides = (min(image.size),) * 2 if keep_aspect else image.size
+    x, y = (
+        (whole - side * crop) / 2 for whole, side in zip(image.size, sides, strict=True)
+    )
+    box = (x, y, image.width - x, image.height - y)
+    return np.asarray(image.resize((out_size,) * 2, Image.Resampling.LANCZOS, box))
+
+
 def open_cache(
     source: ImageSource,
     shortest_side: int,

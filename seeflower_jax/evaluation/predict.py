@@ -15,6 +15,16 @@ from seeflower_jax import models
 from seeflower_jax.data import augment, loader
 
 
+def keeps_aspect(view) -> bool:
+    """Whether pictures are cropped to squares, as they are unless `view` says that they
+    are squashed.
+
+    Args:
+      view: a config with or without `keep_aspect`.
+    """
+    return view.get("keep_aspect", True)
+
+
 def make_predictor(
     spec: models.ModelSpec, view, preprocess: Callable | None = None, test_time=None
 ) -> Callable:
@@ -23,7 +33,8 @@ def make_predictor(
     Args:
       spec: the network.
       view: config of the picture that the network gets: `size` in pixels (0 is the
-        network's) and `crop`, the central square's share of the shortest side.
+        network's), `crop`, the central square's share of the shortest side, and
+        perhaps `keep_aspect` (see `augment.center_crop`).
       preprocess: applied to cropped images (whitening).
       test_time: config of the views whose logits are averaged instead: `views`, pairs
         of size and crop, and `hflip`, whether each is also seen mirrored.
@@ -38,7 +49,12 @@ def make_predictor(
         total = 0.0
         for (size, crop), mirror in itertools.product(views, mirrors):
             images = augment.center_crop(
-                batch["canvas"], batch["sizes"], size or spec.input_size, crop, mirror
+                batch["canvas"],
+                batch["sizes"],
+                size or spec.input_size,
+                crop,
+                mirror,
+                keeps_aspect(view),
             )
             if preprocess:
                 images = preprocess(images)
@@ -61,7 +77,13 @@ def make_feature_extractor(
 
     @jax.jit
     def extract(variables, batch):
-        images = augment.center_crop(batch["canvas"], batch["sizes"], size, view.crop)
+        images = augment.center_crop(
+            batch["canvas"],
+            batch["sizes"],
+            size,
+            view.crop,
+            keep_aspect=keeps_aspect(view),
+        )
         if preprocess:
             images = preprocess(images)
         return models.features(spec, variables, images)

@@ -74,7 +74,9 @@ def make_train_step(
 
     Args:
       spec: the network.
-      stage: the stage's config.
+      stage: the stage's config. With `train_batch_stats` batches are normalised by
+        their own statistics, which update those of the model unless the config has
+        `keep_batch_stats`.
       optimizer: for the flat dict of trainable parameters.
       preprocess: applied to augmented images (whitening).
 
@@ -122,9 +124,11 @@ def make_train_step(
         options = {"rngs": {"dropout": jax.random.fold_in(key, 1)}}
         batch_stats = state.batch_stats
         if stage.train_batch_stats:
-            logits, batch_stats = forward(
+            logits, updated = forward(
                 variables, batch, images, mutable=["batch_stats"], **options
             )
+            if not stage.get("keep_batch_stats", False):
+                batch_stats = updated
         else:
             logits = forward(variables, batch, images, **options)
         losses = optax.softmax_cross_entropy(logits, targets)

@@ -44,13 +44,24 @@ def test_center_crop_enlarges_as_bilinear_interpolation_does():
     assert np.abs(ours - np.asarray(pillow, np.float32)).max() <= 1.0
 
 
-def test_without_options_augmentation_is_the_center_crop():
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_without_options_augmentation_is_the_center_crop(keep_aspect):
     canvas, sizes = _batch(_picture(20, 30))
     np.testing.assert_allclose(
-        augment.augment(_keys(1), canvas, sizes, 24),
-        augment.center_crop(canvas, sizes, 24),
+        augment.augment(_keys(1), canvas, sizes, 24, keep_aspect=keep_aspect),
+        augment.center_crop(canvas, sizes, 24, keep_aspect=keep_aspect),
         atol=1e-3,
     )
+
+
+def test_squashed_pictures_are_whole():
+    picture = _picture(16, 24)
+    canvas, sizes = _batch(picture, _picture(40, 20))
+    ours = augment.center_crop(canvas, sizes, 48, keep_aspect=False)[0]
+    pillow = Image.fromarray(picture).resize((48, 48), Image.Resampling.BILINEAR)
+    assert np.abs(ours - np.asarray(pillow, np.float32)).max() <= 1.0
+    mirrored = augment.center_crop(canvas, sizes, 48, hflip=True, keep_aspect=False)[0]
+    np.testing.assert_allclose(mirrored, ours[:, ::-1], atol=1e-3)
 
 
 @pytest.mark.parametrize(

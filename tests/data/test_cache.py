@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax.data import cache, oxford_flowers
+from seeflower_jax.data import augment, cache, oxford_flowers
 
 
 def _encode(array, file_format="PNG", **options):
@@ -101,3 +101,16 @@ def test_exif_orientation_is_applied():
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10)).save(buffer, "JPEG", exif=exif)
     assert cache.decode(buffer.getvalue()).size == (10, 20)
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_center_view_is_the_crop_on_the_device_but_for_the_filter(keep_aspect):
+    y, x = np.mgrid[:60, :90]
+    picture = np.stack([y * 4, x * 2.8, x + y], -1).astype(np.uint8)
+    view = cache.center_view(Image.fromarray(picture), 48, 0.8, keep_aspect)
+    sizes = np.array([picture.shape[:2]], np.int32)
+    crop = augment.center_crop(picture[None], sizes, 48, 0.8, keep_aspect=keep_aspect)[
+        0
+    ]
+    assert view.shape == (48, 48, 3) and np.abs(view - crop).max() < 3
+    assert (view[:, -1, 1].mean() > 210) == (not keep_aspect)

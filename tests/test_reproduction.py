@@ -1,0 +1,156 @@
+"""The rows of the paper's tables: what is planned, made, shown and recorded."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from seeflower_jax import experiment, reproduction
+from seeflower_jax.report import results
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _result(model="vgg16", split="official", recipe="paper", seed=0, top1=0.8, **more):
+    metrics = {"top1": top1, "mean_class_top1": top1 + 0.01, "count": 6149}
+    return {
+        "model": model,
+        "split": split,
+        "recipe": recipe,
+        "seed": seed,
+        "weights": {"name": "file", "sha256": "0", "exact": False},
+        "device": "1 x gpu",
+        "seconds": {"head": 60.0, "finetune": 600.0, "evaluation": 100.0},
+        "test": metrics,
+        "validation": metrics,
+    } | more
+
+
+def test_committed_results_are_those_of_the_records(tmp_path):
+    reproduction.write_results(ROOT / "results", tmp_path / "RESULTS.md")
+    written = (tmp_path / "RESULTS.md").read_text()
+    assert (ROOT / "RESULTS.md").read_text() == written, (
+        "write it again by python -m scripts.reproduce --report"
+    )
+
+
+def test_rows_are_those_of_the_paper():
+    names = [row.name for row in reproduction.ROWS]
+    assert len(set(names)) == len(names)
+    table_4_1 = reproduction.select(["table_4.1"], "full")
+    assert [row.paper for row in table_4_1] == [0.181, 0.302, 0.448]
+    table_4_2 = [r for r in reproduction.ROWS if r.table == "4.2"]
+    assert len(table_4_2) == 3 * 3 * 2 and all(row.paper for row in table_4_2)
+
+
+def test_selection():
+    names = [row.name for row in reproduction.select(["vgg*_reversed*"], "full")]
+    assert len(names) == 6 and "vgg19_reversed" in names
+    exact = reproduction.select(["inception_v3_official"], "full")
+    assert [row.recipe for row in exact] == ["best"]
+    assert all(row.cpu for row in reproduction.select([], "cpu"))
+    with pytest.raises(ValueError, match="'vgg16_oficial'; near are.*'vgg16_official'"):
+        reproduction.select(["vgg16_oficial"], "full")
+
+
+def test_every_row_has_its_config_and_command():
+    for budget in ("full", "smoke"):
+        for run in reproduction.plan(reproduction.ROWS, [3], "runs", budget):
+            ending = {"full": "", "smoke": "_smoke"}[budget]
+            assert run.config.recipe == run.row.recipe + ending
+            assert run.config.seed == 3 and run.config.data.split == run.row.split
+            assert run.config.model.name == run.row.model
+            assert run.state == "missing"
+    row = reproduction.select(["vgg16_reversed_paper"], "full")
+    run = reproduction.plan(row, [1], "runs", weights_dir="weights")[0]
+    assert run.command == (
+        "python -m scripts.train --config=configs/vgg16.py:paper "
+        "--workdir=runs/vgg16_reversed_paper_seed1 --config.seed=1 "
+        "--config.data.split=reversed --config.init.weights=weights/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    )
+
+
+@pytest.fixture(scope="module")
+def smoke(flowers, tmp_path_factory):
+    """The runs of two rows, one of which cannot be made."""
+    out = tmp_path_factory.mktemp("smoke")
+    changes = {
+        "data.dir": str(flowers),
+        "data.cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "data.verify": False,
+    }
+    rows = reproduction.select(["baseline_official_paper_[ab]"], "smoke")
+    runs = reproduction.plan(rows, [0], out, "smoke", changes)
+    runs[1].workdir.mkdir()
+    (runs[1].workdir / "config.json").write_text('{"stage_order": []}')
+    assert [run.state for run in runs] == ["missing", "interrupted"]
+    return out, runs, reproduction.run_all(runs)
+
+
+def test_a_run_that_fails_does_not_keep_the_others(smoke):
+    _, runs, failed = smoke
+    assert [run.state for run in runs] == ["finished", "interrupted"]
+    assert failed == [runs[1].name]
+    assert (runs[0].workdir / "learning_curves.png").exists()
+    other = dataclasses.replace(runs[0], config=runs[1].config)
+    assert other.state == "of another config" and other.result is None
+
+
+def test_report_of_a_smoke_run_says_so_and_fills_nothing_in(smoke):
+    out, runs, _ = smoke
+    text = reproduction.write_report(out, runs).read_text()
+    assert "From a smoke run" in text
+    lines = {line[:26]: line for line in text.splitlines() if "| baseline |" in line}
+    top1 = results.share(runs[0].result["test"]["top1"])
+    assert f"| .181 |  | {top1} |" in lines["| baseline | paper_a | .18"]
+    assert "| .302 | .313 | missing |" in lines["| baseline | paper_b | .30"]
+    for name in ("figure_4_1.png", "figure_4_3.png"):
+        assert f"({name})" in text
+        assert (out / name).read_bytes()[1:4] == b"PNG"
+    assert "figure_4_4" not in text
+    with pytest.raises(ValueError, match="smoke budget; not recorded"):
+        reproduction.record(runs[0].workdir, out)
+
+
+def test_tables_of_several_seeds():
+    found = [_result(seed=seed, top1=top1) for seed, top1 in ((1, 0.78), (0, 0.8))]
+    found.append(_result("vgg19", recipe="ablation"))
+    text = results.tables(reproduction.ROWS, reproduction.PUBLISHED, found)
+    assert (
+        "| VGG16 | paper | .757 | .757 | .7900 [.7800, .8000] | .8000 [.7900, .8100] | "
+        ".0052 | .7900 [.7800, .8000] | 0, 1 | approximate | 1 x gpu | 11 min |"
+    ) in text
+    assert "| here | best recipe | missing |" in text
+    assert "| VGG19 | official | ablation | .8000 |" in text.split("## Other")[1]
+    gaps = results.gaps(reproduction.ROWS, (0, 1, 2), found)
+    assert "--only=vgg16_official_paper --seeds=2\n" in gaps
+    assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
+
+
+def test_recording(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        reproduction.record(tmp_path, tmp_path)
+    (tmp_path / "run").mkdir()
+    experiment.write_json(tmp_path / "run/result.json", _result(seed=2))
+    path = reproduction.record(tmp_path / "run", tmp_path)
+    assert path.name == "vgg16_official_paper_seed2.json"
+    (tmp_path / "benchmark.json").write_text("{}")
+    assert reproduction.load_results(tmp_path) == [json.loads(path.read_text())]
+    path.rename(tmp_path / "vgg16_official_seed2.json")
+    with pytest.raises(ValueError, match="holds the result of vgg16_official_paper_se"):
+        reproduction.load_results(tmp_path)
+
+
+def test_script_shows_the_plan(tmp_path):
+    command = [sys.executable, "-m", "scripts.reproduce", "--only=table_4.1"]
+    command += [f"--out={tmp_path}", "--dry_run", "--seeds=0,1", "--budget=cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 * 3 * 2 and list(tmp_path.iterdir()) == []
+    assert lines[0].split() == ["missing", "baseline_official_paper_a_seed0"]
+    assert "scripts.train --config=configs/baseline.py:a" in lines[1]
