@@ -10,7 +10,6 @@ scores, in the paper's form and in the robust one.
 """
 
 import logging
-import pathlib
 
 from absl import app, flags
 
@@ -33,12 +32,16 @@ def main(_) -> None:
     run = experiment.load_run(_WORKDIR.value)
     if _DATA_DIR.value is not None:
         run.config.data.dir = _DATA_DIR.value
-    out = pathlib.Path(_OUT.value).expanduser()
-    out.mkdir(parents=True, exist_ok=True)
     classes = [explain.class_index(name, run.class_names) for name in _CLASSES.value]
-    paper_figures.attribution_figure(run, out / "figure_4_5.png", classes)
-    paper_figures.activation_figure(run, out, classes, _STEPS.value, _SIZE.value)
-    print(out)
+    paper_figures.draw(
+        run,
+        _OUT.value,
+        classes,
+        steps=_STEPS.value,
+        size=_SIZE.value,
+        command=experiment.typed_command(),
+    )
+    print(_OUT.value)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Figures 4.5 and 4.6 of the paper, for any run.
 
-    attribution_figure(experiment.load_run(workdir), "figure_4_5.png", PAPER_CLASSES)
-    activation_figure(experiment.load_run(workdir), "out", PAPER_CLASSES)
+    draw(experiment.load_run(workdir), "figures")
 
 The paper's own class names under Figure 4.6 are probably not those of its pictures: its
 class folders, named by numbers, were sorted as texts, its names by number. Here a
@@ -80,6 +79,7 @@ def activation_figure(
     classes: Sequence[int] = PAPER_CLASSES,
     steps: int = 256,
     size: int = 0,
+    command: str = "",
 ) -> None:
     """Figure 4.6: activation maximisation, the paper's form above the robust one.
 
@@ -87,7 +87,7 @@ def activation_figure(
       run: of `experiment.load_run`.
       out: a folder; it gets figure_4_6.png, and what `maximise_classes` writes.
       classes: class indices, a column each.
-      steps, size: as of `maximisation.maximise_classes`.
+      steps, size, command: as of `maximisation.maximise_classes`.
     """
     out = pathlib.Path(out)
     rows = {}
@@ -100,9 +100,29 @@ def activation_figure(
             form,
             size=size,
             steps=steps,
-            command=experiment.typed_command(),
+            command=command,
         )
         paths = (next(folder.glob(f"{label:03d}_*.png")) for label in classes)
         rows[form] = [figures.read(path) for path in paths]
     titles = [run.class_names[label] for label in classes]
     figures.write_rows(out / "figure_4_6.png", rows, titles)
+
+
+def draw(
+    run: experiment.Run,
+    out: str | os.PathLike,
+    classes: Sequence[int] = PAPER_CLASSES,
+    **options,
+) -> None:
+    """Writes figure_4_5.png and figure_4_6.png.
+
+    Args:
+      run: of `experiment.load_run`.
+      out: the folder.
+      classes: class indices, a column each.
+      **options: of `activation_figure`.
+    """
+    out = pathlib.Path(out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    attribution_figure(run, out / "figure_4_5.png", classes)
+    activation_figure(run, out, classes, **options)

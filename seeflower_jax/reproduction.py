@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import ml_collections
 
-from seeflower_jax import data, experiment
+from seeflower_jax import data, experiment, paper_figures
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.report import curves, dataset, results
 
@@ -402,6 +402,17 @@ def _draw_figures(out: pathlib.Path, finished: Sequence[PlannedRun]) -> dict[str
         if columns:
             figures[title] = name = f"{file}.png"
             curves.compare(columns, out / name)
+    for row, run in first.items():
+        if row.table == "4.2" and row.split == "official" and row.recipe == "best":
+            folder = out / f"figures_{row.name}"
+            if not (folder / "figure_4_6.png").exists():
+                steps = {"steps": 2} if run.config.recipe.endswith("_smoke") else {}
+                paper_figures.draw(experiment.load_run(run.workdir), folder, **steps)
+            for number, what in (("4.5", "attribution"), ("4.6", "maximisation")):
+                file = f"figure_{number.replace('.', '_')}.png"
+                figures[f"Figure {number}: {what}, {row.model}"] = (
+                    f"{folder.name}/{file}"
+                )
     return figures
 
 
