@@ -17,7 +17,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from seeflower_jax import experiment
+from seeflower_jax import experiment, quickstart
 from seeflower_jax.report import curves
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,6 +43,8 @@ def main(_) -> None:
     command = command.replace(str(pathlib.Path.home()), "~")
     result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
     curves.learning_curves(workdir)
+    if "quickstart" in config:
+        result["quickstart"] = quickstart.show(config, workdir, command)
     print(json.dumps(result, indent=2))
 
 

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from seeflower_jax.attribution import batch
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
+from seeflower_jax.data.image_folder import class_name
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.experiment import Pictures, Run, load_preprocess
 from seeflower_jax.report import attribution as figures
@@ -77,7 +78,7 @@ def photo_pictures(run: Run, where: str | os.PathLike) -> PictureList:
     side = run.config.data.shortest_side
     return PictureList(
         [str(path) for path in paths],
-        [classes.get(path.parent.name) for path in paths],
+        [classes.get(class_name(path.parent.name)) for path in paths],
         lambda position: photos.read(paths[position], side),
     )
 
@@ -317,7 +318,7 @@ def _write_sheets(store, pictures, methods, run) -> None:
             continue
         maps = [store.read(line) for line in lines]
         images = [
-            _centre(pictures.read(line["position"]), view.crop, maps[0].shape)
+            centre(pictures.read(line["position"]), view.crop, maps[0].shape)
             for line in lines
         ]
         titles = [
@@ -329,8 +330,8 @@ def _write_sheets(store, pictures, methods, run) -> None:
         figures.write_contact_sheet(path, images, maps, titles, signed)
 
 
-def _centre(pixels: np.ndarray, crop: float, shape: tuple[int, int]) -> np.ndarray:
-    """A picture as the network sees it, for display."""
+def centre(pixels: np.ndarray, crop: float, shape: tuple[int, int]) -> np.ndarray:
+    """A picture [h, w, ...] uint8 as the network sees it, for display."""
     side = round(min(pixels.shape[:2]) * crop)
     image = ImageOps.fit(Image.fromarray(pixels), (side, side))
     return np.asarray(image.resize(shape[::-1]))

@@ -35,3 +35,13 @@ def test_grid_pointing():
     np.testing.assert_allclose(score, [1.0, 0.25, 0.25, 0.25])
     score = localisation.grid_pointing(jnp.array(maps), jnp.array([0, 3, 1, 1]))
     np.testing.assert_allclose(score, [0.0, 0.75, 0.25, 0.25])
+
+
+def test_pointing_game():
+    maps = np.zeros((4, 3, 3), np.float32)
+    maps[0, 1, 2] = maps[1, 0, 0] = 1.0
+    maps[2, 0, 0] = maps[2, 1, 2] = 2.0  # one of two
+    masks = np.zeros((4, 3, 3), bool)
+    masks[:, 1, :] = True
+    hits = localisation.pointing_game(jnp.array(maps), jnp.array(masks))
+    np.testing.assert_allclose(hits, [1, 0, 0.5, 1 / 3])
