@@ -15,7 +15,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from seeflower_jax import experiment
+from seeflower_jax import experiment, quickstart
 from seeflower_jax.report import curves
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -37,10 +37,11 @@ def main(_) -> None:
     config = _CONFIG.value
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
-    result = experiment.train(
-        config, workdir, experiment.typed_command(), _CHECKPOINT_SECONDS.value
-    )
+    command = experiment.typed_command()
+    result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
     curves.learning_curves(workdir)
+    if "quickstart" in config:
+        result["quickstart"] = quickstart.show(config, workdir, command)
     print(json.dumps(result, indent=2))
 
 

@@ -17,10 +17,11 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -31,7 +32,7 @@ from seeflower_jax import data, models
 from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import PixelCache, open_cache
 from seeflower_jax.evaluation import metrics, predict
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import catalog, checkpoint
 from seeflower_jax.training import loop, partition, stages
 from seeflower_jax.training import step as steps
 from seeflower_jax.training.checkpoint import Checkpoints
@@ -80,6 +81,8 @@ def _claim_workdir(config, workdir: pathlib.Path) -> None:
         there, here = json.loads(path.read_text()), _plain(config)
         old, new = dict(flat(there)), dict(flat(here))
         free = {f"{section}.{key}" for section, key in _LOCAL_KEYS}
+        if config.data.source == "folder":  # other folders hold other pictures
+            free.remove("data.dir")
         done = there["stage_order"]
         if here["stage_order"][: len(done)] == done:  # further stages may be added
             free.add("stage_order")
@@ -177,8 +180,23 @@ class Pictures:
 
     @classmethod
     def open(cls, config, workdir: pathlib.Path) -> "Pictures":
-        """Loads what `config.data` describes; decodes and fits what was not yet."""
+        """Loads what `config.data` describes; decodes and fits what was not yet.
+
+        Raises:
+          ValueError: if the run was trained on pictures of other names; and what
+            loading raises.
+        """
         source = data.load(config.data)
+        path, now = workdir / "data.json", source.describe()
+        if not path.exists():
+            write_json(path, now)
+        there = json.loads(path.read_text())
+        if there != now:
+            raise ValueError(
+                f"{workdir} was trained on other pictures than there are now:\n"
+                f"  {there} there\n  {now} now\n"
+                "Bring them back as they were, or train again in another --workdir"
+            )
         cache = open_cache(
             source, config.data.shortest_side, config.data.cache_dir or None
         )
@@ -191,18 +209,21 @@ class Pictures:
         )
 
 
-def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarray:
-    """Rows of `compute` for some pictures, [N, ...], with a progress bar."""
+def _rows(
+    compute, name, config, variables, pictures, indices, mesh
+) -> Iterator[np.ndarray]:
+    """Rows of `compute` for some pictures, a batch at a time, with a progress bar."""
     with tqdm.tqdm(total=len(indices), desc=name, unit="image") as bar:
-        return predict.run(
+        for rows in predict.stream(
             compute,
             loader.replicate(variables, mesh),
             pictures.reader,
             indices,
             config.eval.batch_size,
             mesh,
-            bar.update,
-        )
+        ):
+            bar.update(len(rows))
+            yield rows
 
 
 def _logits(
@@ -213,7 +234,8 @@ def _logits(
         spec, config.eval, pictures.preprocess, config.test_time
     )
     indices = pictures.source.splits[split]
-    return _rows(compute, split, config, variables, pictures, indices, mesh)
+    rows = _rows(compute, split, config, variables, pictures, indices, mesh)
+    return np.concatenate(list(rows))
 
 
 def _stage_features(spec, config, variables, pictures, mesh, path):
@@ -221,19 +243,20 @@ def _stage_features(spec, config, variables, pictures, mesh, path):
     splits = pictures.source.splits
     indices = np.concatenate([splits["train"], splits.get("validation", [])])
     indices = indices.astype(np.int64)
-    if path.exists():
-        features = np.load(path)
-    else:
+    if not path.exists():
         compute = predict.make_feature_extractor(spec, config.eval, pictures.preprocess)
-        features = _rows(
+        partial, features, done = path.with_name("partial_" + path.name), None, 0
+        for rows in _rows(
             compute, "features", config, variables, pictures, indices, mesh
-        )
-        partial = path.with_name("partial_" + path.name)
-        np.save(partial, features)
+        ):
+            if features is None:
+                shape = len(indices), rows.shape[1]
+                features = np.lib.format.open_memmap(partial, "w+", rows.dtype, shape)
+            features[done : done + len(rows)] = rows
+            done += len(rows)
+        features.flush()
         os.replace(partial, path)
-    by_index = np.zeros((len(pictures.source.keys), features.shape[1]), np.float32)
-    by_index[indices] = features
-    return loader.FeatureReader(by_index)
+    return loader.FeatureReader(np.load(path, mmap_mode="r"), indices)
 
 
 def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
@@ -301,6 +324,30 @@ def _run_stage(stage, spec, config, variables, pictures, mesh, resume, **run):
     )
 
 
+def derive(config, changes) -> ml_collections.ConfigDict:
+    """The config of a run that serves another's: as that one, but for `changes`."""
+    plain = config.to_dict()
+    plain["init"].pop("pretraining", None)
+    plain.pop("quickstart", None)
+    derived = ml_collections.ConfigDict(plain)
+    derived.update(changes.to_dict())
+    return derived
+
+
+def _pretrain(config, workdir: pathlib.Path, **options) -> pathlib.Path:
+    """Trains what `config.init.pretraining` describes; the folder of its weights."""
+    derived = derive(config, config.init.pretraining)
+    train(derived, workdir, **options)
+    folder = workdir / "weights"
+    if not (folder / "model.json").exists():  # which is written last
+        shutil.rmtree(folder, ignore_errors=True)
+        source = {"name": workdir.name, "sha256": None, "exact": None}
+        source["config_hash"] = config_hash(derived)
+        run = load_run(workdir)
+        checkpoint.save(folder, run.spec, run.variables, source)
+    return folder
+
+
 def train(
     config,
     workdir: str | os.PathLike,
@@ -314,7 +361,9 @@ def train(
     another one now.
 
     Args:
-      config: of configs/.
+      config: of configs/. With `init.pretraining`, which has what another run has
+        otherwise than this one, that run is trained in `pretraining/` first, and its
+        best variables are the weights.
       workdir: the run directory.
       command: what was typed, for the record.
       checkpoint_seconds: how often the latest state is saved, besides at a stage's end.
@@ -336,6 +385,14 @@ def train(
             return result
 
     ran = provenance(command)  # of the code as it is now, not when the run ends
+    weights_path = config.init.weights
+    if "pretraining" in config.init:
+        weights_path = _pretrain(
+            config,
+            workdir / "pretraining",
+            command=command,
+            checkpoint_seconds=checkpoint_seconds,
+        )
     mesh = loader.make_mesh()
     pictures = Pictures.open(config, workdir)
     source = pictures.source
@@ -345,7 +402,7 @@ def train(
     )
     spec, variables, weights = catalog.load_pretrained(
         spec,
-        config.init.weights,
+        weights_path,
         config.init.get("head", "new"),
         jax.random.key(config.seed),
     )

@@ -23,6 +23,7 @@ from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
 from seeflower_jax.data.cache import center_view
+from seeflower_jax.data.image_folder import class_name
 from seeflower_jax.evaluation import metrics, predict
 from seeflower_jax.experiment import Pictures, Run, load_preprocess
 from seeflower_jax.report import attribution as figures
@@ -78,7 +79,7 @@ def photo_pictures(run: Run, where: str | os.PathLike) -> PictureList:
     side = run.config.data.shortest_side
     return PictureList(
         [str(path) for path in paths],
-        [classes.get(path.parent.name) for path in paths],
+        [classes.get(class_name(path.parent.name)) for path in paths],
         lambda position: photos.read(paths[position], side),
     )
 
@@ -230,17 +231,20 @@ def make_crop_predictor(
     layer = layer or run.spec.cam_layer
 
     @jax.jit
-    def predict(variables, pictures):
+    def look_twice(variables, pictures):
         network = batch.bind(run.spec, variables, preprocess)
         canvas, sizes = pictures["canvas"], pictures["sizes"]
-        images = augment.center_crop(canvas, sizes, size, view.crop)
+        aspect = predict.keeps_aspect(view)
+        images = augment.center_crop(canvas, sizes, size, view.crop, keep_aspect=aspect)
         maps = grad_cam.grad_cam(network, images, layer=layer)
         boxes = localisation.bounding_boxes(maps, threshold)
         centers, halves = localisation.squares(boxes, size)
-        closer = augment.crop_inside(canvas, sizes, centers, halves, size, view.crop)
+        closer = augment.crop_inside(
+            canvas, sizes, centers, halves, size, view.crop, aspect
+        )
         return whole * network(images)[0] + (1 - whole) * network(closer)[0]
 
-    return predict
+    return look_twice
 
 
 def attribute(

@@ -1,6 +1,5 @@
 """The command that writes attribution maps, on real files of every kind."""
 
-import json
 import shutil
 
 import jax
@@ -61,7 +60,7 @@ def test_pictures_of_every_kind(run, folder, tmp_path):
         run, pictures, METHODS, out, batch_size=4, overlays=True, layer="mixed2"
     )
     assert [line["image"] for line in skipped] == [str(folder / "broken.jpg")]
-    maps = store.MapStore(out, json.loads((out / "state.json").read_text())["settings"])
+    maps = store.MapStore.open(out)
     lines = list(maps.lines())
     assert len(lines) == 8 * len(METHODS)
     assert {line["method"] for line in lines} == set(METHODS)

@@ -4,9 +4,12 @@
     centers, halves = squares(boxes, maps.shape[1])  # to crop them
     grids = grid_pictures(images)                    # 2 x 2 of four classes each
     scores = grid_pointing(maps_of_grids, cells)     # chance is 0.25
+    hits = pointing_game(maps, masks_of_objects)
 
 Sources: masks at a share of the largest value, Selvaraju et al. 2017, arXiv 1610.02391,
-section 4.1; the grid pointing game, Boehle et al. 2021, arXiv 2104.00032, section 4.2.
+section 4.1; the grid pointing game, Boehle et al. 2021, arXiv 2104.00032, section 4.2;
+the pointing game, Zhang et al. 2018, arXiv 1608.00507, section 4.1, here without a
+tolerance around the object.
 """
 
 import jax
@@ -82,3 +85,17 @@ def grid_pointing(maps: jax.Array, cells: jax.Array) -> jax.Array:
     own = jnp.take_along_axis(positive, cells[:, None], -1)[:, 0]
     total = positive.sum(-1)
     return jnp.where(total > 0, own / jnp.where(total > 0, total, 1), 0.25)
+
+
+def pointing_game(maps: jax.Array, masks: jax.Array) -> jax.Array:
+    """Whether the largest value of a map lies on the object, [N].
+
+    Args:
+      maps: [N, H, W].
+      masks: bool [N, H, W], where the object is.
+
+    Returns:
+      0 or 1; of a map with several largest values the share of those on the object.
+    """
+    largest = maps == maps.max((1, 2), keepdims=True)
+    return (largest & masks).sum((1, 2)) / largest.sum((1, 2))

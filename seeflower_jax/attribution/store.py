@@ -58,6 +58,12 @@ class MapStore:
             path.touch()
             os.truncate(path, size)
 
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "MapStore":
+        """The maps that are there, of whatever settings."""
+        state = json.loads((pathlib.Path(folder) / "state.json").read_text())
+        return cls(folder, state["settings"])
+
     def remaining(self, count: int) -> Iterator[tuple[int, range]]:
         """The (number, picture indices) of each shard that is still to be written."""
         for number in range(self._state["shards"], -(-count // SHARD_SIZE)):

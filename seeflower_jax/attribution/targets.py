@@ -46,7 +46,8 @@ def contrast(
     """A class's logit less `strength` times the mean of its most similar classes'.
 
     The similar classes are the `references` others with the largest logits in that
-    picture. Source: Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, section 3.
+    picture, or all others where there are fewer. Source: Finer-CAM, Zhang et al. 2025,
+    arXiv 2501.11309, section 3.
 
     Args:
       targets: None for the predicted class, or class indices [N].
@@ -54,8 +55,11 @@ def contrast(
 
     def difference(logits):
         classes = logits.argmax(-1) if targets is None else targets
-        own = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
-        others, _ = jax.lax.top_k(jnp.where(own, -jnp.inf, logits), references)
+        num_classes = logits.shape[-1]
+        own = jax.nn.one_hot(classes, num_classes, dtype=bool)
+        others, _ = jax.lax.top_k(
+            jnp.where(own, -jnp.inf, logits), min(references, num_classes - 1)
+        )
         return score(logits, classes) - strength * others.mean(-1)
 
     return difference

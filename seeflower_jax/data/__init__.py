@@ -5,18 +5,27 @@ source = load(config.data)
 
 import difflib
 
-from seeflower_jax.data import oxford_flowers
+from seeflower_jax.data import image_folder, oxford_flowers, synthetic
 from seeflower_jax.data.source import ImageSource
 
-_SOURCES = {"oxford_flowers102": oxford_flowers.load}
+# What each source takes of `config.data`.
+_SOURCES = {
+    "oxford_flowers102": lambda config: oxford_flowers.load(
+        config.dir or None, config.split, config.verify, config.cache_dir or None
+    ),
+    "folder": lambda config: image_folder.load(config.dir, config.split),
+    "synthetic": lambda config: synthetic.load(
+        config.split, config.species, config.pictures, config.seed
+    ),
+}
 
 
 def load(config) -> ImageSource:
     """The labelled pictures that `config.data` describes.
 
     Args:
-      config: `source` (a key of the registry), `dir` ('' downloads), `split`, `verify`,
-        `cache_dir` ('' is the default).
+      config: `source` (a key of the registry) and what that source takes; other values
+        do not matter to it.
 
     Raises:
       ValueError: for an unknown source, and what the source raises.
@@ -27,6 +36,4 @@ def load(config) -> ImageSource:
         raise ValueError(
             f"unknown data.source {config.source!r}: known are {sorted(_SOURCES)}{hint}"
         )
-    return _SOURCES[config.source](
-        config.dir or None, config.split, config.verify, config.cache_dir or None
-    )
+    return _SOURCES[config.source](config)

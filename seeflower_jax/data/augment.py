@@ -73,24 +73,30 @@ def center_crop(
     return jax.vmap(one)(canvas, sizes)
 
 
-def crop_inside(canvas, sizes, centers, halves, out_size: int, crop: float = 1.0):
+def crop_inside(
+    canvas,
+    sizes,
+    centers,
+    halves,
+    out_size: int,
+    crop: float = 1.0,
+    keep_aspect: bool = True,
+):
     """A square part of each picture's `center_crop`, resampled to `out_size`.
 
     Args:
       canvas, sizes: see the module.
       centers: float [N, 2], (y, x) in the central square, from -1 to 1.
-      halves: float [N], half of the part's side; 1 is the whole square.
-      out_size, crop: as of `center_crop`.
+      halves: float [N], half of the part's side; 1 is half of the whole square's.
+      out_size, crop, keep_aspect: as of `center_crop`.
 
     Returns:
       float32 [N, out_size, out_size, 3] in [0, 255].
     """
 
     def one(image, size, center, half):
-        whole = jnp.min(size) * crop / 2
-        middle = size / 2 + whole * center
-        part = whole * half
-        matrix = jnp.array([[part, 0, middle[0]], [0, part, middle[1]]])
+        whole = _half_sides(size, keep_aspect) * crop
+        matrix = jnp.c_[jnp.diag(whole * half), size / 2 + whole * center]
         return resample(image, size, matrix, out_size)
 
     return jax.vmap(one)(canvas, sizes, centers, halves)

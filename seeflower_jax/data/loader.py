@@ -87,13 +87,20 @@ class PictureReader:
 
 
 class FeatureReader:
-    """Reads rows of an array of features, [number of examples, C]."""
+    """Reads rows of an array of features, which may be a file.
 
-    def __init__(self, features: np.ndarray):
+    Args:
+      features: [N, C].
+      examples: int [N], whose features they are.
+    """
+
+    def __init__(self, features: np.ndarray, examples: np.ndarray):
         self._features = features
+        self._rows = np.zeros(examples.max() + 1, np.int64)
+        self._rows[examples] = np.arange(len(examples))
 
     def __call__(self, indices: np.ndarray) -> dict:
-        return {"features": self._features[indices]}
+        return {"features": np.array(self._features[self._rows[indices]])}
 
 
 def _prefetch(make: Callable[[int], dict], steps: range) -> Iterator[dict]:

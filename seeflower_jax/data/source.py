@@ -1,6 +1,8 @@
 """What a set of labelled pictures is, wherever it comes from."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -40,3 +42,19 @@ class ImageSource:
                 f"{self.name} has no {split!r} part here; it has {sorted(self.splits)}"
             )
         return self.splits[split]
+
+    def describe(self) -> dict:
+        """Number of classes and of pictures in each split, and a hash of all names.
+
+        It tells whether a run goes on with the pictures it had, wherever they lie now.
+        """
+        names = {
+            part: [(self.keys[i], self.class_names[self.labels[i]]) for i in indices]
+            for part, indices in self.splits.items()
+        }
+        text = json.dumps([self.class_names, names], sort_keys=True)
+        return {
+            "classes": len(self.class_names),
+            "pictures": {part: len(rows) for part, rows in names.items()},
+            "hash": hashlib.sha256(text.encode()).hexdigest()[:12],
+        }

@@ -5,7 +5,7 @@ logits = run(predict, variables, reader, indices, 32, mesh)   # [N, num_classes]
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -91,21 +91,24 @@ def make_feature_extractor(
     return extract
 
 
-def run(
-    predict: Callable, variables, reader, indices, batch_size: int, mesh, progress=None
-) -> np.ndarray:
-    """Rows of `predict` for all of `indices`, on the host, float32 [N, ...].
+def stream(
+    predict: Callable, variables, reader, indices, batch_size: int, mesh
+) -> Iterator[np.ndarray]:
+    """Rows of `predict` for all of `indices`, on the host, a batch at a time.
 
     Args:
       predict: function of (variables, batch), jitted.
       variables: replicated over the mesh.
       reader, indices, batch_size, mesh: as `loader.eval_batches`.
-      progress: called with the number of pictures done after each batch.
     """
-    rows = []
+    left = len(indices)
     for batch in loader.eval_batches(reader, indices, batch_size, mesh):
         out = predict(variables, batch)
-        rows.append(np.asarray(multihost_utils.process_allgather(out, tiled=True)))
-        if progress:
-            progress(min(batch_size, len(indices) - (len(rows) - 1) * batch_size))
-    return np.concatenate(rows)[: len(indices)]
+        out = np.asarray(multihost_utils.process_allgather(out, tiled=True))
+        yield out[:left]
+        left -= len(out)
+
+
+def run(*args) -> np.ndarray:
+    """All rows of `stream`, float32 [N, ...]."""
+    return np.concatenate(list(stream(*args)))

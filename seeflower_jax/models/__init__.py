@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seeflower_jax.models import baseline, inception, vgg
+from seeflower_jax.models import baseline, inception, small, vgg
 from seeflower_jax.models.classifier import Classifier
 
 
@@ -76,6 +76,9 @@ MODELS = {
         dropout=0.25,
     ),
     "inception_v3": ModelSpec("inception_v3"),
+    "small": ModelSpec(
+        "small", input_size=64, batch_norm_scale=True, cam_layer="block5"
+    ),
     "vgg16": _VGG,
     "vgg19": dataclasses.replace(_VGG, name="vgg19", cam_layer="block5_conv4"),
 }
@@ -117,6 +120,10 @@ def build(spec: ModelSpec, act: Callable = nn.relu) -> nn.Module:
         )
     elif spec.name == "baseline":
         backbone = baseline.Baseline(dropout=spec.dropout, **common)
+    elif spec.name == "small":
+        backbone = small.Small(
+            epsilon=spec.epsilon, use_scale=spec.batch_norm_scale, **common
+        )
     else:
         backbone = vgg.VGG(
             {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}[spec.name], **common

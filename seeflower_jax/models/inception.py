@@ -6,9 +6,6 @@
 
 Layers, padding and block outputs `mixed0` ... `mixed10` are those of the network whose
 ImageNet weights Keras publishes; stem endpoints have their TF-Slim names.
-
-Batch normalisation uses and updates mini-batch statistics when `batch_stats` is
-mutable; otherwise `apply` is the pure inference function.
 """
 
 from collections.abc import Callable
@@ -17,40 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import Conv, recorder
-
-
-class ConvBN(nn.Module):
-    """Convolution, batch normalisation, activation."""
-
-    features: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    padding: str = "SAME"
-    epsilon: float = 1e-3
-    use_scale: bool = False
-    act: Callable = nn.relu
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        x = Conv(
-            self.features,
-            self.kernel_size,
-            self.strides,
-            self.padding,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        x = nn.BatchNorm(
-            use_running_average=not self.is_mutable_collection("batch_stats"),
-            momentum=0.99,
-            epsilon=self.epsilon,
-            use_scale=self.use_scale,
-            dtype=self.dtype,
-            name="bn",
-        )(x)
-        return self.act(x)
+from seeflower_jax.models.layers import ConvBN, recorder
 
 
 class InceptionV3(nn.Module):

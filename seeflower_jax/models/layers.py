@@ -1,5 +1,7 @@
 """Layers that networks share."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen import dtypes
@@ -45,3 +47,40 @@ class Conv(nn.Module):
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return x + bias.astype(x.dtype)
+
+
+class ConvBN(nn.Module):
+    """Convolution, batch normalisation, activation.
+
+    The normalisation uses and updates mini-batch statistics when `batch_stats` is
+    mutable; otherwise `apply` is the pure inference function.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "SAME"
+    epsilon: float = 1e-3
+    use_scale: bool = False
+    act: Callable = nn.relu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            self.strides,
+            self.padding,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        x = nn.BatchNorm(
+            use_running_average=not self.is_mutable_collection("batch_stats"),
+            momentum=0.99,
+            epsilon=self.epsilon,
+            use_scale=self.use_scale,
+            dtype=self.dtype,
+            name="bn",
+        )(x)
+        return self.act(x)

@@ -41,11 +41,11 @@ def write(
         logits.argmax(-1), labels, len(class_names)
     )
     rows = metrics_lib.per_class(confusion, class_names)
-    with open(out / "per_class.csv", "w", newline="") as file:
+    with open(out / "per_class.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
-    with open(out / "confusion_matrix.csv", "w", newline="") as file:
+    with open(out / "confusion_matrix.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["true \\ predicted", *class_names])
         table.writerows(

@@ -59,3 +59,13 @@ def test_the_crop_of_a_square_shows_what_was_in_the_box():
     np.testing.assert_allclose(found[0], canvas[0, 8:28, 17:37], atol=1e-3)
     whole = augment.crop_inside(canvas, sizes, jnp.zeros((1, 2)), jnp.ones(1), 24, 0.8)
     np.testing.assert_allclose(whole, augment.center_crop(canvas, sizes, 24, 0.8))
+
+
+def test_pointing_game():
+    maps = np.zeros((4, 3, 3), np.float32)
+    maps[0, 1, 2] = maps[1, 0, 0] = 1.0
+    maps[2, 0, 0] = maps[2, 1, 2] = 2.0  # one of two
+    masks = np.zeros((4, 3, 3), bool)
+    masks[:, 1, :] = True
+    hits = localisation.pointing_game(jnp.array(maps), jnp.array(masks))
+    np.testing.assert_allclose(hits, [1, 0, 0.5, 1 / 3])

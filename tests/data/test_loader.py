@@ -16,7 +16,7 @@ def mesh():
 
 
 def _batches(mesh, start, stop, seed=(0, 0)):
-    reader = loader.FeatureReader(FEATURES)
+    reader = loader.FeatureReader(FEATURES, np.arange(50))
     return list(
         loader.train_batches(
             reader, LABELS, TRAIN, 4, mesh, seed=seed, start=start, stop=stop
@@ -45,7 +45,7 @@ def test_batches_from_the_middle_are_those_of_the_whole(mesh):
 
 
 def test_evaluation_sees_every_example_in_order(mesh):
-    reader = loader.FeatureReader(FEATURES)
+    reader = loader.FeatureReader(FEATURES, np.arange(50))
     batches = list(loader.eval_batches(reader, TRAIN, 8, mesh))
     rows = np.concatenate([batch["features"] for batch in batches])
     assert rows.shape == (32, 1)

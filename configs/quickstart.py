@@ -1,0 +1,67 @@
+"""Transfer learning in two minutes, on drawn flowers: no network, weights or data.
+
+python -m scripts.train --config=configs/quickstart.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import inception
+
+
+def get_config() -> ConfigDict:
+    """The config of the run; what it does not set is as in configs/inception.py."""
+    config = inception.get_config()
+    config.recipe = "quickstart"
+    config.model = ConfigDict({"name": "small", "dropout": 0.2, "dtype": "float32"})
+    config.init.weights = ""
+    config.data = ConfigDict(
+        {
+            "source": "synthetic",
+            "split": "target",  # of the species; those of "source" are others
+            "species": 16,
+            "pictures": (10, 5, 25),  # of each, for training, validation and test
+            "seed": 0,
+            "dir": "",
+            "cache_dir": "",
+            "shortest_side": 64,
+        }
+    )
+    config.eval.update(size=64, crop=1.0, batch_size=80)
+    config.test_time.update(views=((64, 1.0),), hflip=False)
+
+    finetune = config.stages.finetune
+    finetune.epochs = 25
+    finetune.batch_size = 32
+    finetune.partition = (("head/.*", 1.0), ("backbone/.*", 1.0))
+    finetune.learning_rate = 1e-3
+    finetune.warmup_steps = 10
+    finetune.weight_decay = 0.01
+    finetune.ema_decay = 0.0
+    finetune.validate_every = 5
+    finetune.augment.update(size=64, crop_area=(0.5, 1.0), mixup=0.0, cutmix=0.0)
+    head = config.stages.head
+    head.update(epochs=60, batch_size=32, learning_rate=3e-3, validate_every=10)
+
+    pretrain = finetune.copy_and_resolve_references()
+    pretrain.update(epochs=14, learning_rate=4e-3, batch_size=48, validate_every=7)
+    pretrain.train_batch_stats = True
+    scratch = pretrain.copy_and_resolve_references()
+    scratch.update(epochs=30, batch_size=32, validate_every=5)
+    config.stages = ConfigDict(
+        {"pretrain": pretrain, "head": head, "finetune": finetune, "scratch": scratch}
+    )
+    config.stage_order = ("head", "finetune")
+    config.init.pretraining = ConfigDict(
+        {
+            "data": {"split": "source", "species": 48, "pictures": (30, 3, 0)},
+            "stage_order": ("pretrain",),
+        }
+    )
+    config.quickstart = ConfigDict(
+        {
+            "scratch": {"stage_order": ("scratch",)},  # the same time without transfer
+            "methods": ("saliency", "grad_cam", "finer_cam"),
+            "maximise_steps": 96,
+        }
+    )
+    return config

@@ -1,0 +1,188 @@
+"""Trees of pictures of one's own."""
+
+import logging
+import os
+import pathlib
+import tempfile
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seeflower_jax import data
+from seeflower_jax.data import cache, image_folder
+from tests import tiny_config
+
+# Counts by class; names with spaces and other letters, sorted by code point.
+CLASSES = {"Gänse blümchen": 10, "rosa": 3, "β": 2, "薔薇": 1}
+
+
+def _write(folder, count, suffix=".png", size=(12, 9), start=0):
+    folder.mkdir(parents=True)
+    for number in range(start, start + count):
+        picture = Image.new("RGB", size, (number, 0, 0))
+        picture.save(folder / f"{number}{suffix}")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Class folders, with things beside the pictures that are none."""
+    root = tmp_path / "my photos"
+    for (name, count), suffix in zip(
+        CLASSES.items(), (".JPG", ".webp", ".png", ".tiff"), strict=True
+    ):
+        _write(root / name, count, suffix)
+    (root / "rosa" / "notes.txt").write_text("no picture")
+    (root / "rosa" / "._0.webp").write_text("what a file system leaves behind")
+    (root / ".thumbnails").mkdir()
+    return root
+
+
+def _parts(source):
+    return {
+        part: {source.keys[i] for i in source.splits[part]} for part in source.splits
+    }
+
+
+def test_class_folders_are_split_class_by_class(tree, caplog):
+    with caplog.at_level(logging.WARNING):
+        source = image_folder.load(tree)
+    assert "β (validation), 薔薇 (test), 薔薇 (validation)" in caplog.text
+    assert source.class_names == tuple(CLASSES) and source.name == "folder_my_photos"
+    counts = {
+        part: np.bincount(source.labels[rows], minlength=4).tolist()
+        for part, rows in source.splits.items()
+    }
+    assert counts == {
+        "train": [6, 1, 1, 1],
+        "validation": [2, 1, 0, 0],
+        "test": [2, 1, 1, 0],
+    }
+    assert sorted(np.concatenate(list(source.splits.values()))) == list(range(16))
+    for key, label in zip(source.keys, source.labels, strict=True):
+        assert key.split("/")[0] == source.class_names[label]
+    opened = cache.open_cache(source, 8, tree.parent)
+    for index, key in enumerate(source.keys):
+        assert abs(int(opened[index][0, 0, 0]) - int(key.split("/")[1][0])) < 3
+
+
+def test_split_is_a_function_of_seed_and_names_in_the_class(tree):
+    first = image_folder.load(tree, "50/20/30:4")
+    again, other = (image_folder.load(tree, f"50/20/30:{seed}") for seed in (4, 5))
+    assert _parts(first) == _parts(again) != _parts(other)
+    assert first.fingerprint == other.fingerprint  # the same pixels
+    assert len(_parts(first)["test"]) == 3 + 1 + 1
+    assert _parts(image_folder.load(tree, "100/0/0")).keys() == {"train"}
+    _write(tree / "aster", 4)
+    (tree / "rosa" / "2.webp").unlink()
+    more = image_folder.load(tree, "50/20/30:4")
+    assert more.fingerprint != first.fingerprint
+    for part, keys in _parts(first).items():
+        kept = {key for key in keys if not key.startswith("rosa")}
+        assert kept <= _parts(more)[part]
+
+
+def test_parts_that_are_folders(tmp_path):
+    for folder, count in (("Train", 3), ("valid", 2), ("test", 1)):
+        _write(tmp_path / folder / "train", count)  # a class may be called so
+        _write(tmp_path / folder / "x", count)
+    source = image_folder.load(tmp_path)
+    assert source.class_names == ("train", "x")
+    assert {part: len(rows) for part, rows in source.splits.items()} == {
+        "train": 6,
+        "validation": 4,
+        "test": 2,
+    }
+    assert all(key.startswith("valid/") for key in _parts(source)["validation"])
+    with pytest.raises(ValueError, match="cannot be split by '80/10/10'"):
+        image_folder.load(tmp_path, "80/10/10")
+
+
+def test_letters_with_two_encodings_are_one_class(tmp_path):
+    _write(tmp_path / "train" / "Ro\u0301za", 2)
+    _write(tmp_path / "train" / "x", 2)
+    _write(tmp_path / "test" / "R\u00f3za", 2)
+    source = image_folder.load(tmp_path)
+    assert source.class_names == ("R\u00f3za", "x")
+    assert source.labels[source.splits["test"]].tolist() == [0, 0]
+
+
+def test_trees_that_are_none(tmp_path):
+    def refused(message, split="official", error=ValueError):
+        with pytest.raises(error, match=message):
+            image_folder.load(tmp_path, split)
+
+    refused("has no class folders, and 0 pictures")
+    Image.new("RGB", (9, 9)).save(tmp_path / "loose.png")
+    refused("has no class folders, and 1 pictures")
+    _write(tmp_path / "a", 2)
+    refused(r"has the classes \('a',\); expected two or more")
+    (tmp_path / "b").mkdir()
+    refused("/b has no picture")
+    _write(tmp_path / "b" / "deeper", 1)
+    refused("/b has no picture")
+    _write(tmp_path / "c", 2)
+    refused("unknown split 'offical' of a folder", "offical")
+    refused("unknown split '80/10/20' of a folder", "80/10/20")
+    with pytest.raises(FileNotFoundError, match="there is no folder .*/absent"):
+        image_folder.load(tmp_path / "absent")
+    with pytest.raises(ValueError, match="needs --config.data.dir=DIR"):
+        image_folder.load("")
+
+
+def test_parts_that_do_not_fit(tmp_path):
+    _write(tmp_path / "test" / "a", 2)
+    with pytest.raises(ValueError, match="has the parts test as folders; expected"):
+        image_folder.load(tmp_path)
+    _write(tmp_path / "train" / "a", 2)
+    _write(tmp_path / "train" / "b", 2)
+    _write(tmp_path / "test" / "c", 2)
+    with pytest.raises(ValueError, match="test/c/0.png .*add 'c' there"):
+        image_folder.load(tmp_path)
+    _write(tmp_path / "d", 2)
+    with pytest.raises(ValueError, match="test, train as folders and beside them d"):
+        image_folder.load(tmp_path)
+
+
+def test_100_000_pictures():
+    with tempfile.TemporaryDirectory() as root:  # pytest would keep them for a while
+        for label in range(50):
+            folder = pathlib.Path(root, f"class {label}")
+            _write(folder, 1)
+            for number in range(1, 2000):
+                os.link(folder / "0.png", folder / f"{number}.png")
+        source = image_folder.load(root)
+    assert {part: len(rows) for part, rows in source.splits.items()} == {
+        "train": 70_000,
+        "validation": 15_000,
+        "test": 15_000,
+    }
+    assert np.bincount(source.labels).tolist() == [2000] * 50
+
+
+def test_memory_for_decoding_does_not_grow_with_the_pictures(tmp_path):
+    def peak(count):
+        root = tmp_path / str(count)
+        _write(root / "a", count // 2, ".bmp", (64, 64))
+        _write(root / "b", count // 2, ".bmp", (64, 64))
+        source = image_folder.load(root)
+        tracemalloc.start()
+        opened = cache.open_cache(source, 64, tmp_path)
+        memory = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(opened) == count
+        return memory
+
+    small = peak(300)
+    assert small > 64 * 64 * 3  # pictures do count
+    assert peak(1500) < 1.3 * small  # of 18 MB
+
+
+def test_values_for_other_sources_do_not_matter(tree):
+    config = tiny_config.get_config().data
+    config.source, config.dir, config.verify = "folder", str(tree), True
+    assert data.load(config).class_names == tuple(CLASSES)
+    config.source = "folders"
+    with pytest.raises(ValueError, match="did you mean 'folder'"):
+        data.load(config)

@@ -1,0 +1,37 @@
+"""The small network."""
+
+import jax
+import numpy as np
+
+from seeflower_jax import models
+from tests import fixtures
+
+
+def test_endpoints_and_parameters():
+    spec = models.get_spec("small", num_classes=7)
+    shapes = models.shapes(spec)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), np.uint8)
+    logits, endpoints = jax.eval_shape(
+        lambda v, x: models.apply(spec, v, x), shapes, images
+    )
+    assert logits.shape == (2, 7)
+    assert [tuple(end.shape[1:]) for end in endpoints.values()] == [
+        (32, 32, 24),
+        (16, 16, 32),
+        (8, 8, 64),
+        (8, 8, 128),
+        (8, 8, 128),
+    ]
+    assert list(endpoints)[-1] == spec.cam_layer
+
+
+def test_a_tap_at_the_last_block_moves_the_logits_by_the_head_alone():
+    spec = models.get_spec("small", num_classes=4, width=0.25)
+    variables = fixtures.random_variables(spec, 0)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    logits, endpoints = models.apply(spec, variables, images)
+    tap = np.ones_like(endpoints["block5"])
+    moved, _ = models.apply(spec, variables, images, {"block5": tap})
+    kernel = variables["params"]["head"]["logits"]["kernel"]
+    expected = np.broadcast_to(kernel.sum(0), (2, 4))
+    np.testing.assert_allclose(moved - logits, expected, rtol=1e-4, atol=1e-4)
