@@ -386,7 +386,9 @@ def _draw_figures(out: pathlib.Path, finished: Sequence[PlannedRun]) -> dict[str
     dataset.class_distribution(
         out / name, source.labels, source.splits, len(source.class_names)
     )
-    first = {run.row: run for run in reversed(finished)}  # of several seeds
+    first = {}  # of several seeds
+    for run in finished:
+        first.setdefault(run.row, run)
     for title, file, table, recipes in (
         ("Figure 4.3: the baseline", "figure_4_3", "4.1", _recipes("4.1")),
         *(
@@ -395,7 +397,7 @@ def _draw_figures(out: pathlib.Path, finished: Sequence[PlannedRun]) -> dict[str
         ),
     ):
         columns = {
-            f"{row.name}": run.workdir
+            row.name: run.workdir
             for row, run in first.items()
             if row.table == table and row.recipe in recipes
         }
