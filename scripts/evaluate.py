@@ -3,8 +3,9 @@
     python -m scripts.evaluate --workdir=runs/inception_seed0 --split=test
 
 Prints the metrics as JSON on stdout and writes, to evaluation_<split>/ in the run
-directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv and
-confusion_matrix.png.
+directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv,
+confusion_matrix.png and reliability.png, the accuracy by the probability that the
+network gave, without and with the temperature that was fitted on validation.
 """
 
 import json
@@ -13,6 +14,7 @@ import logging
 from absl import app, flags
 
 from seeflower_jax import experiment
+from seeflower_jax.evaluation import calibration
 from seeflower_jax.report import evaluation
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -32,7 +34,8 @@ def main(_) -> None:
         run.config.data.dir = _DATA_DIR.value
     metrics, logits, labels = experiment.evaluate(run, _SPLIT.value)
     out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}"
-    evaluation.write(out, metrics, logits, labels, run.class_names)
+    metrics["calibration"] = calibration.summary(logits, labels, run.temperature)
+    evaluation.write(out, metrics, logits, labels, run.class_names, run.temperature)
     print(json.dumps(metrics, indent=2))
 
 

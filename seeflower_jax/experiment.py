@@ -28,7 +28,7 @@ import tqdm
 from seeflower_jax import data, models
 from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import PixelCache, open_cache
-from seeflower_jax.evaluation import metrics, predict
+from seeflower_jax.evaluation import calibration, metrics, predict
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.training import loop, partition, stages
 from seeflower_jax.training import step as steps
@@ -68,6 +68,12 @@ def _flat(config, prefix=""):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def read_result(workdir: str | os.PathLike) -> dict:
+    """The content of `result.json`, empty for a run that is not finished."""
+    path = pathlib.Path(workdir).expanduser() / "result.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _claim_workdir(config, workdir: pathlib.Path) -> None:
@@ -168,6 +174,29 @@ class Pictures:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model and where it came from.
+
+    Attributes:
+      workdir: the run directory.
+      config: its config.
+      spec: of the network.
+      variables: the best by validation.
+      class_names: of the logits.
+      step: of the run, that the variables are from.
+      temperature: that calibrates the logits, fitted on validation; 1 where it was not.
+    """
+
+    workdir: pathlib.Path
+    config: ml_collections.ConfigDict
+    spec: models.ModelSpec
+    variables: dict
+    class_names: tuple[str, ...]
+    step: int
+    temperature: float = 1.0
+
+
 def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarray:
     """Rows of `compute` for some pictures, [N, ...], with a progress bar."""
     with tqdm.tqdm(total=len(indices), desc=name, unit="image") as bar:
@@ -182,13 +211,27 @@ def _rows(compute, name, config, variables, pictures, indices, mesh) -> np.ndarr
         )
 
 
-def _logits(spec, config, variables, pictures, split, mesh) -> np.ndarray:
-    """Logits [N, num_classes] of a split, averaged over the test-time views."""
+def _logits(run: Run, pictures: Pictures, split: str) -> np.ndarray:
+    """Logits [N, num_classes] of a split, averaged over the test-time views.
+
+    They are kept in a file of the run with what they are of: the config, the pictures
+    and the step of the variables.
+    """
+    path, config = run.workdir / f"logits_{split}.npz", run.config
+    of = f"config {config_hash(config)}, {pictures.source.fingerprint}, step {run.step}"
+    if path.exists():
+        with np.load(path) as kept:
+            if kept["of"] == of:
+                return kept["logits"]
     compute = predict.make_predictor(
-        spec, config.eval, pictures.preprocess, config.test_time
+        run.spec, config.eval, pictures.preprocess, config.test_time
     )
-    indices = pictures.source.splits[split]
-    return _rows(compute, split, config, variables, pictures, indices, mesh)
+    indices, mesh = pictures.source.splits[split], loader.make_mesh()
+    logits = _rows(compute, split, config, run.variables, pictures, indices, mesh)
+    partial = path.with_name("partial_" + path.name)
+    np.savez(partial, logits=logits, of=of)
+    os.replace(partial, path)
+    return logits
 
 
 def _stage_features(spec, config, variables, pictures, mesh, path):
@@ -303,9 +346,7 @@ def train(
     """
     workdir = pathlib.Path(workdir).expanduser()
     _claim_workdir(config, workdir)
-    result_path = workdir / "result.json"
-    if result_path.exists():
-        result = json.loads(result_path.read_text())
+    if result := read_result(workdir):
         if result["config_hash"] == config_hash(config):
             logging.info("%s is finished", workdir)
             return result
@@ -365,7 +406,7 @@ def train(
                 checkpoint_seconds=checkpoint_seconds,
             )
 
-        best = checkpoints.best_meta()
+        best, best_step = checkpoints.best_meta(), checkpoints.best_step()
         variables = checkpoints.restore_best(variables)
     result = {
         "model": spec.name,
@@ -382,34 +423,21 @@ def train(
             for name, seconds in progress.seconds.items()
         },
     }
+    run = Run(workdir, config, spec, variables, source.class_names, best_step)
     started = time.monotonic()
+    result["calibration"] = {"fitted_on": None, "temperature": 1.0}
     for split in ("validation", "test"):
         if split in source.splits:
-            logits = _logits(spec, config, variables, pictures, split, mesh)
+            logits = _logits(run, pictures, split)
             labels = source.labels[source.splits[split]]
             result[split] = metrics.evaluate(logits, labels)
+            if split == "validation":
+                temperature = calibration.fit_temperature(logits, labels)
+                fitted = calibration.summary(logits, labels, temperature)
+                result["calibration"] = {"fitted_on": split, **fitted}
     result["seconds"]["evaluation"] = round(time.monotonic() - started, 1)
-    write_json(result_path, result)
+    write_json(workdir / "result.json", result)
     return result
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model and where it came from.
-
-    Attributes:
-      workdir: the run directory.
-      config: its config.
-      spec: of the network.
-      variables: the best by validation.
-      class_names: of the logits.
-    """
-
-    workdir: pathlib.Path
-    config: ml_collections.ConfigDict
-    spec: models.ModelSpec
-    variables: dict
-    class_names: tuple[str, ...]
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
@@ -432,18 +460,28 @@ def load_run(workdir: str | os.PathLike) -> Run:
             raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
         spec = models.ModelSpec(**meta["spec"])
         variables = checkpoints.restore_best(models.shapes(spec))
-    return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
+        step = checkpoints.best_step()
+    fitted = read_result(workdir).get("calibration", {})
+    return Run(
+        workdir,
+        config,
+        spec,
+        variables,
+        tuple(meta["class_names"]),
+        step,
+        fitted.get("temperature", 1.0),
+    )
 
 
 def evaluate(run: Run, split: str) -> tuple[dict, np.ndarray, np.ndarray]:
     """Metrics, logits [N, C] and labels [N] of a split of the run's data.
+
+    Logits that the run directory has of these variables are not computed again.
 
     Raises:
       ValueError: if the run's data has no such split.
     """
     pictures = Pictures.open(run.config, run.workdir)
     labels = pictures.source.labels[pictures.source.part(split)]
-    logits = _logits(
-        run.spec, run.config, run.variables, pictures, split, loader.make_mesh()
-    )
+    logits = _logits(run, pictures, split)
     return metrics.evaluate(logits, labels), logits, labels

@@ -35,14 +35,13 @@ def make_predictor(
     def predict(variables, batch):
         if "features" in batch:
             return models.classify(spec, variables, batch["features"])
+        network = models.bind(spec, variables, preprocess)
         total = 0.0
         for (size, crop), mirror in itertools.product(views, mirrors):
             images = augment.center_crop(
                 batch["canvas"], batch["sizes"], size or spec.input_size, crop, mirror
             )
-            if preprocess:
-                images = preprocess(images)
-            total += models.apply(spec, variables, images)[0]
+            total += network(images)[0]
         return total / (len(views) * len(mirrors))
 
     return predict
