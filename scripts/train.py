@@ -5,7 +5,7 @@
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
 The same command goes on with a run that was interrupted. The result is printed on
-stdout as JSON; progress goes to stderr.
+stdout as JSON; progress goes to stderr. report.html in the run directory shows it all.
 """
 
 import json
@@ -17,7 +17,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from seeflower_jax import experiment
+from seeflower_jax import experiment, reporting
 from seeflower_jax.report import curves
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,8 +42,10 @@ def main(_) -> None:
     command = shlex.join(["python", "-m", "scripts.train", *sys.argv[1:]])
     command = command.replace(str(pathlib.Path.home()), "~")
     result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
+    print(json.dumps(result, indent=2), flush=True)
     curves.learning_curves(workdir)
-    print(json.dumps(result, indent=2))
+    if not reporting.is_current(workdir):
+        reporting.write(workdir)
 
 
 if __name__ == "__main__":

@@ -440,24 +440,38 @@ def train(
     return result
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
-    """The best variables of a run directory, whether it is finished or not.
+class NoCheckpointError(FileNotFoundError):
+    """A run directory has no best variables yet."""
+
+
+def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The config of a run directory.
 
     Raises:
-      FileNotFoundError: if it is no run directory or has no best checkpoint yet.
+      FileNotFoundError: if it is no run directory.
     """
-    workdir = pathlib.Path(workdir).expanduser()
-    path = workdir / "config.json"
+    path = pathlib.Path(workdir).expanduser() / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} is no run directory: it has no config.json; "
             "give the --workdir of scripts.train"
         )
-    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
+
+
+def load_run(workdir: str | os.PathLike) -> Run:
+    """The best variables of a run directory, whether it is finished or not.
+
+    Raises:
+      FileNotFoundError: if it is no run directory.
+      NoCheckpointError: if it has no best checkpoint yet.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    config = load_config(workdir)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         meta = checkpoints.best_meta()
         if meta is None:
-            raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
+            raise NoCheckpointError(f"{workdir} has no checkpoint yet; train it first")
         spec = models.ModelSpec(**meta["spec"])
         variables = checkpoints.restore_best(models.shapes(spec))
         step = checkpoints.best_step()

@@ -317,7 +317,7 @@ def _write_sheets(store, pictures, methods, run) -> None:
             continue
         maps = [store.read(line) for line in lines]
         images = [
-            _centre(pictures.read(line["position"]), view.crop, maps[0].shape)
+            centre(pictures.read(line["position"]), view.crop, maps[0].shape)
             for line in lines
         ]
         titles = [
@@ -329,8 +329,8 @@ def _write_sheets(store, pictures, methods, run) -> None:
         figures.write_contact_sheet(path, images, maps, titles, signed)
 
 
-def _centre(pixels: np.ndarray, crop: float, shape: tuple[int, int]) -> np.ndarray:
-    """A picture as the network sees it, for display."""
+def centre(pixels: np.ndarray, crop: float, shape: tuple[int, int]) -> np.ndarray:
+    """The central square of a picture [h, w, 3], resized to `shape`, for display."""
     side = round(min(pixels.shape[:2]) * crop)
     image = ImageOps.fit(Image.fromarray(pixels), (side, side))
     return np.asarray(image.resize(shape[::-1]))
