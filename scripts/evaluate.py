@@ -3,9 +3,11 @@
     python -m scripts.evaluate --workdir=runs/inception_seed0 --split=test
 
 Prints the metrics as JSON on stdout and writes, to evaluation_<split>/ in the run
-directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv and
-confusion_matrix.png. --crop looks twice: at the picture, and closer at the part that
-its Grad-CAM points at; the files then go to evaluation_<split>_crop/.
+directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv,
+confusion_matrix.png and reliability.png, the accuracy by the probability that the
+network gave, without and with the temperature that was fitted on validation.
+--crop looks twice: at the picture, and closer at the part that its Grad-CAM points at;
+the files then go to evaluation_<split>_crop/.
 """
 
 import json
@@ -14,6 +16,7 @@ import logging
 from absl import app, flags
 
 from seeflower_jax import experiment, explain
+from seeflower_jax.evaluation import calibration
 from seeflower_jax.report import evaluation
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -36,7 +39,8 @@ def main(_) -> None:
     metrics, logits, labels = experiment.evaluate(run, _SPLIT.value, predictor)
     name = f"evaluation_{_SPLIT.value}{'_crop' if _CROP.value else ''}"
     out = _OUT.value or run.workdir / name
-    evaluation.write(out, metrics, logits, labels, run.class_names)
+    metrics["calibration"] = calibration.summary(logits, labels, run.temperature)
+    evaluation.write(out, metrics, logits, labels, run.class_names, run.temperature)
     print(json.dumps(metrics, indent=2))
 
 

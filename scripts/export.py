@@ -4,11 +4,13 @@
     python -m scripts.predict --export=flowers IMAGE...
 
 The folder holds model.stablehlo (any batch size, CPU and GPU), parameters.safetensors
-and model.json with the ModelSpec, the class names and the run's metrics.
+and model.json with the ModelSpec, the class names, the temperature of calibrated
+probabilities and the run's metrics.
 """
 
-import json
 import logging
+import pathlib
+import shutil
 
 from absl import app, flags
 
@@ -22,8 +24,7 @@ _OUT = flags.DEFINE_string("out", None, "The folder to make.", required=True)
 def main(_) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     run = experiment.load_run(_WORKDIR.value)
-    path = run.workdir / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else {}
+    result = experiment.read_result(run.workdir)
     metrics = {k: result[k] for k in ("validation", "test", "weights") if k in result}
     exported.save(
         _OUT.value,
@@ -35,7 +36,10 @@ def main(_) -> None:
         run.config.eval.crop,
         experiment.load_preprocess(run.config, run.workdir),
         predict.keeps_aspect(run.config.eval),
+        run.temperature,
     )
+    if (whitening := run.workdir / "whitening.npz").exists():
+        shutil.copy(whitening, pathlib.Path(_OUT.value).expanduser())
     print(_OUT.value)
 
 

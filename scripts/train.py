@@ -5,7 +5,7 @@
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
 The same command goes on with a run that was interrupted. The result is printed on
-stdout as JSON; progress goes to stderr.
+stdout as JSON; progress goes to stderr. report.html in the run directory shows it all.
 """
 
 import json
@@ -15,7 +15,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from seeflower_jax import experiment, quickstart
+from seeflower_jax import experiment, quickstart, reporting
 from seeflower_jax.report import curves
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -39,10 +39,12 @@ def main(_) -> None:
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     command = experiment.typed_command()
     result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
-    curves.learning_curves(workdir)
     if "quickstart" in config:
         result["quickstart"] = quickstart.show(config, workdir, command)
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2), flush=True)
+    curves.learning_curves(workdir)
+    if not reporting.is_current(workdir):
+        reporting.write(workdir)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@
     classifier = from_export("flowers")                        # of scripts.export
     for path, top in classifier.predict(paths, top=5):
         name, probability = top[0]
+        shown = classifier.explain(path)      # the picture beside its Grad-CAM
 
-What one of them needs is imported by it: an exported network takes none of the code for
-networks, weights and training.
+Probabilities are calibrated by the temperature that was fitted on the validation split
+of a run; of published weights, they are as they come. What one of them needs is
+imported by it: an exported network takes none of the code for networks, weights and
+training.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -54,15 +58,19 @@ class Classifier:
       logits: uint8 [N, size, size, 3] -> [N, classes].
       class_names: of the logits.
       size: side of the pictures in pixels.
+      network: gives the ModelSpec, variables and preprocessing, for maps.
       crop: the central square's share of a picture's shortest side.
       keep_aspect: False where pictures are squashed to squares.
+      temperature: that logits are divided by.
     """
 
     logits: Callable
     class_names: tuple[str, ...]
     size: int
+    network: Callable
     crop: float = 0.875
     keep_aspect: bool = True
+    temperature: float = 1.0
 
     def predict(
         self, paths: Iterable, top: int = 5
@@ -75,25 +83,51 @@ class Classifier:
         for path in paths:
             picture = load_picture(path, self.size, self.crop, self.keep_aspect)
             logits = np.asarray(self.logits(picture[None]))[0]
-            probabilities = np.asarray(jax.nn.softmax(logits))
+            probabilities = np.asarray(jax.nn.softmax(logits / self.temperature))
             best = np.argsort(-probabilities, kind="stable")[:top]
             yield (
                 str(path),
                 [(self.class_names[i], float(probabilities[i])) for i in best],
             )
 
+    @functools.cached_property
+    def _maps(self) -> Callable:
+        """image uint8 [size, size, 3] -> Grad-CAM of its predicted class."""
+        from seeflower_jax.attribution import batch
 
-def _bind(spec, variables, preprocess=None) -> Callable:
+        spec, variables, preprocess = self.network()
+        layer = batch.map_layer(spec, self.size)
+        explain = batch.make_explainer(spec, ["grad_cam"], layer, preprocess)
+        target, key = (
+            np.array([batch.PREDICTED]),
+            jax.random.split(jax.random.key(0), 1),
+        )
+        return lambda image: explain(variables, image[None], target, key)[2]["grad_cam"]
+
+    def explain(self, path: str | os.PathLike) -> np.ndarray:
+        """A picture beside its Grad-CAM (of the predicted class), uint8 [H, 2 W, 3].
+
+        Raises:
+          PictureError: for a file that is no picture.
+        """
+        from seeflower_jax.report import attribution as figures
+
+        picture = load_picture(path, self.size, self.crop)
+        (values,) = np.asarray(self._maps(picture))
+        return np.concatenate([picture, figures.overlay(picture, values, False)], 1)
+
+
+def _of_network(spec, variables, preprocess, class_names, size, **options):
     from seeflower_jax import models
 
-    @jax.jit
-    def logits(images):
-        images = images.astype("float32")
-        return models.apply(
-            spec, variables, preprocess(images) if preprocess else images
-        )[0]
-
-    return logits
+    network = models.bind(spec, variables, preprocess)
+    return Classifier(
+        jax.jit(lambda images: network(images)[0]),
+        class_names,
+        size,
+        lambda: (spec, variables, preprocess),
+        **options,
+    )
 
 
 def from_weights(model: str, weights: str) -> Classifier:
@@ -108,7 +142,7 @@ def from_weights(model: str, weights: str) -> Classifier:
     names = imagenet.class_names()
     if spec.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(spec.num_classes))
-    return Classifier(_bind(spec, variables), names, spec.input_size)
+    return _of_network(spec, variables, None, names, spec.input_size)
 
 
 def from_run(workdir: str | os.PathLike) -> Classifier:
@@ -122,28 +156,43 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
 
     run = experiment.load_run(workdir)
     preprocess = experiment.load_preprocess(run.config, run.workdir)
-    size = run.config.eval.size or run.spec.input_size
-    return Classifier(
-        _bind(run.spec, run.variables, preprocess),
+    return _of_network(
+        run.spec,
+        run.variables,
+        preprocess,
         run.class_names,
-        size,
-        run.config.eval.crop,
-        predict.keeps_aspect(run.config.eval),
+        run.config.eval.size or run.spec.input_size,
+        crop=run.config.eval.crop,
+        temperature=run.temperature,
+        keep_aspect=predict.keeps_aspect(run.config.eval),
     )
 
 
 def from_export(folder: str | os.PathLike) -> Classifier:
-    """An exported network.
+    """An exported network; the code for networks is taken for maps alone.
 
     Raises:
       ValueError: if the folder holds none.
     """
     logits, described = exported.load(folder)
-    names = tuple(described["class_names"])
+
+    def network():
+        from seeflower_jax import models
+        from seeflower_jax.data import whitening
+
+        spec = models.ModelSpec(**described["spec"])
+        path, preprocess = pathlib.Path(folder).expanduser() / "whitening.npz", None
+        if path.exists():
+            fitted = whitening.Whitening.load(path)
+            preprocess = functools.partial(whitening.apply, fitted)
+        return spec, exported.load_variables(folder), preprocess
+
     return Classifier(
         logits,
-        names,
+        tuple(described["class_names"]),
         described["size"],
+        network,
         described["crop"],
         described.get("keep_aspect", True),
+        described.get("temperature", 1.0),
     )

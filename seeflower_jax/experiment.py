@@ -31,7 +31,7 @@ import tqdm
 from seeflower_jax import data, models
 from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import PixelCache, open_cache
-from seeflower_jax.evaluation import metrics, predict
+from seeflower_jax.evaluation import calibration, metrics, predict
 from seeflower_jax.pretrained import catalog, checkpoint
 from seeflower_jax.training import loop, partition, stages
 from seeflower_jax.training import step as steps
@@ -72,6 +72,12 @@ def flat(config, prefix=""):
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def read_result(workdir: str | os.PathLike) -> dict:
+    """The content of `result.json`, empty for a run that is not finished."""
+    path = pathlib.Path(workdir).expanduser() / "result.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _claim_workdir(config, workdir: pathlib.Path) -> None:
@@ -209,6 +215,29 @@ class Pictures:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model and where it came from.
+
+    Attributes:
+      workdir: the run directory.
+      config: its config.
+      spec: of the network.
+      variables: the best by validation.
+      class_names: of the logits.
+      step: of the run, that the variables are from.
+      temperature: that calibrates the logits, fitted on validation; 1 where it was not.
+    """
+
+    workdir: pathlib.Path
+    config: ml_collections.ConfigDict
+    spec: models.ModelSpec
+    variables: dict
+    class_names: tuple[str, ...]
+    step: int
+    temperature: float = 1.0
+
+
 def _rows(
     compute, name, config, variables, pictures, indices, mesh
 ) -> Iterator[np.ndarray]:
@@ -226,16 +255,33 @@ def _rows(
             yield rows
 
 
-def _logits(
-    spec, config, variables, pictures, split, mesh, predictor=None
-) -> np.ndarray:
-    """Logits [N, num_classes] of a split, averaged over the test-time views."""
-    compute = predictor or predict.make_predictor(
-        spec, config.eval, pictures.preprocess, config.test_time
-    )
-    indices = pictures.source.splits[split]
-    rows = _rows(compute, split, config, variables, pictures, indices, mesh)
+def _compute_logits(run: Run, pictures: Pictures, split: str, predictor) -> np.ndarray:
+    """What a predictor gives for a split, [N, num_classes]."""
+    indices, mesh = pictures.source.splits[split], loader.make_mesh()
+    rows = _rows(predictor, split, run.config, run.variables, pictures, indices, mesh)
     return np.concatenate(list(rows))
+
+
+def _logits(run: Run, pictures: Pictures, split: str) -> np.ndarray:
+    """Logits [N, num_classes] of a split, averaged over the test-time views.
+
+    They are kept in a file of the run with what they are of: the config, the pictures
+    and the step of the variables.
+    """
+    path, config = run.workdir / f"logits_{split}.npz", run.config
+    of = f"config {config_hash(config)}, {pictures.source.fingerprint}, step {run.step}"
+    if path.exists():
+        with np.load(path) as kept:
+            if kept["of"] == of:
+                return kept["logits"]
+    predictor = predict.make_predictor(
+        run.spec, config.eval, pictures.preprocess, config.test_time
+    )
+    logits = _compute_logits(run, pictures, split, predictor)
+    partial = path.with_name("partial_" + path.name)
+    np.savez(partial, logits=logits, of=of)
+    os.replace(partial, path)
+    return logits
 
 
 def _stage_features(spec, config, variables, pictures, mesh, path):
@@ -377,9 +423,7 @@ def train(
     """
     workdir = pathlib.Path(workdir).expanduser()
     _claim_workdir(config, workdir)
-    result_path = workdir / "result.json"
-    if result_path.exists():
-        result = json.loads(result_path.read_text())
+    if result := read_result(workdir):
         if result["config_hash"] == config_hash(config):
             logging.info("%s is finished", workdir)
             return result
@@ -448,7 +492,7 @@ def train(
                 checkpoint_seconds=checkpoint_seconds,
             )
 
-        best = checkpoints.best_meta()
+        best, best_step = checkpoints.best_meta(), checkpoints.best_step()
         variables = checkpoints.restore_best(variables)
     result = {
         "model": spec.name,
@@ -465,57 +509,68 @@ def train(
             for name, seconds in progress.seconds.items()
         },
     }
+    run = Run(workdir, config, spec, variables, source.class_names, best_step)
     started = time.monotonic()
+    result["calibration"] = {"fitted_on": None, "temperature": 1.0}
     for split in ("validation", "test"):
         if split in source.splits:
-            logits = _logits(spec, config, variables, pictures, split, mesh)
+            logits = _logits(run, pictures, split)
             labels = source.labels[source.splits[split]]
             result[split] = metrics.evaluate(logits, labels)
+            if split == "validation":
+                temperature = calibration.fit_temperature(logits, labels)
+                fitted = calibration.summary(logits, labels, temperature)
+                result["calibration"] = {"fitted_on": split, **fitted}
     result["seconds"]["evaluation"] = round(time.monotonic() - started, 1)
-    write_json(result_path, result)
+    write_json(workdir / "result.json", result)
     return result
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model and where it came from.
+class NoCheckpointError(FileNotFoundError):
+    """A run directory has no best variables yet."""
 
-    Attributes:
-      workdir: the run directory.
-      config: its config.
-      spec: of the network.
-      variables: the best by validation.
-      class_names: of the logits.
+
+def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The config of a run directory.
+
+    Raises:
+      FileNotFoundError: if it is no run directory.
     """
-
-    workdir: pathlib.Path
-    config: ml_collections.ConfigDict
-    spec: models.ModelSpec
-    variables: dict
-    class_names: tuple[str, ...]
+    path = pathlib.Path(workdir).expanduser() / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is no run directory: it has no config.json; "
+            "give the --workdir of scripts.train"
+        )
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
     """The best variables of a run directory, whether it is finished or not.
 
     Raises:
-      FileNotFoundError: if it is no run directory or has no best checkpoint yet.
+      FileNotFoundError: if it is no run directory.
+      NoCheckpointError: if it has no best checkpoint yet.
     """
     workdir = pathlib.Path(workdir).expanduser()
-    path = workdir / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{workdir} is no run directory: it has no config.json; "
-            "give the --workdir of scripts.train"
-        )
-    config = ml_collections.ConfigDict(json.loads(path.read_text()))
+    config = load_config(workdir)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         meta = checkpoints.best_meta()
         if meta is None:
-            raise FileNotFoundError(f"{workdir} has no checkpoint yet; train it first")
+            raise NoCheckpointError(f"{workdir} has no checkpoint yet; train it first")
         spec = models.ModelSpec(**meta["spec"])
         variables = checkpoints.restore_best(models.shapes(spec))
-    return Run(workdir, config, spec, variables, tuple(meta["class_names"]))
+        step = checkpoints.best_step()
+    fitted = read_result(workdir).get("calibration", {})
+    return Run(
+        workdir,
+        config,
+        spec,
+        variables,
+        tuple(meta["class_names"]),
+        step,
+        fitted.get("temperature", 1.0),
+    )
 
 
 def evaluate(
@@ -529,18 +584,15 @@ def evaluate(
       predictor: jitted function of (variables, batch) that gives logits; the run's
         test-time views by default.
 
+    The logits of the run's own views are kept in its directory, and not computed again.
+
     Raises:
       ValueError: if the run's data has no such split.
     """
     pictures = Pictures.open(run.config, run.workdir)
     labels = pictures.source.labels[pictures.source.part(split)]
-    logits = _logits(
-        run.spec,
-        run.config,
-        run.variables,
-        pictures,
-        split,
-        loader.make_mesh(),
-        predictor,
-    )
+    if predictor:
+        logits = _compute_logits(run, pictures, split, predictor)
+    else:
+        logits = _logits(run, pictures, split)
     return metrics.evaluate(logits, labels), logits, labels

@@ -19,6 +19,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from seeflower_jax import models
 from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
@@ -232,7 +233,7 @@ def make_crop_predictor(
 
     @jax.jit
     def look_twice(variables, pictures):
-        network = batch.bind(run.spec, variables, preprocess)
+        network = models.bind(run.spec, variables, preprocess)
         canvas, sizes = pictures["canvas"], pictures["sizes"]
         aspect = predict.keeps_aspect(view)
         images = augment.center_crop(canvas, sizes, size, view.crop, keep_aspect=aspect)

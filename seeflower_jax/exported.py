@@ -32,6 +32,18 @@ def _flat(tree, prefix=""):
             yield f"{prefix}{name}", value
 
 
+def _tree(flat: dict) -> dict:
+    """The variables of a network from what `_flat` gave."""
+    tree = {"batch_stats": {}}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
 def save(
     folder: str | os.PathLike,
     spec,
@@ -42,6 +54,7 @@ def save(
     crop: float = 1.0,
     preprocess: Callable | None = None,
     keep_aspect: bool = True,
+    temperature: float = 1.0,
 ) -> None:
     """Writes a folder, which must not exist.
 
@@ -54,18 +67,15 @@ def save(
       crop: the central square's share of a picture's shortest side, for the caller.
       preprocess: applied to pictures in [0, 255] before the network (whitening).
       keep_aspect: False where pictures are to be squashed, for the caller.
+      temperature: to divide logits by for calibrated probabilities, for the caller.
 
     Raises:
       FileExistsError: if the folder exists.
     """
-    from flax import traverse_util
-
     from seeflower_jax import models
 
     def logits(flat, images):
-        images = images.astype(jnp.float32)
-        tree = {"batch_stats": {}, **traverse_util.unflatten_dict(flat, sep="/")}
-        return models.apply(spec, tree, preprocess(images) if preprocess else images)[0]
+        return models.bind(spec, _tree(flat), preprocess)(images)[0]
 
     folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True)
@@ -81,6 +91,7 @@ def save(
         "size": size,
         "crop": crop,
         "keep_aspect": keep_aspect,
+        "temperature": temperature,
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
     }
@@ -97,17 +108,31 @@ def load(folder: str | os.PathLike) -> tuple[Callable, dict]:
       ValueError: if it is no such folder or incomplete.
     """
     folder = pathlib.Path(folder).expanduser()
-    program, parameters, described = (folder / name for name in _FILES)
+    program, _, described = (folder / name for name in _FILES)
+    flat = _load_flat(folder)
+    function = export.deserialize(bytearray(program.read_bytes()))
+    call = jax.jit(function.call)
+    return lambda images: call(flat, images), json.loads(described.read_text())
+
+
+def load_variables(folder: str | os.PathLike) -> dict:
+    """The variables {'params', 'batch_stats'} in a folder that `save` wrote.
+
+    Raises:
+      ValueError: if it is no such folder or incomplete.
+    """
+    return _tree(_load_flat(pathlib.Path(folder).expanduser()))
+
+
+def _load_flat(folder: pathlib.Path) -> dict:
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise ValueError(
             f"{folder} is no exported model: {', '.join(missing)} is missing; expected "
             "a folder that scripts.export wrote"
         )
+    parameters = folder / "parameters.safetensors"
     try:
-        flat = safetensors.numpy.load_file(parameters)
+        return safetensors.numpy.load_file(parameters)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{parameters} cannot be read: {error}") from error
-    function = export.deserialize(bytearray(program.read_bytes()))
-    call = jax.jit(function.call)
-    return lambda images: call(flat, images), json.loads(described.read_text())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from seeflower_jax import experiment, explain
+from seeflower_jax import experiment, explain, models
 from seeflower_jax.attribution import batch, faithfulness, localisation
 from seeflower_jax.report import attribution as figures
 
@@ -92,7 +92,7 @@ class _Judge:
         return jax.random.split(jax.random.key(self._run.config.seed), count)
 
     def _judge(self, variables, images, maps, labels):
-        network = batch.bind(self._run.spec, variables, self._preprocess)
+        network = models.bind(self._run.spec, variables, self._preprocess)
         most, least = faithfulness.road(network, images, maps, labels)
         return {
             "deletion": faithfulness.deletion(network, images, maps, labels).mean(0),

@@ -18,8 +18,8 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from seeflower_jax import experiment
-from seeflower_jax.attribution import activation_max, batch
+from seeflower_jax import experiment, models
+from seeflower_jax.attribution import activation_max
 from seeflower_jax.explain import class_index
 from seeflower_jax.report import attribution as figures
 
@@ -72,7 +72,7 @@ def maximise_classes(
     @jax.jit
     def maximise(variables, labels, key):
         return activation_max.maximise(
-            batch.bind(run.spec, variables, preprocess),
+            models.bind(run.spec, variables, preprocess),
             labels,
             key,
             activation_max.FORMS[form],
@@ -153,7 +153,7 @@ def _recognised(run: experiment.Run, images: np.ndarray, labels: np.ndarray) -> 
     @functools.partial(jax.jit, static_argnums=2)
     def predict(variables, images, side):
         resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
-        return batch.bind(run.spec, variables, preprocess)(resized)[0].argmax(-1)
+        return models.bind(run.spec, variables, preprocess)(resized)[0].argmax(-1)
 
     found = [
         predict(run.variables, images[i : i + 32], side)

@@ -8,8 +8,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from seeflower_jax import exported, models
+from seeflower_jax.attribution import grad_cam
+from seeflower_jax.report import attribution
 from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -36,7 +39,7 @@ def network(request, tmp_path_factory):
     variables = fixtures.random_variables(spec, 0)
     folder = tmp_path_factory.mktemp("export") / request.param
     metrics = {"test": {"top1": 0.5}}
-    exported.save(folder, spec, variables, "abcd", metrics, size)
+    exported.save(folder, spec, variables, "abcd", metrics, size, temperature=0.5)
     return folder, spec, variables, IMAGES[:, :size, :size]
 
 
@@ -50,6 +53,7 @@ def test_same_logits_for_any_batch_size(network):
     assert models.ModelSpec(**description["spec"]) == spec
     assert description["class_names"] == list("abcd")
     assert description["metrics"]["test"]["top1"] == 0.5
+    assert description["temperature"] == 0.5
     assert description["platforms"] == ["cpu", "cuda"]
 
 
@@ -70,20 +74,33 @@ IN_OUT = ("in.npy", "out.npy")
 
 
 def test_command_line(network, tmp_path):
-    from PIL import Image
-
-    folder, spec, _, images = network
+    folder, spec, variables, images = network
     if spec.name != "baseline":
         pytest.skip("one network is enough")
-    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    paths = [tmp_path / "a.png", tmp_path / "b" / "a.png"]
+    paths[1].parent.mkdir()
+    for path in paths:
+        Image.fromarray(images[0]).save(path)
     command = [sys.executable, "-m", "scripts.predict", f"--export={folder}", "--json"]
-    done = subprocess.run(
-        [*command, tmp_path / "a.png"], cwd=ROOT, capture_output=True, text=True
-    )
+    command += ["--explain", f"--out={tmp_path / 'out'}", *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    classes = json.loads(done.stdout)["classes"]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    classes = lines[0]["classes"]
     assert sorted(c["name"] for c in classes) == list("abcd")
-    assert sum(c["probability"] for c in classes) == pytest.approx(1, abs=1e-5)
+    logits = models.apply(spec, variables, images[:1])[0]
+    expected = np.sort(jax.nn.softmax(logits[0] / 0.5))[::-1]
+    np.testing.assert_allclose([c["probability"] for c in classes], expected, rtol=1e-4)
+
+    shown = [tmp_path / "out" / name for name in ("a_grad_cam.png", "a_1_grad_cam.png")]
+    assert [line["grad_cam"] for line in lines] == list(map(str, shown))
+    pair = np.asarray(Image.open(shown[0]))
+    np.testing.assert_array_equal(pair[:, :32], images[0])
+    target = np.asarray(logits).argmax(-1)
+    bound = models.bind(spec, variables)
+    (values,) = grad_cam.grad_cam(bound, images[:1], target, layer="conv2")
+    expected = attribution.overlay(images[0], values, False)
+    assert np.abs(pair[:, 32:] - expected.astype(int)).max() <= 2
 
 
 def test_folder_that_is_none(tmp_path):

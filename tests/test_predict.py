@@ -5,11 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import classify
+from seeflower_jax import classify, models
 from seeflower_jax.pretrained import imagenet
 from tests.pretrained import networks
 
@@ -55,6 +56,22 @@ def test_weight_file_with_its_classifier(picture, tmp_path):
     assert found["image"] == str(picture) and len(found["classes"]) == 5
     assert found["classes"][0]["name"] == top[0][0]
     assert found["classes"][0]["probability"] == pytest.approx(top[0][1], rel=1e-4)
+
+    shown = classifier.explain(picture)
+    assert shown.shape == (224, 448, 3)
+    np.testing.assert_array_equal(shown[:, :224], image)
+    assert (shown[:, 224:] != image).any()
+
+
+def test_run_gives_calibrated_probabilities(tiny_run, picture):
+    classifier = classify.from_run(tiny_run.workdir)
+    assert classifier.temperature == tiny_run.temperature != 1.0
+    image = classify.load_picture(picture, 80, crop=1.0)
+    logits = models.apply(tiny_run.spec, tiny_run.variables, image[None])[0][0]
+    expected = np.sort(jax.nn.softmax(logits / tiny_run.temperature))[::-1]
+    (_, top), *_ = classifier.predict([picture], top=3)
+    np.testing.assert_allclose([p for _, p in top], expected[:3], rtol=1e-4)
+    assert classifier.explain(picture).shape == (80, 160, 3)
 
 
 def test_central_square_of_a_picture(tmp_path):

@@ -1,9 +1,11 @@
 """Training end to end: the real scripts on small files of the real layouts."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import inception
-from seeflower_jax import experiment
+from seeflower_jax import classify, experiment, models
 from seeflower_jax.data import loader
 from seeflower_jax.training import loop
 from tests import fixtures, tiny_config
@@ -72,6 +74,9 @@ def test_run_directory_and_result(finished):
     }
     assert result["seconds"].keys() == {"head", "finetune", "evaluation"}
     assert result["weights"]["name"] == "narrow_notop.h5"
+    fitted = result["calibration"]
+    assert fitted["fitted_on"] == "validation" and 0.1 <= fitted["temperature"] <= 10
+    assert experiment.load_run(workdir).temperature == fitted["temperature"]
     assert (workdir / "config.json").exists()
     assert (workdir / "learning_curves.png").read_bytes()[1:4] == b"PNG"
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -120,6 +125,7 @@ def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_p
     assert mirrored["config_hash"] != both["config_hash"]
     assert json.loads((tmp_path / "result.json").read_text()) == mirrored
     assert (tmp_path / "metrics.jsonl").read_text() == log
+    assert mirrored["test"]["loss"] != both["test"]["loss"]
     config.stage_order = ("finetune",)
     with pytest.raises(ValueError, match=r"stage_order: \['head', 'finetune'\] there"):
         experiment.train(config, tmp_path)
@@ -158,7 +164,29 @@ def test_evaluate_script_repeats_the_result_and_writes_tables(finished):
         classes = list(csv.DictReader(file))
     assert classes[0]["name"] == "pink primrose"
     assert sum(int(row["correct"]) for row in classes) == np.trace(confusion)
-    assert (out / "confusion_matrix.png").read_bytes()[1:4] == b"PNG"
+    for name in ("confusion_matrix.png", "reliability.png"):
+        assert (out / name).read_bytes()[1:4] == b"PNG"
+    fitted = json.loads(train.stdout)["calibration"]
+    assert found["calibration"]["temperature"] == fitted["temperature"]
+
+
+def test_logits_are_kept_for_the_variables_they_are_of(tiny_run, monkeypatch):
+    _, logits, _ = experiment.evaluate(tiny_run, "test")
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_rows", None)  # would be called to compute others
+        _, kept, _ = experiment.evaluate(tiny_run, "test")
+        np.testing.assert_array_equal(kept, logits)
+        with pytest.raises(TypeError):
+            experiment.evaluate(dataclasses.replace(tiny_run, step=7), "test")
+
+
+def test_run_without_calibration_in_its_result(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    path = tmp_path / "run/result.json"
+    result = json.loads(path.read_text())
+    del result["calibration"]
+    path.write_text(json.dumps(result))
+    assert experiment.load_run(tmp_path / "run").temperature == 1.0
 
 
 def test_evaluate_without_a_run(tmp_path):
@@ -227,6 +255,7 @@ def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
     config.data.split = "trainval"
     result = experiment.train(config, tmp_path / "run")
     assert "validation" not in result and result["best"]["stage"] == "finetune"
+    assert result["calibration"] == {"fitted_on": None, "temperature": 1.0}
 
 
 def test_whitened_run(config, tmp_path):
@@ -236,6 +265,14 @@ def test_whitened_run(config, tmp_path):
     assert (tmp_path / "run/whitening.npz").exists()
     found, _, _ = experiment.evaluate(experiment.load_run(tmp_path / "run"), "test")
     assert found["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+
+    folder = tmp_path / "export"
+    done = _script("export", f"--workdir={tmp_path / 'run'}", f"--out={folder}")
+    assert done.returncode == 0, done.stderr
+    classifier = classify.from_export(folder)
+    images = np.random.default_rng(0).integers(0, 256, (1, 80, 80, 3), np.uint8)
+    rebuilt = models.bind(*classifier.network())(images)[0]
+    np.testing.assert_allclose(classifier.logits(images), rebuilt, rtol=1e-4, atol=1e-4)
 
 
 def test_few_steps_on_the_real_assets(assets, tmp_path):

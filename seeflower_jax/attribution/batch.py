@@ -119,22 +119,21 @@ def check_images(images: jax.Array) -> None:
             )
 
 
-def bind(
-    spec: models.ModelSpec, variables: dict, preprocess: Callable | None = None
-) -> Callable:
-    """The network that methods take, with its variables bound.
+def _endpoints(spec: models.ModelSpec, size: int) -> dict:
+    """The shapes of a network's endpoints on one picture."""
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    bound = functools.partial(models.apply, spec)
+    return jax.eval_shape(bound, models.shapes(spec), image)[1]
 
-    Args:
-      spec, variables: of the network.
-      preprocess: applied to images before it (whitening), and differentiated with it.
+
+def map_layer(spec: models.ModelSpec, size: int) -> str:
+    """The layer for class activation maps of pictures of a size.
+
+    It is the network's `cam_layer` or, where pictures are too small for that to have a
+    map, the deepest endpoint that has one.
     """
-
-    def network(images, taps=None, **options):
-        if preprocess:
-            images = preprocess(images)
-        return models.apply(spec, variables, images, taps, **options)
-
-    return network
+    layers = cam.spatial_layers(_endpoints(spec, size))
+    return spec.cam_layer if spec.cam_layer in layers else layers[-1]
 
 
 def make_explainer(
@@ -149,7 +148,7 @@ def make_explainer(
       spec: the network.
       methods: keys of `METHODS`.
       layer: endpoint of the class activation maps; the network's `cam_layer` if None.
-      preprocess: as of `bind`.
+      preprocess: as of `models.bind`.
 
     Returns:
       explain, of variables, images [N, H, W, 3] in [0, 255], targets int [N]
@@ -163,15 +162,12 @@ def make_explainer(
     """
     check_methods(methods)
     layer = layer or spec.cam_layer
-    image = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), jnp.float32)
-    bound = functools.partial(models.apply, spec)
     if any(METHODS[name].layered for name in methods):
-        _, endpoints = jax.eval_shape(bound, models.shapes(spec), image)
-        cam.check_layer(endpoints, layer)
+        cam.check_layer(_endpoints(spec, spec.input_size), layer)
 
     @jax.jit
     def compute(variables, images, targets, keys):
-        network = bind(spec, variables, preprocess)
+        network = models.bind(spec, variables, preprocess)
         logits, _ = network(images)
         targets = jnp.where(targets == PREDICTED, logits.argmax(-1), targets)
         maps = {}

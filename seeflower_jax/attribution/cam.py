@@ -13,6 +13,15 @@ import jax.numpy as jnp
 from seeflower_jax.attribution.targets import Targets, score
 
 
+def spatial_layers(endpoints: dict) -> list[str]:
+    """The endpoints {name: array or shape} that have a map, [N, h, w, C], in order."""
+    return [
+        name
+        for name, value in endpoints.items()
+        if len(value.shape) == 4 and value.shape[1] * value.shape[2] > 1
+    ]
+
+
 def check_layer(endpoints: dict, layer: str) -> None:
     """Refuses a layer that has no map.
 
@@ -23,11 +32,7 @@ def check_layer(endpoints: dict, layer: str) -> None:
       ValueError: if there is no such layer or it has no spatial extent; lists those
         that have.
     """
-    spatial = [
-        name
-        for name, value in endpoints.items()
-        if len(value.shape) == 4 and value.shape[1] * value.shape[2] > 1
-    ]
+    spatial = spatial_layers(endpoints)
     if layer in spatial:
         return
     near = difflib.get_close_matches(str(layer), spatial, n=1)

@@ -44,6 +44,26 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
+def standard_errors(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Binomial standard errors of the accuracies that `evaluate` gives.
+
+    The mean class accuracy is the mean of independent shares, one a class, so its
+    variance is the mean of theirs over the number of classes.
+    """
+    found = evaluate(logits, labels)
+    errors = {
+        name: float(np.sqrt(found[name] * (1 - found[name]) / found["count"]))
+        for name in ("top1", "top5")
+    }
+    counts = np.bincount(labels)
+    correct = np.bincount(labels, weights=logits.argmax(-1) == labels)[counts > 0]
+    counts = counts[counts > 0]
+    share = correct / counts
+    variances = share * (1 - share) / counts
+    errors["mean_class_top1"] = float(np.sqrt(variances.sum()) / len(counts))
+    return errors
+
+
 def confusion_matrix(predictions, labels, num_classes: int) -> np.ndarray:
     """int64 [C, C]: how often class (row) was predicted as class (column)."""
     flat = np.asarray(labels, np.int64) * num_classes + predictions

@@ -46,6 +46,7 @@ def make_predictor(
     def predict(variables, batch):
         if "features" in batch:
             return models.classify(spec, variables, batch["features"])
+        network = models.bind(spec, variables, preprocess)
         total = 0.0
         for (size, crop), mirror in itertools.product(views, mirrors):
             images = augment.center_crop(
@@ -56,9 +57,7 @@ def make_predictor(
                 mirror,
                 keeps_aspect(view),
             )
-            if preprocess:
-                images = preprocess(images)
-            total += models.apply(spec, variables, images)[0]
+            total += network(images)[0]
         return total / (len(views) * len(mirrors))
 
     return predict

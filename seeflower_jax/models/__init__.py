@@ -178,6 +178,22 @@ def apply(
     return build(spec, act).apply(variables, images, taps, **options)
 
 
+def bind(spec: ModelSpec, variables, preprocess: Callable | None = None) -> Callable:
+    """A network of pictures alone: network(images, taps=None, **options) as `apply`.
+
+    Args:
+      spec, variables: of the network.
+      preprocess: applied to pictures before it (whitening), and differentiated with it.
+    """
+
+    def network(images, taps=None, **options):
+        if preprocess:
+            images = preprocess(images.astype(jnp.float32))
+        return apply(spec, variables, images, taps, **options)
+
+    return network
+
+
 def features(spec: ModelSpec, variables, images):
     """What the head sees of pictures [N, H, W, 3] in [0, 255]: [N, C] float32."""
     model = build(spec)

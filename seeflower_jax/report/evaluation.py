@@ -1,6 +1,6 @@
 """Tables and the confusion matrix of an evaluated split.
 
-write("runs/inception_seed0/evaluation_test", metrics, logits, labels, class_names)
+write(folder, metrics, logits, labels, class_names, temperature)
 """
 
 import csv
@@ -11,6 +11,7 @@ import pathlib
 import matplotlib
 import numpy as np
 
+from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation import metrics as metrics_lib
 
 matplotlib.use("Agg")
@@ -23,9 +24,10 @@ def write(
     logits: np.ndarray,
     labels: np.ndarray,
     class_names: tuple[str, ...],
+    temperature: float,
 ) -> None:
-    """Writes metrics.json, per_class.csv, confusion_matrix.csv and
-    confusion_matrix.png.
+    """Writes metrics.json, per_class.csv, confusion_matrix.csv, confusion_matrix.png
+    and reliability.png.
 
     Args:
       out: the folder.
@@ -33,6 +35,7 @@ def write(
       logits: [N, C].
       labels: int [N].
       class_names: [C].
+      temperature: that calibrates the logits.
     """
     out = pathlib.Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +55,7 @@ def write(
             [name, *row] for name, row in zip(class_names, confusion, strict=True)
         )
     _draw_confusion(out / "confusion_matrix.png", confusion, class_names)
+    _draw_reliability(out / "reliability.png", logits, labels, temperature)
 
 
 def _draw_confusion(path, confusion, class_names) -> None:
@@ -69,6 +73,25 @@ def _draw_confusion(path, confusion, class_names) -> None:
     ticks = np.array([0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.set_ticks(np.sqrt(ticks), labels=[f"{tick:.0%}" for tick in ticks])
     bar.set_label("share of the true class")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _draw_reliability(path, logits, labels, temperature) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), sharey=True)
+    for axis, value in zip(axes, (1.0, temperature), strict=True):
+        found = calibration.reliability(logits, labels, value)
+        left = np.arange(len(found.counts)) / len(found.counts)
+        axis.bar(left, found.accuracy, 1 / len(left), align="edge", edgecolor="w")
+        axis.plot([0, 1], [0, 1], "--", color="grey", lw=1)
+        axis.set_title(
+            f"temperature {value:.2f}: calibration error {found.error:.3f}", fontsize=10
+        )
+        axis.set_xlabel("probability of the predicted class")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1)
+    axes[0].set_ylabel("accuracy")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

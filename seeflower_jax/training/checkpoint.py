@@ -64,6 +64,11 @@ class Checkpoints:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return manager.restore(manager.latest_step(), args=args).meta
 
+    def best_step(self) -> int | None:
+        """The step of the run that the best variables are from; None if none are."""
+        self._best.wait_until_finished()
+        return self._best.latest_step()
+
     def restore_latest(self, like):
         """The latest state, with the shapes and shardings of `like`."""
         return self._restore(self._latest, like)

@@ -17,6 +17,16 @@ def test_by_hand_on_an_imbalanced_split():
     assert found["loss"] == pytest.approx(-np.log([0.7, 0.6, 0.5, 0.3]).mean())
 
 
+def test_standard_errors_of_an_imbalanced_split():
+    logits = np.eye(2)[[0, 0, 0, 1, 1, 0]]
+    labels = np.array([0, 0, 0, 0, 1, 1])  # 3 of 4 and 1 of 2 are right
+    found = metrics.standard_errors(logits, labels)
+    assert found["top1"] == pytest.approx(np.sqrt(2 / 3 * 1 / 3 / 6))
+    per_class = np.sqrt((3 / 4 * 1 / 4 / 4 + 1 / 2 * 1 / 2 / 2) / 4)
+    assert found["mean_class_top1"] == pytest.approx(per_class)
+    assert found["top5"] == 0
+
+
 def test_top5_and_large_logits():
     logits = np.zeros((2, 10)) + 1000.0 * np.arange(10)
     found = metrics.evaluate(logits, np.array([5, 4]))
