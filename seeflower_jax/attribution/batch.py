@@ -107,10 +107,13 @@ def check_target(target: int, num_classes: int) -> None:
 def check_images(images: jax.Array) -> None:
     """Refuses images with values that are not finite; integers always are.
 
+    Within `jit`, where values are not known, it does nothing.
+
     Raises:
       ValueError: names the first such image.
     """
-    if jnp.issubdtype(images.dtype, jnp.floating):
+    known = not isinstance(images, jax.core.Tracer)
+    if known and jnp.issubdtype(images.dtype, jnp.floating):
         finite = jnp.isfinite(images).all((1, 2, 3))
         if not finite.all():
             raise ValueError(

@@ -181,7 +181,8 @@ def test_methods_of_one_pass_share_it(variables, images):
     def flops(methods):
         explain = batch.make_explainer(SPEC, methods, layer="block5_conv3")
         keys = jax.random.split(jax.random.key(0), 3)
-        lowered = explain.lower(variables, images, jnp.zeros(3, jnp.int32), keys)
+        targets = jnp.zeros(3, jnp.int32)
+        lowered = jax.jit(explain).lower(variables, images, targets, keys)
         return lowered.compile().cost_analysis()["flops"]
 
     forward = jax.jit(functools.partial(models.apply, SPEC)).lower(variables, images)
