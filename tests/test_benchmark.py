@@ -17,6 +17,7 @@ def _benchmark(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_both_passes_are_timed_in_each_framework(tmp_path):
     out = tmp_path / "benchmark.json"
     small = ["--batch_size=1", "--size=75", "--steps=1", "--rounds=1"]

@@ -41,7 +41,7 @@ def run(tmp_path_factory, narrow_weights):
 def test_evaluation(run, tmp_path):
     metrics, logits, labels = experiment.evaluate(run, "test")
     assert run.class_names == CLASSES and logits.shape == (4, 3)
-    evaluation.write(tmp_path, metrics, logits, labels, run.class_names)
+    evaluation.write(tmp_path, metrics, logits, labels, run.class_names, 1.0)
     with open(tmp_path / "per_class.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(CLASSES)
