@@ -207,9 +207,8 @@ def judge_methods(
         name: {key: round(float(np.mean(values)), 4) for key, values in own.items()}
         for name, own in figures_of.items()
     }
-    return _write(
-        out, run, means, levels, len(chosen), len(grids), layer, command, results
-    )
+    counts = {"pictures": len(chosen), "grids": len(grids)}
+    return _write(out, run, means, levels, counts, layer, command, results)
 
 
 def _take(maps: dict, rows: np.ndarray) -> dict:

@@ -56,7 +56,7 @@ def tiny_run(tmp_path_factory, flowers, narrow_weights):
     config = tiny_config.get_config()
     config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
     config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
-    config.stages.head.epochs = 1
+    config.stages.head.update(epochs=10, learning_rate=1e-2, validate_every=10)
     config.stages.finetune.epochs = 0
     workdir = tmp_path_factory.mktemp("run")
     experiment.train(config, workdir)
