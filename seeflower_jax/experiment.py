@@ -309,7 +309,7 @@ def derive(config, changes) -> ml_collections.ConfigDict:
     return derived
 
 
-def _pretrain(config, workdir: pathlib.Path, **options) -> pathlib.Path:
+def _pretrain(config, workdir: pathlib.Path, **options) -> str:
     """Trains what `config.init.pretraining` describes; the folder of its weights."""
     derived = derive(config, config.init.pretraining)
     train(derived, workdir, **options)
@@ -320,7 +320,7 @@ def _pretrain(config, workdir: pathlib.Path, **options) -> pathlib.Path:
         source["config_hash"] = config_hash(derived)
         run = load_run(workdir)
         checkpoint.save(folder, run.spec, run.variables, source)
-    return folder
+    return str(folder)
 
 
 def train(
