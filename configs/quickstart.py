@@ -30,23 +30,23 @@ def get_config() -> ConfigDict:
     config.test_time.update(views=((64, 1.0),), hflip=False)
 
     finetune = config.stages.finetune
-    finetune.epochs = 25
+    finetune.epochs = 20
     finetune.batch_size = 32
-    finetune.partition = (("head/.*", 1.0), ("backbone/.*", 1.0))
-    finetune.learning_rate = 1e-3
-    finetune.warmup_steps = 10
+    finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
+    finetune.learning_rate = 3e-4
+    finetune.warmup_steps = 5
     finetune.weight_decay = 0.01
     finetune.ema_decay = 0.0
     finetune.validate_every = 5
     finetune.augment.update(size=64, crop_area=(0.5, 1.0), mixup=0.0, cutmix=0.0)
     head = config.stages.head
-    head.update(epochs=60, batch_size=32, learning_rate=3e-3, validate_every=10)
+    head.update(epochs=40, batch_size=32, learning_rate=3e-3, validate_every=10)
 
     pretrain = finetune.copy_and_resolve_references()
     pretrain.update(epochs=14, learning_rate=4e-3, batch_size=48, validate_every=7)
     pretrain.train_batch_stats = True
     scratch = pretrain.copy_and_resolve_references()
-    scratch.update(epochs=30, batch_size=32, validate_every=5)
+    scratch.update(epochs=25, batch_size=32, validate_every=5)
     config.stages = ConfigDict(
         {"pretrain": pretrain, "head": head, "finetune": finetune, "scratch": scratch}
     )

@@ -50,8 +50,8 @@ class InceptionV3(nn.Module):
                 padding,
                 self.epsilon,
                 self.use_scale,
-                self.act,
-                self.dtype,
+                act=self.act,
+                dtype=self.dtype,
                 name=name.replace("/", "_"),
             )
 

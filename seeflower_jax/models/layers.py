@@ -62,6 +62,7 @@ class ConvBN(nn.Module):
     padding: str = "SAME"
     epsilon: float = 1e-3
     use_scale: bool = False
+    momentum: float = 0.99
     act: Callable = nn.relu
     dtype: jnp.dtype = jnp.float32
 
@@ -77,7 +78,7 @@ class ConvBN(nn.Module):
         )(x)
         x = nn.BatchNorm(
             use_running_average=not self.is_mutable_collection("batch_stats"),
-            momentum=0.99,
+            momentum=self.momentum,
             epsilon=self.epsilon,
             use_scale=self.use_scale,
             dtype=self.dtype,

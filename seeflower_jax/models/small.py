@@ -46,6 +46,7 @@ class Small(nn.Module):
                 strides=(2, 2) if block == 1 else (1, 1),
                 epsilon=self.epsilon,
                 use_scale=self.use_scale,
+                momentum=0.9,  # it is trained in few steps
                 act=self.act,
                 dtype=self.dtype,
                 name=f"block{block}",
