@@ -161,7 +161,7 @@ def test_predictor_with_a_crop_looks_twice(run):
     metrics, logits, labels = experiment.evaluate(run, "validation", whole)
     expected = experiment.evaluate(run, "validation")
     np.testing.assert_allclose(logits, expected[1], rtol=1e-4, atol=1e-4)
-    closer = explain.make_crop_predictor(run, "mixed2", whole=0.0)
+    closer = explain.make_crop_predictor(run, "mixed0", threshold=0.9, whole=0.0)
     assert np.abs(experiment.evaluate(run, "validation", closer)[1] - logits).max() > 0
     assert metrics["count"] == len(labels)
 
