@@ -11,9 +11,9 @@ import json
 import logging
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -143,9 +143,10 @@ def _explained(run, pictures, positions, targets):
     """Yields (position, image, {method: map}) of some pictures."""
     size = run.config.eval.size or run.spec.input_size
     layer = batch.map_layer(run.spec, size)
-    explainer = explain.make_explainer(run, _METHODS, layer, _BATCH_SIZE)
-    for first in range(0, len(positions), _BATCH_SIZE):
-        part = positions[first : first + _BATCH_SIZE]
+    batch_size = -(-_BATCH_SIZE // jax.device_count()) * jax.device_count()
+    explainer = explain.make_explainer(run, _METHODS, layer, batch_size)
+    for first in range(0, len(positions), batch_size):
+        part = positions[first : first + batch_size]
         pixels = [pictures.read(i) for i in part]
         images, _, _, maps = explainer(part, pixels, targets[part])
         for row, position in enumerate(part):
@@ -166,10 +167,9 @@ def _spread(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _maximised(run: experiment.Run) -> list[tuple[str, np.ndarray]]:
     """What scripts.activation_max wrote to activation_max/ of the run directory."""
-    found = []
-    for path in sorted((run.workdir / "activation_max").glob("*.png")):
-        match = re.match(r"(\d+)_", path.name)
-        if match and int(match[1]) < len(run.class_names):
-            picture = np.asarray(Image.open(path).convert("RGB"))
-            found.append((run.class_names[int(match[1])], picture))
-    return found[:_MAXIMISED]
+    paths = sorted((run.workdir / "activation_max").glob("[0-9]*_*.png"))
+    labels = [int(path.name.partition("_")[0]) for path in paths]
+    return [
+        (run.class_names[label], np.asarray(Image.open(path).convert("RGB")))
+        for label, path in list(zip(labels, paths, strict=True))[:_MAXIMISED]
+    ]
