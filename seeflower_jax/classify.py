@@ -81,7 +81,7 @@ class Classifier:
           PictureError: for a file that is no picture.
         """
         for path in paths:
-            picture = load_picture(path, self.size, self.crop, self.keep_aspect)
+            picture = self._load(path)
             logits = np.asarray(self.logits(picture[None]))[0]
             probabilities = np.asarray(jax.nn.softmax(logits / self.temperature))
             best = np.argsort(-probabilities, kind="stable")[:top]
@@ -89,6 +89,9 @@ class Classifier:
                 str(path),
                 [(self.class_names[i], float(probabilities[i])) for i in best],
             )
+
+    def _load(self, path: str | os.PathLike) -> np.ndarray:
+        return load_picture(path, self.size, self.crop, self.keep_aspect)
 
     @functools.cached_property
     def _maps(self) -> Callable:
@@ -98,11 +101,11 @@ class Classifier:
         spec, variables, preprocess = self.network()
         layer = batch.map_layer(spec, self.size)
         explain = batch.make_explainer(spec, ["grad_cam"], layer, preprocess)
-        target, key = (
-            np.array([batch.PREDICTED]),
-            jax.random.split(jax.random.key(0), 1),
-        )
-        return lambda image: explain(variables, image[None], target, key)[2]["grad_cam"]
+        target = np.array([batch.PREDICTED])
+        keys = jax.random.split(jax.random.key(0), 1)
+        return lambda image: explain(variables, image[None], target, keys)[2][
+            "grad_cam"
+        ]
 
     def explain(self, path: str | os.PathLike) -> np.ndarray:
         """A picture beside its Grad-CAM (of the predicted class), uint8 [H, 2 W, 3].
@@ -112,7 +115,7 @@ class Classifier:
         """
         from seeflower_jax.report import attribution as figures
 
-        picture = load_picture(path, self.size, self.crop)
+        picture = self._load(path)
         (values,) = np.asarray(self._maps(picture))
         return np.concatenate([picture, figures.overlay(picture, values, False)], 1)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import classify, models
+from seeflower_jax import classify, exported, models
 from seeflower_jax.pretrained import imagenet
+from tests import fixtures
 from tests.pretrained import networks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -90,3 +91,23 @@ def test_bad_arguments_and_pictures(picture, tmp_path):
     for name in ("page.jpg", "absent.jpg"):
         with pytest.raises(classify.PictureError, match=f"{name} cannot be read"):
             classify.load_picture(tmp_path / name, 32)
+
+
+def test_prediction_and_its_map_are_of_the_same_squashed_picture(tmp_path):
+    spec = models.get_spec("baseline", num_classes=4)
+    folder = tmp_path / "export"
+    exported.save(
+        folder,
+        spec,
+        fixtures.random_variables(spec, 0),
+        "abcd",
+        {},
+        spec.input_size,
+        keep_aspect=False,
+    )
+    wide = np.zeros((40, 90, 3), np.uint8)
+    wide[:, :20] = 255  # lost where the centre is cropped
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    shown = classify.from_export(folder).explain(tmp_path / "wide.png")
+    whole = classify.load_picture(tmp_path / "wide.png", 32, 1.0, keep_aspect=False)
+    np.testing.assert_array_equal(shown[:, :32], whole)
