@@ -44,9 +44,7 @@ def main(_) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     if (_IMAGES.value is None) == (_SPLIT.value is None):
         raise app.UsageError("give one of --images and --split")
-    run = experiment.load_run(_WORKDIR.value)
-    if _DATA_DIR.value is not None:
-        run.config.data.dir = _DATA_DIR.value
+    run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     if _SPLIT.value:
         pictures = explain.split_pictures(run, _SPLIT.value)
     else:

@@ -32,9 +32,7 @@ _CROP = flags.DEFINE_bool("crop", False, "Also sees the part that Grad-CAM shows
 
 def main(_) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
-    run = experiment.load_run(_WORKDIR.value)
-    if _DATA_DIR.value is not None:
-        run.config.data.dir = _DATA_DIR.value
+    run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     predictor = explain.make_crop_predictor(run) if _CROP.value else None
     metrics, logits, labels = experiment.evaluate(run, _SPLIT.value, predictor)
     name = f"evaluation_{_SPLIT.value}{'_crop' if _CROP.value else ''}"

@@ -32,9 +32,9 @@ def main(_) -> None:
         run.variables,
         run.class_names,
         metrics,
-        run.config.eval.size or run.spec.input_size,
+        run.size,
         run.config.eval.crop,
-        experiment.load_preprocess(run.config, run.workdir),
+        run.preprocess,
         predict.keeps_aspect(run.config.eval),
         run.temperature,
     )

@@ -29,9 +29,7 @@ _DATA_DIR = flags.DEFINE_string(
 
 def main(_) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
-    run = experiment.load_run(_WORKDIR.value)
-    if _DATA_DIR.value is not None:
-        run.config.data.dir = _DATA_DIR.value
+    run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     classes = [explain.class_index(name, run.class_names) for name in _CLASSES.value]
     paper_figures.draw(
         run,

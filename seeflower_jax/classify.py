@@ -158,13 +158,12 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
     from seeflower_jax.evaluation import predict
 
     run = experiment.load_run(workdir)
-    preprocess = experiment.load_preprocess(run.config, run.workdir)
     return _of_network(
         run.spec,
         run.variables,
-        preprocess,
+        run.preprocess,
         run.class_names,
-        run.config.eval.size or run.spec.input_size,
+        run.size,
         crop=run.config.eval.crop,
         temperature=run.temperature,
         keep_aspect=predict.keeps_aspect(run.config.eval),

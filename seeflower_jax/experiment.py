@@ -237,6 +237,16 @@ class Run:
     step: int
     temperature: float = 1.0
 
+    @property
+    def size(self) -> int:
+        """Side in pixels of the pictures that the network is evaluated on."""
+        return self.config.eval.size or self.spec.input_size
+
+    @property
+    def preprocess(self) -> Callable | None:
+        """What is applied to cropped pictures, whitening or nothing."""
+        return load_preprocess(self.config, self.workdir)
+
 
 def _rows(
     compute, name, config, variables, pictures, indices, mesh
@@ -545,8 +555,12 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
+def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
     """The best variables of a run directory, whether it is finished or not.
+
+    Args:
+      workdir: the run directory.
+      data_dir: where the data is, if not where the run found it.
 
     Raises:
       FileNotFoundError: if it is no run directory.
@@ -554,6 +568,8 @@ def load_run(workdir: str | os.PathLike) -> Run:
     """
     workdir = pathlib.Path(workdir).expanduser()
     config = load_config(workdir)
+    if data_dir is not None:
+        config.data.dir = data_dir
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         meta = checkpoints.best_meta()
         if meta is None:

@@ -26,7 +26,7 @@ from seeflower_jax.data import augment, loader, photos
 from seeflower_jax.data.cache import center_view
 from seeflower_jax.data.image_folder import class_name
 from seeflower_jax.evaluation import metrics, predict
-from seeflower_jax.experiment import Pictures, Run, load_preprocess
+from seeflower_jax.experiment import Pictures, Run
 from seeflower_jax.report import attribution as figures
 
 _SHEET_PICTURES = 24
@@ -171,10 +171,9 @@ def make_explainer(
       ValueError: for an unknown method, or a layer without a map.
     """
     view, mesh = run.config.eval, loader.make_mesh()
-    preprocess = load_preprocess(run.config, run.workdir)
-    explainer = batch.make_explainer(run.spec, methods, layer, preprocess)
+    explainer = batch.make_explainer(run.spec, methods, layer, run.preprocess)
     variables = loader.replicate(run.variables, mesh)
-    size = view.size or run.spec.input_size
+    size = run.size
     side = photos.longest_side(run.config.data.shortest_side)
 
     @jax.jit
@@ -227,8 +226,7 @@ def make_crop_predictor(
     Returns:
       A jitted function of (variables, batch) that gives logits [N, num_classes].
     """
-    view, size = run.config.eval, run.config.eval.size or run.spec.input_size
-    preprocess = load_preprocess(run.config, run.workdir)
+    view, size, preprocess = run.config.eval, run.size, run.preprocess
     layer = layer or run.spec.cam_layer
 
     @jax.jit

@@ -83,7 +83,7 @@ class _Judge:
 
     def __init__(self, run, methods, layer, batch_size):
         self._run = run
-        self._preprocess = experiment.load_preprocess(run.config, run.workdir)
+        self._preprocess = run.preprocess
         self.explain = explain.make_explainer(run, methods, layer, batch_size)
         self._maps = batch.make_explainer(run.spec, methods, layer, self._preprocess)
         self._faithfulness = jax.jit(self._judge)

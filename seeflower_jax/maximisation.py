@@ -67,7 +67,7 @@ def maximise_classes(
     out = pathlib.Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     size = size or run.spec.input_size
-    preprocess = experiment.load_preprocess(run.config, run.workdir)
+    preprocess = run.preprocess
 
     @jax.jit
     def maximise(variables, labels, key):
@@ -147,8 +147,7 @@ def _better(a, b):
 
 def _recognised(run: experiment.Run, images: np.ndarray, labels: np.ndarray) -> int:
     """How many pictures a run's network, at its own size, gives their class."""
-    preprocess = experiment.load_preprocess(run.config, run.workdir)
-    side = run.config.eval.size or run.spec.input_size
+    preprocess, side = run.preprocess, run.size
 
     @functools.partial(jax.jit, static_argnums=2)
     def predict(variables, images, side):

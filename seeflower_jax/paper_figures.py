@@ -55,7 +55,7 @@ def attribution_figure(
     """
     pictures = explain.split_pictures(run, split)
     positions = first_of_classes(pictures.labels, classes)
-    layer = batch.map_layer(run.spec, run.config.eval.size or run.spec.input_size)
+    layer = batch.map_layer(run.spec, run.size)
     explainer = explain.make_explainer(
         run, [SALIENCY, "grad_cam"], layer, len(positions)
     )

@@ -62,12 +62,10 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
         "records": [json.loads(line) for line in lines],
     }
     try:
-        run = experiment.load_run(workdir)
+        run = experiment.load_run(workdir, data_dir)
     except experiment.NoCheckpointError:
         logging.warning("%s has no checkpoint yet: nothing is evaluated", workdir)
     else:
-        if data_dir is not None:
-            run.config.data.dir = data_dir
         wanted = ("validation", "test") if given["result"] else ("validation",)
         given |= _evaluated(run, wanted)
     path = workdir / "report.html"
@@ -117,13 +115,13 @@ def _examples(run: experiment.Run, split: html.Split, temperature: float) -> dic
     right = _spread(np.flatnonzero(predicted == split.labels), split.labels)
     pictures = explain.split_pictures(run, split.name)
     training = explain.split_pictures(run, "train")
-    view, size = run.config.eval, run.config.eval.size or run.spec.input_size
+    view = run.config.eval
 
     def training_picture(label):
         if label not in training.labels:
             return None
         image = Image.fromarray(training.read(training.labels.index(label)))
-        return center_view(image, size, view.crop, predict.keeps_aspect(view))
+        return center_view(image, run.size, view.crop, predict.keeps_aspect(view))
 
     examples = [
         html.Example(
@@ -141,8 +139,7 @@ def _examples(run: experiment.Run, split: html.Split, temperature: float) -> dic
 
 def _explained(run, pictures, positions, targets):
     """Yields (position, image, {method: map}) of some pictures."""
-    size = run.config.eval.size or run.spec.input_size
-    layer = batch.map_layer(run.spec, size)
+    layer = batch.map_layer(run.spec, run.size)
     batch_size = -(-_BATCH_SIZE // jax.device_count()) * jax.device_count()
     explainer = explain.make_explainer(run, _METHODS, layer, batch_size)
     for first in range(0, len(positions), batch_size):
