@@ -29,18 +29,28 @@ assert ours == ["seeflower_jax.exported"], ours
 """
 
 
-@pytest.fixture(scope="module", params=["inception_v3", "vgg16", "baseline"])
-def network(request, tmp_path_factory):
-    size = {"inception_v3": 75}.get(request.param, 32)
-    width = 1.0 if request.param == "baseline" else fixtures.NARROW_WIDTH
+def _export(name, folder):
+    """Exports a network of random variables: (folder, spec, variables, pictures)."""
+    size = {"inception_v3": 75}.get(name, 32)
+    width = 1.0 if name == "baseline" else fixtures.NARROW_WIDTH
     spec = models.get_spec(
-        request.param, num_classes=4, width=width, input_size=size, pooling="flatten"
+        name, num_classes=4, width=width, input_size=size, pooling="flatten"
     )
     variables = fixtures.random_variables(spec, 0)
-    folder = tmp_path_factory.mktemp("export") / request.param
+    folder = folder / name
     metrics = {"test": {"top1": 0.5}}
     exported.save(folder, spec, variables, "abcd", metrics, size, temperature=0.5)
     return folder, spec, variables, IMAGES[:, :size, :size]
+
+
+@pytest.fixture(scope="module", params=["inception_v3", "vgg16", "baseline"])
+def network(request, tmp_path_factory):
+    return _export(request.param, tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture
+def baseline(tmp_path):
+    return _export("baseline", tmp_path)
 
 
 def test_same_logits_for_any_batch_size(network):
@@ -57,10 +67,8 @@ def test_same_logits_for_any_batch_size(network):
     assert description["platforms"] == ["cpu", "cuda"]
 
 
-def test_loaded_alone(network, tmp_path):
-    folder, spec, variables, images = network
-    if spec.name != "baseline":
-        pytest.skip("one network is enough")
+def test_loaded_alone(baseline, tmp_path):
+    folder, spec, variables, images = baseline
     np.save(tmp_path / "in.npy", images)
     command = [sys.executable, "-c", _ALONE, folder, *map(tmp_path.joinpath, IN_OUT)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -73,10 +81,8 @@ def test_loaded_alone(network, tmp_path):
 IN_OUT = ("in.npy", "out.npy")
 
 
-def test_command_line(network, tmp_path):
-    folder, spec, variables, images = network
-    if spec.name != "baseline":
-        pytest.skip("one network is enough")
+def test_command_line(baseline, tmp_path):
+    folder, spec, variables, images = baseline
     paths = [tmp_path / "a.png", tmp_path / "b" / "a.png"]
     paths[1].parent.mkdir()
     for path in paths:
