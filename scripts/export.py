@@ -15,6 +15,7 @@ import shutil
 from absl import app, flags
 
 from seeflower_jax import experiment, exported
+from seeflower_jax.data import whitening
 from seeflower_jax.evaluation import predict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -38,8 +39,8 @@ def main(_) -> None:
         predict.keeps_aspect(run.config.eval),
         run.temperature,
     )
-    if (whitening := run.workdir / "whitening.npz").exists():
-        shutil.copy(whitening, pathlib.Path(_OUT.value).expanduser())
+    if (fitted := run.workdir / whitening.FILE_NAME).exists():
+        shutil.copy(fitted, pathlib.Path(_OUT.value).expanduser())
     print(_OUT.value)
 
 

@@ -183,10 +183,8 @@ def from_export(folder: str | os.PathLike) -> Classifier:
         from seeflower_jax.data import whitening
 
         spec = models.ModelSpec(**described["spec"])
-        path, preprocess = pathlib.Path(folder).expanduser() / "whitening.npz", None
-        if path.exists():
-            fitted = whitening.Whitening.load(path)
-            preprocess = functools.partial(whitening.apply, fitted)
+        path = pathlib.Path(folder).expanduser() / whitening.FILE_NAME
+        preprocess = whitening.load(path) if path.exists() else None
         return spec, exported.load_variables(folder), preprocess
 
     return Classifier(

@@ -8,7 +8,6 @@ This module connects the rooms; what each does is in the room.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -156,16 +155,11 @@ def provenance(command: str) -> dict:
     }
 
 
-def _whitening_path(workdir: pathlib.Path) -> pathlib.Path:
-    return workdir / "whitening.npz"
-
-
 def load_preprocess(config, workdir: pathlib.Path) -> Callable | None:
     """What a run applies to cropped pictures, whitening or nothing."""
     if "whitening" not in config:
         return None
-    fitted = whitening.Whitening.load(_whitening_path(workdir))
-    return functools.partial(whitening.apply, fitted)
+    return whitening.load(workdir / whitening.FILE_NAME)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +200,7 @@ class Pictures:
         cache = open_cache(
             source, config.data.shortest_side, config.data.cache_dir or None
         )
-        path = _whitening_path(workdir)
+        path = workdir / whitening.FILE_NAME
         if "whitening" in config and not path.exists():
             train = (cache[index] for index in source.splits["train"])
             whitening.fit(train, config.seed, **config.whitening).save(path)

@@ -34,14 +34,9 @@ def _flat(tree, prefix=""):
 
 def _tree(flat: dict) -> dict:
     """The variables of a network from what `_flat` gave."""
-    tree = {"batch_stats": {}}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
+    from flax import traverse_util  # to run an export does not take it
+
+    return {"batch_stats": {}, **traverse_util.unflatten_dict(flat, sep="/")}
 
 
 def save(

@@ -135,6 +135,18 @@ def maximise_classes(
     return result
 
 
+def read_pictures(folder: str | os.PathLike) -> dict[int, np.ndarray]:
+    """{class index: RGB uint8 [H, W, 3]}, in order, of what `maximise_classes` wrote.
+
+    It is empty where nothing was.
+    """
+    pictures = {}
+    for path in sorted(pathlib.Path(folder).glob("[0-9]*_*.png")):
+        with Image.open(path) as image:
+            pictures[int(path.name.partition("_")[0])] = np.asarray(image)
+    return pictures
+
+
 def _better(a, b):
     """Of two results, the picture of the larger score for each class."""
     first = a.scores >= b.scores

@@ -104,8 +104,8 @@ def activation_figure(
             steps=steps,
             command=command,
         )
-        paths = (next(folder.glob(f"{label:03d}_*.png")) for label in classes)
-        rows[form] = [figures.read(path) for path in paths]
+        pictures = maximisation.read_pictures(folder)
+        rows[form] = [pictures[label] for label in classes]
     titles = [run.class_names[label] for label in classes]
     figures.write_rows(out / "figure_4_6.png", rows, titles)
 

@@ -17,19 +17,16 @@ import jax
 import numpy as np
 from PIL import Image
 
-from seeflower_jax import experiment, explain
+from seeflower_jax import experiment, explain, maximisation
 from seeflower_jax.attribution import batch
 from seeflower_jax.data.cache import center_view
 from seeflower_jax.evaluation import calibration, metrics, predict
-from seeflower_jax.report import html
+from seeflower_jax.report import html, results
 
 _EXAMPLES, _MAXIMISED, _BATCH_SIZE = 12, 24, 8
 _METHODS = ("grad_cam", "saliency")
-_TITLES = {
+_TITLES = results.NAMES | {
     "baseline": "The baseline network",
-    "inception_v3": "Inception-v3",
-    "vgg16": "VGG16",
-    "vgg19": "VGG19",
     "oxford_flowers102": "Oxford 102 Flowers",
 }
 
@@ -87,6 +84,7 @@ def _without_home(config: dict) -> dict:
 def _evaluated(run: experiment.Run, wanted: Sequence[str]) -> dict:
     """What a report has of a network: logits, examples, maximised pictures."""
     there = experiment.Pictures.open(run.config, run.workdir).source.splits
+    maximised = maximisation.read_pictures(run.workdir / "activation_max")
     splits = [
         html.Split(name, *experiment.evaluate(run, name)[1:])
         for name in wanted
@@ -95,7 +93,10 @@ def _evaluated(run: experiment.Run, wanted: Sequence[str]) -> dict:
     found = {
         "class_names": run.class_names,
         "splits": splits,
-        "maximised": _maximised(run),
+        "maximised": [
+            (run.class_names[label], picture)
+            for label, picture in list(maximised.items())[:_MAXIMISED]
+        ],
     }
     if splits and splits[0].name == "validation":
         found["temperature"] = calibration.fit_temperature(
@@ -160,13 +161,3 @@ def _spread(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
     right = right[: max(_EXAMPLES, len(np.unique(own)))]
     count = min(_EXAMPLES, len(right))
     return right[np.linspace(0, len(right) - 1, count).round().astype(int)]
-
-
-def _maximised(run: experiment.Run) -> list[tuple[str, np.ndarray]]:
-    """What scripts.activation_max wrote to activation_max/ of the run directory."""
-    paths = sorted((run.workdir / "activation_max").glob("[0-9]*_*.png"))
-    labels = [int(path.name.partition("_")[0]) for path in paths]
-    return [
-        (run.class_names[label], np.asarray(Image.open(path).convert("RGB")))
-        for label, path in list(zip(labels, paths, strict=True))[:_MAXIMISED]
-    ]

@@ -166,11 +166,8 @@ class PlannedRun:
     @property
     def result(self) -> dict | None:
         """What `run` gave, if it is finished and of this config."""
-        path = self.workdir / "result.json"
-        if not path.exists():
-            return None
-        result = json.loads(path.read_text())
-        same = result["config_hash"] == experiment.config_hash(self.config)
+        result = experiment.read_result(self.workdir)
+        same = result.get("config_hash") == experiment.config_hash(self.config)
         return result if same else None
 
     @property

@@ -31,6 +31,8 @@ from seeflower_jax.pretrained import torch_state
 INTEGRATION_STEPS, SAMPLES, NOISE, WINDOW, STRIDE = 8, 8, 0.15, 96, 64
 _LAYERED = ("grad_cam", "guided_grad_cam")
 _GUIDED = ("guided_saliency", "guided_grad_cam")
+# Of torchvision's Inception-v3, what is not on the way to its last block.
+_INCEPTION_REST = ("AuxLogits", "avgpool", "dropout", "fc")
 METHODS = {
     "saliency": saliency.saliency,
     "guided_saliency": saliency.guided_saliency,
@@ -120,9 +122,6 @@ def torch_network(spec: models.ModelSpec, variables: dict):
             return self.head(torch.cat(pooled, 1))
 
     return Network().eval(), layer
-
-
-_INCEPTION_REST = ("AuxLogits", "avgpool", "dropout", "fc")
 
 
 def _prepare(preprocess, images):

@@ -12,13 +12,15 @@ section 3.2.2, where W is applied to patches).
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+FILE_NAME = "whitening.npz"  # in a run directory and in an export
 # Whitened values have variance 1; two standard deviations span the range of pixels.
 _CENTER, _SCALE = 127.5, 63.75
 
@@ -94,3 +96,8 @@ def apply(whitening: Whitening, images):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return _CENTER + _SCALE * whitened
+
+
+def load(path: str | os.PathLike) -> Callable:
+    """What `Whitening.save` wrote, as a function of images, as `apply`."""
+    return functools.partial(apply, Whitening.load(path))

@@ -11,7 +11,6 @@ import textwrap
 
 import matplotlib
 import numpy as np
-from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -46,12 +45,6 @@ def grey(values: np.ndarray) -> np.ndarray:
     """A map without sign, white where it is largest, uint8 [H, W, 3]."""
     shown = (normalise(values, signed=False) * 255).round().astype(np.uint8)
     return np.repeat(shown[..., None], 3, -1)
-
-
-def read(path: pathlib.Path) -> np.ndarray:
-    """A picture file that was written here, uint8 [H, W, 3]."""
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def write_rows(path: pathlib.Path, rows: dict[str, list], titles: list[str]) -> None:

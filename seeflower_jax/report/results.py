@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-_NAMES = {
+NAMES = {
     "baseline": "baseline",
     "vgg16": "VGG16",
     "vgg19": "VGG19",
@@ -127,7 +127,7 @@ def _row_cells(row, found: Group | None) -> list[str]:
     figures = [share(v, 3) for v in (row.paper, row.code)]
     missing = ["missing"] + [""] * (len(_HEADER) - 5)
     cells = found.cells() if found else missing
-    return [_NAMES[row.model], row.recipe, *figures, *cells]
+    return [NAMES[row.model], row.recipe, *figures, *cells]
 
 
 def _table(rows, groups) -> str:
@@ -144,7 +144,7 @@ def _comparison(published, groups) -> str:
                 _spread(found.values("test", metric))
                 for metric in ("top1", "mean_class_top1")
             )
-            how = f"{_NAMES[model]}, {_unique(map(_weights, found.results))} weights"
+            how = f"{NAMES[model]}, {_unique(map(_weights, found.results))} weights"
             lines.append(["here", how, *figures, "results"])
     if lines[-1][0] != "here":
         lines.append(["here", "best recipe", "missing", "", ""])
@@ -184,8 +184,7 @@ def tables(
     ]
     if others:
         cells = (
-            [_NAMES.get(g.model, g.model), g.split, g.recipe, *g.cells()]
-            for g in others
+            [NAMES.get(g.model, g.model), g.split, g.recipe, *g.cells()] for g in others
         )
         header = ("network", "split", "recipe", *_HEADER[4:])
         parts.append(f"## Other recipes\n\n{_markdown(header, cells)}")
