@@ -67,21 +67,27 @@ def flowers(variant: str) -> ConfigDict:
     config.data.shortest_side = 256
     config.eval.size = 224
     config.eval.crop = 0.875
-    config.test_time.views = ((224, 0.875), (256, 1.0))
+    config.test_time.views = ((224, 0.875),)
+    config.test_time.hflip = False
     config.stage_order = ("head", "finetune")
     del config.stages.settle
 
     finetune = config.stages.finetune
-    # VGG has no batch normalisation and bears only a low rate. The first two blocks,
-    # edges and colours, stay as they are.
-    finetune.learning_rate = 3e-5
+    # VGG has no batch normalisation and bears only a low rate. The last block has half
+    # of the parameters below the head; those under it stay as they are, which makes a
+    # step twice as fast on a CPU.
+    finetune.epochs = 10
+    finetune.learning_rate = 5e-5
     finetune.partition = (
         ("head/.*", 10.0),
-        ("backbone/block[345].*", 1.0),
-        ("backbone/block[12].*", None),
+        ("backbone/block5.*", 1.0),
+        ("backbone/block[1234].*", None),
     )
     finetune.clip_norm = 1.0
-    finetune.augment.size = 224
+    finetune.ema_decay = 0.98
+    finetune.validate_every = 5
+    # Few epochs: pictures are neither cut small nor mixed.
+    finetune.augment.update(size=224, crop_area=(0.4, 1.0), mixup=0.0, cutmix=0.0)
     if variant in paper.RECIPES:
         config.model.update(pooling="flatten", hidden=(4096, 4096), dropout=0.6)
     return config
