@@ -4,10 +4,11 @@
 
 The head is chosen by `config.model.pooling`, `hidden` and `dropout`:
 
-    here               average_max  ()            0.5
-    the paper's text   flatten      ()            0.6
-    its code, :paper   flatten      (4096, 4096)  0.6
-    ImageNet's         flatten      (4096, 4096)  0.5, with config.init.head = "hidden"
+    here               normalized_average_max  ()            0.5
+    the paper's text   flatten                 ()            0.6
+    its code, :paper   flatten                 (4096, 4096)  0.6
+    ImageNet's         flatten                 (4096, 4096)  0.5, with
+                                               config.init.head = "hidden"
 
 Flattened features have the size of pictures of 224 pixels: with them, set
 config.test_time.views = ((224, 0.875),).
@@ -60,7 +61,7 @@ def flowers(variant: str) -> ConfigDict:
     config = inception.get_config()
     config.model.name = "vgg16"
     config.model.dropout = 0.5
-    config.model.pooling = "average_max"  # or average, flatten
+    config.model.pooling = "normalized_average_max"  # or average, flatten
     config.model.hidden = ()  # widths of dense layers with ReLU below the last
     # 'hidden' takes fc1 and fc2 from the weight file, as "imagenet:top" has them.
     config.init.head = "new"

@@ -116,10 +116,11 @@ def torch_network(spec: models.ModelSpec, variables: dict):
 
         def forward(self, images):
             x = self.layers(_prepare(spec.preprocess, images))
-            pooled = [x.mean((2, 3))]
-            if spec.pooling == "average_max":
-                pooled.append(x.amax((2, 3)))
-            return self.head(torch.cat(pooled, 1))
+            pooled = x.mean((2, 3))
+            if spec.pooling == "normalized_average_max":
+                pooled = torch.cat([pooled, x.amax((2, 3))], 1)
+                pooled = pooled * (pooled.square().mean(1, True) + 1e-6).rsqrt()
+            return self.head(pooled)
 
     return Network().eval(), layer
 

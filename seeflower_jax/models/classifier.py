@@ -13,12 +13,22 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
+
+
+def _normalized_average_max(x):
+    """Mean and maximum of each channel, together of root mean square 1.
+
+    The features of a network without normalisation are of any size, up to hundreds for
+    VGG; a linear head on them as they are hardly converges.
+    """
+    x = jnp.concatenate([jnp.mean(x, (1, 2)), jnp.max(x, (1, 2))], -1)
+    return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
+
 
 POOLING = {
     "average": lambda x: jnp.mean(x, (1, 2)),
-    "average_max": lambda x: jnp.concatenate(
-        [jnp.mean(x, (1, 2)), jnp.max(x, (1, 2))], -1
-    ),
+    "normalized_average_max": _normalized_average_max,
     "flatten": lambda x: x.reshape(x.shape[0], -1),
 }
 

@@ -41,7 +41,8 @@ def test_endpoints_and_size(name, convs, parameters):
 
 
 @pytest.mark.parametrize(
-    "pooling,inputs", [("average", 51), ("average_max", 102), ("flatten", 9 * 51)]
+    "pooling,inputs",
+    [("average", 51), ("normalized_average_max", 102), ("flatten", 9 * 51)],
 )
 def test_heads(pooling, inputs):
     spec = models.get_spec(
@@ -59,6 +60,8 @@ def test_heads(pooling, inputs):
     images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
     logits, _ = models.apply(spec, variables, images)
     features = models.features(spec, variables, images)
+    if pooling.startswith("normalized"):
+        np.testing.assert_allclose((features**2).mean(-1), 1, rtol=1e-3)
     alone = models.classify(spec, variables, features)
     np.testing.assert_allclose(alone, logits, rtol=1e-4, atol=1e-6)
     dropped = models.classify(
