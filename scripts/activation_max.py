@@ -15,8 +15,9 @@ enters the counts into activation_max.json there.
 import json
 import logging
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax import experiment, maximisation
 from seeflower_jax.attribution import activation_max
 
@@ -53,4 +54,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

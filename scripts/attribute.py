@@ -17,6 +17,7 @@ import sys
 
 from absl import app, flags
 
+from scripts import console
 from seeflower_jax import experiment, explain
 from seeflower_jax.attribution import batch
 
@@ -66,4 +67,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -12,8 +12,9 @@ the figures into pointing_game.json and faithfulness.json there.
 
 import logging
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax import experiment, explain, judgement
 from seeflower_jax.attribution import batch
 
@@ -51,4 +52,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

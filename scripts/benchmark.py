@@ -18,6 +18,7 @@ import sys
 
 from absl import app, flags
 
+from scripts import console
 from seeflower_jax import experiment
 from seeflower_jax.comparison import timing, training_speed
 
@@ -95,4 +96,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -15,6 +15,7 @@ import logging
 
 from absl import app, flags
 
+from scripts import console
 from seeflower_jax import experiment
 from seeflower_jax.pretrained import catalog, writers
 
@@ -48,4 +49,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -13,8 +13,9 @@ the files then go to evaluation_<split>_crop/.
 import json
 import logging
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax import experiment, explain
 from seeflower_jax.evaluation import calibration
 from seeflower_jax.report import evaluation
@@ -43,4 +44,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

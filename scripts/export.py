@@ -12,8 +12,9 @@ import logging
 import pathlib
 import shutil
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax import experiment, exported
 from seeflower_jax.data import whitening
 from seeflower_jax.evaluation import predict
@@ -45,4 +46,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -11,8 +11,9 @@ scores, in the paper's form and in the robust one.
 
 import logging
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax import experiment, explain, paper_figures
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -43,4 +44,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

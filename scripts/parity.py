@@ -14,6 +14,7 @@ import tempfile
 import numpy as np
 from absl import app, flags
 
+from scripts import console
 from seeflower_jax import classify, experiment, models
 from seeflower_jax.comparison import parity
 
@@ -45,4 +46,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

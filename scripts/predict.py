@@ -19,6 +19,7 @@ import sys
 from absl import app, flags
 from PIL import Image
 
+from scripts import console
 from seeflower_jax import classify
 
 _MODEL = flags.DEFINE_string("model", None, "The network of --weights.")
@@ -78,4 +79,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

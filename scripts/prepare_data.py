@@ -6,8 +6,9 @@ DIR holds the official files. Stock `tfds.builder("oxford_flowers102", data_dir=
 reads what is written, and so does training with `--config.data.dir=OUT`.
 """
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax.data import tfds_writer
 
 _SOURCE = flags.DEFINE_string(
@@ -25,4 +26,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

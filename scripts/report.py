@@ -10,8 +10,9 @@ directory, and for a run that is not finished, without its test split.
 
 import logging
 
-from absl import app, flags
+from absl import flags
 
+from scripts import console
 from seeflower_jax import reporting
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -26,4 +27,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -20,6 +20,7 @@ import sys
 
 from absl import app, flags
 
+from scripts import console
 from seeflower_jax import reproduction
 
 _OUT = flags.DEFINE_string("out", None, "The folder of the run directories.")
@@ -94,4 +95,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -12,9 +12,10 @@ import json
 import logging
 import pathlib
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from scripts import console
 from seeflower_jax import experiment, quickstart, reporting
 from seeflower_jax.report import curves
 
@@ -48,4 +49,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)
