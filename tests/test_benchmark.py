@@ -5,9 +5,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
+from seeflower_jax import models
 from seeflower_jax.comparison import attribution_speed, timing
+from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -54,6 +58,18 @@ def test_workers_take_turns_and_errors_are_told(tmp_path):
     found = timing.in_processes(command, ["a", "b", "c"], rounds=3)
     assert (tmp_path / "log").read_text() == "abcacac"
     assert found == {"a": {"rate": 4}, "b": "no b here", "c": {"rate": 5}}
+
+
+@pytest.mark.parametrize("pooling", ["average", "normalized_average_max"])
+def test_network_beside_is_the_same(pooling):
+    spec = models.get_spec("vgg16", num_classes=5, input_size=64, pooling=pooling)
+    variables = fixtures.random_variables(spec, 0)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("f")
+    ours, _ = models.apply(spec, variables, images)
+    network, _ = attribution_speed.torch_network(spec, variables)
+    with torch.no_grad():
+        theirs = network(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_table_has_both_sides():
