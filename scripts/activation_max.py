@@ -13,7 +13,6 @@ enters the counts into activation_max.json there.
 """
 
 import json
-import logging
 
 from absl import flags
 
@@ -36,7 +35,6 @@ _JUDGE = flags.DEFINE_string("judge", None, "Run directory of another network.")
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     result = maximisation.maximise_classes(
         experiment.load_run(_WORKDIR.value),
         _OUT.value,

@@ -12,7 +12,6 @@ method. Interrupted, the same command goes on. Exit status 3 says that pictures 
 not be read; skipped.jsonl lists them.
 """
 
-import logging
 import sys
 
 from absl import app, flags
@@ -42,7 +41,6 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     if (_IMAGES.value is None) == (_SPLIT.value is None):
         raise app.UsageError("give one of --images and --split")
     run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)

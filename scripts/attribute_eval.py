@@ -10,8 +10,6 @@ gets result.json, table.md and table.png; the table is printed. --results=result
 the figures into pointing_game.json and faithfulness.json there.
 """
 
-import logging
-
 from absl import flags
 
 from scripts import console
@@ -34,7 +32,6 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     pictures = explain.split_pictures(run, _SPLIT.value)
     table = judgement.judge_methods(

@@ -1,17 +1,20 @@
 """How every script starts and fails.
 
-if __name__ == "__main__":
-    console.run(main)
+    if __name__ == "__main__":
+        console.run(main)
+
+`main` gets what `absl.app.run` gives it: the arguments that are no flags.
 """
 
 import difflib
+import logging
 import pathlib
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
-_DEBUG = flags.DEFINE_bool("debug", False, "Shows where in the code an error arose.")
+flags.DEFINE_bool("debug", False, "Shows where in the code an error arose.")
 
 
 def run(main: Callable) -> None:
@@ -20,10 +23,17 @@ def run(main: Callable) -> None:
     With --debug it is raised as it is. Of an argument that the message names and that
     is no path, the nearest path is told.
     """
+
+    def quiet(argv):
+        # Orbax tells its every step.
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        return main(argv)
+
     try:
-        app.run(main)
+        app.run(quiet)
     except Exception as error:
-        if "--debug" in sys.argv[1:]:
+        # Flags behind one that is wrong were not parsed.
+        if flags.FLAGS["debug"].value or "--debug" in sys.argv[1:]:
             raise
         message = str(error) or type(error).__name__
         if isinstance(error, KeyError | TypeError | AttributeError | IndexError):
@@ -32,7 +42,7 @@ def run(main: Callable) -> None:
         print(f"scripts.{script}: {message}", file=sys.stderr)
         for argument in sys.argv[1:]:
             path = argument.split("=", 1)[-1]
-            if (near := nearest(path)) and path in message:
+            if path in message and (near := nearest(path)):
                 print(f"{path} is not there; did you mean {near}?", file=sys.stderr)
         print("--debug shows where this arose", file=sys.stderr)
         sys.exit(1)

@@ -11,7 +11,6 @@ torchvision's names. A trained run is converted with its classifier.
 """
 
 import json
-import logging
 
 from absl import app, flags
 
@@ -42,7 +41,6 @@ def _load():
 def main(argv) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     spec, variables, source = _load()
     writers.write(_OUT.value, _TO.value, spec, variables, source)
     print(json.dumps({"out": _OUT.value, "spec": spec.to_dict(), "source": source}))

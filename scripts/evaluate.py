@@ -11,7 +11,6 @@ the files then go to evaluation_<split>_crop/.
 """
 
 import json
-import logging
 
 from absl import flags
 
@@ -32,7 +31,6 @@ _CROP = flags.DEFINE_bool("crop", False, "Also sees the part that Grad-CAM shows
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     predictor = explain.make_crop_predictor(run) if _CROP.value else None
     metrics, logits, labels = experiment.evaluate(run, _SPLIT.value, predictor)

@@ -8,7 +8,6 @@ and model.json with the ModelSpec, the class names, the temperature of calibrate
 probabilities and the run's metrics.
 """
 
-import logging
 import pathlib
 import shutil
 
@@ -24,7 +23,6 @@ _OUT = flags.DEFINE_string("out", None, "The folder to make.", required=True)
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     run = experiment.load_run(_WORKDIR.value)
     result = experiment.read_result(run.workdir)
     metrics = {k: result[k] for k in ("validation", "test", "weights") if k in result}

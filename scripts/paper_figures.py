@@ -9,8 +9,6 @@ picture of each class; and figure_4_6.png: the pictures that maximise the same c
 scores, in the paper's form and in the robust one.
 """
 
-import logging
-
 from absl import flags
 
 from scripts import console
@@ -29,7 +27,6 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     classes = [explain.class_index(name, run.class_names) for name in _CLASSES.value]
     paper_figures.draw(

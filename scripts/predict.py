@@ -12,7 +12,6 @@ Grad-CAM, as <name>_grad_cam.png in this folder or in --out.
 
 import itertools
 import json
-import logging
 import pathlib
 import sys
 
@@ -58,7 +57,6 @@ def _explain(classifier: classify.Classifier, path: str, taken: set) -> str:
 
 
 def main(argv) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     if not argv[1:]:
         raise app.UsageError("expected the paths of pictures")
     classifier, taken = _classifier(), set()

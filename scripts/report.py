@@ -8,8 +8,6 @@ pictures that scripts.activation_max made in the meantime in activation_max/ of 
 directory, and for a run that is not finished, without its test split.
 """
 
-import logging
-
 from absl import flags
 
 from scripts import console
@@ -22,7 +20,6 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     print(reporting.write(_WORKDIR.value, _DATA_DIR.value))
 
 

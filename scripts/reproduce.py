@@ -13,7 +13,6 @@ finished runs there before.
 """
 
 import glob
-import logging
 import os
 import pathlib
 import sys
@@ -60,7 +59,6 @@ def _finished(pattern: str) -> list[str]:
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     for pattern in _RECORD.value:
         for workdir in _finished(pattern):
             print(reproduction.record(workdir, ROOT / "results"))

@@ -9,7 +9,6 @@ stdout as JSON; progress goes to stderr. report.html in the run directory shows 
 """
 
 import json
-import logging
 import pathlib
 
 from absl import flags
@@ -34,7 +33,6 @@ flags.mark_flag_as_required("config")
 
 
 def main(_) -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells its every step
     config = _CONFIG.value
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"

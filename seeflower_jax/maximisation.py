@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -135,16 +135,14 @@ def maximise_classes(
     return result
 
 
-def read_pictures(folder: str | os.PathLike) -> dict[int, np.ndarray]:
-    """{class index: RGB uint8 [H, W, 3]}, in order, of what `maximise_classes` wrote.
+def read_pictures(folder: str | os.PathLike) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (class index, RGB uint8 [H, W, 3]) of what `maximise_classes` wrote.
 
-    It is empty where nothing was.
+    In the order of classes; nothing where nothing was written.
     """
-    pictures = {}
     for path in sorted(pathlib.Path(folder).glob("[0-9]*_*.png")):
         with Image.open(path) as image:
-            pictures[int(path.name.partition("_")[0])] = np.asarray(image)
-    return pictures
+            yield int(path.name.partition("_")[0]), np.asarray(image)
 
 
 def _better(a, b):

@@ -104,7 +104,7 @@ def activation_figure(
             steps=steps,
             command=command,
         )
-        pictures = maximisation.read_pictures(folder)
+        pictures = dict(maximisation.read_pictures(folder))
         rows[form] = [pictures[label] for label in classes]
     titles = [run.class_names[label] for label in classes]
     figures.write_rows(out / "figure_4_6.png", rows, titles)

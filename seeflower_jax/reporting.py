@@ -7,6 +7,7 @@ splits are taken from the run directory; only those that are missing are compute
 unfinished run, the test split is left alone.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -95,7 +96,7 @@ def _evaluated(run: experiment.Run, wanted: Sequence[str]) -> dict:
         "splits": splits,
         "maximised": [
             (run.class_names[label], picture)
-            for label, picture in list(maximised.items())[:_MAXIMISED]
+            for label, picture in itertools.islice(maximised, _MAXIMISED)
         ],
     }
     if splits and splits[0].name == "validation":
