@@ -16,7 +16,6 @@ from absl import flags
 from scripts import console
 from seeflower_jax import experiment, exported
 from seeflower_jax.data import whitening
-from seeflower_jax.evaluation import predict
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to make.", required=True)
@@ -26,18 +25,7 @@ def main(_) -> None:
     run = experiment.load_run(_WORKDIR.value)
     result = experiment.read_result(run.workdir)
     metrics = {k: result[k] for k in ("validation", "test", "weights") if k in result}
-    exported.save(
-        _OUT.value,
-        run.spec,
-        run.variables,
-        run.class_names,
-        metrics,
-        run.size,
-        run.config.eval.crop,
-        run.preprocess,
-        predict.keeps_aspect(run.config.eval),
-        run.temperature,
-    )
+    exported.save(_OUT.value, run, metrics)
     if (fitted := run.workdir / whitening.FILE_NAME).exists():
         shutil.copy(fitted, pathlib.Path(_OUT.value).expanduser())
     print(_OUT.value)

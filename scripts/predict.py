@@ -18,30 +18,13 @@ import sys
 from absl import app, flags
 from PIL import Image
 
-from scripts import console
+from scripts import console, network_flags
 from seeflower_jax import classify
 
-_MODEL = flags.DEFINE_string("model", None, "The network of --weights.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "A weight file with a classifier.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
-_EXPORT = flags.DEFINE_string("export", None, "A folder of scripts.export.")
 _TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", 1)
 _JSON = flags.DEFINE_bool("json", False, "Prints JSON.")
 _EXPLAIN = flags.DEFINE_bool("explain", False, "Also writes what was looked at.")
 _OUT = flags.DEFINE_string("out", ".", "The folder for --explain.")
-
-
-def _classifier() -> classify.Classifier:
-    given = [_WORKDIR.value, _WEIGHTS.value, _EXPORT.value]
-    if given.count(None) != 2:
-        raise app.UsageError("expected one of --workdir, --weights and --export")
-    if _EXPORT.value is not None:
-        return classify.from_export(_EXPORT.value)
-    if _WORKDIR.value is not None:
-        return classify.from_run(_WORKDIR.value)
-    if _MODEL.value is None:
-        raise app.UsageError("--weights needs --model")
-    return classify.from_weights(_MODEL.value, _WEIGHTS.value)
 
 
 def _explain(classifier: classify.Classifier, path: str, taken: set) -> str:
@@ -59,7 +42,10 @@ def _explain(classifier: classify.Classifier, path: str, taken: set) -> str:
 def main(argv) -> None:
     if not argv[1:]:
         raise app.UsageError("expected the paths of pictures")
-    classifier, taken = _classifier(), set()
+    taken = set()
+    classifier = network_flags.load(
+        classify.from_run, classify.from_weights, classify.from_export
+    )
     for path, top in classifier.predict(argv[1:], _TOP.value):
         classes = [{"name": name, "probability": p} for name, p in top]
         line = {"image": path, "classes": classes}

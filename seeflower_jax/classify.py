@@ -23,7 +23,9 @@ import jax
 import numpy as np
 
 from seeflower_jax import exported
+from seeflower_jax import network as networks
 from seeflower_jax.data.cache import center_view, decode
+from seeflower_jax.network import Interface, Network
 
 
 class PictureError(ValueError):
@@ -56,21 +58,13 @@ class Classifier:
 
     Attributes:
       logits: uint8 [N, size, size, 3] -> [N, classes].
-      class_names: of the logits.
-      size: side of the pictures in pixels.
-      network: gives the ModelSpec, variables and preprocessing, for maps.
-      crop: the central square's share of a picture's shortest side.
-      keep_aspect: False where pictures are squashed to squares.
-      temperature: that logits are divided by.
+      interface: of that function.
+      network: gives the network, for maps.
     """
 
     logits: Callable
-    class_names: tuple[str, ...]
-    size: int
-    network: Callable
-    crop: float = 0.875
-    keep_aspect: bool = True
-    temperature: float = 1.0
+    interface: Interface
+    network: Callable[[], Network]
 
     def predict(
         self, paths: Iterable, top: int = 5
@@ -80,30 +74,33 @@ class Classifier:
         Raises:
           PictureError: for a file that is no picture.
         """
+        names, temperature = self.interface.class_names, self.interface.temperature
         for path in paths:
             picture = self._load(path)
             logits = np.asarray(self.logits(picture[None]))[0]
-            probabilities = np.asarray(jax.nn.softmax(logits / self.temperature))
+            probabilities = np.asarray(jax.nn.softmax(logits / temperature))
             best = np.argsort(-probabilities, kind="stable")[:top]
-            yield (
-                str(path),
-                [(self.class_names[i], float(probabilities[i])) for i in best],
-            )
+            yield str(path), [(names[i], float(probabilities[i])) for i in best]
 
     def _load(self, path: str | os.PathLike) -> np.ndarray:
-        return load_picture(path, self.size, self.crop, self.keep_aspect)
+        view = self.interface
+        return load_picture(path, view.size, view.crop, view.keep_aspect)
 
     @functools.cached_property
     def _maps(self) -> Callable:
         """image uint8 [size, size, 3] -> Grad-CAM of its predicted class."""
         from seeflower_jax.attribution import batch
 
-        spec, variables, preprocess = self.network()
-        layer = batch.map_layer(spec, self.size)
-        explain = batch.make_explainer(spec, ["grad_cam"], layer, preprocess)
+        network = self.network()
+        explain = batch.make_explainer(
+            network.spec,
+            ["grad_cam"],
+            preprocess=network.preprocess,
+            size=network.size,
+        )
         target = np.array([batch.PREDICTED])
         keys = jax.random.split(jax.random.key(0), 1)
-        return lambda image: explain(variables, image[None], target, keys)[2][
+        return lambda image: explain(network.variables, image[None], target, keys)[2][
             "grad_cam"
         ]
 
@@ -120,16 +117,12 @@ class Classifier:
         return np.concatenate([picture, figures.overlay(picture, values, False)], 1)
 
 
-def _of_network(spec, variables, preprocess, class_names, size, **options):
+def _of_network(network: Network) -> Classifier:
     from seeflower_jax import models
 
-    network = models.bind(spec, variables, preprocess)
+    bound = models.bind(network.spec, network.variables, network.preprocess)
     return Classifier(
-        jax.jit(lambda images: network(images)[0]),
-        class_names,
-        size,
-        lambda: (spec, variables, preprocess),
-        **options,
+        jax.jit(lambda images: bound(images)[0]), network, lambda: network
     )
 
 
@@ -139,13 +132,7 @@ def from_weights(model: str, weights: str) -> Classifier:
     Raises:
       ValueError: if the file does not fit the network or has no classifier.
     """
-    from seeflower_jax.pretrained import catalog, imagenet
-
-    spec, variables, _ = catalog.load_classifier(model, weights)
-    names = imagenet.class_names()
-    if spec.num_classes != len(names):
-        names = tuple(f"class {index}" for index in range(spec.num_classes))
-    return _of_network(spec, variables, None, names, spec.input_size)
+    return _of_network(networks.from_weights(model, weights))
 
 
 def from_run(workdir: str | os.PathLike) -> Classifier:
@@ -155,19 +142,8 @@ def from_run(workdir: str | os.PathLike) -> Classifier:
       FileNotFoundError: if it is no run directory.
     """
     from seeflower_jax import experiment
-    from seeflower_jax.evaluation import predict
 
-    run = experiment.load_run(workdir)
-    return _of_network(
-        run.spec,
-        run.variables,
-        run.preprocess,
-        run.class_names,
-        run.size,
-        crop=run.config.eval.crop,
-        temperature=run.temperature,
-        keep_aspect=predict.keeps_aspect(run.config.eval),
-    )
+    return _of_network(experiment.load_run(workdir))
 
 
 def from_export(folder: str | os.PathLike) -> Classifier:
@@ -177,22 +153,8 @@ def from_export(folder: str | os.PathLike) -> Classifier:
       ValueError: if the folder holds none.
     """
     logits, described = exported.load(folder)
-
-    def network():
-        from seeflower_jax import models
-        from seeflower_jax.data import whitening
-
-        spec = models.ModelSpec(**described["spec"])
-        path = pathlib.Path(folder).expanduser() / whitening.FILE_NAME
-        preprocess = whitening.load(path) if path.exists() else None
-        return spec, exported.load_variables(folder), preprocess
-
     return Classifier(
         logits,
-        tuple(described["class_names"]),
-        described["size"],
-        network,
-        described["crop"],
-        described.get("keep_aspect", True),
-        described.get("temperature", 1.0),
+        networks.interface(described),
+        functools.partial(networks.from_export, folder),
     )

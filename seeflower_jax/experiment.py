@@ -31,6 +31,7 @@ from seeflower_jax import data, models
 from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import PixelCache, open_cache
 from seeflower_jax.evaluation import calibration, metrics, predict
+from seeflower_jax.network import Network
 from seeflower_jax.pretrained import catalog, checkpoint
 from seeflower_jax.training import loop, partition, stages
 from seeflower_jax.training import step as steps
@@ -209,37 +210,42 @@ class Pictures:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model and where it came from.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Network):
+    """A trained network, on pictures as its evaluation sees them.
 
     Attributes:
       workdir: the run directory.
       config: its config.
-      spec: of the network.
-      variables: the best by validation.
-      class_names: of the logits.
-      step: of the run, that the variables are from.
-      temperature: that calibrates the logits, fitted on validation; 1 where it was not.
+      step: of the run, that the variables, the best by validation, are from.
     """
 
     workdir: pathlib.Path
     config: ml_collections.ConfigDict
-    spec: models.ModelSpec
-    variables: dict
-    class_names: tuple[str, ...]
     step: int
-    temperature: float = 1.0
 
-    @property
-    def size(self) -> int:
-        """Side in pixels of the pictures that the network is evaluated on."""
-        return self.config.eval.size or self.spec.input_size
-
-    @property
-    def preprocess(self) -> Callable | None:
-        """What is applied to cropped pictures, whitening or nothing."""
-        return load_preprocess(self.config, self.workdir)
+    @classmethod
+    def of(
+        cls,
+        workdir: pathlib.Path,
+        config: ml_collections.ConfigDict,
+        spec: models.ModelSpec,
+        **known,
+    ) -> "Run":
+        """A run whose config tells what pictures its network takes."""
+        view = config.eval
+        return cls(
+            workdir=workdir,
+            config=config,
+            spec=spec,
+            origin=str(workdir.resolve()),
+            size=view.size or spec.input_size,
+            crop=view.crop,
+            keep_aspect=predict.keeps_aspect(view),
+            shortest_side=config.data.shortest_side,
+            preprocess=load_preprocess(config, workdir),
+            **known,
+        )
 
 
 def _rows(
@@ -513,7 +519,14 @@ def train(
             for name, seconds in progress.seconds.items()
         },
     }
-    run = Run(workdir, config, spec, variables, source.class_names, best_step)
+    run = Run.of(
+        workdir,
+        config,
+        spec,
+        variables=variables,
+        class_names=source.class_names,
+        step=best_step,
+    )
     started = time.monotonic()
     result["calibration"] = {"fitted_on": None, "temperature": 1.0}
     for split in ("validation", "test"):
@@ -572,14 +585,14 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
         variables = checkpoints.restore_best(models.shapes(spec))
         step = checkpoints.best_step()
     fitted = read_result(workdir).get("calibration", {})
-    return Run(
+    return Run.of(
         workdir,
         config,
         spec,
-        variables,
-        tuple(meta["class_names"]),
-        step,
-        fitted.get("temperature", 1.0),
+        variables=variables,
+        class_names=tuple(meta["class_names"]),
+        step=step,
+        temperature=fitted.get("temperature", 1.0),
     )
 
 

@@ -1,6 +1,6 @@
-"""Attribution maps of a run's network over many pictures, from files to files.
+"""Attribution maps of a network over many pictures, from files to files.
 
-    run = experiment.load_run("runs/inception_seed0")
+    run = experiment.load_run("runs/inception_seed0")    # or network.from_export(...)
     attribute(run, photo_pictures(run, "photos/"), ["grad_cam"], out="maps")
 
 This module connects the rooms, as `experiment` does for training.
@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import difflib
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -23,10 +24,11 @@ from seeflower_jax import models
 from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
-from seeflower_jax.data.cache import center_view
+from seeflower_jax.data.cache import center_view, upright_size, view_to_picture
 from seeflower_jax.data.image_folder import class_name
-from seeflower_jax.evaluation import metrics, predict
+from seeflower_jax.evaluation import metrics
 from seeflower_jax.experiment import Pictures, Run
+from seeflower_jax.network import Interface, Network
 from seeflower_jax.report import attribution as figures
 
 _SHEET_PICTURES = 24
@@ -40,17 +42,20 @@ class PictureList:
       names: what the index calls them.
       labels: class index of each, None where it is not known.
       read: name's position -> uint8 [h, w, 3]; may raise `photos.UnreadablePicture`.
+      size: name's position -> (width, height) in pixels of the picture as it was given,
+        upright.
     """
 
     names: Sequence[str]
     labels: Sequence[int | None]
     read: Callable[[int], np.ndarray]
+    size: Callable[[int], tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, part: slice) -> "PictureList":
-        return PictureList(self.names[part], self.labels[part], self.read)
+        return PictureList(self.names[part], self.labels[part], self.read, self.size)
 
 
 def split_pictures(run: Run, split: str) -> PictureList:
@@ -66,22 +71,24 @@ def split_pictures(run: Run, split: str) -> PictureList:
         [source.keys[i] for i in indices],
         source.labels[indices].tolist(),
         lambda position: pictures.cache[indices[position]],
+        lambda position: upright_size(io.BytesIO(source.read(indices[position]))),
     )
 
 
-def photo_pictures(run: Run, where: str | os.PathLike) -> PictureList:
+def photo_pictures(network: Interface, where: str | os.PathLike) -> PictureList:
     """Picture files; the label is the folder's name where that is a class.
 
     Raises:
       FileNotFoundError: if there are none.
     """
     paths = photos.find(where)
-    classes = {name: label for label, name in enumerate(run.class_names)}
-    side = run.config.data.shortest_side
+    classes = {name: label for label, name in enumerate(network.class_names)}
+    side = network.shortest_side
     return PictureList(
         [str(path) for path in paths],
         [classes.get(class_name(path.parent.name)) for path in paths],
         lambda position: photos.read(paths[position], side),
+        lambda position: upright_size(paths[position]),
     )
 
 
@@ -157,9 +164,9 @@ def _read(pool, pictures: PictureList, part: Sequence[int]):
 
 
 def make_explainer(
-    run: Run, methods: Sequence[str], layer: str | None, batch_size: int
+    network: Network, methods: Sequence[str], layer: str | None, batch_size: int
 ) -> Callable:
-    """Builds explain(positions, pixels, targets) for a run's network and view.
+    """Builds explain(positions, pixels, targets) for a network and what it takes.
 
     Returns:
       explain, of up to `batch_size` positions (they seed what is random), as many
@@ -170,18 +177,24 @@ def make_explainer(
     Raises:
       ValueError: for an unknown method, or a layer without a map.
     """
-    view, mesh = run.config.eval, loader.make_mesh()
-    explainer = batch.make_explainer(run.spec, methods, layer, run.preprocess)
-    variables = loader.replicate(run.variables, mesh)
-    size = run.size
-    side = photos.longest_side(run.config.data.shortest_side)
+    mesh = loader.make_mesh()
+    explainer = batch.make_explainer(
+        network.spec, methods, layer, network.preprocess, network.size
+    )
+    variables = loader.replicate(network.variables, mesh)
+    side = photos.longest_side(network.shortest_side)
 
     @jax.jit
     def prepare(canvas, sizes, positions):
-        key = jax.random.key(run.config.seed)
+        # Of the picture alone, so that an export's maps are those of its run.
+        key = jax.random.key(0)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
         images = augment.center_crop(
-            canvas, sizes, size, view.crop, keep_aspect=predict.keeps_aspect(view)
+            canvas,
+            sizes,
+            network.size,
+            network.crop,
+            keep_aspect=network.keep_aspect,
         )
         return images, keys
 
@@ -209,7 +222,10 @@ def make_explainer(
 
 
 def make_crop_predictor(
-    run: Run, layer: str | None = None, threshold: float = 0.15, whole: float = 0.5
+    network: Network,
+    layer: str | None = None,
+    threshold: float = 0.15,
+    whole: float = 0.5,
 ) -> Callable:
     """Builds a predictor that looks twice, for `experiment.evaluate`.
 
@@ -218,36 +234,33 @@ def make_crop_predictor(
     proposes.
 
     Args:
-      run: of `experiment.load_run`.
-      layer: of the Grad-CAM; the network's own by default.
+      network: a run's, as a rule.
+      layer: of the Grad-CAM; that of `batch.map_layer` by default.
       threshold: share of the map's largest value where the box ends.
       whole: weight of the logits of the whole picture, the rest being the crop's.
 
     Returns:
       A jitted function of (variables, batch) that gives logits [N, num_classes].
     """
-    view, size, preprocess = run.config.eval, run.size, run.preprocess
-    layer = layer or run.spec.cam_layer
+    size, crop, aspect = network.size, network.crop, network.keep_aspect
+    layer = layer or batch.map_layer(network.spec, size)
 
     @jax.jit
     def look_twice(variables, pictures):
-        network = models.bind(run.spec, variables, preprocess)
+        bound = models.bind(network.spec, variables, network.preprocess)
         canvas, sizes = pictures["canvas"], pictures["sizes"]
-        aspect = predict.keeps_aspect(view)
-        images = augment.center_crop(canvas, sizes, size, view.crop, keep_aspect=aspect)
-        maps = grad_cam.grad_cam(network, images, layer=layer)
+        images = augment.center_crop(canvas, sizes, size, crop, keep_aspect=aspect)
+        maps = grad_cam.grad_cam(bound, images, layer=layer)
         boxes = localisation.bounding_boxes(maps, threshold)
         centers, halves = localisation.squares(boxes, size)
-        closer = augment.crop_inside(
-            canvas, sizes, centers, halves, size, view.crop, aspect
-        )
-        return whole * network(images)[0] + (1 - whole) * network(closer)[0]
+        closer = augment.crop_inside(canvas, sizes, centers, halves, size, crop, aspect)
+        return whole * bound(images)[0] + (1 - whole) * bound(closer)[0]
 
     return look_twice
 
 
 def attribute(
-    run: Run,
+    network: Network,
     pictures: PictureList,
     methods: Sequence[str],
     out: str | os.PathLike,
@@ -257,19 +270,26 @@ def attribute(
     batch_size: int = 16,
     dtype: str = "float16",
     overlays: bool = False,
+    boxes: bool = True,
 ) -> list[dict]:
     """Writes maps, their index and contact sheets; goes on with what is there.
 
+    The index has the predicted class and its probability, calibrated by the network's
+    temperature, as `classify` gives it.
+
     Args:
-      run: of `experiment.load_run`.
+      network: a run, or of `seeflower_jax.network`.
       pictures: to explain.
       methods: keys of `batch.METHODS`.
       out: the folder.
       target: see `target_labels`.
-      layer: of class activation maps; the network's own by default.
+      layer: of class activation maps; that of `batch.map_layer` by default.
       batch_size: pictures at once.
       dtype: of the maps on disk, 'float16' or 'float32'.
       overlays: whether to write a PNG per picture and method too.
+      boxes: whether the index has a `box` for each class activation map, [left, top,
+        right, bottom] in pixels of the picture as it was given, upright, and overlays
+        show it. It is that of `localisation.bounding_boxes`.
 
     Returns:
       What could not be read: dicts of `image` and `error`.
@@ -278,18 +298,22 @@ def attribute(
       ValueError: for unknown methods, layers and targets, and for a folder with maps of
         other settings.
     """
-    labels = target_labels(target, pictures, run.class_names)
-    explain = make_explainer(run, methods, layer, batch_size)
+    labels = target_labels(target, pictures, network.class_names)
+    batch.check_methods(methods)
+    layer = layer or batch.map_layer(network.spec, network.size)
+    explain = make_explainer(network, methods, layer, batch_size)
+    boxed = [name for name in methods if boxes and batch.METHODS[name].layered]
     names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()[:12]
     store = MapStore(
         out,
         {
-            "run": str(run.workdir.resolve()),
+            "network": network.origin,
             "pictures": f"{len(pictures)} ({names})",
             "methods": list(methods),
             "target": target,
-            "layer": layer or run.spec.cam_layer,
+            "layer": layer,
             "dtype": dtype,
+            "boxes": boxes,
         },
     )
     with (
@@ -299,6 +323,7 @@ def attribute(
         for shard, indices in store.remaining(len(pictures)):
             bar.update(indices.start - bar.n)
             maps, lines, skipped = {name: [] for name in methods}, [], []
+            found_boxes = {name: [] for name in boxed}
             for first in range(0, len(indices), batch_size):
                 part = indices[first : first + batch_size]
                 positions, pixels, unreadable = _read(pool, pictures, part)
@@ -306,47 +331,71 @@ def attribute(
                 if positions:
                     found = explain(positions, pixels, labels[positions])
                     images, logits, targets, values = found
-                    lines += _lines(run, pictures, positions, logits, targets)
+                    lines += _lines(network, pictures, positions, logits, targets)
                     for name in methods:
                         maps[name].append(values[name].astype(dtype))
+                    shown = {name: _boxes(values[name]) for name in boxed}
+                    sizes = [pictures.size(i) for i in positions] if boxed else []
+                    for name in boxed:
+                        found_boxes[name] += _in_pictures(network, shown[name], sizes)
                     if overlays:
-                        _write_overlays(store, pictures, positions, images, values)
+                        _write_overlays(
+                            store, pictures, positions, images, values, shown
+                        )
                 bar.update(len(part))
                 rate = (bar.format_dict["rate"] or 0) * len(methods)
                 bar.set_postfix_str(f"{rate:.1f} maps/s", refresh=False)
             maps = {name: np.concatenate(rows) for name, rows in maps.items() if rows}
-            store.write(shard, maps, lines, skipped)
-    _write_sheets(store, pictures, methods, run)
+            store.write(shard, maps, lines, skipped, found_boxes)
+    _write_sheets(store, pictures, methods, network)
     return store.skipped()
 
 
-def _lines(run, pictures, positions, logits, targets) -> list[dict]:
+def _lines(network, pictures, positions, logits, targets) -> list[dict]:
     """What the index says of pictures, one dict each."""
-    probabilities = np.exp(metrics.log_softmax(logits))
+    probabilities = np.exp(metrics.log_softmax(logits / network.temperature))
     return [
         {
             "image": pictures.names[position],
             "position": position,
-            "prediction": run.class_names[row.argmax()],
+            "prediction": network.class_names[row.argmax()],
             "probability": round(float(row.max()), 6),
-            "target": run.class_names[label],
+            "target": network.class_names[label],
         }
         for position, row, label in zip(positions, probabilities, targets, strict=True)
     ]
 
 
-def _write_overlays(store, pictures, positions, images, maps) -> None:
+def _boxes(maps: np.ndarray) -> np.ndarray:
+    """The box of each map [N, side, side]: left, top, right, bottom in its pixels."""
+    return np.asarray(localisation.bounding_boxes(maps))[:, [1, 0, 3, 2]]
+
+
+def _in_pictures(network, boxes, sizes) -> list[dict]:
+    """What the index says of boxes in what the network takes of pictures of `sizes`."""
+    found = [
+        view_to_picture(box / network.size, size, network.crop, network.keep_aspect)
+        for box, size in zip(boxes, sizes, strict=True)
+    ]
+    return [{"box": box} for box in found]
+
+
+def _write_overlays(store, pictures, positions, images, maps, boxes) -> None:
     """A PNG per picture and method, in overlays/<method>/."""
     for name, values in maps.items():
         folder = store.folder / "overlays" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for position, image, value in zip(positions, images, values, strict=True):
+        for row, position in enumerate(positions):
+            shown = figures.overlay(
+                images[row], values[row], batch.METHODS[name].signed
+            )
+            if name in boxes:
+                shown = figures.draw_box(shown, boxes[name][row])
             stem = pathlib.Path(pictures.names[position]).stem
-            shown = figures.overlay(image, value, batch.METHODS[name].signed)
             Image.fromarray(shown).save(folder / f"{position:06d}_{stem}.png")
 
 
-def _write_sheets(store, pictures, methods, run) -> None:
+def _write_sheets(store, pictures, methods, network) -> None:
     """A contact sheet of the first pictures for each method."""
     first = {name: [] for name in methods}
     for line in store.lines():
@@ -354,7 +403,6 @@ def _write_sheets(store, pictures, methods, run) -> None:
             first[line["method"]].append(line)
         elif all(len(lines) == _SHEET_PICTURES for lines in first.values()):
             break
-    view = run.config.eval
     for name, lines in first.items():
         if not lines:
             continue
@@ -362,9 +410,9 @@ def _write_sheets(store, pictures, methods, run) -> None:
         images = [
             center_view(
                 Image.fromarray(pictures.read(line["position"])),
-                maps[0].shape[0],
-                view.crop,
-                predict.keeps_aspect(view),
+                network.size,
+                network.crop,
+                network.keep_aspect,
             )
             for line in lines
         ]

@@ -1,6 +1,6 @@
 """A network as a folder that runs without the code that made it.
 
-    save(folder, spec, variables, class_names, metrics, size=320)
+    save(folder, network, metrics)
     logits, description = load(folder)
     logits(images)            # uint8 [N, size, size, 3] -> float32 [N, classes]
 
@@ -13,12 +13,16 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import safetensors
 import safetensors.numpy
 from jax import export
+
+if TYPE_CHECKING:
+    from seeflower_jax.network import Network
 
 PLATFORMS = ("cpu", "cuda")
 _FILES = ("model.stablehlo", "parameters.safetensors", "model.json")
@@ -39,30 +43,14 @@ def _tree(flat: dict) -> dict:
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat, sep="/")}
 
 
-def save(
-    folder: str | os.PathLike,
-    spec,
-    variables: dict,
-    class_names,
-    metrics: dict,
-    size: int,
-    crop: float = 1.0,
-    preprocess: Callable | None = None,
-    keep_aspect: bool = True,
-    temperature: float = 1.0,
-) -> None:
+def save(folder: str | os.PathLike, network: "Network", metrics: dict) -> None:
     """Writes a folder, which must not exist.
 
     Args:
       folder: what to make.
-      spec, variables: of the network.
-      class_names: of the logits.
+      network: its preprocessing becomes part of the function; how to crop pictures and
+        calibrate logits is told in the description.
       metrics: for the description.
-      size: side in pixels of the pictures that the function takes.
-      crop: the central square's share of a picture's shortest side, for the caller.
-      preprocess: applied to pictures in [0, 255] before the network (whitening).
-      keep_aspect: False where pictures are to be squashed, for the caller.
-      temperature: to divide logits by for calibrated probabilities, for the caller.
 
     Raises:
       FileExistsError: if the folder exists.
@@ -70,23 +58,26 @@ def save(
     from seeflower_jax import models
 
     def logits(flat, images):
-        return models.bind(spec, _tree(flat), preprocess)(images)[0]
+        bound = models.bind(network.spec, _tree(flat), network.preprocess)
+        return bound(images)[0]
 
     folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True)
-    flat = jax.device_get(dict(_flat(variables)))
+    flat = jax.device_get(dict(_flat(network.variables)))
     (batch,) = export.symbolic_shape("batch")
+    size = network.size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
     function = export.export(jax.jit(logits), platforms=PLATFORMS)(like, images)
     description = {
-        "spec": spec.to_dict(),
-        "class_names": list(class_names),
+        "spec": network.spec.to_dict(),
+        "class_names": list(network.class_names),
         "metrics": metrics,
         "size": size,
-        "crop": crop,
-        "keep_aspect": keep_aspect,
-        "temperature": temperature,
+        "crop": network.crop,
+        "keep_aspect": network.keep_aspect,
+        "shortest_side": network.shortest_side,
+        "temperature": network.temperature,
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
     }
@@ -103,11 +94,26 @@ def load(folder: str | os.PathLike) -> tuple[Callable, dict]:
       ValueError: if it is no such folder or incomplete.
     """
     folder = pathlib.Path(folder).expanduser()
-    program, _, described = (folder / name for name in _FILES)
-    flat = _load_flat(folder)
-    function = export.deserialize(bytearray(program.read_bytes()))
+    described, flat = describe(folder), _load_flat(folder)
+    function = export.deserialize(bytearray((folder / _FILES[0]).read_bytes()))
     call = jax.jit(function.call)
-    return lambda images: call(flat, images), json.loads(described.read_text())
+    return lambda images: call(flat, images), described
+
+
+def describe(folder: str | os.PathLike) -> dict:
+    """The content of model.json in a folder that `save` wrote.
+
+    Raises:
+      ValueError: if it is no such folder or incomplete.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} is no exported model: {', '.join(missing)} is missing; expected "
+            "a folder that scripts.export wrote"
+        )
+    return json.loads((folder / _FILES[2]).read_text())
 
 
 def load_variables(folder: str | os.PathLike) -> dict:
@@ -116,16 +122,12 @@ def load_variables(folder: str | os.PathLike) -> dict:
     Raises:
       ValueError: if it is no such folder or incomplete.
     """
-    return _tree(_load_flat(pathlib.Path(folder).expanduser()))
+    folder = pathlib.Path(folder).expanduser()
+    describe(folder)
+    return _tree(_load_flat(folder))
 
 
 def _load_flat(folder: pathlib.Path) -> dict:
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{folder} is no exported model: {', '.join(missing)} is missing; expected "
-            "a folder that scripts.export wrote"
-        )
     parameters = folder / "parameters.safetensors"
     try:
         return safetensors.numpy.load_file(parameters)

@@ -85,7 +85,9 @@ class _Judge:
         self._run = run
         self._preprocess = run.preprocess
         self.explain = explain.make_explainer(run, methods, layer, batch_size)
-        self._maps = batch.make_explainer(run.spec, methods, layer, self._preprocess)
+        self._maps = batch.make_explainer(
+            run.spec, methods, layer, self._preprocess, run.size
+        )
         self._faithfulness = jax.jit(self._judge)
 
     def keys(self, count):
@@ -155,7 +157,7 @@ def judge_methods(
       out: the folder.
       limit: number of pictures, all correctly classified, and of grids. The
         randomisation check takes the first batch alone.
-      layer: of class activation maps.
+      layer: of class activation maps; that of `batch.map_layer` by default.
       batch_size: pictures at once.
       command: what was typed, for the record.
       results: a folder whose pointing_game.json and faithfulness.json get the figures.
@@ -168,6 +170,7 @@ def judge_methods(
         correctly.
     """
     out = pathlib.Path(out).expanduser()
+    layer = layer or batch.map_layer(run.spec, run.size)
     judge = _Judge(run, methods, layer, batch_size)
     chosen = _correct(run, pictures, limit, layer, batch_size)
     labels = np.array([pictures.labels[i] for i in chosen], np.int32)
@@ -233,7 +236,7 @@ def _write(out, run, means, levels, counts, layer, command, results) -> str:
     out.mkdir(parents=True, exist_ok=True)
     result = {
         "model": run.spec.name,
-        "layer": layer or run.spec.cam_layer,
+        "layer": layer,
         **counts,
         "chance": {"pointing_game": 0.25},
         "methods": means,

@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Sequence
 
 from seeflower_jax import experiment, explain, maximisation
-from seeflower_jax.attribution import batch
 from seeflower_jax.report import attribution as figures
 
 PAPER_CLASSES = (5, 7, 33, 100, 73)  # of Figure 4.6, by index from 0
@@ -55,10 +54,8 @@ def attribution_figure(
     """
     pictures = explain.split_pictures(run, split)
     positions = first_of_classes(pictures.labels, classes)
-    layer = batch.map_layer(run.spec, run.size)
-    explainer = explain.make_explainer(
-        run, [SALIENCY, "grad_cam"], layer, len(positions)
-    )
+    methods = [SALIENCY, "grad_cam"]
+    explainer = explain.make_explainer(run, methods, None, len(positions))
     pixels = [pictures.read(position) for position in positions]
     images, logits, _, maps = explainer(positions, pixels, list(classes))
     names = run.class_names

@@ -96,6 +96,7 @@ def _in_turn(run: experiment.Run) -> explain.PictureList:
         [pictures.names[i] for i in order],
         [pictures.labels[i] for i in order],
         lambda position: pictures.read(order[position]),
+        lambda position: pictures.size(order[position]),
     )
 
 

@@ -19,9 +19,8 @@ import numpy as np
 from PIL import Image
 
 from seeflower_jax import experiment, explain, maximisation
-from seeflower_jax.attribution import batch
 from seeflower_jax.data.cache import center_view
-from seeflower_jax.evaluation import calibration, metrics, predict
+from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.report import html, results
 
 _EXAMPLES, _MAXIMISED, _BATCH_SIZE = 12, 24, 8
@@ -117,13 +116,12 @@ def _examples(run: experiment.Run, split: html.Split, temperature: float) -> dic
     right = _spread(np.flatnonzero(predicted == split.labels), split.labels)
     pictures = explain.split_pictures(run, split.name)
     training = explain.split_pictures(run, "train")
-    view = run.config.eval
 
     def training_picture(label):
         if label not in training.labels:
             return None
         image = Image.fromarray(training.read(training.labels.index(label)))
-        return center_view(image, run.size, view.crop, predict.keeps_aspect(view))
+        return center_view(image, run.size, run.crop, run.keep_aspect)
 
     examples = [
         html.Example(
@@ -141,9 +139,8 @@ def _examples(run: experiment.Run, split: html.Split, temperature: float) -> dic
 
 def _explained(run, pictures, positions, targets):
     """Yields (position, image, {method: map}) of some pictures."""
-    layer = batch.map_layer(run.spec, run.size)
     batch_size = -(-_BATCH_SIZE // jax.device_count()) * jax.device_count()
-    explainer = explain.make_explainer(run, _METHODS, layer, batch_size)
+    explainer = explain.make_explainer(run, _METHODS, None, batch_size)
     for first in range(0, len(positions), batch_size):
         part = positions[first : first + batch_size]
         pixels = [pictures.read(i) for i in part]

@@ -1,5 +1,6 @@
 """The command that writes attribution maps, on real files of every kind."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -91,7 +92,7 @@ def test_interrupted_goes_on_with_the_same_maps(run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return pictures.read(position)
 
-    broken = explain.PictureList(pictures.names, pictures.labels, breaking)
+    broken = dataclasses.replace(pictures, read=breaking)
     with pytest.raises(KeyboardInterrupt):
         explain.attribute(run, broken, METHODS, parts, target="true", **options)
     (parts / "index.jsonl").open("a").write('{"image": "half a li')

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import exported, models
+from seeflower_jax import exported, models, network
 from seeflower_jax.attribution import grad_cam
 from seeflower_jax.report import attribution
 from tests import fixtures
@@ -39,12 +39,22 @@ def _export(name, folder):
     variables = fixtures.random_variables(spec, 0)
     folder = folder / name
     metrics = {"test": {"top1": 0.5}}
-    exported.save(folder, spec, variables, "abcd", metrics, size, temperature=0.5)
+    saved = network.Network(
+        class_names=tuple("abcd"),
+        size=size,
+        crop=1.0,
+        shortest_side=size,
+        temperature=0.5,
+        origin="here",
+        spec=spec,
+        variables=variables,
+    )
+    exported.save(folder, saved, metrics)
     return folder, spec, variables, IMAGES[:, :size, :size]
 
 
 @pytest.fixture(scope="module", params=["inception_v3", "vgg16", "baseline"])
-def network(request, tmp_path_factory):
+def export(request, tmp_path_factory):
     return _export(request.param, tmp_path_factory.mktemp("export"))
 
 
@@ -53,8 +63,8 @@ def baseline(tmp_path):
     return _export("baseline", tmp_path)
 
 
-def test_same_logits_for_any_batch_size(network):
-    folder, spec, variables, images = network
+def test_same_logits_for_any_batch_size(export):
+    folder, spec, variables, images = export
     logits, description = exported.load(folder)
     expected = jax.jit(lambda x: models.apply(spec, variables, x)[0])(images)
     for count in (1, 3):

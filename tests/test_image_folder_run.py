@@ -69,10 +69,7 @@ def test_prediction_and_export(run, tmp_path):
     photo = f"{run.config.data.dir}/薔薇/0.webp"
     ((_, top),) = classify.from_run(run.workdir).predict([photo])
     assert {name for name, _ in top} == set(CLASSES)
-    size, crop = run.config.eval.size, run.config.eval.crop
-    exported.save(
-        tmp_path / "out", run.spec, run.variables, run.class_names, {}, size, crop
-    )
+    exported.save(tmp_path / "out", run, {})
     ((_, again),) = classify.from_export(tmp_path / "out").predict([photo])
     assert [name for name, _ in again] == [name for name, _ in top]
     np.testing.assert_allclose(

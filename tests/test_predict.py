@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import classify, exported, models
+from seeflower_jax import classify, exported, models, network
 from seeflower_jax.pretrained import imagenet
 from tests import fixtures
 from tests.pretrained import networks
@@ -37,12 +37,12 @@ def test_imagenet_names():
 
 
 def test_weight_file_with_its_classifier(picture, tmp_path):
-    network = networks.keras_vgg()
-    network.save_weights(tmp_path / "v.weights.h5")
+    original = networks.keras_vgg()
+    original.save_weights(tmp_path / "v.weights.h5")
     classifier = classify.from_weights("vgg16", str(tmp_path / "v.weights.h5"))
     (path, top), *_ = classifier.predict([picture], top=7)
     image = classify.load_picture(picture, 224)
-    logits = networks.keras_logits(network, image[None])[0]
+    logits = networks.keras_logits(original, image[None])[0]
     expected = np.exp(logits - logits.max())
     expected = expected / expected.sum()
     order = np.argsort(-expected)
@@ -66,7 +66,7 @@ def test_weight_file_with_its_classifier(picture, tmp_path):
 
 def test_run_gives_calibrated_probabilities(tiny_run, picture):
     classifier = classify.from_run(tiny_run.workdir)
-    assert classifier.temperature == tiny_run.temperature != 1.0
+    assert classifier.interface.temperature == tiny_run.temperature != 1.0
     image = classify.load_picture(picture, 80, crop=1.0)
     logits = models.apply(tiny_run.spec, tiny_run.variables, image[None])[0][0]
     expected = np.sort(jax.nn.softmax(logits / tiny_run.temperature))[::-1]
@@ -96,15 +96,17 @@ def test_bad_arguments_and_pictures(picture, tmp_path):
 def test_prediction_and_its_map_are_of_the_same_squashed_picture(tmp_path):
     spec = models.get_spec("baseline", num_classes=4)
     folder = tmp_path / "export"
-    exported.save(
-        folder,
-        spec,
-        fixtures.random_variables(spec, 0),
-        "abcd",
-        {},
-        spec.input_size,
+    squashing = network.Network(
+        class_names=tuple("abcd"),
+        size=spec.input_size,
+        crop=1.0,
         keep_aspect=False,
+        shortest_side=spec.input_size,
+        origin="here",
+        spec=spec,
+        variables=fixtures.random_variables(spec, 0),
     )
+    exported.save(folder, squashing, {})
     wide = np.zeros((40, 90, 3), np.uint8)
     wide[:, :20] = 255  # lost where the centre is cropped
     Image.fromarray(wide).save(tmp_path / "wide.png")

@@ -94,4 +94,4 @@ def test_paper_shows_the_network_whole_pictures_in_0_to_1(
     model = models.build(dataclasses.replace(run.spec, preprocess="none of these"))
     expected, _ = model.apply(run.variables, whole / 255)
     np.testing.assert_allclose(logits[:1], expected, rtol=1e-3, atol=1e-3)
-    assert classify.from_run(run.workdir).keep_aspect is False
+    assert classify.from_run(run.workdir).interface.keep_aspect is False

@@ -271,7 +271,9 @@ def test_whitened_run(config, tmp_path):
     assert done.returncode == 0, done.stderr
     classifier = classify.from_export(folder)
     images = np.random.default_rng(0).integers(0, 256, (1, 80, 80, 3), np.uint8)
-    rebuilt = models.bind(*classifier.network())(images)[0]
+    built = classifier.network()
+    bound = models.bind(built.spec, built.variables, built.preprocess)
+    rebuilt = bound(images)[0]
     np.testing.assert_allclose(classifier.logits(images), rebuilt, rtol=1e-4, atol=1e-4)
 
 

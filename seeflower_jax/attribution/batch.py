@@ -134,8 +134,13 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
 
     It is the network's `cam_layer` or, where pictures are too small for that to have a
     map, the deepest endpoint that has one.
+
+    Raises:
+      ValueError: if none has.
     """
     layers = cam.spatial_layers(_endpoints(spec, size))
+    if not layers:
+        raise ValueError(f"no layer of {spec.name} has a map of {size} x {size} pixels")
     return spec.cam_layer if spec.cam_layer in layers else layers[-1]
 
 
@@ -144,14 +149,17 @@ def make_explainer(
     methods: Sequence[str],
     layer: str | None = None,
     preprocess: Callable | None = None,
+    size: int | None = None,
 ) -> Callable:
     """Builds a jitted explain(variables, images, targets, keys).
 
     Args:
       spec: the network.
       methods: keys of `METHODS`.
-      layer: endpoint of the class activation maps; the network's `cam_layer` if None.
+      layer: endpoint of the class activation maps; that of `map_layer` if None.
       preprocess: as of `models.bind`.
+      size: side in pixels of the pictures, or of the smallest of them; the network's
+        own if None.
 
     Returns:
       explain, of variables, images [N, H, W, 3] in [0, 255], targets int [N]
@@ -164,9 +172,10 @@ def make_explainer(
       ValueError: for an unknown method, or a layer without a map.
     """
     check_methods(methods)
-    layer = layer or spec.cam_layer
     if any(METHODS[name].layered for name in methods):
-        cam.check_layer(_endpoints(spec, spec.input_size), layer)
+        size = size or spec.input_size
+        layer = layer or map_layer(spec, size)
+        cam.check_layer(_endpoints(spec, size), layer)
 
     @jax.jit
     def compute(variables, images, targets, keys):

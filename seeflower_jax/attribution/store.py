@@ -71,7 +71,12 @@ class MapStore:
             yield number, range(first, min(first + SHARD_SIZE, count))
 
     def write(
-        self, shard: int, maps: dict[str, np.ndarray], lines: list, skipped: list
+        self,
+        shard: int,
+        maps: dict[str, np.ndarray],
+        lines: list,
+        skipped: list,
+        own: dict[str, list] | None = None,
     ) -> None:
         """Writes a shard.
 
@@ -81,7 +86,9 @@ class MapStore:
           lines: a dict per row; each is written once per method, with `method`, `shard`
             (the file) and `row`.
           skipped: a dict per picture that could not be read.
+          own: {method: a dict per row}, what its lines alone have.
         """
+        own = own or {}
         indexed = []
         for method, values in maps.items():
             path = self.folder / method / f"{shard:05d}.npy"
@@ -90,7 +97,12 @@ class MapStore:
             np.save(partial, values)
             os.replace(partial, path)
             place = {"method": method, "shard": f"{method}/{path.name}"}
-            indexed += [line | place | {"row": row} for row, line in enumerate(lines)]
+            indexed += [
+                line | place | {"row": row} | more
+                for row, (line, more) in enumerate(
+                    zip(lines, own.get(method, [{}] * len(lines)), strict=True)
+                )
+            ]
         for path, records in zip(self._logs, (indexed, skipped), strict=True):
             with path.open("a") as file:
                 file.writelines(json.dumps(record) + "\n" for record in records)

@@ -13,10 +13,11 @@ import io
 import os
 import pathlib
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from seeflower_jax.data.source import ImageSource
 
@@ -94,6 +95,40 @@ def center_view(
     )
     box = (x, y, image.width - x, image.height - y)
     return np.asarray(image.resize((out_size,) * 2, Image.Resampling.LANCZOS, box))
+
+
+def upright_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int]:
+    """(width, height) of a picture as `decode` gives it, from the file's header."""
+    with Image.open(file) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if turned else image.size
+
+
+def view_to_picture(
+    box: Sequence[float],
+    size: tuple[int, int],
+    crop: float,
+    keep_aspect: bool = True,
+) -> list[int]:
+    """A box in what a network sees of a picture, in pixels of the picture itself.
+
+    Args:
+      box: left, top, right, bottom in the `center_view` of what `resize` gave, as
+        fractions of its side.
+      size: (width, height) of the picture before `resize`.
+      crop, keep_aspect: as of `center_view`.
+
+    Returns:
+      Left, top, right, bottom, where the upper left corner is at 0, 0.
+    """
+    kept = [min(side, min(size) * MAX_ASPECT) for side in size]
+    seen = [crop * (min(size) if keep_aspect else side) for side in kept]
+    # All of them have one centre.
+    edges = [
+        whole / 2 + (place - 0.5) * side
+        for place, whole, side in zip(box, size * 2, seen * 2, strict=True)
+    ]
+    return [round(float(edge)) for edge in edges]
 
 
 def open_cache(

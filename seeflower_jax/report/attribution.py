@@ -11,6 +11,7 @@ import textwrap
 
 import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -39,6 +40,17 @@ def overlay(image: np.ndarray, values: np.ndarray, signed: bool) -> np.ndarray:
     opacity = 0.25 + 0.65 * strength[..., None]
     mixed = (1 - opacity) * grey + opacity * colours
     return (mixed * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def draw_box(image: np.ndarray, box) -> np.ndarray:
+    """A picture [H, W, 3] with a box (left, top, right, bottom in its pixels)."""
+    shown = Image.fromarray(image)
+    left, top, right, bottom = map(int, box)
+    width = max(1, round(image.shape[0] / 150))
+    ImageDraw.Draw(shown).rectangle(
+        (left, top, right - 1, bottom - 1), outline="cyan", width=width
+    )
+    return np.asarray(shown)
 
 
 def grey(values: np.ndarray) -> np.ndarray:
