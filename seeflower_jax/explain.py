@@ -224,7 +224,7 @@ def make_explainer(
 def make_crop_predictor(
     network: Network,
     layer: str | None = None,
-    threshold: float = 0.15,
+    threshold: float = localisation.THRESHOLD,
     whole: float = 0.5,
 ) -> Callable:
     """Builds a predictor that looks twice, for `experiment.evaluate`.

@@ -1,16 +1,25 @@
 """The command that writes attribution maps, on real files of every kind."""
 
 import dataclasses
+import json
+import pathlib
 import shutil
+import subprocess
+import sys
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import experiment, explain
+from seeflower_jax import classify, experiment, explain, exported, models
+from seeflower_jax import network as networks
 from seeflower_jax.attribution import batch, store
 from seeflower_jax.data import photos
+from tests import fixtures
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -58,7 +67,7 @@ def test_pictures_of_every_kind(run, folder, tmp_path):
     assert len(pictures) == 9
     out = tmp_path / "maps"
     skipped = explain.attribute(
-        run, pictures, METHODS, out, batch_size=4, overlays=True, layer="mixed2"
+        run, pictures, METHODS, out, batch_size=4, overlays=True
     )
     assert [line["image"] for line in skipped] == [str(folder / "broken.jpg")]
     maps = store.MapStore.open(out)
@@ -71,6 +80,9 @@ def test_pictures_of_every_kind(run, folder, tmp_path):
         assert np.isfinite(values).all()
         assert line["prediction"] == line["target"] in run.class_names
         assert 0 < line["probability"] <= 1
+        assert ("box" in line) == (line["method"] == "grad_cam")
+    settings = json.loads((out / "state.json").read_text())["settings"]
+    assert settings["layer"] == "mixed7"  # mixed10 has one pixel here
     for name in METHODS:
         assert Image.open(out / f"{name}.png").size[0] > 400
         assert len(list((out / "overlays" / name).iterdir())) == 8
@@ -158,7 +170,7 @@ def test_finding_pictures(folder):
 
 
 def test_predictor_with_a_crop_looks_twice(run):
-    whole = explain.make_crop_predictor(run, "mixed2", whole=1.0)
+    whole = explain.make_crop_predictor(run, whole=1.0)
     metrics, logits, labels = experiment.evaluate(run, "validation", whole)
     expected = experiment.evaluate(run, "validation")
     np.testing.assert_allclose(logits, expected[1], rtol=1e-4, atol=1e-4)
@@ -174,3 +186,119 @@ def test_image_with_nan_is_refused(run):
     keys = jax.random.split(jax.random.key(0), 3)
     with pytest.raises(ValueError, match="image 1 .*not finite.*0 to 255"):
         explainer(run.variables, images, np.zeros(3, np.int32), keys)
+
+
+def _baseline(variables=None, **options) -> networks.Network:
+    """The baseline network as one of its own size, which is quick."""
+    spec = models.get_spec("baseline", num_classes=4, hidden=(8,))
+    options = {"crop": 1.0, "shortest_side": 32, "temperature": 0.5} | options
+    return networks.Network(
+        class_names=tuple("abcd"),
+        size=32,
+        origin="here",
+        spec=spec,
+        variables=variables or fixtures.random_variables(spec, 0),
+        **options,
+    )
+
+
+def _script(*arguments):
+    command = [sys.executable, "-m", "scripts.attribute", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_export(tmp_path):
+    exported.save(tmp_path / "export", _baseline(), {})
+    place = tmp_path / "photos"
+    place.mkdir()
+    for number in range(3):
+        _noise((32, 32), seed=number).save(place / f"{number}.png")
+    (place / "broken.jpg").write_bytes(b"no picture")
+    arguments = [f"--export={tmp_path / 'export'}", f"--images={place}", "--overlays"]
+    done = _script(
+        *arguments, "--methods=saliency,eigen_cam", f"--out={tmp_path / 'o'}"
+    )
+    assert done.returncode == 3, done.stderr
+    assert f"skipped {place / 'broken.jpg'}: " in done.stderr
+    assert "maps/s" in done.stderr
+
+    maps = store.MapStore.open(tmp_path / "o")
+    lines = [line for line in maps.lines() if line["method"] == "eigen_cam"]
+    classifier = classify.from_export(tmp_path / "export")
+    predicted = classifier.predict([line["image"] for line in lines], top=1)
+    for line, (_, [(name, probability)]) in zip(lines, predicted, strict=True):
+        assert line["prediction"] == name
+        assert line["probability"] == pytest.approx(probability, abs=1e-5)
+        left, top, right, bottom = line["box"]
+        assert 0 <= left < right <= 32 and 0 <= top < bottom <= 32
+    assert len(list((tmp_path / "o/overlays/saliency").iterdir())) == 3
+
+    again = networks.from_export(tmp_path / "export")
+    out = tmp_path / "unboxed"
+    pictures = explain.photo_pictures(again, place / "0.png")
+    explain.attribute(again, pictures, ["eigen_cam"], out, boxes=False)
+    (line,) = store.MapStore.open(out).lines()
+    assert line == {k: v for k, v in lines[0].items() if k != "box"}
+
+
+def test_networks_that_have_no_splits(tmp_path):
+    wrong = _script("--export=x", "--split=test", f"--out={tmp_path}")
+    assert "--split is of a run's data: give --workdir" in wrong.stderr
+    wrong = _script("--export=x", "--workdir=y", "--images=z", f"--out={tmp_path}")
+    assert "expected one of --workdir, --weights and --export" in wrong.stderr
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
+    """A network of equal parameters, whose Grad-CAM is the picture's brightness."""
+    equal = jax.tree.map(
+        lambda x: np.full_like(x, 0.01 if x.ndim > 1 else 0),
+        _baseline().variables,
+    )
+    network = _baseline(equal, keep_aspect=keep_aspect)
+    box = [330, 90, 420, 210]
+    pixels = np.zeros((400, 600, 3), np.uint8)
+    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    Image.fromarray(pixels).save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned by 90 degrees
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "turned.jpg", exif=exif)
+    pictures = explain.photo_pictures(network, tmp_path)
+    out = tmp_path / "out"
+    explain.attribute(network, pictures, ["grad_cam"], out, overlays=True)
+    # The convolutions and the pooling reach about four pixels of the view further.
+    reach = 4.5 * np.array([400 if keep_aspect else 600, 400] * 2) / 32
+    for line in store.MapStore.open(out).lines():
+        beyond = np.subtract(line["box"], box) * [-1, -1, 1, 1]
+        assert (beyond >= 0).all() and (beyond <= reach).all(), (line["box"], beyond)
+    shown = np.asarray(Image.open(out / "overlays/grad_cam/000001_upright.png"))
+    assert (shown == (0, 255, 255)).all(-1).sum() > 20  # the box
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_SIZE", 32)
+    network = _baseline()
+    rng = np.random.default_rng(0)
+
+    def peak(count):
+        pictures = explain.PictureList(
+            [f"{i}.png" for i in range(count)],
+            [None] * count,
+            lambda position: rng.integers(0, 256, (32, 40, 3), np.uint8),
+            lambda position: (40, 32),
+        )
+        out = tmp_path / str(count)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        arrays = len(jax.live_arrays())
+        explain.attribute(network, pictures, ["saliency", "grad_cam"], out)
+        assert len(jax.live_arrays()) - arrays < 100
+        assert sum(1 for _ in store.MapStore.open(out).lines()) == 2 * count
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    peak(32)  # what is imported and compiled
+    few, many = peak(64), peak(1024)
+    tracemalloc.stop()
+    # Maps of one shard take 256 KiB, those of all pictures 4 MiB.
+    assert many < few + 2**19, (few, many)

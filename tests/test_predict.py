@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import classify, exported, models, network
+from seeflower_jax import classify, explain, exported, models, network
+from seeflower_jax.attribution import store
 from seeflower_jax.pretrained import imagenet
 from tests import fixtures
 from tests.pretrained import networks
@@ -57,6 +58,15 @@ def test_weight_file_with_its_classifier(picture, tmp_path):
     assert found["image"] == str(picture) and len(found["classes"]) == 5
     assert found["classes"][0]["name"] == top[0][0]
     assert found["classes"][0]["probability"] == pytest.approx(top[0][1], rel=1e-4)
+
+    published = network.from_weights("vgg16", str(tmp_path / "v.weights.h5"))
+    pictures = explain.photo_pictures(published, picture)
+    out = tmp_path / "maps"
+    explain.attribute(published, pictures, ["grad_cam"], out, batch_size=1)
+    (line,) = store.MapStore.open(out).lines()
+    assert line["prediction"] == line["target"] == top[0][0]
+    # Resized in two steps, not in one.
+    assert line["probability"] == pytest.approx(top[0][1], abs=0.05)
 
     shown = classifier.explain(picture)
     assert shown.shape == (224, 448, 3)

@@ -6,22 +6,25 @@
     scores = grid_pointing(maps_of_grids, cells)     # chance is 0.25
     hits = pointing_game(maps, masks_of_objects)
 
-Sources: masks at a share of the largest value, Selvaraju et al. 2017, arXiv 1610.02391,
-section 4.1; the grid pointing game, Boehle et al. 2021, arXiv 2104.00032, section 4.2;
-the pointing game, Zhang et al. 2018, arXiv 1608.00507, section 4.1, here without a
-tolerance around the object.
+Sources: masks at 15 % of the largest value, Selvaraju et al. 2017, arXiv 1610.02391,
+section 4.1, which boxes the largest connected segment alone, where here the box is
+around all of the mask, as flowers come in groups; the grid pointing game, Boehle et al.
+2021, arXiv 2104.00032, section 4.2; the pointing game, Zhang et al. 2018, arXiv
+1608.00507, section 4.1, here without a tolerance around the object.
 """
 
 import jax
 import jax.numpy as jnp
 
+THRESHOLD = 0.15  # share of a map's largest value where what it points at ends
 
-def masks(maps: jax.Array, threshold: float = 0.15) -> jax.Array:
+
+def masks(maps: jax.Array, threshold: float = THRESHOLD) -> jax.Array:
     """Where a map [N, H, W] exceeds a share of its largest value, bool [N, H, W]."""
     return maps > threshold * maps.max((1, 2), keepdims=True)
 
 
-def bounding_boxes(maps: jax.Array, threshold: float = 0.15) -> jax.Array:
+def bounding_boxes(maps: jax.Array, threshold: float = THRESHOLD) -> jax.Array:
     """The box around each map's mask: top, left, bottom, right, int32 [N, 4].
 
     Bottom and right are exclusive; an empty mask gives the whole picture.

@@ -219,8 +219,22 @@ def test_layer_that_is_unknown_or_without_extent():
     with pytest.raises(ValueError, match="'block9_conv1' is unknown; layers are"):
         batch.make_explainer(SPEC, ["grad_cam"], layer="block9_conv1")
     small = models.get_spec("vgg16", width=0.02, input_size=32)
-    with pytest.raises(ValueError, match="'block5_pool' has no spatial extent"):
+    wrong = r"'block5_pool' has no spatial extent; layers are \['block1_conv1'"
+    with pytest.raises(ValueError, match=wrong):
         batch.make_explainer(small, ["layer_cam"], layer="block5_pool")
+    with pytest.raises(ValueError, match="'mixed10' has no spatial extent"):
+        batch.make_explainer(
+            models.get_spec("inception_v3"), ["grad_cam"], "mixed10", size=80
+        )
+
+
+def test_layer_of_small_pictures_is_the_deepest_with_a_map():
+    spec = models.get_spec("inception_v3")
+    assert batch.map_layer(spec, 299) == "mixed10"
+    assert batch.map_layer(spec, 80) == "mixed7"
+    flat = models.get_spec("vgg16", width=0.02, input_size=1)
+    with pytest.raises(ValueError, match="no layer of vgg16 has a map of 1 x 1"):
+        batch.map_layer(flat, 1)
 
 
 def test_target_out_of_range():

@@ -89,6 +89,11 @@ def test_all_kinds_of_pictures_become_rgb():
     assert np.asarray(cache.decode(_encode(deep))).tolist()[0][0] == [100] * 3
     clear = np.zeros((4, 6, 4), np.uint8)  # transparent black is shown on white
     assert np.asarray(cache.decode(_encode(clear))).min() == 255
+    real = np.full((4, 6), 100, np.float32)
+    real[1, 2] = np.nan  # becomes black
+    assert np.asarray(cache.decode(_encode(real, "TIFF"))).tolist()[1][1:3] == [
+        *([100] * 3, [0] * 3)
+    ]
     buffer = io.BytesIO()
     Image.new("CMYK", (6, 4), (0, 255, 255, 0)).save(buffer, "JPEG")
     red = np.asarray(cache.decode(buffer.getvalue()))
@@ -101,6 +106,26 @@ def test_exif_orientation_is_applied():
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10)).save(buffer, "JPEG", exif=exif)
     assert cache.decode(buffer.getvalue()).size == (10, 20)
+    assert cache.upright_size(buffer) == (10, 20)
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+@pytest.mark.parametrize("size", [(300, 200), (180, 260), (240, 240), (900, 200)])
+def test_box_in_a_view_is_found_in_the_picture(size, keep_aspect):
+    width, height = size
+    box = [width // 2 - 70, height // 2 - 60, width // 2 + 10, height // 2 + 40]
+    picture = np.zeros((height, width), np.uint8)
+    picture[box[1] : box[3], box[0] : box[2]] = 255
+    resized = cache.resize(Image.fromarray(picture).convert("RGB"), 160)
+    seen = cache.center_view(resized, 128, 0.8, keep_aspect)[..., 0] > 127
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 128
+    found = cache.view_to_picture(edges, size, 0.8, keep_aspect)
+    # A pixel of the view has up to 2.5 of the widest picture.
+    assert np.abs(np.subtract(found, box)).max() <= 3
+    whole = cache.view_to_picture([0, 0, 1, 1], size, 1.0, keep_aspect)
+    kept = min(width, 2 * height) if not keep_aspect else min(size)
+    assert whole[2] - whole[0] == kept and whole[0] == (width - kept) / 2
 
 
 @pytest.mark.parametrize("keep_aspect", [True, False])
