@@ -122,6 +122,7 @@ def check_images(images: jax.Array) -> None:
             )
 
 
+@functools.cache
 def _endpoints(spec: models.ModelSpec, size: int) -> dict:
     """The shapes of a network's endpoints on one picture."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
