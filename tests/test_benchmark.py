@@ -60,9 +60,14 @@ def test_workers_take_turns_and_errors_are_told(tmp_path):
     assert found == {"a": {"rate": 4}, "b": "no b here", "c": {"rate": 5}}
 
 
-@pytest.mark.parametrize("pooling", ["average", "normalized_average_max"])
-def test_network_beside_is_the_same(pooling):
-    spec = models.get_spec("vgg16", num_classes=5, input_size=64, pooling=pooling)
+@pytest.mark.parametrize(
+    "pooling,pooled",
+    [("average", ()), ("root_average", ("block4_pool", "block5_pool"))],
+)
+def test_network_beside_is_the_same(pooling, pooled):
+    spec = models.get_spec(
+        "vgg16", num_classes=5, input_size=64, pooling=pooling, pooled=pooled
+    )
     variables = fixtures.random_variables(spec, 0)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("f")
     ours, _ = models.apply(spec, variables, images)

@@ -115,12 +115,17 @@ def torch_network(spec: models.ModelSpec, variables: dict):
             self.layers, self.head = torch.nn.Sequential(*layers), classify
 
         def forward(self, images):
-            x = self.layers(_prepare(spec.preprocess, images))
-            pooled = x.mean((2, 3))
-            if spec.pooling == "normalized_average_max":
-                pooled = torch.cat([pooled, x.amax((2, 3))], 1)
-                pooled = pooled * (pooled.square().mean(1, True) + 1e-6).rsqrt()
-            return self.head(pooled)
+            x, blocks = _prepare(spec.preprocess, images), {}
+            for layer in self.layers:
+                x = layer(x)
+                if isinstance(layer, torch.nn.MaxPool2d):
+                    blocks[f"block{len(blocks) + 1}_pool"] = x
+            seen = [blocks[name] for name in spec.pooled] or [x]
+            pooled = [x.mean((2, 3)) for x in seen]
+            if spec.pooling == "root_average":
+                roots = [(mean + 0.25).sqrt() for mean in pooled]
+                pooled = [x * x.square().mean(1, True).rsqrt() for x in roots]
+            return self.head(torch.cat(pooled, 1))
 
     return Network().eval(), layer
 
