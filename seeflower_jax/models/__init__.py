@@ -8,13 +8,13 @@ itself, because preprocessing is part of the function.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seeflower_jax import hints
 from seeflower_jax.models import baseline, inception, small, vgg
 from seeflower_jax.models.classifier import Classifier
 
@@ -105,8 +105,7 @@ def get_spec(name: str, **changes) -> ModelSpec:
       ValueError: for an unknown network; the message lists the known ones.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = hints.did_you_mean(name, MODELS)
         raise ValueError(f"unknown model {name!r}: known are {sorted(MODELS)}{hint}")
     return dataclasses.replace(MODELS[name], **changes)
 
