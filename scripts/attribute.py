@@ -61,6 +61,7 @@ def main(_) -> None:
     )
     for line in skipped:
         print(f"skipped {line['image']}: {line['error']}", file=sys.stderr)
+    console.show({"out": _OUT.value, "skipped": skipped}, _OUT.value)
     sys.exit(3 if skipped else 0)
 
 

@@ -307,3 +307,17 @@ def table(measured: dict[str, dict | str]) -> dict[str, dict]:
         into = own if method == "forward" else own["methods"].setdefault(method, {})
         into.update(figures)
     return networks
+
+
+def text(networks: dict[str, dict]) -> str:
+    """The rates of `table`, for a terminal."""
+    lines = []
+    for network, own in networks.items():
+        lines += [network, f"{'maps/s':24}{'here':>10}{'captum':>10}"]
+        rates = {"forward": (own, "forward_images_per_second")}
+        rates |= {k: (found, "maps_per_second") for k, found in own["methods"].items()}
+        for name, (found, key) in rates.items():
+            pair = [found.get(f"{side}{key}") for side in ("", "captum_")]
+            cells = ("failed" if rate is None else f"{rate:.2f}" for rate in pair)
+            lines.append(f"{name:24}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines)
