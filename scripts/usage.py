@@ -74,7 +74,7 @@ def explain(error: Exception) -> str:
         near = re.search('Did you mean "(.+)" instead of "(.+)"', message)
         if near:
             return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?"
-        return f"unknown config key: {message}"
+        return "unknown config key: " + message.strip('"')
     choice = re.fullmatch(r"flag --(.+?)=(.*): value should be one of <(.*)>", message)
     if choice:
         return f"--{choice[1]}: {expected(choice[2], choice[3].split('|'))}"
