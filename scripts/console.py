@@ -62,8 +62,9 @@ def run(main: Callable, takes: str = "", commands: Sequence[str] = ()) -> None:
         return arguments
 
     def begin(argv):
-        # Orbax tells its every step.
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        for name in ("absl", "jax"):
+            # Orbax tells its every step, JAX which devices are not there.
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return main(argv)
         except app.UsageError as error:
