@@ -89,8 +89,7 @@ def _line(error: BaseException) -> str:
         return f"{error} (--help shows examples)"
     message = usage.describe(error)
     for argument in sys.argv[1:]:
-        name, _, value = argument.rpartition("=")
-        flag = name.lstrip("-")
+        flag, _, value = argument.lstrip("-").rpartition("=")
         if flag in flags.FLAGS and isinstance(
             flags.FLAGS[flag].parser, flags.EnumParser
         ):
