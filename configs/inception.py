@@ -10,6 +10,7 @@ weights).
 from ml_collections import ConfigDict
 
 from configs import paper
+from seeflower_jax import hints
 
 VARIANTS = ("best", "zca", *paper.RECIPES)
 
@@ -22,7 +23,8 @@ def get_config(variant: str = "best") -> ConfigDict:
         described in configs/paper.py.
     """
     if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; there are {VARIANTS}")
+        hint = hints.did_you_mean(variant, VARIANTS)
+        raise ValueError(f"unknown variant {variant!r}; there are {VARIANTS}{hint}")
     config = ConfigDict()
     config.recipe = "best"
     config.seed = 0

@@ -12,8 +12,6 @@ result then counts the pictures whose class is its first answer; --results=resul
 enters the counts into activation_max.json there.
 """
 
-import json
-
 from absl import flags
 
 from scripts import console
@@ -48,7 +46,11 @@ def main(_) -> None:
         command=experiment.typed_command(),
         results=_RESULTS.value,
     )
-    print(json.dumps(result, indent=2))
+    counts = "".join(
+        f"\nrecognised by {name}: {count} of {result['classes']}"
+        for name, count in result["recognised"].items()
+    )
+    console.show(result, f"{_OUT.value}{counts}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from scripts import console, network_flags
 from seeflower_jax import experiment, explain, network
 from seeflower_jax.attribution import batch
 
+flags.adopt_module_key_flags(network_flags)
 _IMAGES = flags.DEFINE_string("images", None, "Folder, pattern or .txt list of files.")
 _SPLIT = flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Pictures of the run's data."
@@ -73,6 +74,7 @@ def main(_) -> None:
     )
     for line in skipped:
         print(f"skipped {line['image']}: {line['error']}", file=sys.stderr)
+    console.show({"out": _OUT.value, "skipped": skipped}, _OUT.value)
     sys.exit(3 if skipped else 0)
 
 

@@ -45,7 +45,7 @@ def main(_) -> None:
         command=experiment.typed_command(),
         results=_RESULTS.value,
     )
-    print(table)
+    console.show(experiment.read_result(_OUT.value), table)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import json
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from scripts import console
 from seeflower_jax import experiment
-from seeflower_jax.comparison import timing, training_speed
+from seeflower_jax.comparison import attribution_speed, timing, training_speed
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _SIZE = flags.DEFINE_integer("size", 299, "Side of the images of `train`.", 75)
@@ -36,45 +36,28 @@ _OUT = flags.DEFINE_string("out", None, "JSON file to write the figures to.")
 _WORKER = flags.DEFINE_string("worker", None, "Measures only this, in this process.")
 
 
-def _train(worker: str | None) -> dict:
-    if worker:
+def _train() -> tuple[dict, str]:
+    rates = _in_processes(list(training_speed.FRAMEWORKS))
+    return {"images_per_second": rates}, training_speed.text(rates)
+
+
+def _attribution() -> tuple[dict, str]:
+    measured = _in_processes(attribution_speed.workers(_NETWORKS.value))
+    networks = attribution_speed.table(measured)
+    figures = {"batch_size": _BATCH_SIZE.value, "networks": networks}
+    return figures, attribution_speed.text(networks)
+
+
+def _measure(command: str, worker: str) -> dict:
+    """What a process of `_in_processes` finds."""
+    if command == "train":
         return training_speed.measure(
             worker, _BATCH_SIZE.value, _SIZE.value, _STEPS.value, _DTYPE.value
         )
-    figures = _in_processes(list(training_speed.FRAMEWORKS))
-    print(f"{'images/s':16}{'forward':>10}{'finetune':>10}")
-    for framework, rates in figures.items():
-        if isinstance(rates, str):
-            print(f"{framework:16}{rates}")
-        else:
-            print(f"{framework:16}{rates['forward']:10.2f}{rates['finetune']:10.2f}")
-    return {"images_per_second": figures}
-
-
-def _attribution(worker: str | None) -> dict:
-    from seeflower_jax.comparison import attribution_speed
-
-    if worker:
-        network, side, method = worker.rsplit(":", 2)
-        return attribution_speed.measure(
-            network, side, method, _BATCH_SIZE.value, _STEPS.value
-        )
-    measured = _in_processes(attribution_speed.workers(_NETWORKS.value))
-    networks = attribution_speed.table(measured)
-    for network, own in networks.items():
-        print(f"{network}\n{'maps/s':24}{'here':>10}{'captum':>10}")
-        pairs = {
-            "forward": [
-                own.get(f"{side}forward_images_per_second") for side in ("", "captum_")
-            ]
-        } | {
-            name: [found.get(f"{side}maps_per_second") for side in ("", "captum_")]
-            for name, found in own["methods"].items()
-        }
-        for name, pair in pairs.items():
-            here, captum = ("failed" if v is None else f"{v:.2f}" for v in pair)
-            print(f"{name:24}{here:>10}{captum:>10}")
-    return {"batch_size": _BATCH_SIZE.value, "networks": networks}
+    network, side, method = worker.rsplit(":", 2)
+    return attribution_speed.measure(
+        network, side, method, _BATCH_SIZE.value, _STEPS.value
+    )
 
 
 def _in_processes(workers: list[str]) -> dict:
@@ -82,18 +65,20 @@ def _in_processes(workers: list[str]) -> dict:
     return timing.in_processes(command, workers, _ROUNDS.value)
 
 
+COMMANDS = {"train": _train, "attribution": _attribution}
+
+
 def main(argv) -> None:
-    commands = {"train": _train, "attribution": _attribution}
-    if len(argv) != 2 or argv[1] not in commands:
-        raise app.UsageError(f"expected 'train' or 'attribution', got {argv[1:]}")
-    figures = commands[argv[1]](_WORKER.value)
     if _WORKER.value:
-        print(json.dumps(figures))
-    elif _OUT.value:
+        print(json.dumps(_measure(argv[1], _WORKER.value)))
+        return
+    figures, text = COMMANDS[argv[1]]()
+    if _OUT.value:
         path = pathlib.Path(_OUT.value).expanduser()
         record = figures | experiment.provenance(experiment.typed_command())
         experiment.write_json(path, record)
+    console.show(figures, text)
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, commands=list(COMMANDS))

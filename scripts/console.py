@@ -1,60 +1,99 @@
-"""How every script starts and fails.
+"""How every script starts, prints its result and fails.
+
+    def main(argv) -> None:
+        console.show({"report": str(path)}, text=str(path))
 
     if __name__ == "__main__":
         console.run(main)
 
-`main` gets what `absl.app.run` gives it: the arguments that are no flags.
+Stdout has the result and nothing else, stderr progress and errors. A script ends with
+status 0, with 2 if its command line cannot be followed, and with 1 if it fails.
 """
 
-import difflib
+import json
 import logging
 import pathlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-flags.DEFINE_bool("debug", False, "Shows where in the code an error arose.")
+from scripts import usage
+
+_JSON = flags.DEFINE_bool("json", False, "Prints the result as JSON.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Shows where in the code an error arose.")
 
 
-def run(main: Callable) -> None:
-    """Runs `main` as `absl.app.run` does; an error becomes its message and status 1.
+def show(result: dict, text: str, indent: int | None = 2) -> None:
+    """Prints a result: `text`, or the JSON object with --json."""
+    print(json.dumps(result, indent=indent) if _JSON.value else text, flush=True)
 
-    With --debug it is raised as it is. Of an argument that the message names and that
-    is no path, the nearest path is told.
+
+def run(main: Callable, takes: str = "", commands: Sequence[str] = ()) -> None:
+    """Runs `main` as `absl.app.run` does; an error becomes one line on stderr.
+
+    With --debug its traceback is shown too. Of a path that the message names and that
+    is not there, the nearest one is told.
+
+    Args:
+      main: gets the arguments that are no flags, the first is the script's name.
+      takes: what those are, of which there must be one then; none are expected
+        otherwise.
+      commands: what the only one of them may be.
     """
 
-    def quiet(argv):
-        # Orbax tells its every step.
-        logging.getLogger("absl").setLevel(logging.WARNING)
-        return main(argv)
+    def parse(argv):
+        for holder in (_JSON, _DEBUG):  # --help shows those of the main module
+            flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
+        try:
+            arguments = flags.FLAGS(argv)
+        except SystemExit:  # of --help, with status 1
+            sys.exit()
+        except Exception as error:
+            raise usage.UsageError(usage.explain(error)) from error
+        given = arguments[1:]
+        if commands and (len(given) != 1 or given[0] not in commands):
+            raise usage.UsageError(usage.expected(" ".join(given), commands))
+        if takes and not given:
+            raise usage.UsageError(f"expected {takes}")
+        if given and not takes and not commands:
+            raise usage.UsageError(f"unexpected arguments: {' '.join(given)}")
+        return arguments
+
+    def begin(argv):
+        for name in ("absl", "jax"):
+            # Orbax tells its every step, JAX which devices are not there.
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            return main(argv)
+        except app.UsageError as error:
+            raise usage.UsageError(str(error)) from error
 
     try:
-        app.run(quiet)
-    except Exception as error:
+        app.run(begin, flags_parser=parse)
+    except (Exception, KeyboardInterrupt) as error:
         # Flags behind one that is wrong were not parsed.
         if flags.FLAGS["debug"].value or "--debug" in sys.argv[1:]:
-            raise
-        message = str(error) or type(error).__name__
-        if isinstance(error, KeyError | TypeError | AttributeError | IndexError):
-            message = f"{type(error).__name__}: {message}"
+            traceback.print_exc()
         script = pathlib.Path(sys.argv[0]).stem
-        print(f"scripts.{script}: {message}", file=sys.stderr)
-        for argument in sys.argv[1:]:
-            path = argument.split("=", 1)[-1]
-            if path in message and (near := nearest(path)):
-                print(f"{path} is not there; did you mean {near}?", file=sys.stderr)
-        print("--debug shows where this arose", file=sys.stderr)
-        sys.exit(1)
+        print(f"scripts.{script}: {_line(error)}", file=sys.stderr)
+        statuses = {usage.UsageError: 2, KeyboardInterrupt: 130}
+        sys.exit(statuses.get(type(error), 1))
 
 
-def nearest(path: str) -> str | None:
-    """The existing path most like one that does not exist; None where there is none."""
-    missing = pathlib.Path(path).expanduser()
-    while not missing.parent.exists():
-        missing = missing.parent
-    if missing.exists() or not missing.parent.is_dir():
-        return None
-    there = [entry.name for entry in missing.parent.iterdir()]
-    near = difflib.get_close_matches(missing.name, there, n=1)
-    return str(missing.with_name(near[0])) if near else None
+def _line(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, usage.UsageError):
+        return f"{error} (--help shows examples)"
+    message = usage.describe(error)
+    for argument in sys.argv[1:]:
+        flag, _, value = argument.lstrip("-").rpartition("=")
+        if flag in flags.FLAGS and isinstance(
+            flags.FLAGS[flag].parser, flags.EnumParser
+        ):
+            continue
+        if value in message and (near := usage.nearest_path(value)):
+            message += f"; {value} is not there, did you mean {near}?"
+    return f"{message} (--debug shows where this arose)"

@@ -10,8 +10,6 @@ the ModelSpec and the file's SHA-256; scripts.train takes it as --config.init.we
 torchvision's names. A trained run is converted with its classifier.
 """
 
-import json
-
 from absl import app, flags
 
 from scripts import console
@@ -38,12 +36,11 @@ def _load():
     return run.spec, run.variables, source
 
 
-def main(argv) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main(_) -> None:
     spec, variables, source = _load()
     writers.write(_OUT.value, _TO.value, spec, variables, source)
-    print(json.dumps({"out": _OUT.value, "spec": spec.to_dict(), "source": source}))
+    result = {"out": _OUT.value, "spec": spec.to_dict(), "source": source}
+    console.show(result, _OUT.value)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,20 @@
 
     python -m scripts.evaluate --workdir=runs/inception_seed0 --split=test
 
-Prints the metrics as JSON on stdout and writes, to evaluation_<split>/ in the run
-directory or to --out, metrics.json, per_class.csv, confusion_matrix.csv,
-confusion_matrix.png and reliability.png, the accuracy by the probability that the
-network gave, without and with the temperature that was fitted on validation.
+Prints the metrics and writes, to evaluation_<split>/ in the run directory or to --out,
+metrics.json, per_class.csv, confusion_matrix.csv, confusion_matrix.png and
+reliability.png, the accuracy by the probability that the network gave, without and with
+the temperature that was fitted on validation.
 --crop looks twice: at the picture, and closer at the part that its Grad-CAM points at;
 the files then go to evaluation_<split>_crop/.
 """
-
-import json
 
 from absl import flags
 
 from scripts import console
 from seeflower_jax import experiment, explain
 from seeflower_jax.evaluation import calibration
-from seeflower_jax.report import evaluation
+from seeflower_jax.report import evaluation, results
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _SPLIT = flags.DEFINE_enum(
@@ -38,7 +36,13 @@ def main(_) -> None:
     out = _OUT.value or run.workdir / name
     metrics["calibration"] = calibration.summary(logits, labels, run.temperature)
     evaluation.write(out, metrics, logits, labels, run.class_names, run.temperature)
-    print(json.dumps(metrics, indent=2))
+    errors = "calibration error {ece_before:.4f}; {ece_after:.4f} with the temperature"
+    lines = [
+        results.accuracies({_SPLIT.value: metrics}),
+        errors.format(**metrics["calibration"]) + f" {run.temperature:.2f}",
+        str(out),
+    ]
+    console.show(metrics, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(_) -> None:
     exported.save(_OUT.value, run, metrics)
     if (fitted := run.workdir / whitening.FILE_NAME).exists():
         shutil.copy(fitted, pathlib.Path(_OUT.value).expanduser())
-    print(_OUT.value)
+    console.show({"out": _OUT.value, **metrics}, _OUT.value)
 
 
 if __name__ == "__main__":

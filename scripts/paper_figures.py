@@ -37,7 +37,7 @@ def main(_) -> None:
         size=_SIZE.value,
         command=experiment.typed_command(),
     )
-    print(_OUT.value)
+    console.show({"out": _OUT.value}, _OUT.value)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ are on random variables, batch statistics among them. It takes pip install -e .[
 """
 
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from scripts import console
 from seeflower_jax import classify, experiment, models
@@ -25,10 +26,7 @@ _SIZE = flags.DEFINE_integer("size", 0, "Side of the pictures; 0 is the networks
 
 
 def main(argv) -> None:
-    if not argv[1:]:
-        raise app.UsageError("expected the paths of pictures")
-    table = []
-    print("| network | weights | blocks | logits |\n|---|---|---|---|")
+    table, lines = [], ["| network | weights | blocks | logits |", "|---|---|---|---|"]
     for model in _MODELS.value:
         side = _SIZE.value or models.get_spec(model).input_size
         images = np.stack([classify.load_picture(path, side) for path in argv[1:]])
@@ -38,12 +36,14 @@ def main(argv) -> None:
                 logits = found.get("logits")
                 last = "" if logits is None else f"{logits:.1e}"
                 blocks = max(v for k, v in found.items() if k != "logits")
-                print(f"| {model} | {source} | {blocks:.1e} | {last} |", flush=True)
+                lines.append(f"| {model} | {source} | {blocks:.1e} | {last} |")
+                print(f"compared {model}, {source}", file=sys.stderr)
     if _OUT.value:
         ran = experiment.provenance(experiment.typed_command())
         record = {"parity": table, **ran}
         experiment.write_json(pathlib.Path(_OUT.value).expanduser(), record)
+    console.show({"parity": table}, "\n".join(lines))
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, takes="the paths of pictures")

@@ -11,18 +11,16 @@ Grad-CAM, as <name>_grad_cam.png in this folder or in --out.
 """
 
 import itertools
-import json
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from scripts import console, network_flags
 from seeflower_jax import classify
 
+flags.adopt_module_key_flags(network_flags)
 _TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", 1)
-_JSON = flags.DEFINE_bool("json", False, "Prints JSON.")
 _EXPLAIN = flags.DEFINE_bool("explain", False, "Also writes what was looked at.")
 _OUT = flags.DEFINE_string("out", ".", "The folder for --explain.")
 
@@ -40,27 +38,19 @@ def _explain(classifier: classify.Classifier, path: str, taken: set) -> str:
 
 
 def main(argv) -> None:
-    if not argv[1:]:
-        raise app.UsageError("expected the paths of pictures")
     taken = set()
     classifier = network_flags.load(
         classify.from_run, classify.from_weights, classify.from_export
     )
     for path, top in classifier.predict(argv[1:], _TOP.value):
         classes = [{"name": name, "probability": p} for name, p in top]
-        line = {"image": path, "classes": classes}
+        found = {"image": path, "classes": classes}
+        lines = [path, *(f"  {p:.4f}  {name}" for name, p in top)]
         if _EXPLAIN.value:
-            line["grad_cam"] = _explain(classifier, path, taken)
-        if _JSON.value:
-            print(json.dumps(line), flush=True)
-            continue
-        print(path)
-        for name, probability in top:
-            print(f"  {probability:.4f}  {name}")
-        if _EXPLAIN.value:
-            print(f"  Grad-CAM: {line['grad_cam']}")
-        sys.stdout.flush()
+            found["grad_cam"] = _explain(classifier, path, taken)
+            lines.append(f"  Grad-CAM: {found['grad_cam']}")
+        console.show(found, "\n".join(lines), indent=None)
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, takes="the paths of pictures")

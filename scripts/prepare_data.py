@@ -22,7 +22,8 @@ flags.mark_flags_as_required(["source", "data_dir"])
 
 
 def main(_) -> None:
-    print(tfds_writer.write(_SOURCE.value, _DATA_DIR.value, _VERIFY.value))
+    folder = tfds_writer.write(_SOURCE.value, _DATA_DIR.value, _VERIFY.value)
+    console.show({"folder": str(folder)}, str(folder))
 
 
 if __name__ == "__main__":

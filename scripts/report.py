@@ -20,7 +20,8 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(_) -> None:
-    print(reporting.write(_WORKDIR.value, _DATA_DIR.value))
+    path = str(reporting.write(_WORKDIR.value, _DATA_DIR.value))
+    console.show({"report": path}, path)
 
 
 if __name__ == "__main__":

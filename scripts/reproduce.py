@@ -59,11 +59,12 @@ def _finished(pattern: str) -> list[str]:
 
 
 def main(_) -> None:
-    for pattern in _RECORD.value:
-        for workdir in _finished(pattern):
-            print(reproduction.record(workdir, ROOT / "results"))
+    finished = [run for pattern in _RECORD.value for run in _finished(pattern)]
+    written = [str(reproduction.record(run, ROOT / "results")) for run in finished]
     if _RECORD.value or _REPORT.value:
         reproduction.write_results(ROOT / "results", ROOT / "RESULTS.md")
+        written.append(str(ROOT / "RESULTS.md"))
+        console.show({"written": written}, "\n".join(written))
         return
     if _OUT.value is None:
         raise app.UsageError("name the folder of the runs by --out, or give --report")
@@ -81,13 +82,16 @@ def main(_) -> None:
 
     seeds = [int(seed) for seed in _SEEDS.value]
     runs = plan(reproduction.select(_ONLY.value, _BUDGET.value), seeds)
-    for run in runs:
-        print(f"{run.state:18}{run.name}\n    {run.command}")
+    planned = "\n".join(f"{r.state:18}{r.name}\n    {r.command}" for r in runs)
     if _DRY_RUN.value:
+        found = [dict(name=r.name, state=r.state, command=r.command) for r in runs]
+        console.show({"runs": found}, planned)
         return
+    print(planned, file=sys.stderr)
     failed = reproduction.run_all(runs)
     everything = plan(reproduction.ROWS, sorted({*seeds, *reproduction.SEEDS}))
-    print(reproduction.write_report(_OUT.value, everything))
+    report = str(reproduction.write_report(_OUT.value, everything))
+    console.show({"report": report, "failed": failed}, report)
     if failed:
         sys.exit(f"these runs failed: {', '.join(failed)}")
 

@@ -5,22 +5,22 @@
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
 The same command goes on with a run that was interrupted. The result is printed on
-stdout as JSON; progress goes to stderr. report.html in the run directory shows it all.
+stdout, progress on stderr. report.html in the run directory shows it all.
 """
 
-import json
 import pathlib
 
 from absl import flags
 from ml_collections import config_flags
 
-from scripts import console
+from scripts import console, usage
 from seeflower_jax import experiment, quickstart, reporting
-from seeflower_jax.report import curves
+from seeflower_jax.report import curves, results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; its values are changed by --config.KEY=VALUE."
 )
+flags.FLAGS["config"].parser = usage.ConfigParser(flags.FLAGS["config"].parser)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -38,9 +38,11 @@ def main(_) -> None:
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     command = experiment.typed_command()
     result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
+    lines = [workdir, results.accuracies(result)]
     if "quickstart" in config:
         result["quickstart"] = quickstart.show(config, workdir, command)
-    print(json.dumps(result, indent=2), flush=True)
+        lines.append(quickstart.sentences(result["quickstart"]))
+    console.show(result, "\n".join(lines))
     curves.learning_curves(workdir)
     if not reporting.is_current(workdir):
         reporting.write(workdir)

@@ -8,7 +8,6 @@ This module connects the rooms, as `experiment` does for training.
 
 import concurrent.futures
 import dataclasses
-import difflib
 import hashlib
 import io
 import os
@@ -20,7 +19,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from seeflower_jax import models
+from seeflower_jax import hints, models
 from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
@@ -104,8 +103,7 @@ def class_index(name: str, class_names: Sequence[str], also: Sequence[str] = ())
     if name.isdigit():
         batch.check_target(int(name), len(class_names))
         return int(name)
-    near = difflib.get_close_matches(name, [*also, *class_names], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = hints.did_you_mean(name, [*also, *class_names])
     other = "".join(f"{word!r}, " for word in also)
     raise ValueError(
         f"unknown class {name!r}: expected {other}a class name or an index from 0 to "

@@ -73,6 +73,18 @@ def show(config, workdir: str | os.PathLike, command: str = "") -> dict:
     return summary
 
 
+def sentences(summary: dict) -> str:
+    """What `show` found, for a terminal."""
+    chance, *scores = [f"{k} {v:.3f}" for k, v in summary["pointing_game"].items()]
+    maximised = summary["activation_max"]
+    return (
+        f"test top-1 from random parameters: {summary['from_scratch']['top1']:.4f}\n"
+        f"maps that point at the flower: {', '.join(scores)}; {chance}\n"
+        f"pictures made for a class and recognised: {maximised['recognised']} of "
+        f"{maximised['classes']}"
+    )
+
+
 def _accuracy(result: dict) -> dict:
     """Test top-1 of a run with its standard error, and what it took to train."""
     top1, count = result["test"]["top1"], result["test"]["count"]

@@ -12,7 +12,6 @@ of runs and in results/ alike. Figures in [0, 1] are test top-1.
 """
 
 import dataclasses
-import difflib
 import fnmatch
 import importlib
 import json
@@ -25,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import ml_collections
 
-from seeflower_jax import data, experiment, paper_figures
+from seeflower_jax import data, experiment, hints, paper_figures
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.report import curves, dataset, results
 
@@ -133,7 +132,7 @@ def select(only: Sequence[str], budget: str) -> list[Row]:
     known = list(dict.fromkeys(label for pair in labels.values() for label in pair))
     for pattern in only:
         if not fnmatch.filter(known, pattern):
-            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
+            near = hints.nearest(pattern, known, count=3, cutoff=0.4)
             raise ValueError(
                 f"no row and no table is called {pattern!r}; near are {near or known}"
             )

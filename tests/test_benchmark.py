@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seeflower_jax import models
-from seeflower_jax.comparison import attribution_speed, timing
+from seeflower_jax.comparison import attribution_speed, timing, training_speed
 from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -60,9 +60,14 @@ def test_workers_take_turns_and_errors_are_told(tmp_path):
     assert found == {"a": {"rate": 4}, "b": "no b here", "c": {"rate": 5}}
 
 
-@pytest.mark.parametrize("pooling", ["average", "normalized_average_max"])
-def test_network_beside_is_the_same(pooling):
-    spec = models.get_spec("vgg16", num_classes=5, input_size=64, pooling=pooling)
+@pytest.mark.parametrize(
+    "pooling,pooled",
+    [("average", ()), ("root_average", ("block4_pool", "block5_pool"))],
+)
+def test_network_beside_is_the_same(pooling, pooled):
+    spec = models.get_spec(
+        "vgg16", num_classes=5, input_size=64, pooling=pooling, pooled=pooled
+    )
     variables = fixtures.random_variables(spec, 0)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("f")
     ours, _ = models.apply(spec, variables, images)
@@ -79,7 +84,8 @@ def test_table_has_both_sides():
         "vgg16:seeflower_jax:saliency": {"rate": 2.0, "peak_mib": 950.4},
         "vgg16:captum:saliency": "ImportError: no captum",
     }
-    assert attribution_speed.table(measured) == {
+    table = attribution_speed.table(measured)
+    assert table == {
         "vgg16": {
             "forward_images_per_second": 4.0,
             "captum_forward_images_per_second": 5.0,
@@ -92,3 +98,15 @@ def test_table_has_both_sides():
             },
         }
     }
+    assert [line.split() for line in attribution_speed.text(table).splitlines()] == [
+        ["vgg16"],
+        ["maps/s", "here", "captum"],
+        ["forward", "4.00", "5.00"],
+        ["saliency", "2.00", "failed"],
+    ]
+
+
+def test_text_names_what_is_missing():
+    rates = {"seeflower_jax": {"forward": 3.0, "finetune": 1.0}, "keras": "no keras"}
+    lines = [line.split() for line in training_speed.text(rates).splitlines()]
+    assert lines[1:] == [["seeflower_jax", "3.00", "1.00"], ["keras", "no", "keras"]]

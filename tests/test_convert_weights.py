@@ -43,7 +43,7 @@ def test_torchvision_file_becomes_a_checkpoint_that_trains(tmp_path):
     source = tmp_path / "v.pth"
     torch.save(network.state_dict(), source)
     out = tmp_path / "converted"
-    done = _convert("--model=vgg16", f"--source={source}", f"--out={out}")
+    done = _convert("--model=vgg16", f"--source={source}", f"--out={out}", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["spec"]["preprocess"] == "torch"
     content = json.loads((out / "model.json").read_text())

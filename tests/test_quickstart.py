@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from seeflower_jax import experiment
+from seeflower_jax import experiment, quickstart
 from seeflower_jax.data import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -16,9 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def _train(*arguments):
     command = [sys.executable, "-m", "scripts.train", "--config=configs/quickstart.py"]
-    done = subprocess.run(
-        [*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
+    command += ["--json", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -57,6 +56,7 @@ def test_small_quickstart(tmp_path):
     assert scores.keys() == {"chance", "saliency", "grad_cam", "finer_cam"}
     assert all(0 <= score <= 1 for score in scores.values()) and scores["chance"] < 0.5
     assert summary["activation_max"]["classes"] == 3
+    assert quickstart.sentences(summary).endswith(" of 3")
     for name in ("attributions/grad_cam.png", "activation_max/sheet.png"):
         assert Image.open(workdir / name).size[0] > 300
     titles = [

@@ -8,14 +8,13 @@ Methods that share work, like the forward pass, do it once: they are compiled to
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from seeflower_jax import models
+from seeflower_jax import hints, models
 from seeflower_jax.attribution import (
     cam,
     eigen_cam,
@@ -81,11 +80,9 @@ def check_methods(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in METHODS:
-            near = difflib.get_close_matches(name, METHODS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"unknown attribution method {name!r}: known are "
-                f"{', '.join(METHODS)}{hint}"
+                f"{', '.join(METHODS)}{hints.did_you_mean(name, METHODS)}"
             )
     if not names:
         raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")

@@ -4,12 +4,12 @@ activations, gradients = layer_gradients(network, images, targets, "mixed10")
 maps = upsample(jax.nn.relu((activations * gradients).sum(-1)), images)
 """
 
-import difflib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from seeflower_jax import hints
 from seeflower_jax.attribution.targets import Targets, score
 
 
@@ -35,8 +35,7 @@ def check_layer(endpoints: dict, layer: str) -> None:
     spatial = spatial_layers(endpoints)
     if layer in spatial:
         return
-    near = difflib.get_close_matches(str(layer), spatial, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = hints.did_you_mean(layer, spatial)
     problem = "has no spatial extent" if layer in endpoints else "is unknown"
     raise ValueError(f"layer {layer!r} {problem}; layers are {spatial}{hint}")
 

@@ -115,12 +115,17 @@ def torch_network(spec: models.ModelSpec, variables: dict):
             self.layers, self.head = torch.nn.Sequential(*layers), classify
 
         def forward(self, images):
-            x = self.layers(_prepare(spec.preprocess, images))
-            pooled = x.mean((2, 3))
-            if spec.pooling == "normalized_average_max":
-                pooled = torch.cat([pooled, x.amax((2, 3))], 1)
-                pooled = pooled * (pooled.square().mean(1, True) + 1e-6).rsqrt()
-            return self.head(pooled)
+            x, blocks = _prepare(spec.preprocess, images), {}
+            for layer in self.layers:
+                x = layer(x)
+                if isinstance(layer, torch.nn.MaxPool2d):
+                    blocks[f"block{len(blocks) + 1}_pool"] = x
+            seen = [blocks[name] for name in spec.pooled] or [x]
+            pooled = [x.mean((2, 3)) for x in seen]
+            if spec.pooling == "root_average":
+                roots = [(mean + 0.25).sqrt() for mean in pooled]
+                pooled = [x * x.square().mean(1, True).rsqrt() for x in roots]
+            return self.head(torch.cat(pooled, 1))
 
     return Network().eval(), layer
 
@@ -302,3 +307,17 @@ def table(measured: dict[str, dict | str]) -> dict[str, dict]:
         into = own if method == "forward" else own["methods"].setdefault(method, {})
         into.update(figures)
     return networks
+
+
+def text(networks: dict[str, dict]) -> str:
+    """The rates of `table`, for a terminal."""
+    lines = []
+    for network, own in networks.items():
+        lines += [network, f"{'maps/s':24}{'here':>10}{'captum':>10}"]
+        rates = {"forward": (own, "forward_images_per_second")}
+        rates |= {k: (found, "maps_per_second") for k, found in own["methods"].items()}
+        for name, (found, key) in rates.items():
+            pair = [found.get(f"{side}{key}") for side in ("", "captum_")]
+            cells = ("failed" if rate is None else f"{rate:.2f}" for rate in pair)
+            lines.append(f"{name:24}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines)

@@ -121,3 +121,14 @@ def measure(
         name: batch_size / timing.seconds(function, steps)
         for name, function in zip(("forward", "finetune"), functions, strict=True)
     }
+
+
+def text(rates: dict[str, dict[str, float] | str]) -> str:
+    """Images/s of each framework, or why there are none, for a terminal."""
+    lines = [f"{'images/s':16}{'forward':>10}{'finetune':>10}"]
+    for framework, own in rates.items():
+        if isinstance(own, str):
+            lines.append(f"{framework:16}{own}")
+        else:
+            lines.append(f"{framework:16}{own['forward']:10.2f}{own['finetune']:10.2f}")
+    return "\n".join(lines)

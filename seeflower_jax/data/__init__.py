@@ -3,8 +3,7 @@
 source = load(config.data)
 """
 
-import difflib
-
+from seeflower_jax import hints
 from seeflower_jax.data import image_folder, oxford_flowers, synthetic
 from seeflower_jax.data.source import ImageSource
 
@@ -31,8 +30,7 @@ def load(config) -> ImageSource:
       ValueError: for an unknown source, and what the source raises.
     """
     if config.source not in _SOURCES:
-        near = difflib.get_close_matches(config.source, _SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = hints.did_you_mean(config.source, _SOURCES)
         raise ValueError(
             f"unknown data.source {config.source!r}: known are {sorted(_SOURCES)}{hint}"
         )

@@ -11,7 +11,6 @@ All give the same pictures, in the order of their ids, and the same splits:
     reversed   train 6,149    validation 1,020   test 1,020
 """
 
-import difflib
 import hashlib
 import logging
 import os
@@ -24,7 +23,7 @@ import zlib
 import numpy as np
 import scipy.io
 
-from seeflower_jax import download
+from seeflower_jax import download, hints
 from seeflower_jax.data.oxford_names import CLASS_NAMES
 from seeflower_jax.data.source import ImageSource
 
@@ -74,8 +73,7 @@ def load(
       download.DownloadError: if a download fails.
     """
     if split not in SPLITS:
-        near = difflib.get_close_matches(split, SPLITS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = hints.did_you_mean(split, SPLITS)
         raise ValueError(f"unknown split {split!r}: known are {list(SPLITS)}{hint}")
     if dir is None:
         folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / NAME

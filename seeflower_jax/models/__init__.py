@@ -8,13 +8,13 @@ itself, because preprocessing is part of the function.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seeflower_jax import hints
 from seeflower_jax.models import baseline, inception, small, vgg
 from seeflower_jax.models.classifier import Classifier
 
@@ -33,7 +33,8 @@ class ModelSpec:
       count_include_pad: whether average pooling counts padding.
       cam_layer: the endpoint that class activation maps are taken from by default.
       head: regular expression that matches the new layers' parameters.
-      pooling: key of `classifier.POOLING`, from the last endpoint to the head.
+      pooling: key of `classifier.POOLING`, from endpoints to the head.
+      pooled: the endpoints that the head sees; the last one alone if empty.
       hidden: widths of the head's layers below the last.
       dropout: rate while training, in the head and after the baseline's poolings.
       width: factor on the number of channels; 1 is the published network.
@@ -50,6 +51,7 @@ class ModelSpec:
     cam_layer: str = "mixed10"
     head: str = "head/.*"
     pooling: str = "average"
+    pooled: tuple[str, ...] = ()
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     width: float = 1.0
@@ -58,6 +60,7 @@ class ModelSpec:
     def __post_init__(self):
         # JSON and config files have lists.
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "pooled", tuple(self.pooled))
 
     def to_dict(self) -> dict:
         """A JSON-serialisable form; `ModelSpec(**spec.to_dict())` restores it."""
@@ -102,8 +105,7 @@ def get_spec(name: str, **changes) -> ModelSpec:
       ValueError: for an unknown network; the message lists the known ones.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = hints.did_you_mean(name, MODELS)
         raise ValueError(f"unknown model {name!r}: known are {sorted(MODELS)}{hint}")
     return dataclasses.replace(MODELS[name], **changes)
 
@@ -129,7 +131,12 @@ def build(spec: ModelSpec, act: Callable = nn.relu) -> nn.Module:
             {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}[spec.name], **common
         )
     return Classifier(
-        backbone, spec.num_classes, spec.dropout, spec.hidden, spec.pooling
+        backbone,
+        spec.num_classes,
+        spec.dropout,
+        spec.hidden,
+        spec.pooling,
+        spec.pooled,
     )
 
 

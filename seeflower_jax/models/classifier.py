@@ -16,19 +16,21 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def _normalized_average_max(x):
-    """Mean and maximum of each channel, together of root mean square 1.
+def _root_average(x):
+    """Square root of each channel's mean, of root mean square 1; of what ReLUs give.
 
     The features of a network without normalisation are of any size, up to hundreds for
-    VGG; a linear head on them as they are hardly converges.
+    VGG, and a few channels outweigh all others: a linear head on them as they are
+    hardly converges. Roots before the norm are the Hellinger kernel (Arandjelovic and
+    Zisserman 2012, "Three things everyone should know to improve object retrieval").
     """
-    x = jnp.concatenate([jnp.mean(x, (1, 2)), jnp.max(x, (1, 2))], -1)
-    return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
+    x = jnp.sqrt(jnp.mean(x, (1, 2)) + 0.25)  # bounds the root's slope near 0
+    return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
 
 
 POOLING = {
     "average": lambda x: jnp.mean(x, (1, 2)),
-    "normalized_average_max": _normalized_average_max,
+    "root_average": _root_average,
     "flatten": lambda x: x.reshape(x.shape[0], -1),
 }
 
@@ -63,12 +65,14 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Backbone, pooling of its last endpoint, head.
+    """Backbone, pooling of its last endpoint or of several, head.
 
     Args:
       backbone: (images, taps) -> {endpoint: [N, H, W, C]}.
       num_classes, dropout, hidden: of the head.
       pooling: key of `POOLING`.
+      pooled: the endpoints that are pooled, for the head side by side; the last one
+        alone if empty.
     """
 
     backbone: nn.Module
@@ -76,6 +80,7 @@ class Classifier(nn.Module):
     dropout: float = 0.0
     hidden: tuple[int, ...] = ()
     pooling: str = "average"
+    pooled: tuple[str, ...] = ()
 
     def setup(self):
         self.head = Head(self.num_classes, self.dropout, self.hidden, self.backbone.act)
@@ -83,8 +88,10 @@ class Classifier(nn.Module):
     def features(self, x, taps=None):
         """Preprocessed images [N, H, W, 3] -> (features [N, C] float32, endpoints)."""
         endpoints = self.backbone(x, taps)
-        last = list(endpoints.values())[-1]
-        return POOLING[self.pooling](last.astype(jnp.float32)), endpoints
+        pool = POOLING[self.pooling]
+        names = self.pooled or (list(endpoints)[-1],)
+        pooled = [pool(endpoints[name].astype(jnp.float32)) for name in names]
+        return jnp.concatenate(pooled, -1), endpoints
 
     def classify(self, features):
         """Features [N, C] -> logits [N, num_classes]."""

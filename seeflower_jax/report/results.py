@@ -47,6 +47,22 @@ def share(value: float | None, digits: int = 4) -> str:
     return "" if value is None else re.sub(r"^0(?=\.)", "", f"{value:.{digits}f}")
 
 
+def accuracies(result: Mapping) -> str:
+    """The metrics of the splits of a result, for a terminal: a line each.
+
+    Args:
+      result: `{"validation": {"top1": ..., ...}, "test": ...}`; other keys are left.
+    """
+    names = ("top-1", "mean class", "top-5", "loss", "pictures")
+    lines = [f"{'':12}" + "".join(f"{name:>12}" for name in names)]
+    for split in ("train", "validation", "test"):
+        if found := result.get(split):
+            values = [share(found[k]) for k in ("top1", "mean_class_top1", "top5")]
+            values += [f"{found['loss']:.4f}", str(found["count"])]
+            lines.append(f"{split:12}" + "".join(f"{value:>12}" for value in values))
+    return "\n".join(lines)
+
+
 def _spread(values: Sequence[float]) -> str:
     """Their mean and, of several, their range."""
     if len(values) == 1:

@@ -68,4 +68,5 @@ def test_vgg_configs_differ_in_the_network_alone():
         names = experiment.partition.split(
             models.shapes(spec)["params"], config.stages.finetune.partition
         )
-        assert len(names[1]) == 2 * 4  # the first two blocks are frozen
+        frozen = {name.split("/")[1].split("_")[0] for name in names[1]}
+        assert frozen == {"block1", "block2", "block3", "block4"}

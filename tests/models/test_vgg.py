@@ -41,16 +41,21 @@ def test_endpoints_and_size(name, convs, parameters):
 
 
 @pytest.mark.parametrize(
-    "pooling,inputs",
-    [("average", 51), ("normalized_average_max", 102), ("flatten", 9 * 51)],
+    "pooling,pooled,inputs",
+    [
+        ("average", (), 51),
+        ("root_average", ("block3_pool", "block5_pool"), 26 + 51),
+        ("flatten", (), 9 * 51),
+    ],
 )
-def test_heads(pooling, inputs):
+def test_heads(pooling, pooled, inputs):
     spec = models.get_spec(
         "vgg16",
         num_classes=7,
         width=0.1,
         input_size=96,
         pooling=pooling,
+        pooled=pooled,
         hidden=[20, 10],
         dropout=0.6,
     )
@@ -58,10 +63,17 @@ def test_heads(pooling, inputs):
     shapes = {n: v["kernel"].shape for n, v in variables["params"]["head"].items()}
     assert shapes == {"fc1": (inputs, 20), "fc2": (20, 10), "logits": (10, 7)}
     images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
-    logits, _ = models.apply(spec, variables, images)
+    logits, endpoints = models.apply(spec, variables, images)
     features = models.features(spec, variables, images)
-    if pooling.startswith("normalized"):
-        np.testing.assert_allclose((features**2).mean(-1), 1, rtol=1e-3)
+    if pooled:
+        means = [endpoints[name].mean((1, 2)) for name in pooled]
+        roots = [np.sqrt(mean + 0.25) for mean in means]
+        sizes = [np.linalg.norm(root, axis=-1, keepdims=True) for root in roots]
+        wanted = [
+            root * np.sqrt(root.shape[1]) / size
+            for root, size in zip(roots, sizes, strict=True)
+        ]
+        np.testing.assert_allclose(features, np.concatenate(wanted, -1), rtol=1e-4)
     alone = models.classify(spec, variables, features)
     np.testing.assert_allclose(alone, logits, rtol=1e-4, atol=1e-6)
     dropped = models.classify(
