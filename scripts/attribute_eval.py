@@ -7,7 +7,8 @@ For each method: the grid pointing game (chance is .25), deletion and insertion,
 (MoRF and LeRF), sparseness, and the rank correlation with the maps of a network whose
 layers are randomised from the top down. Only correctly classified pictures count. OUT
 gets result.json, table.md and table.png; the table is printed. --results=results enters
-the figures into pointing_game.json and faithfulness.json there.
+the figures into pointing_game.json and faithfulness.json there. --judges=pointing_game
+leaves out the rest, which take some fifty passes a picture.
 """
 
 from absl import flags
@@ -20,6 +21,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=T
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _METHODS = flags.DEFINE_list(
     "methods", ["saliency", "grad_cam"], f"Of {', '.join(batch.METHODS)}."
+)
+_JUDGES = flags.DEFINE_list(
+    "judges", list(judgement.JUDGES), f"Of {', '.join(judgement.JUDGES)}."
 )
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which pictures.")
 _LIMIT = flags.DEFINE_integer("limit", 200, "Pictures, and grids of four.", 4)
@@ -39,6 +43,7 @@ def main(_) -> None:
         pictures,
         _METHODS.value,
         _OUT.value,
+        judges=_JUDGES.value,
         limit=_LIMIT.value,
         layer=_LAYER.value,
         batch_size=_BATCH_SIZE.value,

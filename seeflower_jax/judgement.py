@@ -11,11 +11,10 @@ import re
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from seeflower_jax import experiment, explain, models
+from seeflower_jax import experiment, explain, hints, models
 from seeflower_jax.attribution import batch, faithfulness, localisation
 from seeflower_jax.report import attribution as figures
 
@@ -28,6 +27,8 @@ COLUMNS = {
     "sparseness": "sparseness",
     "randomisation": "randomisation",
 }
+# What can be asked for, and the columns that it fills.
+JUDGES = {"pointing_game": ["pointing_game"], "faithfulness": list(COLUMNS)[1:]}
 _BETTER = {"pointing_game": "↑", "deletion": "↓", "insertion": "↑", "road_morf": "↓"}
 _BETTER |= {"road_lerf": "↑", "randomisation": "↓"}
 
@@ -43,22 +44,27 @@ def layer_groups(params: dict) -> list[list[str]]:
 
 
 def _correct(run, pictures, limit, layer, batch_size):
-    """Positions of up to `limit` random pictures that the network gets right."""
+    """Up to `limit` random pictures that the network gets right.
+
+    Returns:
+      Cropped images float16 [N, size, size, 3] and their labels int32 [N].
+    """
     explainer = explain.make_explainer(run, ["hires_cam"], layer, batch_size)
     order = np.random.default_rng(run.config.seed).permutation(len(pictures))
-    found = []
+    found, images = [], []
     with tqdm.tqdm(total=limit, desc="choosing", unit="image") as bar:
         for first in range(0, len(order), batch_size):
             part = order[first : first + batch_size]
             labels = np.array([pictures.labels[i] for i in part])
             pixels = [pictures.read(i) for i in part]
-            _, logits, _, _ = explainer(part, pixels, labels)
-            right = part[logits.argmax(-1) == labels].tolist()
-            bar.update(min(len(right), limit - len(found)))
-            found += right
+            cropped, logits, _, _ = explainer(part, pixels, labels)
+            right = logits.argmax(-1) == labels
+            bar.update(min(right.sum(), limit - len(found)))
+            found += labels[right].tolist()
+            images.append(cropped[right].astype(np.float16))
             if len(found) >= limit:
                 break
-    return found[:limit]
+    return np.concatenate(images)[:limit], np.array(found[:limit], np.int32)
 
 
 def draw_grids(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
@@ -81,17 +87,19 @@ def draw_grids(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
 class _Judge:
     """The compiled functions of one network."""
 
-    def __init__(self, run, methods, layer, batch_size):
+    def __init__(self, run, methods, layer):
         self._run = run
         self._preprocess = run.preprocess
-        self.explain = explain.make_explainer(run, methods, layer, batch_size)
         self._maps = batch.make_explainer(
             run.spec, methods, layer, self._preprocess, run.size
         )
         self._faithfulness = jax.jit(self._judge)
 
-    def keys(self, count):
-        return jax.random.split(jax.random.key(self._run.config.seed), count)
+    def maps(self, images, labels, variables=None) -> dict[str, np.ndarray]:
+        """{method: maps [N, H, W]} of images [N, H, W, 3]."""
+        variables = variables or self._run.variables
+        keys = jax.random.split(jax.random.key(self._run.config.seed), len(images))
+        return jax.device_get(self._maps(variables, images, labels, keys)[2])
 
     def _judge(self, variables, images, maps, labels):
         network = models.bind(self._run.spec, variables, self._preprocess)
@@ -115,7 +123,7 @@ class _Judge:
         key, levels = jax.random.key(self._run.config.seed), {name: [] for name in maps}
         groups = layer_groups(self._run.variables["params"])
         for variables in faithfulness.randomised(self._run.variables, groups, key):
-            _, _, other = self._maps(variables, images, labels, self.keys(len(images)))
+            other = self.maps(images, labels, variables)
             for name, values in other.items():
                 correlation = faithfulness.rank_correlation(maps[name], values)
                 levels[name].append(float(np.nanmean(correlation)))
@@ -128,11 +136,10 @@ class _Judge:
             grids = jax.image.resize(
                 grids, (len(grids), *images.shape[2:4], 3), "bilinear"
             )
-        own = jnp.take_along_axis(labels, cells[:, None], -1)[:, 0]
-        _, _, maps = self._maps(self._run.variables, grids, own, self.keys(len(grids)))
+        own = np.take_along_axis(labels, cells[:, None], -1)[:, 0]
         return {
             name: np.asarray(localisation.grid_pointing(values, cells))
-            for name, values in maps.items()
+            for name, values in self.maps(grids, own).items()
         }
 
 
@@ -142,6 +149,7 @@ def judge_methods(
     methods: Sequence[str],
     out: str | os.PathLike,
     *,
+    judges: Sequence[str] = tuple(JUDGES),
     limit: int = 200,
     layer: str | None = None,
     batch_size: int = 8,
@@ -155,6 +163,7 @@ def judge_methods(
       pictures: with known labels.
       methods: keys of `batch.METHODS`.
       out: the folder.
+      judges: keys of `JUDGES`.
       limit: number of pictures, all correctly classified, and of grids. The
         randomisation check takes the first batch alone.
       layer: of class activation maps; that of `batch.map_layer` by default.
@@ -166,56 +175,71 @@ def judge_methods(
       The table, in Markdown.
 
     Raises:
-      ValueError: for unknown methods and layers, and if too little is classified
-        correctly.
+      ValueError: for unknown judges, methods and layers, and if too little is
+        classified correctly.
     """
+    for name in judges:
+        if name not in JUDGES:
+            raise ValueError(
+                f"unknown judge {name!r}: known are {', '.join(JUDGES)}"
+                f"{hints.did_you_mean(name, JUDGES)}"
+            )
     out = pathlib.Path(out).expanduser()
     layer = layer or batch.map_layer(run.spec, run.size)
-    judge = _Judge(run, methods, layer, batch_size)
-    chosen = _correct(run, pictures, limit, layer, batch_size)
-    labels = np.array([pictures.labels[i] for i in chosen], np.int32)
-    grids = draw_grids(labels, limit, run.config.seed)
-    figures_of = {name: {key: [] for key in COLUMNS} for name in methods}
-    images, levels = [], None
-    with tqdm.tqdm(total=len(chosen), desc="faithfulness", unit="image") as bar:
-        for first in range(0, len(chosen), batch_size):
-            part = chosen[first : first + batch_size]
-            pixels = [pictures.read(i) for i in part]
-            own = labels[first : first + batch_size]
-            cropped, _, _, maps = judge.explain(part, pixels, own)
-            images.append(cropped.astype(np.float16))
-            fill = np.resize(np.arange(len(part)), batch_size)
-            for name, values in maps.items():
-                found = judge.faithfulness(cropped[fill], values[fill], own[fill])
-                for key, rows in found.items():
-                    figures_of[name][key] += rows[: len(part)].tolist()
-            if levels is None:
-                levels = judge.randomised(cropped[fill], _take(maps, fill), own[fill])
-            bar.update(len(part))
-    images = np.concatenate(images)
-    quarter = max(1, batch_size // 4)  # a grid has the pixels of four pictures
-    with tqdm.tqdm(total=len(grids), desc="pointing game", unit="grid") as bar:
-        for first in range(0, len(grids), quarter):
-            rows = np.arange(first, first + quarter) % len(grids)
-            cells = jnp.array(rows % 4)
-            taken = jnp.array(images[grids[rows]], jnp.float32)
-            found = judge.grids(taken, jnp.array(labels[grids[rows]]), cells)
-            kept = min(quarter, len(grids) - first)
-            for name, values in found.items():
-                figures_of[name]["pointing_game"] += values[:kept].tolist()
-            bar.update(kept)
-    for name in methods:
-        figures_of[name]["randomisation"] = levels[name]
-    means = {
+    judge = _Judge(run, methods, layer)
+    images, labels = _correct(run, pictures, limit, layer, batch_size)
+    found = {"layer": layer, "pictures": len(labels)}
+    figures_of = {name: {} for name in methods}
+    if "pointing_game" in judges:
+        grids = draw_grids(labels, limit, run.config.seed)
+        scores = _pointing_game(judge, images, labels, grids, batch_size)
+        found |= {"grids": len(grids), "chance": {"pointing_game": 0.25}}
+        for name, values in scores.items():
+            figures_of[name]["pointing_game"] = values
+    if "faithfulness" in judges:
+        rows, levels = _faithfulness(judge, images, labels, batch_size)
+        found["randomisation_by_level"] = levels
+        for name, values in rows.items():
+            figures_of[name] |= values | {"randomisation": levels[name]}
+    found["methods"] = {
         name: {key: round(float(np.mean(values)), 4) for key, values in own.items()}
         for name, own in figures_of.items()
     }
-    counts = {"pictures": len(chosen), "grids": len(grids)}
-    return _write(out, run, means, levels, counts, layer, command, results)
+    return _write(out, run, found, command, results)
 
 
-def _take(maps: dict, rows: np.ndarray) -> dict:
-    return {name: values[rows] for name, values in maps.items()}
+def _pointing_game(judge, images, labels, grids, batch_size) -> dict[str, list]:
+    """{method: scores of the grids}; a grid has the pixels of four pictures."""
+    scores, quarter = {}, max(1, batch_size // 4)
+    with tqdm.tqdm(total=len(grids), desc="pointing game", unit="grid") as bar:
+        for first in range(0, len(grids), quarter):
+            rows = np.arange(first, first + quarter) % len(grids)
+            own = grids[rows]
+            found = judge.grids(images[own].astype(np.float32), labels[own], rows % 4)
+            kept = min(quarter, len(grids) - first)
+            for name, values in found.items():
+                scores.setdefault(name, []).extend(values[:kept].tolist())
+            bar.update(kept)
+    return scores
+
+
+def _faithfulness(judge, images, labels, batch_size) -> tuple[dict, dict]:
+    """{method: {column: figures of the pictures}} and {method: [levels]}."""
+    figures_of, levels = {}, None
+    with tqdm.tqdm(total=len(images), desc="faithfulness", unit="image") as bar:
+        for first in range(0, len(images), batch_size):
+            rows = np.arange(first, min(first + batch_size, len(images)))
+            fill = np.resize(rows, batch_size)  # repeats, to be cut off
+            shown, own = images[fill].astype(np.float32), labels[fill]
+            maps = judge.maps(shown, own)
+            for name, values in maps.items():
+                columns = figures_of.setdefault(name, {})
+                for key, found in judge.faithfulness(shown, values, own).items():
+                    columns.setdefault(key, []).extend(found[: len(rows)].tolist())
+            if levels is None:
+                levels = judge.randomised(shown, maps, own)
+            bar.update(len(rows))
+    return figures_of, levels
 
 
 def _record(folder: pathlib.Path, run, result: dict) -> None:
@@ -223,31 +247,30 @@ def _record(folder: pathlib.Path, run, result: dict) -> None:
     ran = {"run": experiment.config_hash(run.config), "layer": result["layer"]}
     ran |= {key: result[key] for key in ("command", "git_commit", "versions", "device")}
     for name, own in result["methods"].items():
-        own = dict(own)
-        pointing = {"score": own.pop("pointing_game"), "grids": result["grids"]}
-        faithful = own | {"pictures": result["pictures"]}
-        for file, entry in (("pointing_game", pointing), ("faithfulness", faithful)):
+        entries, own = {}, dict(own)
+        if "pointing_game" in own:
+            score = own.pop("pointing_game")
+            entries["pointing_game"] = {"score": score, "grids": result["grids"]}
+        if own:
+            entries["faithfulness"] = own | {"pictures": result["pictures"]}
+        for file, entry in entries.items():
             path = folder / f"{file}.json"
             experiment.record(path, run.spec.name, name, entry | ran)
 
 
-def _write(out, run, means, levels, counts, layer, command, results) -> str:
+def _write(out, run, found, command, results) -> str:
     """Writes the three files; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
-    result = {
-        "model": run.spec.name,
-        "layer": layer,
-        **counts,
-        "chance": {"pointing_game": 0.25},
-        "methods": means,
-        "randomisation_by_level": levels,
-        **experiment.provenance(command),
-    }
+    result = {"model": run.spec.name, **found, **experiment.provenance(command)}
     experiment.write_json(out / "result.json", result)
     if results is not None:
         _record(pathlib.Path(results), run, result)
-    header = ["method"] + [f"{t} {_BETTER.get(k, '')}" for k, t in COLUMNS.items()]
-    rows = [[name, *(f"{own[k]:.3f}" for k in COLUMNS)] for name, own in means.items()]
+    methods = result["methods"]
+    columns = [key for key in COLUMNS if key in next(iter(methods.values()))]
+    header = ["method"] + [f"{COLUMNS[k]} {_BETTER.get(k, '')}" for k in columns]
+    rows = [
+        [name, *(f"{own[k]:.3f}" for k in columns)] for name, own in methods.items()
+    ]
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join(f"| {' | '.join(map(str.strip, line))} |" for line in lines)
     (out / "table.md").write_text(table + "\n")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import explain, judgement, maximisation, paper_figures
+from seeflower_jax import explain, judgement, maximisation, models, paper_figures
 from seeflower_jax.data.oxford_names import CLASS_NAMES
 
 
@@ -49,16 +49,17 @@ def test_activation_maximisation(run, tmp_path):
 
 def test_judgement(run, tmp_path, monkeypatch):
     pictures = explain.split_pictures(run, "train")
-    right = judgement._correct(run, pictures, 6, "mixed2", 4)
-    explainer = explain.make_explainer(run, ["hires_cam"], "mixed2", 4)
-    pixels = [pictures.read(i) for i in right[:4]]
-    _, logits, _, _ = explainer(right[:4], pixels, [0] * len(pixels))
-    expected = [pictures.labels[i] for i in right[:4]]
-    np.testing.assert_array_equal(logits.argmax(-1), expected)
+    images, labels = judgement._correct(run, pictures, 6, "mixed2", 4)
+    logits, _ = models.apply(run.spec, run.variables, images[:4])
+    np.testing.assert_array_equal(logits.argmax(-1), labels[:4])
 
     # The network is right about one class alone; grids take four.
-    first = [pictures.labels.index(label) for label in range(4)]
-    monkeypatch.setattr(judgement, "_correct", lambda *_: [*first, 0, 1])
+    labels = np.array([0, 1, 2, 3, 0, 1], np.int32)
+    monkeypatch.setattr(
+        judgement,
+        "_correct",
+        lambda *_: (np.resize(images, (6, *images.shape[1:])), labels),
+    )
     methods = ["saliency", "eigen_cam"]
     table = judgement.judge_methods(
         run,
@@ -92,6 +93,17 @@ def test_judgement(run, tmp_path, monkeypatch):
     assert table.splitlines()[0].startswith("| method | pointing game ↑")
     assert (tmp_path / "table.md").read_text() == table + "\n"
     assert (tmp_path / "table.png").exists()
+
+    def alone(judge):
+        return judgement.judge_methods(
+            run, pictures, ["eigen_cam"], tmp_path, judges=[judge], limit=6
+        )
+
+    assert alone("pointing_game").startswith("| method | pointing game ↑ |\n")
+    (scores,) = json.loads((tmp_path / "result.json").read_text())["methods"].values()
+    assert set(scores) == {"pointing_game"}
+    with pytest.raises(ValueError, match="known are .*did you mean 'faithfulness'"):
+        alone("faithfullness")
 
 
 def test_grids_have_four_classes():
