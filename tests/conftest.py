@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from seeflower_jax import experiment  # noqa: E402
-from tests import fixtures, tiny_config  # noqa: E402
+from tests import fixtures, in_process, tiny_config  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +61,33 @@ def tiny_run(tmp_path_factory, flowers, narrow_weights):
     workdir = tmp_path_factory.mktemp("run")
     experiment.train(config, workdir)
     return experiment.load_run(workdir)
+
+
+@pytest.fixture(scope="session")
+def small_arguments(tmp_path_factory, flowers) -> list[str]:
+    """Makes scripts.train, with a config of an ImageNet network, take seconds."""
+    return [
+        f"--config.data.dir={flowers}",
+        f"--config.data.cache_dir={tmp_path_factory.mktemp('cache')}",
+        "--config.data.verify=false",
+        "--config.data.shortest_side=64",
+        "--config.model.name=small",
+        "--config.init.weights=",
+        "--config.eval.size=64",
+        "--config.eval.batch_size=8",
+        "--config.test_time.views=((64, 1.0),)",
+        "--config.stage_order=('head',)",
+        "--config.stages.head.epochs=40",
+        "--config.stages.head.batch_size=8",
+        "--config.stages.head.validate_every=40",
+    ]
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory, small_arguments) -> pathlib.Path:
+    """The directory of a run of configs/inception.py with the network `small`."""
+    workdir = tmp_path_factory.mktemp("small") / "run"
+    config = in_process.ROOT / "configs" / "inception.py"
+    arguments = [f"--config={config}", f"--workdir={workdir}", *small_arguments]
+    assert in_process.run("train", *arguments) == 0
+    return workdir

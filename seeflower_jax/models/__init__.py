@@ -24,7 +24,7 @@ class ModelSpec:
     """Everything besides the variables that decides what a network computes.
 
     Attributes:
-      name: key of `MODELS`.
+      name: key of `MODELS` and `BACKBONES`.
       num_classes: number of logits.
       input_size: side in pixels that the network is trained at.
       preprocess: key of `PREPROCESS`, from [0, 255] to what the weights expect.
@@ -86,6 +86,34 @@ MODELS = {
     "vgg19": dataclasses.replace(_VGG, name="vgg19", cam_layer="block5_conv4"),
 }
 
+
+def _baseline(spec, **common):
+    return baseline.Baseline(dropout=spec.dropout, **common)
+
+
+def _inception_v3(spec, **common):
+    return inception.InceptionV3(
+        epsilon=spec.epsilon,
+        use_scale=spec.batch_norm_scale,
+        count_include_pad=spec.count_include_pad,
+        **common,
+    )
+
+
+def _small(spec, **common):
+    return small.Small(epsilon=spec.epsilon, use_scale=spec.batch_norm_scale, **common)
+
+
+# What makes the layers below the head, by the names of `MODELS`:
+# (spec, width=, act=, dtype=) -> module of (images, taps) -> {endpoint: [N, H, W, C]}.
+BACKBONES = {
+    "baseline": _baseline,
+    "inception_v3": _inception_v3,
+    "small": _small,
+    "vgg16": lambda spec, **common: vgg.VGG(vgg.VGG16, **common),
+    "vgg19": lambda spec, **common: vgg.VGG(vgg.VGG19, **common),
+}
+
 # Pixel values [0, 255] RGB -> the input of the network, by what the weights expect.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESS = {
@@ -112,24 +140,9 @@ def get_spec(name: str, **changes) -> ModelSpec:
 
 def build(spec: ModelSpec, act: Callable = nn.relu) -> nn.Module:
     """The Linen module of a spec; it takes preprocessed images."""
-    common = {"width": spec.width, "act": act, "dtype": jnp.dtype(spec.dtype)}
-    if spec.name == "inception_v3":
-        backbone = inception.InceptionV3(
-            epsilon=spec.epsilon,
-            use_scale=spec.batch_norm_scale,
-            count_include_pad=spec.count_include_pad,
-            **common,
-        )
-    elif spec.name == "baseline":
-        backbone = baseline.Baseline(dropout=spec.dropout, **common)
-    elif spec.name == "small":
-        backbone = small.Small(
-            epsilon=spec.epsilon, use_scale=spec.batch_norm_scale, **common
-        )
-    else:
-        backbone = vgg.VGG(
-            {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}[spec.name], **common
-        )
+    backbone = BACKBONES[spec.name](
+        spec, width=spec.width, act=act, dtype=jnp.dtype(spec.dtype)
+    )
     return Classifier(
         backbone,
         spec.num_classes,

@@ -24,7 +24,6 @@ from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError, merge
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax/weights"
-_KERAS, _TORCH = (".h5", ".hdf5", ".keras"), (".pth", ".pt", ".safetensors")
 # What a weight file decides of a ModelSpec, apart from its shapes.
 _RULES = ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad")
 # How much of a file's classifier is taken.
@@ -83,6 +82,34 @@ CATALOG = {
 }
 
 
+def _read_keras(model, path):
+    _check_known(model, path)
+    return keras_h5.convert(model, keras_h5.read(path), path), models.get_spec(model)
+
+
+def _read_torch(model, path):
+    _check_known(model, path)
+    state, metadata = torch_state.read(path)
+    if "spec" in metadata:
+        spec = _expect(model, json.loads(metadata["spec"]), path)
+    else:
+        spec = models.get_spec(model, **torch_state.RULES[model])
+    return torch_state.convert(model, state, path), spec
+
+
+def _check_known(model, path):
+    if f"{model}:top" not in CATALOG:
+        raise WeightFileError(f"{path}: no weight files of {model} are known")
+
+
+# What reads a file, by how its name ends: (model, path) -> (variables, the spec whose
+# preprocessing and pooling rule go with them).
+READERS = {
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), _read_keras),
+    **dict.fromkeys((".pth", ".pt", ".safetensors"), _read_torch),
+}
+
+
 def read(model: str, path: str | os.PathLike) -> tuple[dict, models.ModelSpec]:
     """What a weight file or a folder of converted weights says of a network.
 
@@ -93,26 +120,16 @@ def read(model: str, path: str | os.PathLike) -> tuple[dict, models.ModelSpec]:
     Raises:
       WeightFileError: if it is none of the known formats or holds another network.
     """
-    path, spec = pathlib.Path(path), models.get_spec(model)
+    path = pathlib.Path(path)
     if path.is_dir():
         content, variables = checkpoint.load(path)
         return variables, _expect(model, content["spec"], path)
-    if f"{model}:top" not in CATALOG:
-        raise WeightFileError(f"{path}: no weight files of {model} are known")
-    if path.name.endswith(_KERAS):
-        variables = keras_h5.convert(model, keras_h5.read(path), path)
-    elif path.name.endswith(_TORCH):
-        state, metadata = torch_state.read(path)
-        if "spec" in metadata:
-            spec = _expect(model, json.loads(metadata["spec"]), path)
-        else:
-            spec = dataclasses.replace(spec, **torch_state.RULES[model])
-        variables = torch_state.convert(model, state, path)
-    else:
+    if path.suffix not in READERS:
         raise WeightFileError(
             f"{path} has an unknown format: expected a name that ends in one of "
-            f"{', '.join(_KERAS + _TORCH)}, or a folder of converted weights"
+            f"{', '.join(READERS)}, or a folder of converted weights"
         )
+    variables, spec = READERS[path.suffix](model, path)
     leaves = jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
     scale = any(name[-1].key == "scale" for name, _ in leaves)
     return variables, dataclasses.replace(spec, batch_norm_scale=scale)

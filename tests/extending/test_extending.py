@@ -1,0 +1,136 @@
+"""A network, a weight source and an attribution method that are added from outside."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import inception
+from seeflower_jax import experiment, models
+from seeflower_jax.attribution import batch, store
+from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained.merge import MergeError
+from tests import fixtures, in_process
+
+FOLDER = pathlib.Path(__file__).parent
+EXAMPLES = ("network", "weight_source", "attribution_method")
+TABLES = (
+    (models, "MODELS"),
+    (models, "BACKBONES"),
+    (catalog, "READERS"),
+    (batch, "METHODS"),
+)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports an example; what it adds to the tables is forgotten after the test."""
+    for module, table in TABLES:
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
+
+    def load(name):
+        module = f"{__package__}.{name}"
+        monkeypatch.delitem(importlib.sys.modules, module, raising=False)
+        return importlib.import_module(module)
+
+    return load
+
+
+@pytest.fixture
+def config(flowers, tmp_path):
+    """A config whose network and weights a test fills in, on pictures of 64 pixels."""
+    config = inception.get_config()
+    config.data.update(dir=str(flowers), cache_dir=str(tmp_path), verify=False)
+    config.data.shortest_side = 64
+    config.init.weights = ""
+    config.eval.update(size=64, batch_size=8)
+    config.test_time.update(views=((64, 1.0),), hflip=False)
+    config.stage_order = ("head", "finetune")
+    config.stages.head.update(epochs=1, batch_size=8, validate_every=1)
+    config.stages.finetune.update(epochs=1, batch_size=8, validate_every=1)
+    config.stages.finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
+    config.stages.finetune.augment.size = 64
+    return config
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_short(name):
+    assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 50
+
+
+def test_there_are_no_other_examples():
+    there = {path.stem for path in FOLDER.glob("[a-z]*.py")}
+    assert there == {*EXAMPLES, "test_extending"}
+
+
+def test_network_is_trained(example, config, tmp_path):
+    example("network")
+    config.model.name = "residual"
+    result = experiment.train(config, tmp_path / "run")
+    assert result["model"] == "residual" and result["best"]["stage"] == "finetune"
+    assert result["seconds"].keys() == {"head", "finetune", "evaluation"}
+    run = experiment.load_run(tmp_path / "run")
+    images = np.zeros((1, 64, 64, 3), np.uint8)
+    logits, endpoints = models.apply(run.spec, run.variables, images)
+    assert logits.shape == (1, 102) and endpoints["block3"].shape == (1, 8, 8, 64)
+    started = models.init(run.spec, jax.random.key(config.seed))
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), run.variables["params"], started["params"]
+    )
+    assert all(jax.tree.leaves(moved))
+
+
+def _write_npz(path, source):
+    """A file in the example's layout: (its arrays, the variables that they are)."""
+    variables = fixtures.random_variables(models.get_spec("small"), 3)
+    arrays = {}
+    for theirs, ours in source.NAMES.items():
+        array = variables
+        for key in ours.split("/"):
+            array = array[key]
+        arrays[theirs] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    np.savez(path, **arrays)
+    return arrays, variables
+
+
+def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
+    source, path = example("weight_source"), tmp_path / "small.npz"
+    arrays, variables = _write_npz(path, source)
+    config.model.name, config.init.weights = "small", str(path)
+    config.stage_order = ("head",)
+    result = experiment.train(config, tmp_path / "run")
+    assert result["weights"]["name"] == "small.npz" and not result["weights"]["exact"]
+    run = experiment.load_run(tmp_path / "run")
+    assert (run.spec.preprocess, run.spec.epsilon) == ("torch", 1e-5)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        [run.variables["params"]["backbone"], run.variables["batch_stats"]],
+        [variables["params"]["backbone"], variables["batch_stats"]],
+    )
+    spec = models.get_spec("small", num_classes=4)
+    del arrays["layer4.norm.bias"]
+    np.savez(path, **arrays)
+    with pytest.raises(MergeError, match="small.npz.*\n.*block4/bn/bias .* is missing"):
+        catalog.load_pretrained(spec, str(path))
+    np.savez(path, **arrays, fc=np.zeros(3))
+    with pytest.raises(ValueError, match="fc is not expected"):
+        catalog.load_pretrained(spec, str(path))
+
+
+def test_attribution_method_is_run_by_its_script(example, small_run, tmp_path):
+    example("attribution_method")
+    out = tmp_path / "maps"
+    arguments = ["--split=test", "--methods=grad_cam,xgrad_cam", "--dtype=float32"]
+    arguments += [f"--workdir={small_run}", f"--out={out}"]
+    assert in_process.run("attribute", *arguments) == 0
+    lines = [json.loads(x) for x in (out / "index.jsonl").read_text().splitlines()]
+    maps = {name: [] for name in ("grad_cam", "xgrad_cam")}
+    for line in lines:
+        maps[line["method"]].append(store.MapStore.open(out).read(line))
+    assert len(maps["xgrad_cam"]) == fixtures.CLASSES * fixtures.TEST
+    # Below an average, a channel's gradient is the same everywhere.
+    np.testing.assert_allclose(maps["xgrad_cam"], maps["grad_cam"], rtol=1e-4, atol=1e-5)
+    assert np.any(maps["xgrad_cam"]) and (out / "xgrad_cam.png").exists()

@@ -1,0 +1,43 @@
+"""Runs a script in this process, which saves the time to import JAX.
+
+status = run("evaluate", f"--workdir={workdir}", "--split=test")
+"""
+
+import logging
+import pathlib
+import runpy
+import sys
+from unittest import mock
+
+from absl import app, flags
+
+import scripts.console  # noqa: F401  defines --debug once, not for each script
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+app.define_help_flags()
+
+
+def run(name: str, *arguments, root: pathlib.Path = ROOT) -> int:
+    """The exit status of `python -m scripts.<name> <arguments>`.
+
+    Args:
+      name: of the script.
+      *arguments: what is typed after it.
+      root: the folder with scripts/, another for a script that writes beside it.
+    """
+    before, logger = set(flags.FLAGS), logging.getLogger("absl")
+    level, path = logger.level, str(root / "scripts" / f"{name}.py")
+    try:
+        with mock.patch.object(sys, "argv", [path, *map(str, arguments)]):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return ended.code or 0
+    finally:
+        logger.setLevel(level)
+        for flag in set(flags.FLAGS) - before:  # each script defines its own
+            delattr(flags.FLAGS, flag)
+        flags.FLAGS.unparse_flags()
+    raise AssertionError(f"scripts.{name} did not end as scripts do")
