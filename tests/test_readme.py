@@ -1,46 +1,309 @@
-"""The README's own code."""
+"""The README's own code: every command and every example in it is run."""
 
+import configparser
+import dataclasses
 import pathlib
 import re
+import shlex
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import experiment
-from tests import tiny_config
+from seeflower_jax import models
+from seeflower_jax.data import oxford_flowers
+from seeflower_jax.pretrained import checkpoint, writers
+from tests import fixtures, in_process
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TRAINING = "(training arguments)"  # stands for the fixture `small_arguments`
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a command is run on small files.
+
+    Attributes:
+      words: {what the README has: what is there instead}, see `place`.
+      more: arguments added at the end.
+      makes: files that are there afterwards, and were not before.
+      before: script and arguments of what has to be run first.
+      slow: why it is not run by default.
+    """
+
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
+    more: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    slow: str = ""
+
+
+IMAGES = {"IMAGE...": "photos/0.jpg photos/1.jpg"}
+CLASSES = ("--classes=0,2",)  # the small set has four
+NEW_RUN = {"inception_seed0": "new"}
+TRAIN = "python -m scripts.train --config=configs/inception.py"
+RUN = "--workdir=runs/inception_seed0"
+RUNS = {
+    TRAIN: Run(more=("--workdir=runs/new", TRAINING), makes=("runs/new/report.html",)),
+    f"{TRAIN} --config.data.dir=DIR --config.init.weights=FILE": Run(
+        {"DIR": "flowers", "FILE": "weights"},
+        ("--workdir=runs/new", TRAINING, "--config.init.weights=weights"),
+        ("runs/new/result.json",),
+    ),
+    f"{TRAIN} --config.data.source=folder --config.data.dir=DIR": Run(
+        {},
+        ("--workdir=runs/new", TRAINING, "--config.data.dir=own"),
+        ("runs/new/result.json",),
+    ),
+    f"{TRAIN} --config.seed=1 --config.stages.finetune.epochs=40": Run(
+        {}, (TRAINING,), ("runs/inception_seed1/result.json",)
+    ),
+    f"python -m scripts.evaluate {RUN} --split=test": Run(
+        makes=("runs/inception_seed0/evaluation_test/metrics.json",)
+    ),
+    f"python -m scripts.report {RUN}": Run(
+        makes=("runs/inception_seed0/report.html",),
+    ),
+    f"python -m scripts.predict {RUN} IMAGE...": Run(IMAGES),
+    "python -m scripts.predict --model=vgg16 --weights=FILE IMAGE...": Run(
+        IMAGES | {"FILE": "vgg16.h5"}
+    ),
+    f"python -m scripts.attribute {RUN} --split=test "
+    "--methods=saliency,grad_cam,finer_cam --out=maps": Run(
+        makes=("maps/index.jsonl", "maps/finer_cam.png")
+    ),
+    f"python -m scripts.activation_max {RUN} --classes=5,7,33,100,73 "
+    "--out=activation_max": Run(
+        more=("--steps=2",), makes=("activation_max/sheet.png",)
+    ),
+    f"python -m scripts.attribute_eval {RUN} --methods=saliency,grad_cam,finer_cam "
+    "--limit=200 --out=attribution_eval": Run(
+        more=("--limit=4",), makes=("attribution_eval/table.png",)
+    ),
+    f"python -m scripts.paper_figures {RUN} --out=figures": Run(
+        more=("--steps=2", *CLASSES),
+        makes=("figures/figure_4_5.png", "figures/figure_4_6.png"),
+    ),
+    f"python -m scripts.export {RUN} --out=flowers": Run(
+        {"--out=flowers": "--out=export"}, makes=("export/model.stablehlo",)
+    ),
+    "python -m scripts.predict --export=flowers IMAGE...": Run(
+        IMAGES | {"--export=flowers": "--export=export"}
+    ),
+    "python -m scripts.convert_weights --model=vgg16 --source=FILE --out=DIR": Run(
+        {"FILE": "vgg16.h5", "DIR": "converted"}, makes=("converted/model.json",)
+    ),
+    f"python -m scripts.convert_weights {RUN} --to=keras_h5 --out=flowers.h5": Run(
+        {"inception_seed0": "narrow_inception"}, makes=("flowers.h5",)
+    ),
+    "python -m scripts.parity --weights=DIR --out=parity.json IMAGE IMAGE IMAGE": Run(
+        {"DIR": "weights", "IMAGE": "photos/0.jpg"},
+        ("--models=inception_v3", "--size=75"),
+        ("parity.json",),
+        slow="builds Inception-v3 in Keras and PyTorch and compiles it four times",
+    ),
+    "python -m scripts.prepare_data --source=DIR --data_dir=OUT": Run(
+        {"DIR": "flowers", "OUT": "tfds"},
+        ("--noverify",),
+        ("tfds/oxford_flowers102/2.1.1",),
+    ),
+    "python -m scripts.benchmark attribution "
+    "--networks=vgg16,runs/inception_seed0": Run(
+        {"vgg16,runs/inception_seed0": "runs/vgg16"},
+        ("--batch_size=1", "--steps=1", "--rounds=1"),
+        before=(
+            "train",
+            "--config=configs/vgg16.py",
+            "--workdir=runs/vgg16",
+            TRAINING,
+            "--config.model.name=vgg16",
+        ),
+        slow="starts a process for each method and framework",
+    ),
+    "python -m scripts.reproduce --out=runs --dry_run": Run(),
+    "python -m scripts.reproduce --out=runs --seeds=0,1,2": Run(
+        {},
+        (
+            "--seeds=0",
+            "--budget=smoke",
+            "--only=baseline_official_paper_a",
+            "--data_dir=flowers",
+            "--cache_dir=cache",
+        ),
+        ("runs/REPORT.md", "runs/baseline_official_paper_a_seed0/result.json"),
+    ),
+    "python -m scripts.reproduce --record='runs/*'": Run(
+        makes=("results/small_official_seed0.json", "RESULTS.md")
+    ),
+}
+# Commands that are run elsewhere: by a test, or for every change.
+COVERED = {
+    "pip install -e .": ".ci/run",
+    "pip install -e .[dev]": ".ci/run",
+    "python -m pytest": ".ci/run",
+    "python -m scripts.train --config=configs/quickstart.py": (
+        "tests/test_quickstart.py::test_small_quickstart"
+    ),
+    "python -m scripts.benchmark train --out=benchmark.json": (
+        "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
+    ),
+}
+SECTIONS = (
+    *("Quick start", "The main job", "Results", "Scripts", "From Python", "Code"),
+    *("Extending", "Limits", "Licence"),
+)
+
+
+def blocks(text: str) -> list[list[str]]:
+    """The commands of each indented block, as they are typed, without line breaks."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"(?:^ {4}.*\n?)+", text, re.MULTILINE)
+    return [
+        [
+            " ".join(command.split())
+            for line in re.sub(r"\\\n", " ", block).strip().splitlines()
+            for command in line.split(" && ")
+        ]
+        for block in found
+    ]
+
+
+BLOCKS = blocks(README)
+COMMANDS = [command for block in BLOCKS for command in block]
 
 
 @pytest.fixture
-def place(tmp_path, flowers, narrow_weights, monkeypatch):
-    """A folder with a tiny run and photos, as the README's examples have them."""
-    config = tiny_config.get_config()
-    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
-    config.data.cache_dir = str(tmp_path / "cache")
-    config.data.shortest_side, config.eval.size = 150, 139
-    config.stages.head.epochs = 1
-    config.stages.finetune.epochs = 0
-    experiment.train(config, tmp_path / "runs/inception_seed0")
-    (tmp_path / "photos").mkdir()
-    for number in range(2):
-        pixels = np.random.default_rng(number).integers(0, 255, (90, 100, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"photos/{number}.jpg")
+def place(
+    tmp_path, flowers, small_run, small_arguments, tiny_run, narrow_weights, monkeypatch
+):
+    """A folder with what the README's commands name, as small files, to be run in."""
+    for name in ("configs", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "flowers").symlink_to(flowers)
+    shutil.copytree(small_run, tmp_path / "runs/inception_seed0")
+    (tmp_path / "runs/inception_seed0/report.html").unlink()
+    (tmp_path / "runs/narrow_inception").symlink_to(tiny_run.workdir)
+    for folder, count in {"photos": 2, "own/aster": 6, "own/rose": 6}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 255, (90, 99, 3), "u1")
+            Image.fromarray(pixels).save(tmp_path / f"{folder}/{number}.jpg")
+    spec = models.get_spec("small")
+    variables = fixtures.random_variables(spec, 0)
+    checkpoint.save(tmp_path / "weights", spec, variables, {"name": "w", "exact": None})
+    spec = models.get_spec(
+        "vgg16", num_classes=9, width=0.05, pooling="flatten", hidden=(12, 10)
+    )
+    variables = fixtures.random_variables(spec, 0)
+    writers.write(tmp_path / "vgg16.h5", "keras_h5", spec, variables, {})
+    load = oxford_flowers.load
+
+    def unchecked(folder, split="official", *_, **__):
+        return load(folder, split, verify=False)
+
+    # scripts.reproduce takes no other pictures for the official ones.
+    monkeypatch.setattr(oxford_flowers, "load", unchecked)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def _cases():
+    for block in BLOCKS:
+        if any(command in RUNS for command in block):
+            reasons = [RUNS[c].slow for c in block if c in RUNS and RUNS[c].slow]
+            marks = [pytest.mark.slow] if reasons else []
+            name = block[0].removeprefix("python -m scripts.")
+            yield pytest.param(block, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("block", _cases())
+def test_commands_run(block, place, small_arguments, capsys):
+    def run(script, *arguments):
+        filled = []
+        for argument in arguments:
+            filled += small_arguments if argument == TRAINING else [argument]
+        assert in_process.run(script, *filled, root=place) == 0, command
+
+    for command in block:
+        if command not in RUNS:
+            continue
+        how, typed = RUNS[command], command
+        for word, instead in how.words.items():
+            assert word in typed
+            typed = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", instead, typed)
+        python, m, script, *arguments = shlex.split(typed)
+        assert (python, m) == ("python", "-m") and script.startswith("scripts.")
+        if how.before:
+            run(*how.before)
+        assert not any((place / name).exists() for name in how.makes)
+        run(script.removeprefix("scripts."), *arguments, *how.more)
+        assert all((place / name).exists() for name in how.makes)
+        assert "failed" not in capsys.readouterr().out  # which benchmarks go on after
+
+
+def test_every_command_is_run():
+    unknown = [c for c in COMMANDS if c not in RUNS and c not in COVERED]
+    assert not unknown, "add them to RUNS, or to COVERED if another test runs them"
+    gone = [c for c in (*RUNS, *COVERED) if c not in COMMANDS]
+    assert not gone, "the README has them no longer"
+    assert not set(RUNS) & set(COVERED)
+
+
+def test_a_new_command_would_be_noticed():
+    text = "a\n\n    pip install x && python -m y \\\n        --z=1\n    rm q\n\nb\n"
+    assert blocks(text) == [["pip install x", "python -m y --z=1", "rm q"]]
+    assert blocks("```text\n    a b\n```\n") == []
+
+
+@pytest.mark.parametrize("command,where", COVERED.items(), ids=list(COVERED))
+def test_commands_that_are_run_elsewhere(command, where):
+    path, _, function = where.partition("::")
+    text = (ROOT / path).read_text()
+    if function:
+        assert f"def {function}(" in text
+        assert all(word.split("=")[-1] in text for word in command.split()[2:])
+    else:
+        assert command in text.replace(" -q ", " ")
+
+
+def test_extras_are_there():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = set(re.findall(r"pip install -e \.\[(\w+)\]", README))
+    assert extras and extras <= set(config["options.extras_require"])
+
+
+def test_every_script_has_its_example():
+    part = README.split("\n## Scripts\n")[1].split("\n## ")[0]
+    examples = dict(re.findall(r"^### (\w+)\n\n((?: {4}.*\n)+)", part, re.MULTILINE))
+    scripts = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")}
+    assert set(examples) == scripts - {"console"}
+    for name, example in examples.items():
+        assert f"python -m scripts.{name} " in example
+
+
+def test_sections_are_in_order():
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert tuple(re.findall(r"^## (.*)$", text, re.MULTILINE)) == SECTIONS
+
+
+def test_files_and_links_are_there():
+    for name in re.findall(r"`((?:results|tests|configs|docs)/[\w./]+)`", README):
+        assert (ROOT / name).exists(), name
+    titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {title.lower().replace(" ", "-") for title in titles}
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        there = link[1:] in anchors if link[0] == "#" else (ROOT / link).is_file()
+        assert there, link
+    assert (ROOT / "docs/figure_4_5.jpg").stat().st_size < 400_000
+
+
 def test_python_examples_run(place):
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(examples) == 2
-    images = np.zeros((1, 80, 80, 3), np.uint8)
-    for example in examples:
-        exec(example, {"images": images})
-    assert Image.open(place / "cam_1.png").size == (139, 139)
-
-
-def test_commands_name_scripts_that_are_there():
-    names = set(re.findall(r"python -m scripts\.(\w+)", README.read_text()))
-    there = {p.stem for p in (README.parent / "scripts").glob("[a-z]*.py")}
-    assert names and names <= there
+    overlays, network = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    exec(overlays, {})
+    assert Image.open("cam_1.png").size == (64, 64)
+    network = network.replace("inception_seed0", "narrow_inception")
+    exec(network, {"images": np.zeros((1, 80, 80, 3), np.uint8)})

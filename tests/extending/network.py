@@ -3,6 +3,7 @@
 config.model = {"name": "residual", "dropout": 0.2, "dtype": "float32"}
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -25,14 +26,18 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x, taps=None):
         endpoints, end = recorder(taps)  # for attribution at any layer
-        x = x.astype(self.dtype)
-        same = {"epsilon": self.epsilon, "use_scale": True, "dtype": self.dtype}
         for block, features in enumerate(self.features, start=1):
-            channels = max(1, round(features * self.width))
-            conv = ConvBN(channels, (3, 3), act=self.act, name=f"block{block}_a", **same)
-            x = conv(ops.max_pool(x, 2, 2))
-            conv = ConvBN(channels, (3, 3), act=self.act, name=f"block{block}_b", **same)
-            x = end(f"block{block}", x + conv(x))
+            conv = functools.partial(
+                ConvBN,
+                features=max(1, round(features * self.width)),
+                kernel_size=(3, 3),
+                epsilon=self.epsilon,
+                use_scale=True,
+                act=self.act,
+                dtype=self.dtype,
+            )
+            x = conv(name=f"block{block}_a")(ops.max_pool(x, 2, 2))
+            x = end(f"block{block}", x + conv(name=f"block{block}_b")(x))
         return endpoints
 
 
