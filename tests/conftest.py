@@ -77,9 +77,10 @@ def small_arguments(tmp_path_factory, flowers) -> list[str]:
         "--config.eval.batch_size=8",
         "--config.test_time.views=((64, 1.0),)",
         "--config.stage_order=('head',)",
-        "--config.stages.head.epochs=40",
+        "--config.stages.head.epochs=100",  # of kept features
         "--config.stages.head.batch_size=8",
-        "--config.stages.head.validate_every=40",
+        "--config.stages.head.learning_rate=0.01",
+        "--config.stages.head.validate_every=100",
     ]
 
 

@@ -80,7 +80,7 @@ RUNS = {
     ),
     f"python -m scripts.attribute_eval {RUN} --methods=saliency,grad_cam,finer_cam "
     "--limit=200 --out=attribution_eval": Run(
-        more=("--limit=4",), makes=("attribution_eval/table.png",)
+        more=("--limit=20",), makes=("attribution_eval/table.png",)
     ),
     f"python -m scripts.paper_figures {RUN} --out=figures": Run(
         more=("--steps=2", *CLASSES),
@@ -193,7 +193,8 @@ def place(
             Image.fromarray(pixels).save(tmp_path / f"{folder}/{number}.jpg")
     spec = models.get_spec("small")
     variables = fixtures.random_variables(spec, 0)
-    checkpoint.save(tmp_path / "weights", spec, variables, {"name": "w", "exact": None})
+    source = {"name": "random", "sha256": None, "exact": None}
+    checkpoint.save(tmp_path / "weights", spec, variables, source)
     spec = models.get_spec(
         "vgg16", num_classes=9, width=0.05, pooling="flatten", hidden=(12, 10)
     )
@@ -219,7 +220,7 @@ def _cases():
             yield pytest.param(block, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("block", _cases())
+@pytest.mark.parametrize("block", list(_cases()))
 def test_commands_run(block, place, small_arguments, capsys):
     def run(script, *arguments):
         filled = []

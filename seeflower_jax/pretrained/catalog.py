@@ -267,9 +267,10 @@ def load_classifier(
     """
     spec, variables, record = load_source(model, weights, cache_dir)
     if "logits" not in variables["params"].get("head", {}):
+        published = CATALOG.get(f"{model}:top")
+        such = f", such as {published.name}" if published else ""
         raise WeightFileError(
-            f"{weights} holds {model} without a classifier, expected one with it, such "
-            f"as {CATALOG[model + ':top'].name}"
+            f"{weights} holds {model} without a classifier, expected one with it{such}"
         )
     return spec, variables, record
 

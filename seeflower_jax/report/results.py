@@ -160,7 +160,8 @@ def _comparison(published, groups) -> str:
                 _spread(found.values("test", metric))
                 for metric in ("top1", "mean_class_top1")
             )
-            how = f"{NAMES[model]}, {_unique(map(_weights, found.results))} weights"
+            name = NAMES.get(model, model)
+            how = f"{name}, {_unique(map(_weights, found.results))} weights"
             lines.append(["here", how, *figures, "results"])
     if lines[-1][0] != "here":
         lines.append(["here", "best recipe", "missing", "", ""])

@@ -12,6 +12,7 @@ from configs import inception
 from seeflower_jax import experiment, models
 from seeflower_jax.attribution import batch, store
 from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
 from tests import fixtures, in_process
 
@@ -110,13 +111,15 @@ def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
         [run.variables["params"]["backbone"], run.variables["batch_stats"]],
         [variables["params"]["backbone"], variables["batch_stats"]],
     )
+    with pytest.raises(WeightFileError, match="small without a classifier"):
+        catalog.load_classifier("small", str(path))
     spec = models.get_spec("small", num_classes=4)
     del arrays["layer4.norm.bias"]
     np.savez(path, **arrays)
     with pytest.raises(MergeError, match="small.npz.*\n.*block4/bn/bias .* is missing"):
         catalog.load_pretrained(spec, str(path))
     np.savez(path, **arrays, fc=np.zeros(3))
-    with pytest.raises(ValueError, match="fc is not expected"):
+    with pytest.raises(WeightFileError, match="fc is not expected"):
         catalog.load_pretrained(spec, str(path))
 
 
