@@ -25,8 +25,9 @@ def run(name: str, *arguments, root: pathlib.Path = ROOT) -> int:
       *arguments: what is typed after it.
       root: the folder with scripts/, another for a script that writes beside it.
     """
-    before, logger = set(flags.FLAGS), logging.getLogger("absl")
-    level, path = logger.level, str(root / "scripts" / f"{name}.py")
+    before, path = set(flags.FLAGS), str(root / "scripts" / f"{name}.py")
+    loggers = logging.root, logging.getLogger("absl")
+    levels, handlers = [logger.level for logger in loggers], logging.root.handlers[:]
     try:
         with mock.patch.object(sys, "argv", [path, *map(str, arguments)]):
             runpy.run_path(path, run_name="__main__")
@@ -36,7 +37,9 @@ def run(name: str, *arguments, root: pathlib.Path = ROOT) -> int:
             return 1
         return ended.code or 0
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        logging.root.handlers[:] = handlers
         for flag in set(flags.FLAGS) - before:  # each script defines its own
             delattr(flags.FLAGS, flag)
         flags.FLAGS.unparse_flags()
