@@ -11,7 +11,7 @@ from unittest import mock
 
 from absl import app, flags
 
-import scripts.console  # noqa: F401  defines --debug once, not for each script
+import scripts.console  # noqa: F401  defines --debug and --json once
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 app.define_help_flags()
@@ -26,6 +26,7 @@ def run(name: str, *arguments, root: pathlib.Path = ROOT) -> int:
       root: the folder with scripts/, another for a script that writes beside it.
     """
     before, path = set(flags.FLAGS), str(root / "scripts" / f"{name}.py")
+    modules = set(sys.modules)
     loggers = logging.root, logging.getLogger("absl")
     levels, handlers = [logger.level for logger in loggers], logging.root.handlers[:]
     try:
@@ -42,5 +43,8 @@ def run(name: str, *arguments, root: pathlib.Path = ROOT) -> int:
         logging.root.handlers[:] = handlers
         for flag in set(flags.FLAGS) - before:  # each script defines its own
             delattr(flags.FLAGS, flag)
+        for module in set(sys.modules) - modules:
+            if module.startswith("scripts."):  # one that defined flags
+                del sys.modules[module]
         flags.FLAGS.unparse_flags()
     raise AssertionError(f"scripts.{name} did not end as scripts do")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import scripts
 from seeflower_jax import models
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.pretrained import checkpoint, writers
@@ -280,8 +281,7 @@ def test_extras_are_there():
 def test_every_script_has_its_example():
     part = README.split("\n## Scripts\n")[1].split("\n## ")[0]
     examples = dict(re.findall(r"^### (\w+)\n\n((?: {4}.*\n)+)", part, re.MULTILINE))
-    scripts = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")}
-    assert set(examples) == scripts - {"console"}
+    assert set(examples) == set(scripts.names())
     for name, example in examples.items():
         assert f"python -m scripts.{name} " in example
 
