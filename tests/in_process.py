@@ -11,7 +11,7 @@ from unittest import mock
 
 from absl import app, flags
 
-import scripts.console  # noqa: F401  defines --debug and --json once
+import scripts.console  # defines --debug and --json once
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 app.define_help_flags()
@@ -44,7 +44,9 @@ def run(name: str, *arguments, root: pathlib.Path = ROOT) -> int:
         for flag in set(flags.FLAGS) - before:  # each script defines its own
             delattr(flags.FLAGS, flag)
         for module in set(sys.modules) - modules:
-            if module.startswith("scripts."):  # one that defined flags
+            package, _, part = module.partition(".")
+            if package == "scripts" and part:  # one that defined flags
                 del sys.modules[module]
+                delattr(scripts, part)
         flags.FLAGS.unparse_flags()
     raise AssertionError(f"scripts.{name} did not end as scripts do")
