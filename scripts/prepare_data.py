@@ -6,6 +6,9 @@ DIR holds the official files. Stock `tfds.builder("oxford_flowers102", data_dir=
 reads what is written, and so does training with `--config.data.dir=OUT`.
 """
 
+import contextlib
+import sys
+
 from absl import flags
 
 from scripts import console
@@ -22,7 +25,8 @@ flags.mark_flags_as_required(["source", "data_dir"])
 
 
 def main(_) -> None:
-    folder = tfds_writer.write(_SOURCE.value, _DATA_DIR.value, _VERIFY.value)
+    with contextlib.redirect_stdout(sys.stderr):  # tfds tells there what it does
+        folder = tfds_writer.write(_SOURCE.value, _DATA_DIR.value, _VERIFY.value)
     console.show({"folder": str(folder)}, str(folder))
 
 
