@@ -15,7 +15,7 @@ enters the counts into activation_max.json there.
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment, maximisation
+from seeflower_jax import experiment, maximisation, records
 from seeflower_jax.attribution import activation_max
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -43,7 +43,7 @@ def main(_) -> None:
         seeds=_SEEDS.value,
         batch_size=_BATCH_SIZE.value,
         judge=experiment.load_run(_JUDGE.value) if _JUDGE.value else None,
-        command=experiment.typed_command(),
+        command=records.typed_command(),
         results=_RESULTS.value,
     )
     counts = "".join(

@@ -14,7 +14,7 @@ leaves out the rest, which take some fifty passes a picture.
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment, explain, judgement
+from seeflower_jax import experiment, explain, judgement, records
 from seeflower_jax.attribution import batch
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -47,10 +47,10 @@ def main(_) -> None:
         limit=_LIMIT.value,
         layer=_LAYER.value,
         batch_size=_BATCH_SIZE.value,
-        command=experiment.typed_command(),
+        command=records.typed_command(),
         results=_RESULTS.value,
     )
-    console.show(experiment.read_result(_OUT.value), table)
+    console.show(records.read_result(_OUT.value), table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment
+from seeflower_jax import records
 from seeflower_jax.comparison import attribution_speed, timing, training_speed
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
@@ -75,8 +75,8 @@ def main(argv) -> None:
     figures, text = COMMANDS[argv[1]]()
     if _OUT.value:
         path = pathlib.Path(_OUT.value).expanduser()
-        record = figures | experiment.provenance(experiment.typed_command())
-        experiment.write_json(path, record)
+        record = figures | records.provenance(records.typed_command())
+        records.write_json(path, record)
     console.show(figures, text)
 
 

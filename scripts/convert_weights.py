@@ -13,7 +13,7 @@ torchvision's names. A trained run is converted with its classifier.
 from absl import app, flags
 
 from scripts import console
-from seeflower_jax import experiment
+from seeflower_jax import experiment, records
 from seeflower_jax.pretrained import catalog, writers
 
 _MODEL = flags.DEFINE_string("model", None, "The network of --source.")
@@ -32,7 +32,7 @@ def _load():
         return catalog.load_source(_MODEL.value, _SOURCE.value)
     run = experiment.load_run(_WORKDIR.value)
     source = {"name": run.workdir.name, "sha256": None, "exact": None}
-    source["config_hash"] = experiment.config_hash(run.config)
+    source["config_hash"] = records.config_hash(run.config)
     return run.spec, run.variables, source
 
 

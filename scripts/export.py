@@ -14,7 +14,7 @@ import shutil
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment, exported
+from seeflower_jax import experiment, exported, records
 from seeflower_jax.data import whitening
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -23,7 +23,7 @@ _OUT = flags.DEFINE_string("out", None, "The folder to make.", required=True)
 
 def main(_) -> None:
     run = experiment.load_run(_WORKDIR.value)
-    result = experiment.read_result(run.workdir)
+    result = records.read_result(run.workdir)
     metrics = {k: result[k] for k in ("validation", "test", "weights") if k in result}
     exported.save(_OUT.value, run, metrics)
     if (fitted := run.workdir / whitening.FILE_NAME).exists():

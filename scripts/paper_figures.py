@@ -12,7 +12,7 @@ scores, in the paper's form and in the robust one.
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment, explain, paper_figures
+from seeflower_jax import experiment, explain, paper_figures, records
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
@@ -35,7 +35,7 @@ def main(_) -> None:
         classes,
         steps=_STEPS.value,
         size=_SIZE.value,
-        command=experiment.typed_command(),
+        command=records.typed_command(),
     )
     console.show({"out": _OUT.value}, _OUT.value)
 

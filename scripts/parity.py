@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from scripts import console
-from seeflower_jax import classify, experiment, models
+from seeflower_jax import classify, models, records
 from seeflower_jax.comparison import parity
 
 _WEIGHTS = flags.DEFINE_string("weights", "", "Folder of Keras' weight files.")
@@ -39,9 +39,9 @@ def main(argv) -> None:
                 lines.append(f"| {model} | {source} | {blocks:.1e} | {last} |")
                 print(f"compared {model}, {source}", file=sys.stderr)
     if _OUT.value:
-        ran = experiment.provenance(experiment.typed_command())
+        ran = records.provenance(records.typed_command())
         record = {"parity": table, **ran}
-        experiment.write_json(pathlib.Path(_OUT.value).expanduser(), record)
+        records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
     console.show({"parity": table}, "\n".join(lines))
 
 

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scripts import console, usage
-from seeflower_jax import experiment, quickstart, reporting
+from seeflower_jax import experiment, quickstart, records, reporting
 from seeflower_jax.report import curves, results
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -36,7 +36,7 @@ def main(_) -> None:
     config = _CONFIG.value
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
-    command = experiment.typed_command()
+    command = records.typed_command()
     result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
     lines = [workdir, results.accuracies(result)]
     if "quickstart" in config:

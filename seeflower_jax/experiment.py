@@ -8,26 +8,20 @@ This module connects the rooms; what each does is in the room.
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import pathlib
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
 import numpy as np
 import tqdm
 
-from seeflower_jax import data, models
+from seeflower_jax import data, models, records
 from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import PixelCache, open_cache
 from seeflower_jax.evaluation import calibration, metrics, predict
@@ -37,56 +31,17 @@ from seeflower_jax.training import loop, partition, stages
 from seeflower_jax.training import step as steps
 from seeflower_jax.training.checkpoint import Checkpoints
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
-# Where files lie on one machine is no part of what a run computes.
-_LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
 # What a trained run may change: only its result is computed again.
 _AFTER_TRAINING = "test_time"
-
-
-def _plain(config) -> dict:
-    """A config as JSON gives it back."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def config_hash(config) -> str:
-    """The first 12 hex digits of the SHA-256 of a config, less its local paths."""
-    plain = _plain(config)
-    for section, key in _LOCAL_KEYS:
-        plain.get(section, {}).pop(key, None)
-    text = json.dumps(plain, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes indented JSON, all or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)
-
-
-def flat(config, prefix=""):
-    """Yields (key, value) of the leaves of a config, `("data.dir", "")`."""
-    for key, value in config.items():
-        if isinstance(value, dict | ml_collections.ConfigDict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def read_result(workdir: str | os.PathLike) -> dict:
-    """The content of `result.json`, empty for a run that is not finished."""
-    path = pathlib.Path(workdir).expanduser() / "result.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _claim_workdir(config, workdir: pathlib.Path) -> None:
     """Writes the config into a new run directory, or compares it with the one there."""
     path = workdir / "config.json"
     if path.exists():
-        there, here = json.loads(path.read_text()), _plain(config)
-        old, new = dict(flat(there)), dict(flat(here))
-        free = {f"{section}.{key}" for section, key in _LOCAL_KEYS}
+        there, here = json.loads(path.read_text()), records.plain(config)
+        old, new = dict(records.flat(there)), dict(records.flat(here))
+        free = {f"{section}.{key}" for section, key in records.LOCAL_KEYS}
         if config.data.source == "folder":  # other folders hold other pictures
             free.remove("data.dir")
         done = there["stage_order"]
@@ -107,53 +62,7 @@ def _claim_workdir(config, workdir: pathlib.Path) -> None:
                 "Give another --workdir, or the same config to go on with that run"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, config.to_dict())
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree, with '-dirty' if it was changed since."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
-    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command + options, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
-
-
-def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
-    """Writes an entry into a file of results, {network: {key: entry}}; keeps others."""
-    path = pathlib.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results.setdefault(network, {})[key] = entry
-    write_json(path, results)
-
-
-def command_line(script: str, arguments: Sequence[str]) -> str:
-    """What is typed to run a script of scripts/, with ~ for the home folder."""
-    command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
-    return command.replace(str(pathlib.Path.home()), "~")
-
-
-def typed_command() -> str:
-    """The command line of the script that runs now."""
-    return command_line(pathlib.Path(sys.argv[0]).stem, sys.argv[1:])
-
-
-def provenance(command: str) -> dict:
-    """What ran where: command, commit, versions, compiler flags, device."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    device = jax.devices()[0]
-    kind = platform.machine() if device.platform == "cpu" else device.device_kind
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    return {
-        "command": command,
-        "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version(), **versions},
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "device": f"{len(jax.devices())} x {device.platform} ({kind}{cores})",
-    }
+    records.write_json(path, config.to_dict())
 
 
 def load_preprocess(config, workdir: pathlib.Path) -> Callable | None:
@@ -190,7 +99,7 @@ class Pictures:
         source = data.load(config.data)
         path, now = workdir / "data.json", source.describe()
         if not path.exists():
-            write_json(path, now)
+            records.write_json(path, now)
         there = json.loads(path.read_text())
         if there != now:
             raise ValueError(
@@ -279,7 +188,10 @@ def _logits(run: Run, pictures: Pictures, split: str) -> np.ndarray:
     and the step of the variables.
     """
     path, config = run.workdir / f"logits_{split}.npz", run.config
-    of = f"config {config_hash(config)}, {pictures.source.fingerprint}, step {run.step}"
+    of = (
+        f"config {records.config_hash(config)}, {pictures.source.fingerprint}, "
+        f"step {run.step}"
+    )
     if path.exists():
         with np.load(path) as kept:
             if kept["of"] == of:
@@ -398,7 +310,7 @@ def _pretrain(config, workdir: pathlib.Path, **options) -> str:
     if not (folder / "model.json").exists():  # which is written last
         shutil.rmtree(folder, ignore_errors=True)
         source = {"name": workdir.name, "sha256": None, "exact": None}
-        source["config_hash"] = config_hash(derived)
+        source["config_hash"] = records.config_hash(derived)
         run = load_run(workdir)
         checkpoint.save(folder, run.spec, run.variables, source)
     return str(folder)
@@ -433,12 +345,12 @@ def train(
     """
     workdir = pathlib.Path(workdir).expanduser()
     _claim_workdir(config, workdir)
-    if result := read_result(workdir):
-        if result["config_hash"] == config_hash(config):
+    if result := records.read_result(workdir):
+        if result["config_hash"] == records.config_hash(config):
             logging.info("%s is finished", workdir)
             return result
 
-    ran = provenance(command)  # of the code as it is now, not when the run ends
+    ran = records.provenance(command)  # of the code as it is now, not when the run ends
     weights_path = config.init.weights
     if "pretraining" in config.init:
         weights_path = _pretrain(
@@ -465,7 +377,7 @@ def train(
     meta = {
         "spec": spec.to_dict(),
         "class_names": list(source.class_names),
-        "config_hash": config_hash(config),
+        "config_hash": records.config_hash(config),
     }
 
     # However this ends, what was being saved is on disk then.
@@ -510,7 +422,7 @@ def train(
         "split": config.data.split,
         "seed": config.seed,
         "weights": weights,
-        "config_hash": config_hash(config),
+        "config_hash": records.config_hash(config),
         **ran,
         "best": {"stage": best["stage"], "metric": config.metric},
         "seconds": {k: round(v, 1) for k, v in progress.seconds.items()},
@@ -539,7 +451,7 @@ def train(
                 fitted = calibration.summary(logits, labels, temperature)
                 result["calibration"] = {"fitted_on": split, **fitted}
     result["seconds"]["evaluation"] = round(time.monotonic() - started, 1)
-    write_json(workdir / "result.json", result)
+    records.write_json(workdir / "result.json", result)
     return result
 
 
@@ -584,7 +496,7 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
         spec = models.ModelSpec(**meta["spec"])
         variables = checkpoints.restore_best(models.shapes(spec))
         step = checkpoints.best_step()
-    fitted = read_result(workdir).get("calibration", {})
+    fitted = records.read_result(workdir).get("calibration", {})
     return Run.of(
         workdir,
         config,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from seeflower_jax import experiment, explain, hints, models
+from seeflower_jax import experiment, explain, hints, models, records
 from seeflower_jax.attribution import batch, faithfulness, localisation
 from seeflower_jax.report import attribution as figures
 
@@ -244,7 +244,7 @@ def _faithfulness(judge, images, labels, batch_size) -> tuple[dict, dict]:
 
 def _record(folder: pathlib.Path, run, result: dict) -> None:
     """Enters a judgement into pointing_game.json and faithfulness.json."""
-    ran = {"run": experiment.config_hash(run.config), "layer": result["layer"]}
+    ran = {"run": records.config_hash(run.config), "layer": result["layer"]}
     ran |= {key: result[key] for key in ("command", "git_commit", "versions", "device")}
     for name, own in result["methods"].items():
         entries, own = {}, dict(own)
@@ -255,14 +255,14 @@ def _record(folder: pathlib.Path, run, result: dict) -> None:
             entries["faithfulness"] = own | {"pictures": result["pictures"]}
         for file, entry in entries.items():
             path = folder / f"{file}.json"
-            experiment.record(path, run.spec.name, name, entry | ran)
+            records.record(path, run.spec.name, name, entry | ran)
 
 
 def _write(out, run, found, command, results) -> str:
     """Writes the three files; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
-    result = {"model": run.spec.name, **found, **experiment.provenance(command)}
-    experiment.write_json(out / "result.json", result)
+    result = {"model": run.spec.name, **found, **records.provenance(command)}
+    records.write_json(out / "result.json", result)
     if results is not None:
         _record(pathlib.Path(results), run, result)
     methods = result["methods"]

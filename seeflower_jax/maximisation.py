@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from seeflower_jax import experiment, models
+from seeflower_jax import experiment, models, records
 from seeflower_jax.attribution import activation_max
 from seeflower_jax.explain import class_index
 from seeflower_jax.report import attribution as figures
@@ -113,7 +113,7 @@ def maximise_classes(
         "recognised": {run.spec.name: _recognised(run, images, labels)},
         "seconds": round(time.monotonic() - started, 1),
         "scores": {names[i]: float(s) for i, s in zip(labels, scores, strict=True)},
-        **experiment.provenance(command),
+        **records.provenance(command),
     }
     if judge is not None:
         result["judge"] = judge.spec.name
@@ -121,17 +121,17 @@ def maximise_classes(
     titles = [names[label] for label in labels]
     figures.write_sheet(out / "sheet.png", images, titles)
     figures.write_score_curves(out / "curves.png", curves, titles)
-    experiment.write_json(out / "result.json", result)
+    records.write_json(out / "result.json", result)
     if results is not None:
         entry = {key: value for key, value in result.items() if key != "scores"}
         entry |= {
             "recognised": result["recognised"][judge.spec.name],
             "recognised_by_itself": result["recognised"][run.spec.name],
-            "run": experiment.config_hash(run.config),
-            "judge_run": experiment.config_hash(judge.config),
+            "run": records.config_hash(run.config),
+            "judge_run": records.config_hash(judge.config),
         }
         path = pathlib.Path(results) / "activation_max.json"
-        experiment.record(path, run.spec.name, form, entry)
+        records.record(path, run.spec.name, form, entry)
     return result
 
 

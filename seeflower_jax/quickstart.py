@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from seeflower_jax import data, experiment, explain, maximisation
+from seeflower_jax import data, experiment, explain, maximisation, records
 from seeflower_jax.attribution import localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data.cache import center_view
@@ -69,7 +69,7 @@ def show(config, workdir: str | os.PathLike, command: str = "") -> dict:
             "recognised": maximised["recognised"][run.spec.name],
         },
     }
-    experiment.write_json(path, summary)
+    records.write_json(path, summary)
     return summary
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from seeflower_jax import experiment, explain, maximisation
+from seeflower_jax import experiment, explain, maximisation, records
 from seeflower_jax.data.cache import center_view
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.report import html, results
@@ -55,7 +55,7 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
     given = {
         "title": _title(config),
         "config": _without_home(config.to_dict()),
-        "result": experiment.read_result(workdir),
+        "result": records.read_result(workdir),
         "records": [json.loads(line) for line in lines],
     }
     try:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import ml_collections
 
-from seeflower_jax import data, experiment, hints, paper_figures
+from seeflower_jax import data, experiment, hints, paper_figures, records
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.report import curves, dataset, results
 
@@ -165,8 +165,8 @@ class PlannedRun:
     @property
     def result(self) -> dict | None:
         """What `run` gave, if it is finished and of this config."""
-        result = experiment.read_result(self.workdir)
-        same = result.get("config_hash") == experiment.config_hash(self.config)
+        result = records.read_result(self.workdir)
+        same = result.get("config_hash") == records.config_hash(self.config)
         return result if same else None
 
     @property
@@ -227,14 +227,14 @@ def _plan_run(row, seed, out, budget, changes, weights_dir) -> PlannedRun:
     if budget == "smoke":
         _shrink(config)
         arguments = [f"--out={out}", f"--only={row.name}", "--budget=smoke"]
-        command = experiment.command_line("reproduce", arguments)
+        command = records.command_line("reproduce", arguments)
     else:
-        flat = dict(experiment.flat(default))
+        flat = dict(records.flat(default))
         arguments = [f"--config=configs/{module}.py:{variant}", f"--workdir={workdir}"]
         for key, value in changes.items():
             if flat[key] != value:
                 arguments.append(f"--config.{key}={value}")
-        command = experiment.command_line("train", arguments)
+        command = records.command_line("train", arguments)
     return PlannedRun(row, name, workdir, config, command)
 
 
@@ -320,7 +320,7 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
     if result["recipe"].endswith("_smoke"):
         raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")
     target = pathlib.Path(folder) / f"{result_name(result)}.json"
-    experiment.write_json(target, result)
+    records.write_json(target, result)
     return target
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from configs import baseline, inception, vgg16, vgg19
-from seeflower_jax import classify, experiment, models
+from seeflower_jax import classify, experiment, models, records
 from seeflower_jax.data import augment
 from seeflower_jax.training import partition, stages
 from tests import fixtures
 
 
 def test_the_best_recipe_of_inception_is_the_one_that_was_run():
-    assert experiment.config_hash(inception.get_config()) == "10d3f5ef6661"
+    assert records.config_hash(inception.get_config()) == "10d3f5ef6661"
     assert inception.get_config("best").to_dict() == inception.get_config().to_dict()
 
 

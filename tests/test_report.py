@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import experiment, reporting
+from seeflower_jax import experiment, records, reporting
 from seeflower_jax.report import html as html_report
 from tests import tiny_config
 from tests.browser import Browser
@@ -54,7 +54,7 @@ def _section(tree, name):
 
 def test_numbers_and_pictures_of_a_run(run, page):
     tree = ElementTree.fromstring(page.read_text())
-    result = experiment.read_result(run.workdir)
+    result = records.read_result(run.workdir)
     rows = [_text(row) for row in _section(tree, "result").iter("tr")][1:]
     for row, split in zip(rows, ("test", "validation"), strict=True):
         top1, count = result[split]["top1"], result[split]["count"]

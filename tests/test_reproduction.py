@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from seeflower_jax import experiment, reproduction
+from seeflower_jax import records, reproduction
 from seeflower_jax.report import results
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -135,7 +135,7 @@ def test_recording(tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
         reproduction.record(tmp_path, tmp_path)
     (tmp_path / "run").mkdir()
-    experiment.write_json(tmp_path / "run/result.json", _result(seed=2))
+    records.write_json(tmp_path / "run/result.json", _result(seed=2))
     path = reproduction.record(tmp_path / "run", tmp_path)
     assert path.name == "vgg16_official_paper_seed2.json"
     (tmp_path / "benchmark.json").write_text("{}")

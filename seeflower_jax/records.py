@@ -1,0 +1,105 @@
+"""What is written down of runs and results: JSON, hashes of configs, what ran where.
+
+result |= records.provenance(records.typed_command())
+records.write_json(path, result)
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+import ml_collections
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+# Where files lie on one machine is no part of what a run computes.
+LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
+
+
+def plain(config) -> dict:
+    """A config as JSON gives it back."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def config_hash(config) -> str:
+    """The first 12 hex digits of the SHA-256 of a config, less its local paths."""
+    hashed = plain(config)
+    for section, key in LOCAL_KEYS:
+        hashed.get(section, {}).pop(key, None)
+    text = json.dumps(hashed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flat(config, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yields (key, value) of the leaves of a config, `("data.dir", "")`."""
+    for key, value in config.items():
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes indented JSON, all or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def read_result(workdir: str | os.PathLike) -> dict:
+    """The content of `result.json`, empty for a run that is not finished."""
+    path = pathlib.Path(workdir).expanduser() / "result.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
+    """Writes an entry into a file of results, {network: {key: entry}}; keeps others."""
+    path = pathlib.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results.setdefault(network, {})[key] = entry
+    write_json(path, results)
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """What is typed to run a script of scripts/, with ~ for the home folder."""
+    command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
+    return command.replace(str(pathlib.Path.home()), "~")
+
+
+def typed_command() -> str:
+    """The command line of the script that runs now."""
+    return command_line(pathlib.Path(sys.argv[0]).stem, sys.argv[1:])
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree, with '-dirty' if it was changed since."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
+    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command + options, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def provenance(command: str) -> dict:
+    """What ran where: command, commit, versions, compiler flags, device."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    kind = platform.machine() if device.platform == "cpu" else device.device_kind
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return {
+        "command": command,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "device": f"{len(jax.devices())} x {device.platform} ({kind}{cores})",
+    }
