@@ -1,6 +1,8 @@
 """VGG19 on Oxford 102 Flowers, official split: the best recipe and heads of VGG16.
 
-python -m scripts.train --config=configs/vgg19.py
+    python -m scripts.train --config=configs/vgg19.py
+
+Seed 0 on approximate weights: test top-1 .8759, mean class .8922, validation .9088.
 """
 
 from ml_collections import ConfigDict
