@@ -10,7 +10,6 @@ weights).
 from ml_collections import ConfigDict
 
 from configs import paper
-from seeflower_jax import hints
 
 VARIANTS = ("best", "zca", *paper.RECIPES)
 
@@ -22,9 +21,7 @@ def get_config(variant: str = "best") -> ConfigDict:
       variant: 'best'; 'zca' is it with whitened pictures; 'paper' and 'corrected' are
         described in configs/paper.py.
     """
-    if variant not in VARIANTS:
-        hint = hints.did_you_mean(variant, VARIANTS)
-        raise ValueError(f"unknown variant {variant!r}; there are {VARIANTS}{hint}")
+    paper.check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.recipe = "best"
     config.seed = 0

@@ -15,7 +15,16 @@ a step that SGD has there, 2.5 % in all, is absent.
 
 from ml_collections import ConfigDict
 
+from seeflower_jax import hints
+
 RECIPES = ("paper", "corrected")
+
+
+def check_variant(variant: str, known: tuple[str, ...]) -> None:
+    """Refuses a variant that a config does not have, with the nearest one it has."""
+    if variant not in known:
+        hint = hints.did_you_mean(variant, known)
+        raise ValueError(f"unknown variant {variant!r}; there are {known}{hint}")
 
 
 def stage(like: ConfigDict, **changes) -> ConfigDict:

@@ -20,7 +20,6 @@ config.test_time.views = ((224, 0.875),).
 from ml_collections import ConfigDict
 
 from configs import inception, paper
-from seeflower_jax import hints
 
 VARIANTS = ("best", *paper.RECIPES)
 
@@ -60,9 +59,7 @@ def get_config(variant: str = "best") -> ConfigDict:
 
 def flowers(variant: str) -> ConfigDict:
     """What VGG16 and VGG19 share: the best recipe, and the head of the variant."""
-    if variant not in VARIANTS:
-        hint = hints.did_you_mean(variant, VARIANTS)
-        raise ValueError(f"unknown variant {variant!r}; there are {VARIANTS}{hint}")
+    paper.check_variant(variant, VARIANTS)
     config = inception.get_config()
     config.model.name = "vgg16"
     config.model.dropout = 0.5
