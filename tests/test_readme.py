@@ -43,7 +43,6 @@ class Run:
 
 IMAGES = {"IMAGE...": "photos/0.jpg photos/1.jpg"}
 CLASSES = ("--classes=0,2",)  # the small set has four
-NEW_RUN = {"inception_seed0": "new"}
 TRAIN = "python -m scripts.train --config=configs/inception.py"
 RUN = "--workdir=runs/inception_seed0"
 RUNS = {
