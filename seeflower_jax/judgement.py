@@ -178,6 +178,8 @@ def judge_methods(
       ValueError: for unknown judges, methods and layers, and if too little is
         classified correctly.
     """
+    if not judges:
+        raise ValueError(f"no judge given; known are {', '.join(JUDGES)}")
     for name in judges:
         if name not in JUDGES:
             raise ValueError(
@@ -188,6 +190,10 @@ def judge_methods(
     layer = layer or batch.map_layer(run.spec, run.size)
     judge = _Judge(run, methods, layer)
     images, labels = _correct(run, pictures, limit, layer, batch_size)
+    if not len(labels):
+        raise ValueError(
+            "no picture is classified correctly: there is none to judge by"
+        )
     found = {"layer": layer, "pictures": len(labels)}
     figures_of = {name: {} for name in methods}
     if "pointing_game" in judges:

@@ -104,6 +104,12 @@ def test_judgement(run, tmp_path, monkeypatch):
     assert set(scores) == {"pointing_game"}
     with pytest.raises(ValueError, match="known are .*did you mean 'faithfulness'"):
         alone("faithfullness")
+    with pytest.raises(ValueError, match="no judge given; known are pointing_game"):
+        judgement.judge_methods(run, pictures, ["eigen_cam"], tmp_path, judges=[])
+    none = images[:0], labels[:0]
+    monkeypatch.setattr(judgement, "_correct", lambda *_: none)
+    with pytest.raises(ValueError, match="no picture is classified correctly"):
+        alone("faithfulness")
 
 
 def test_grids_have_four_classes():
