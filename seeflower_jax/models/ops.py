@@ -4,7 +4,7 @@
 
 Every function computes the standard operation; on a GPU or TPU it is the standard XLA
 operation. XLA's CPU backend reaches its speed only for some shapes, so on a CPU the
-same sums are written in the forms it is fast at (`_forward_cpu`,
+same sums are written in the forms it is fast at (`_forward_cpu`, `_input_gradient_cpu`,
 `_kernel_gradient_cpu`). The choice is made when the function is lowered, so one traced
 function serves both.
 """
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_NO_PADDING = ((0, 0), (0, 0))
 
 
 def _explicit_padding(x_shape, kernel_shape, strides, padding):
@@ -43,6 +44,24 @@ def _shifted(x, kernel_size, strides, padding, out_size):
             ]
 
 
+def _add_shifted(taps, x_shape, kernel_size, strides, padding):
+    """The transpose of `_shifted`: the sum, [N, H, W, C], of what each tap gives to the
+    pixels that it multiplies."""
+    sides = [size + sum(pad) for size, pad in zip(x_shape[1:3], padding, strict=True)]
+    total = 0.0
+    for place, tap in enumerate(taps):
+        config = [(0, 0, 0)]
+        for start, side, size, stride in zip(
+            divmod(place, kernel_size[1]), sides, tap.shape[1:3], strides, strict=True
+        ):
+            end = side - start - (size - 1) * stride - 1
+            config.append((start, end, stride - 1))
+        total += lax.pad(tap, jnp.zeros((), tap.dtype), [*config, (0, 0, 0)])
+    (top, bottom), (left, right) = padding
+    height, width = sides
+    return total[:, top : height - bottom, left : width - right]
+
+
 def _forward_cpu(x, kernel, strides, padding):
     kh, kw, c_in, _ = kernel.shape
     pads = _explicit_padding(x.shape, kernel.shape, strides, padding)
@@ -66,6 +85,33 @@ def _forward_cpu(x, kernel, strides, padding):
             return jnp.concatenate(taps, -1) @ kernel.reshape(-1, kernel.shape[-1])
         return sum(tap @ kernel[i // kw, i % kw] for i, tap in enumerate(taps))
     return _conv(x, kernel, strides, padding)
+
+
+def _input_gradient(x, kernel, g, strides, padding):
+    return jax.vjp(lambda x: _conv(x, kernel, strides, padding), x)[1](g)[0]
+
+
+def _input_gradient_cpu(x, kernel, g, strides, padding):
+    kh, kw = kernel.shape[:2]
+    pads = _explicit_padding(x.shape, kernel.shape, strides, padding)
+    if strides == (1, 1):
+        # Written out, because XLA brings only convolutions outside of loops into the
+        # form that it is fast at: within a scan this is 4 times as fast.
+        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        return _conv(
+            g,
+            turned,
+            strides,
+            [
+                (k - 1 - low, k - 1 - high)
+                for k, (low, high) in zip((kh, kw), pads, strict=True)
+            ],
+        )
+    if kernel.shape[2] < 16:  # few channels: one product over all taps
+        taps = jnp.split(g @ kernel.reshape(-1, kernel.shape[-1]).T, kh * kw, -1)
+    else:
+        taps = (g @ kernel[i // kw, i % kw].T for i in range(kh * kw))
+    return _add_shifted(taps, x.shape, (kh, kw), strides, pads)
 
 
 def _kernel_gradient(x, kernel, g, strides, padding):
@@ -122,7 +168,13 @@ def _conv2d_bwd(strides, padding, residuals, g):
     if kernel.shape[:2] == (1, 1) and strides == (1, 1):
         dx = g @ kernel[0, 0].T
     else:
-        dx = jax.vjp(lambda x: _conv(x, kernel, strides, padding), x)[1](g)[0]
+        dx = lax.platform_dependent(
+            x,
+            kernel,
+            g,
+            cpu=lambda x, k, g: _input_gradient_cpu(x, k, g, strides, padding),
+            default=lambda x, k, g: _input_gradient(x, k, g, strides, padding),
+        )
     dk = lax.platform_dependent(
         x,
         kernel,
@@ -139,8 +191,7 @@ conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
 def _windows(x, window, stride):
     """Yields for each of the `window`**2 places in a pooling window its pixels."""
     out_size = [(size - window) // stride + 1 for size in x.shape[1:3]]
-    no_padding = ((0, 0), (0, 0))
-    return _shifted(x, (window, window), (stride, stride), no_padding, out_size)
+    return _shifted(x, (window, window), (stride, stride), _NO_PADDING, out_size)
 
 
 def _max_pool(x, window, stride):
@@ -155,21 +206,12 @@ def _max_pool_gradient_cpu(x, y, g, window, stride):
     # The first maximum of a window receives its gradient, as in XLA's
     # select-and-scatter, which runs one element at a time on a CPU: this is 4 times as
     # fast.
-    height, width = x.shape[1:3]
-    zero = jnp.zeros((), g.dtype)
-    dx, taken = jnp.zeros_like(x), jnp.zeros(y.shape, bool)
-    for place, pixels in enumerate(_windows(x, window, stride)):
-        i, j = divmod(place, window)
+    taps, taken = [], jnp.zeros(y.shape, bool)
+    for pixels in _windows(x, window, stride):
         first = (pixels == y) & ~taken
         taken = taken | first
-        below = height - i - (y.shape[1] - 1) * stride - 1
-        right = width - j - (y.shape[2] - 1) * stride - 1
-        dx = dx + lax.pad(
-            jnp.where(first, g, zero),
-            zero,
-            ((0, 0, 0), (i, below, stride - 1), (j, right, stride - 1), (0, 0, 0)),
-        )
-    return dx
+        taps.append(jnp.where(first, g, jnp.zeros((), g.dtype)))
+    return _add_shifted(taps, x.shape, (window, window), (stride, stride), _NO_PADDING)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
