@@ -36,6 +36,9 @@ _TARGET = flags.DEFINE_string(
     "target", "predicted", "What is explained: predicted, true, a class name or index."
 )
 _LAYER = flags.DEFINE_string("layer", None, "Of class activation maps.")
+_OPTIONS = flags.DEFINE_list(
+    "options", [], "Of methods: integrated_gradients.steps=8,occlusion.window=64."
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures at once.", 1)
 _DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of the maps.")
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many pictures.", 1)
@@ -67,6 +70,7 @@ def main(_) -> None:
         _OUT.value,
         target=_TARGET.value,
         layer=_LAYER.value,
+        options=batch.parse_options(_OPTIONS.value),
         batch_size=_BATCH_SIZE.value,
         dtype=_DTYPE.value,
         overlays=_OVERLAYS.value,

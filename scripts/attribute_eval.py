@@ -8,7 +8,8 @@ For each method: the grid pointing game (chance is .25), deletion and insertion,
 layers are randomised from the top down. Only correctly classified pictures count. OUT
 gets result.json, table.md and table.png; the table is printed. --results=results enters
 the figures into pointing_game.json and faithfulness.json there. --judges=pointing_game
-leaves out the rest, which take some fifty passes a picture.
+leaves out the rest, which take some fifty passes a picture. A grid has four pictures as
+the network takes them, and so four times their pixels; --grid_size=224 shrinks it.
 """
 
 from absl import flags
@@ -29,6 +30,12 @@ _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which pictu
 _LIMIT = flags.DEFINE_integer("limit", 200, "Pictures, and grids of four.", 4)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at once.", 1)
 _LAYER = flags.DEFINE_string("layer", None, "Of class activation maps.")
+_OPTIONS = flags.DEFINE_list(
+    "options", [], "Of methods: integrated_gradients.steps=8,score_cam.channels=32."
+)
+_GRID_SIZE = flags.DEFINE_integer(
+    "grid_size", 0, "Side of the grids in pixels; 0 is twice that of a picture.", 0
+)
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where the data is, if not where the run found it."
@@ -46,6 +53,8 @@ def main(_) -> None:
         judges=_JUDGES.value,
         limit=_LIMIT.value,
         layer=_LAYER.value,
+        options=batch.parse_options(_OPTIONS.value),
+        grid_size=_GRID_SIZE.value,
         batch_size=_BATCH_SIZE.value,
         command=records.typed_command(),
         results=_RESULTS.value,

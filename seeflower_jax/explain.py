@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -162,7 +162,11 @@ def _read(pool, pictures: PictureList, part: Sequence[int]):
 
 
 def make_explainer(
-    network: Network, methods: Sequence[str], layer: str | None, batch_size: int
+    network: Network,
+    methods: Sequence[str],
+    layer: str | None,
+    batch_size: int,
+    options: Mapping[str, Mapping] | None = None,
 ) -> Callable:
     """Builds explain(positions, pixels, targets) for a network and what it takes.
 
@@ -177,7 +181,7 @@ def make_explainer(
     """
     mesh = loader.make_mesh()
     explainer = batch.make_explainer(
-        network.spec, methods, layer, network.preprocess, network.size
+        network.spec, methods, layer, network.preprocess, network.size, options
     )
     variables = loader.replicate(network.variables, mesh)
     side = photos.longest_side(network.shortest_side)
@@ -265,6 +269,7 @@ def attribute(
     *,
     target: str = "predicted",
     layer: str | None = None,
+    options: Mapping[str, Mapping] | None = None,
     batch_size: int = 16,
     dtype: str = "float16",
     overlays: bool = False,
@@ -282,6 +287,7 @@ def attribute(
       out: the folder.
       target: see `target_labels`.
       layer: of class activation maps; that of `batch.map_layer` by default.
+      options: of methods, as of `batch.make_explainer`.
       batch_size: pictures at once.
       dtype: of the maps on disk, 'float16' or 'float32'.
       overlays: whether to write a PNG per picture and method too.
@@ -299,7 +305,7 @@ def attribute(
     labels = target_labels(target, pictures, network.class_names)
     batch.check_methods(methods)
     layer = layer or batch.map_layer(network.spec, network.size)
-    explain = make_explainer(network, methods, layer, batch_size)
+    explain = make_explainer(network, methods, layer, batch_size, options)
     boxed = [name for name in methods if boxes and batch.METHODS[name].layered]
     names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()[:12]
     store = MapStore(
@@ -310,6 +316,7 @@ def attribute(
             "methods": list(methods),
             "target": target,
             "layer": layer,
+            "options": {k: dict(v) for k, v in (options or {}).items()},
             "dtype": dtype,
             "boxes": boxes,
         },

@@ -8,7 +8,7 @@ This module connects the rooms, as `experiment` does for training.
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -87,11 +87,19 @@ def draw_grids(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
 class _Judge:
     """The compiled functions of one network."""
 
-    def __init__(self, run, methods, layer):
+    def __init__(self, run, methods, layer, options, grid_size):
         self._run = run
+        # A head of flattened features takes one size alone.
+        flat = run.spec.pooling == "flatten"
+        self.grid_size = run.size if flat else grid_size or 2 * run.size
         self._preprocess = run.preprocess
         self._maps = batch.make_explainer(
-            run.spec, methods, layer, self._preprocess, run.size
+            run.spec,
+            methods,
+            layer,
+            self._preprocess,
+            min(run.size, self.grid_size),
+            options,
         )
         self._faithfulness = jax.jit(self._judge)
 
@@ -132,10 +140,8 @@ class _Judge:
     def grids(self, images, labels, cells) -> dict[str, np.ndarray]:
         """{method: share in the target's cell [N]} of grids of pictures [N, 4, ...]."""
         grids = localisation.grid_pictures(images)
-        if self._run.spec.pooling == "flatten":  # this head takes one size alone
-            grids = jax.image.resize(
-                grids, (len(grids), *images.shape[2:4], 3), "bilinear"
-            )
+        side = self.grid_size
+        grids = jax.image.resize(grids, (len(grids), side, side, 3), "bilinear")
         own = np.take_along_axis(labels, cells[:, None], -1)[:, 0]
         return {
             name: np.asarray(localisation.grid_pointing(values, cells))
@@ -152,6 +158,8 @@ def judge_methods(
     judges: Sequence[str] = tuple(JUDGES),
     limit: int = 200,
     layer: str | None = None,
+    options: Mapping[str, Mapping] | None = None,
+    grid_size: int = 0,
     batch_size: int = 8,
     command: str = "",
     results: str | os.PathLike | None = None,
@@ -167,6 +175,8 @@ def judge_methods(
       limit: number of pictures, all correctly classified, and of grids. The
         randomisation check takes the first batch alone.
       layer: of class activation maps; that of `batch.map_layer` by default.
+      options: of methods, as of `batch.make_explainer`.
+      grid_size: side of the grids in pixels, even; 0 is twice that of a picture.
       batch_size: pictures at once.
       command: what was typed, for the record.
       results: a folder whose pointing_game.json and faithfulness.json get the figures.
@@ -188,18 +198,24 @@ def judge_methods(
             )
     out = pathlib.Path(out).expanduser()
     layer = layer or batch.map_layer(run.spec, run.size)
-    judge = _Judge(run, methods, layer)
+    if grid_size % 2:
+        raise ValueError(
+            f"a grid of {grid_size} pixels has no halves; give an even one"
+        )
+    judge = _Judge(run, methods, layer, options, grid_size)
     images, labels = _correct(run, pictures, limit, layer, batch_size)
     if not len(labels):
         raise ValueError(
             "no picture is classified correctly: there is none to judge by"
         )
     found = {"layer": layer, "pictures": len(labels)}
+    found["options"] = {name: dict(own) for name, own in (options or {}).items()}
     figures_of = {name: {} for name in methods}
     if "pointing_game" in judges:
         grids = draw_grids(labels, limit, run.config.seed)
         scores = _pointing_game(judge, images, labels, grids, batch_size)
-        found |= {"grids": len(grids), "chance": {"pointing_game": 0.25}}
+        found |= {"grids": len(grids), "grid_size": judge.grid_size}
+        found["chance"] = {"pointing_game": 0.25}
         for name, values in scores.items():
             figures_of[name]["pointing_game"] = values
     if "faithfulness" in judges:
@@ -256,9 +272,14 @@ def _record(folder: pathlib.Path, run, result: dict) -> None:
         entries, own = {}, dict(own)
         if "pointing_game" in own:
             score = own.pop("pointing_game")
-            entries["pointing_game"] = {"score": score, "grids": result["grids"]}
+            entries["pointing_game"] = {
+                "score": score,
+                "grids": result["grids"],
+                "grid_size": result["grid_size"],
+            }
         if own:
             entries["faithfulness"] = own | {"pictures": result["pictures"]}
+        ran["options"] = result["options"].get(name, {})
         for file, entry in entries.items():
             path = folder / f"{file}.json"
             records.record(path, run.spec.name, name, entry | ran)

@@ -68,6 +68,8 @@ def test_judgement(run, tmp_path, monkeypatch):
         tmp_path,
         limit=6,
         layer="mixed2",
+        options={"saliency": {}},
+        grid_size=96,
         batch_size=4,
         results=tmp_path / "results",
     )
@@ -87,6 +89,7 @@ def test_judgement(run, tmp_path, monkeypatch):
     for method, own in result["methods"].items():
         pointing = recorded["pointing_game"]["inception_v3"][method]
         assert (pointing["score"], pointing["grids"]) == (own["pointing_game"], 6)
+        assert (pointing["grid_size"], pointing["options"]) == (96, {})
         faithful = recorded["faithfulness"]["inception_v3"][method]
         assert faithful["deletion"] == own["deletion"] and faithful["pictures"] == 6
         assert faithful["layer"] == "mixed2"
@@ -106,6 +109,8 @@ def test_judgement(run, tmp_path, monkeypatch):
         alone("faithfullness")
     with pytest.raises(ValueError, match="no judge given; known are pointing_game"):
         judgement.judge_methods(run, pictures, ["eigen_cam"], tmp_path, judges=[])
+    with pytest.raises(ValueError, match="a grid of 75 pixels has no halves"):
+        judgement.judge_methods(run, pictures, ["eigen_cam"], tmp_path, grid_size=75)
     none = images[:0], labels[:0]
     monkeypatch.setattr(judgement, "_correct", lambda *_: none)
     with pytest.raises(ValueError, match="no picture is classified correctly"):

@@ -9,7 +9,8 @@ Methods that share work, like the forward pass, do it once: they are compiled to
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,42 @@ def check_methods(names: Sequence[str]) -> None:
         raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")
 
 
+def options_of(name: str) -> dict[str, int | float]:
+    """The numbers that a method takes besides, {'steps': 32}, with their defaults."""
+    return {
+        key: parameter.default
+        for key, parameter in inspect.signature(
+            METHODS[name].function
+        ).parameters.items()
+        if type(parameter.default) in (int, float)
+    }
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, dict[str, int | float]]:
+    """Options of methods as they are typed, 'integrated_gradients.steps=8', as dicts.
+
+    Raises:
+      ValueError: for an unknown method or option, and for what is no such number.
+    """
+    options = {}
+    for text in texts:
+        name, _, assignment = text.partition(".")
+        key, _, value = assignment.partition("=")
+        check_methods([name])
+        known = options_of(name)
+        if key not in known:
+            raise ValueError(
+                f"{name} has no option {key!r}, of {text!r}: it has "
+                f"{', '.join(known) or 'none'}{hints.did_you_mean(key, known)}"
+            )
+        try:
+            options.setdefault(name, {})[key] = type(known[key])(value)
+        except ValueError:
+            kind = "a whole number" if type(known[key]) is int else "a number"
+            raise ValueError(f"{text!r}: expected {kind} after =") from None
+    return options
+
+
 def check_target(target: int, num_classes: int) -> None:
     """Refuses a class index that the network has no logit for.
 
@@ -148,6 +185,7 @@ def make_explainer(
     layer: str | None = None,
     preprocess: Callable | None = None,
     size: int | None = None,
+    options: Mapping[str, Mapping] | None = None,
 ) -> Callable:
     """Builds a jitted explain(variables, images, targets, keys).
 
@@ -158,6 +196,8 @@ def make_explainer(
       preprocess: as of `models.bind`.
       size: side in pixels of the pictures, or of the smallest of them; the network's
         own if None.
+      options: of methods by name, `{"integrated_gradients": {"steps": 8}}`; those of
+        methods that are not asked for are left aside.
 
     Returns:
       explain, of variables, images [N, H, W, 3] in [0, 255], targets int [N]
@@ -183,9 +223,10 @@ def make_explainer(
         maps = {}
         for name in methods:
             method = METHODS[name]
-            options = {"layer": layer} if method.layered else {}
-            options |= {"keys": keys} if method.random else {}
-            maps[name] = method.function(network, images, targets, **options)
+            given = dict((options or {}).get(name, {}))
+            given |= {"layer": layer} if method.layered else {}
+            given |= {"keys": keys} if method.random else {}
+            maps[name] = method.function(network, images, targets, **given)
         return logits, targets, maps
 
     def explain(variables, images, targets, keys):

@@ -94,6 +94,9 @@ def _input_gradient(x, kernel, g, strides, padding):
 def _input_gradient_cpu(x, kernel, g, strides, padding):
     kh, kw = kernel.shape[:2]
     pads = _explicit_padding(x.shape, kernel.shape, strides, padding)
+    if kernel.shape[2] < 16:  # few channels: one product over all taps
+        taps = jnp.split(g @ kernel.reshape(-1, kernel.shape[-1]).T, kh * kw, -1)
+        return _add_shifted(taps, x.shape, (kh, kw), strides, pads)
     if strides == (1, 1):
         # Written out, because XLA brings only convolutions outside of loops into the
         # form that it is fast at: within a scan this is 4 times as fast.
@@ -107,10 +110,7 @@ def _input_gradient_cpu(x, kernel, g, strides, padding):
                 for k, (low, high) in zip((kh, kw), pads, strict=True)
             ],
         )
-    if kernel.shape[2] < 16:  # few channels: one product over all taps
-        taps = jnp.split(g @ kernel.reshape(-1, kernel.shape[-1]).T, kh * kw, -1)
-    else:
-        taps = (g @ kernel[i // kw, i % kw].T for i in range(kh * kw))
+    taps = (g @ kernel[i // kw, i % kw].T for i in range(kh * kw))
     return _add_shifted(taps, x.shape, (kh, kw), strides, pads)
 
 

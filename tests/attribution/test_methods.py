@@ -13,6 +13,7 @@ from seeflower_jax.attribution.grad_cam import grad_cam
 from seeflower_jax.attribution.integrated_gradients import integrated_gradients
 from seeflower_jax.attribution.occlusion import occlusion
 from seeflower_jax.attribution.saliency import gradient, saliency, signed_saliency
+from seeflower_jax.attribution.score_cam import score_cam
 from seeflower_jax.attribution.smooth_grad import smooth_grad
 from tests import fixtures
 
@@ -206,6 +207,59 @@ def test_memory_does_not_grow_with_steps(network, images, method):
         return analysis.temp_size_in_bytes
 
     assert memory(64) < 1.1 * memory(4)
+
+
+def test_score_cam_of_the_channels_that_vary_most(network, images):
+    whole = score_cam(network, images, layer="block3_conv3")
+    channels = network(images)[1]["block3_conv3"].shape[-1]
+    same = score_cam(network, images, layer="block3_conv3", channels=channels)
+    np.testing.assert_allclose(same, whole, rtol=1e-4, atol=1e-6 * whole.max())
+    more = score_cam(network, images, layer="block3_conv3", channels=2 * channels)
+    np.testing.assert_array_equal(more, same)
+
+    # Of a layer that varies in one channel alone, that channel is enough.
+    layer = jnp.ones((3, 2, 2, 3)).at[:, 0, 0, 1].set(2)
+    bright = jnp.full_like(images, 255)
+
+    def network(images):
+        return images.mean((1, 2)), {"layer": layer}
+
+    one = score_cam(network, bright, layer="layer", channels=1)
+    assert one.max() > 0
+    np.testing.assert_allclose(one, score_cam(network, bright, layer="layer"))
+
+
+def test_options_of_methods(variables, images):
+    options = batch.parse_options(
+        ["integrated_gradients.steps=3", "occlusion.window=32", "occlusion.baseline=9"]
+    )
+    assert options == {
+        "integrated_gradients": {"steps": 3},
+        "occlusion": {"window": 32, "baseline": 9.0},
+    }
+    explain = batch.make_explainer(SPEC, ["integrated_gradients"], options=options)
+    labels, keys = jnp.array([0, 1, 2]), jax.random.split(jax.random.key(0), 3)
+    found = explain(variables, images, labels, keys)[2]["integrated_gradients"]
+    bound = functools.partial(models.apply, SPEC, variables)
+    three = integrated_gradients(bound, images, labels, steps=3)
+    np.testing.assert_allclose(found, three, rtol=1e-3, atol=1e-6)
+    assert not np.allclose(found, integrated_gradients(bound, images, labels, steps=2))
+
+
+@pytest.mark.parametrize(
+    "text,error",
+    [
+        ("gradcam.relu=0", "unknown attribution method 'gradcam'.*did you mean"),
+        ("occlusion.windw=3", "no option 'windw'.*it has window, stride, baseline"),
+        ("saliency.steps=3", "saliency has no option 'steps'.*it has none"),
+        ("occlusion", "occlusion has no option ''"),
+        ("occlusion.window=wide", "'occlusion.window=wide': expected a whole number"),
+        ("smooth_grad.noise=", "'smooth_grad.noise=': expected a number"),
+    ],
+)
+def test_options_that_cannot_be_followed(text, error):
+    with pytest.raises(ValueError, match=error):
+        batch.parse_options([text])
 
 
 def test_unknown_method_lists_the_known_ones():

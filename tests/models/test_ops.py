@@ -90,7 +90,7 @@ def test_gradients_lower_for_a_gpu():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA's CPU backend")
 def test_input_gradient_in_a_loop_has_the_layout_that_a_cpu_is_fast_at():
-    kernel = jnp.ones((3, 3, 4, 5))
+    kernel = jnp.ones((3, 3, 16, 5))
 
     def gradient(x):
         return jax.grad(lambda x: ops.conv2d(x, kernel).sum())(x)
@@ -99,7 +99,7 @@ def test_input_gradient_in_a_loop_has_the_layout_that_a_cpu_is_fast_at():
     def several(x):
         return jax.lax.scan(lambda x, _: (x + gradient(x), None), x, None, 3)[0]
 
-    x = jnp.ones((1, 9, 9, 4))
+    x = jnp.ones((1, 9, 9, 16))
     text = several.lower(x).compile().as_text()
     assert "while" in text
     assert "dim_labels=b01f_01io->b01f" in text
