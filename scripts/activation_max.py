@@ -5,11 +5,11 @@
     python -m scripts.activation_max --workdir=runs/inception_seed0 --form=plain \
         --judge=runs/vgg16_seed0 --out=activation_max_plain
 
-Without --classes, all of them. --form=plain is the paper's objective on pixels, robust
-(the default) the one that gives recognisable flowers. OUT gets a PNG per class, a sheet
-of all, the score curves and result.json. --judge names the run of another network; the
-result then counts the pictures whose class is its first answer; --results=results
-enters the counts into activation_max.json there.
+Without --classes, all of them. --form=plain is the paper's objective on pixels; robust,
+the default, gives recognisable flowers and looks at training pictures for it. OUT has
+a PNG per class, a sheet of all, the score curves and result.json. --judge names the run
+of another network; the result then counts the pictures whose class is its first answer;
+--results=results enters the counts into activation_max.json there.
 """
 
 from absl import flags
@@ -29,12 +29,15 @@ _STEPS = flags.DEFINE_integer("steps", 256, "Of the optimisation.", 1)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Starts a class; the best score is kept.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 34, "Classes at once.", 1)
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where the data is, if not where the run found it."
+)
 _JUDGE = flags.DEFINE_string("judge", None, "Run directory of another network.")
 
 
 def main(_) -> None:
     result = maximisation.maximise_classes(
-        experiment.load_run(_WORKDIR.value),
+        experiment.load_run(_WORKDIR.value, _DATA_DIR.value),
         _OUT.value,
         _CLASSES.value,
         _FORM.value,

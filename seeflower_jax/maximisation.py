@@ -20,8 +20,11 @@ from PIL import Image
 
 from seeflower_jax import experiment, models, records
 from seeflower_jax.attribution import activation_max
+from seeflower_jax.data import augment, loader
 from seeflower_jax.explain import class_index
 from seeflower_jax.report import attribution as figures
+
+_NATURAL_PICTURES = 256  # of training, that naturalness is measured by
 
 
 def maximise_classes(
@@ -68,9 +71,12 @@ def maximise_classes(
     out.mkdir(parents=True, exist_ok=True)
     size = size or run.spec.input_size
     preprocess = run.preprocess
+    natural = None
+    if activation_max.FORMS[form].naturalness:
+        natural = _natural_statistics(run, size)
 
     @jax.jit
-    def maximise(variables, labels, key):
+    def maximise(variables, labels, key, natural):
         return activation_max.maximise(
             models.bind(run.spec, variables, preprocess),
             labels,
@@ -78,6 +84,7 @@ def maximise_classes(
             activation_max.FORMS[form],
             size=size,
             steps=steps,
+            natural=natural,
         )
 
     started, parts = time.monotonic(), []
@@ -87,7 +94,8 @@ def maximise_classes(
             rows = np.resize(part, min(batch_size, len(labels)))
             best = None
             for seed in range(seeds):
-                found = maximise(run.variables, jnp.array(rows), jax.random.key(seed))
+                key = jax.random.key(seed)
+                found = maximise(run.variables, jnp.array(rows), key, natural)
                 best = found if best is None else _better(best, found)
                 jax.block_until_ready(best)
                 bar.update(len(part))
@@ -133,6 +141,33 @@ def maximise_classes(
         path = pathlib.Path(results) / "activation_max.json"
         records.record(path, run.spec.name, form, entry)
     return result
+
+
+def _natural_statistics(run: experiment.Run, size: int) -> dict:
+    """What `activation_max.statistics` gives for training pictures of a size."""
+    pictures = experiment.Pictures.open(run.config, run.workdir)
+    train = pictures.source.part("train")
+    chosen = np.random.default_rng(0).permutation(train)[:_NATURAL_PICTURES]
+    mesh = loader.make_mesh()
+
+    @jax.jit
+    def moments(variables, batch):
+        images = augment.center_crop(
+            batch["canvas"],
+            batch["sizes"],
+            size,
+            run.crop,
+            keep_aspect=run.keep_aspect,
+        )
+        network = models.bind(run.spec, variables, run.preprocess)
+        return activation_max.moments(network(images)[1])
+
+    found = [
+        jax.device_get(moments(run.variables, batch))
+        for batch in loader.eval_batches(pictures.reader, chosen, 32, mesh)
+    ]
+    together = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    return activation_max.statistics(jax.tree.map(lambda x: x[: len(chosen)], together))
 
 
 def read_pictures(folder: str | os.PathLike) -> Iterator[tuple[int, np.ndarray]]:

@@ -4,13 +4,18 @@
     robust = maximise(network, jnp.array([5, 7]), jax.random.key(0), ROBUST, size=224)
     robust.images     # float32 [2, 224, 224, 3] in [0, 255]
 
+    natural = statistics(moments(network(photos)[1]))
+    robust = maximise(..., ROBUST, size=224, natural=natural)
+
 All classes are optimised in one loop; no picture influences another.
 
 Sources: the objective, Simonyan et al. 2014, arXiv 1312.6034, section 2 (the paper's
 section 3.2), argmax over I of S_c(I) - lambda |I|^2; the robust form, Olah et al. 2017,
 Feature Visualization, Distill, doi 10.23915/distill.00007: Fourier coefficients of
 decorrelated colours, with random transformations of the picture inside the
-differentiated function.
+differentiated function; and, so that other networks see the class too, the statistics
+of features, Yin et al. 2020, arXiv 1912.08795, equation 4, here of each picture and by
+how much photographs differ in them.
 """
 
 import dataclasses
@@ -21,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from seeflower_jax.attribution import cam
+from seeflower_jax.attribution.targets import score
 from seeflower_jax.data import augment
 
 # Columns: how brightness, blue-yellow and green-purple vary in natural pictures, as
@@ -36,6 +43,12 @@ class Form:
       fourier: whether the variables are Fourier coefficients of decorrelated colours,
         bounded by a sigmoid, instead of pixels.
       learning_rate: of Adam, in units of the variables.
+      final_rate: share of the learning rate that is left at the end, along a cosine.
+      spectrum: exponent p of the amplitudes 1 / frequency^p that equal coefficients
+        have; natural pictures have 1, more is smoother.
+      odds: whether the objective is the logarithm of the class's odds, its logit less
+        the others' together, and not the logit, which similar classes share.
+      naturalness: weight of `unnaturalness`, where natural statistics are given.
       l2: lambda, on the mean square of the pixels' difference from grey, in [-1, 1].
       total_variation: weight of the mean absolute difference of neighbouring pixels.
       rotation: largest random rotation in degrees.
@@ -45,6 +58,10 @@ class Form:
 
     fourier: bool
     learning_rate: float
+    final_rate: float = 1.0
+    spectrum: float = 1.0
+    odds: bool = False
+    naturalness: float = 0.0
     l2: float = 0.0
     total_variation: float = 0.0
     rotation: float = 0.0
@@ -55,10 +72,13 @@ class Form:
 PLAIN = Form(fourier=False, learning_rate=0.05, l2=1.0)
 ROBUST = Form(
     fourier=True,
-    learning_rate=0.05,
-    total_variation=2.0,
-    rotation=10.0,
-    zoom=0.15,
+    learning_rate=0.15,
+    final_rate=0.1,
+    spectrum=2.0,
+    odds=True,
+    naturalness=3.0,
+    rotation=20.0,
+    zoom=0.4,
     shift=0.06,
 )
 FORMS = {"plain": PLAIN, "robust": ROBUST}
@@ -95,12 +115,56 @@ def to_image(variables, size: int, form: Form):
     """The picture [size, size, 3] in [0, 255] of its variables."""
     if not form.fourier:
         return jnp.clip(127.5 * (1 + variables), 0, 255)
-    # Natural pictures' amplitudes fall as one over the frequency.
-    scale = 1 / np.maximum(_frequencies(size), 1 / size) * np.sqrt(size)
+    cycles = np.maximum(_frequencies(size) * size, 1)  # of the picture
+    scale = size**1.5 / cycles**form.spectrum
     spectrum = (variables[0] + 1j * variables[1]) * scale[..., None]
     decorrelated = jnp.fft.irfft2(spectrum, (size, size), axes=(0, 1))
     colours = _COLOURS / np.linalg.norm(_COLOURS, axis=0).max()
     return 255 * jax.nn.sigmoid(4 * decorrelated @ colours.T.astype(np.float32))
+
+
+def moments(endpoints: dict) -> dict[str, jax.Array]:
+    """Mean and standard deviation of each channel of each layer that has a map.
+
+    Args:
+      endpoints: {name: [N, h, w, C]}, and others.
+
+    Returns:
+      {name: float32 [N, 2 C]}.
+    """
+    found = {}
+    for name in cam.spatial_layers(endpoints):
+        values = endpoints[name].astype(jnp.float32)
+        deviation = jnp.sqrt(values.var((1, 2)) + 1e-4)
+        found[name] = jnp.concatenate([values.mean((1, 2)), deviation], -1)
+    return found
+
+
+def statistics(found: dict[str, jax.Array]) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """How `moments` of photographs spread, {name: (mean, deviation)}, [2 C] each."""
+    spread = {}
+    for name, values in found.items():
+        deviation = values.std(0).reshape(2, -1)  # of means, of deviations
+        # Channels that hardly vary would otherwise outweigh all others.
+        least = 0.1 * deviation.mean(-1, keepdims=True) + 1e-6
+        spread[name] = values.mean(0), np.maximum(deviation, least).reshape(-1)
+    return spread
+
+
+def unnaturalness(endpoints: dict, natural: dict) -> jax.Array:
+    """Mean square of how far pictures' moments are from those of photographs, [N].
+
+    It is in units of the photographs' deviation, and so 1 on average for themselves.
+
+    Args:
+      endpoints: of the pictures.
+      natural: of `statistics`.
+    """
+    found = moments(endpoints)
+    total = 0.0
+    for name, (mean, deviation) in natural.items():
+        total += (((found[name] - mean) / deviation) ** 2).mean(-1)
+    return total / len(natural)
 
 
 def _penalty(images, form: Form):
@@ -122,6 +186,7 @@ def maximise(
     *,
     size: int,
     steps: int = 256,
+    natural: dict | None = None,
 ) -> Maximised:
     """Optimises a picture for each class; to be jitted by the caller.
 
@@ -132,6 +197,8 @@ def maximise(
       form: `PLAIN`, `ROBUST` or another.
       size: side of the pictures.
       steps: of Adam.
+      natural: of `statistics`, of photographs of the same size; None leaves
+        `form.naturalness` aside.
     """
     count = len(classes)
     key_start, key_steps = jax.random.split(key)
@@ -142,9 +209,6 @@ def maximise(
 
     def images_of(variables):
         return jax.vmap(lambda v: to_image(v, size, form))(variables)
-
-    def scores_of(images):
-        return jnp.take_along_axis(network(images)[0], classes[:, None], -1)[:, 0]
 
     def objective(variables, key):
         images = images_of(variables)
@@ -160,10 +224,18 @@ def maximise(
                 zoom=form.zoom,
                 shift=form.shift,
             )
-        scores = scores_of(seen)
-        return (_penalty(images, form) - scores).sum(), scores
+        logits, endpoints = network(seen)
+        scores = score(logits, classes)
+        penalty = _penalty(images, form)
+        if form.naturalness and natural is not None:
+            penalty += form.naturalness * unnaturalness(endpoints, natural)
+        own = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+        others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), -1)
+        return (penalty - scores + form.odds * others).sum(), scores
 
-    optimizer = optax.adam(form.learning_rate)
+    optimizer = optax.adam(
+        optax.cosine_decay_schedule(form.learning_rate, steps, form.final_rate)
+    )
 
     def update(state, step):
         variables, moments = state
@@ -178,7 +250,7 @@ def maximise(
         update, (variables, optimizer.init(variables)), jnp.arange(steps)
     )
     images = images_of(variables)
-    return Maximised(images, curves, scores_of(images))
+    return Maximised(images, curves, score(network(images)[0], classes))
 
 
 jax.tree_util.register_dataclass(Maximised)

@@ -1,12 +1,21 @@
 """Activation maximisation on a network whose best picture is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from seeflower_jax.attribution import activation_max
-from seeflower_jax.attribution.activation_max import PLAIN, ROBUST, maximise
+from seeflower_jax.attribution.activation_max import (
+    PLAIN,
+    ROBUST,
+    maximise,
+    moments,
+    statistics,
+    unnaturalness,
+)
 
 
 def network(images, taps=None):
@@ -61,3 +70,67 @@ def test_total_variation_smooths():
         return np.abs(np.diff(found.images, axis=1)).mean()
 
     assert variation(smooth) < 0.5 * variation(rough)
+
+
+def test_unnaturalness_is_one_on_average_for_the_photographs_themselves():
+    rng = np.random.default_rng(0)
+    layer = rng.normal(rng.normal(size=(200, 1, 1, 6)), 2.0, (200, 9, 9, 6))
+    endpoints = {"layer": jnp.array(layer), "pooled": jnp.ones((200, 6))}
+    natural = statistics(moments(endpoints))
+    assert natural.keys() == {"layer"}
+    np.testing.assert_allclose(natural["layer"][0][:6], layer.mean((0, 1, 2)), 1e-4)
+    own = unnaturalness(endpoints, natural)
+    assert own.shape == (200,)
+    np.testing.assert_allclose(own.mean(), 1.0, atol=0.05)
+    far = unnaturalness({"layer": endpoints["layer"] + 10.0}, natural)
+    assert far.min() > 10 * own.max()
+
+
+def test_naturalness_holds_pictures_near_the_photographs():
+    form = activation_max.Form(fourier=True, learning_rate=0.1)
+    natural_form = dataclasses.replace(form, naturalness=10.0)
+    photos = jax.random.uniform(jax.random.key(5), (50, 16, 16, 3), maxval=255)
+
+    def with_map(images, taps=None):
+        return network(images)[0], {"pixels": images}
+
+    spread = statistics(moments(with_map(photos)[1]))
+
+    def far(form, natural):
+        found = maximise(
+            with_map,
+            jnp.array([0, 2]),
+            jax.random.key(0),
+            form,
+            size=16,
+            steps=80,
+            natural=natural,
+        )
+        return unnaturalness({"pixels": found.images}, spread), found.scores
+
+    without, high = far(form, spread)
+    held, low = far(natural_form, spread)
+    assert (held < 0.5 * without).all() and (low < high).all()
+    unknown, _ = far(natural_form, None)
+    np.testing.assert_allclose(unknown, without, rtol=1e-4)
+
+
+def test_odds_favour_what_other_classes_lack():
+    """Classes 0 and 1 share a logit; of class 0 the odds look at the rest alone."""
+
+    def alike(images, taps=None):
+        red, green, _ = jnp.moveaxis((images / 127.5 - 1).mean((1, 2)), -1, 0)
+        return jnp.stack([2 * green + red, 2 * green - red], -1), {}
+
+    def best(odds):
+        form = activation_max.Form(fourier=False, learning_rate=0.02, odds=odds, l2=3.0)
+        found = maximise(
+            alike, jnp.array([0]), jax.random.key(0), form, size=8, steps=200
+        )
+        red, green, _ = found.images[0].mean((0, 1)) / 127.5 - 1
+        return float(red), float(green)
+
+    red, green = best(odds=False)
+    assert green > 1.5 * red > 0.1
+    red, green = best(odds=True)
+    assert red > 0.1 and abs(green) < 0.02
