@@ -4,13 +4,14 @@
     python -m scripts.train --config=configs/inception.py --workdir=runs/seed1 \
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
-The same command goes on with a run that was interrupted. The result is printed on
-stdout, progress on stderr. report.html in the run directory shows it all.
+The same command goes on with a run that was interrupted. --notest leaves the test split
+alone, for runs that are compared on validation to choose between them. The result is
+printed on stdout, progress on stderr. report.html in the run directory shows it all.
 """
 
 import pathlib
 
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from scripts import console, usage
@@ -29,15 +30,20 @@ _WORKDIR = flags.DEFINE_string(
 _CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds", 300.0, "How often the state is saved, to go on from."
 )
+_TEST = flags.DEFINE_bool("test", True, "Whether the test split is looked at too.")
 flags.mark_flag_as_required("config")
 
 
 def main(_) -> None:
     config = _CONFIG.value
+    if "quickstart" in config and not _TEST.value:
+        raise app.UsageError("the quick start compares on test; leave --notest out")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     command = records.typed_command()
-    result = experiment.train(config, workdir, command, _CHECKPOINT_SECONDS.value)
+    result = experiment.train(
+        config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
+    )
     lines = [workdir, results.accuracies(result)]
     if "quickstart" in config:
         result["quickstart"] = quickstart.show(config, workdir, command)

@@ -311,7 +311,8 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
 
     Raises:
       FileNotFoundError: if the run is not finished.
-      ValueError: for a run of the smoke budget.
+      ValueError: for a run of the smoke budget, and for one that has not seen the test
+        split.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
     if not path.exists():
@@ -319,6 +320,11 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
     result = json.loads(path.read_text())
     if result["recipe"].endswith("_smoke"):
         raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")
+    if "test" not in result:
+        raise ValueError(
+            f"{path.parent} has not seen the test split; train with the same command "
+            "without --notest"
+        )
     target = pathlib.Path(folder) / f"{result_name(result)}.json"
     records.write_json(target, result)
     return target
@@ -327,6 +333,8 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
 def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
     """Writes RESULTS.md from the recorded results alone."""
     found = load_results(folder)
+    path_ablation = pathlib.Path(folder) / "ablation.json"
+    ablation = json.loads(path_ablation.read_text()) if path_ablation.exists() else {}
     intro = (
         "# Results\n\nWritten by `python -m scripts.reproduce --report` from the files "
         "in `results/`.\n"
@@ -334,6 +342,7 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
     parts = [
         intro,
         results.tables(ROWS, PUBLISHED, found),
+        results.ablation(ablation, found),
         results.gaps(ROWS, SEEDS, found),
         results.records(found, result_name),
     ]

@@ -120,6 +120,12 @@ INCEPTION = "--config=configs/inception.py"
             "did you mean 'test'?",
         ),
         ("evaluate", ["--workdir=runs", "tset"], "unexpected arguments: tset"),
+        ("evaluate", ["--workdir=runs", "--ablation=a"], "--split=validation"),
+        (
+            "train",
+            ["--config=configs/quickstart.py", "--notest"],
+            "the quick start compares on test",
+        ),
         ("benchmark", ["tarin"], "got 'tarin'; did you mean 'train'?"),
         ("benchmark", [], "expected 'train' or 'attribution', got ''"),
         ("predict", ["--workdir=runs"], "expected the paths of pictures"),

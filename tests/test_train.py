@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import inception
-from seeflower_jax import classify, experiment, models
+from seeflower_jax import classify, experiment, models, reproduction
 from seeflower_jax.data import loader
 from seeflower_jax.report import results
 from seeflower_jax.training import loop
@@ -119,7 +119,14 @@ def test_workdir_of_another_config(finished, arguments):
 def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_path):
     whole = json.loads(finished[1].stdout)
     config.stage_order = ("head",)
+    blind = experiment.train(config, tmp_path, test=False)
+    assert "test" not in blind and not (tmp_path / "logits_test.npz").exists()
+    assert experiment.train(config, tmp_path, test=False) == blind
+    with pytest.raises(ValueError, match="has not seen the test split"):
+        reproduction.record(tmp_path, tmp_path)
     head = experiment.train(config, tmp_path)
+    assert head["validation"] == blind["validation"] and "test" in head
+    assert experiment.train(config, tmp_path, test=False) == head
     config.stage_order = ("head", "finetune")
     both = experiment.train(config, tmp_path)
     assert head["seconds"].keys() == {"head", "evaluation"}

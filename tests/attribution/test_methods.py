@@ -218,7 +218,7 @@ def test_score_cam_of_the_channels_that_vary_most(network, images):
     np.testing.assert_array_equal(more, same)
 
     # Of a layer that varies in one channel alone, that channel is enough.
-    layer = jnp.ones((3, 2, 2, 3)).at[:, 0, 0, 1].set(2)
+    layer = jnp.zeros((3, 2, 2, 3)).at[:, 0, 0, 1].set(1)
     bright = jnp.full_like(images, 255)
 
     def network(images):
