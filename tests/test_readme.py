@@ -63,6 +63,9 @@ RUNS = {
     f"python -m scripts.evaluate {RUN} --split=test": Run(
         makes=("runs/inception_seed0/evaluation_test/metrics.json",)
     ),
+    "python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
+        {"vgg16_seed0": "inception_seed0"}
+    ),
     f"python -m scripts.report {RUN}": Run(
         makes=("runs/inception_seed0/report.html",),
     ),
