@@ -24,7 +24,7 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
     assert result["command"] == "typed"
     assert [m["model"] for m in result["members"]] == ["inception_v3"] * 2
     assert reproduction.result_name(result) == "ensemble_official_seed0"
-    assert "| their ensemble | official | best |" in results.tables((), (), [result])
+    assert "| ensemble | official | best |" in results.tables((), (), [result])
 
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):

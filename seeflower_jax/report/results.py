@@ -16,7 +16,7 @@ NAMES = {
     "vgg16": "VGG16",
     "vgg19": "VGG19",
     "inception_v3": "Inception-v3",
-    "ensemble": "their ensemble",
+    "ensemble": "ensemble",
 }
 _HEADER = (
     "network",
