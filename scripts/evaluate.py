@@ -58,7 +58,7 @@ def _test_time(config):
 def main(_) -> None:
     if _ABLATION.value and _SPLIT.value != "validation":
         raise app.UsageError(
-            "choices are made on validation: --ablation takes no other"
+            "--ablation is of --split=validation, where choices are made"
         )
     run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
     test_time = _test_time(run.config)
