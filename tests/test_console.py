@@ -56,7 +56,8 @@ def test_help_shows_examples(script, name):
 def test_examples_have_flags_that_are_there(script, name):
     text = script(name, "--help").stdout
     docstring, listed = text.split("\nflags:\n")
-    known = set(re.findall(r"^ +(?:-\w,)?--(?:\[no\])?(\w+)", listed, re.MULTILINE))
+    flags = re.findall(r"^ +(?:-\w,)?--(\[no\])?(\w+)", listed, re.MULTILINE)
+    known = {flag for _, flag in flags} | {f"no{flag}" for no, flag in flags if no}
     command = rf"python -m scripts\.{name} (.*(?:\\\n.*)*)"
     used = {
         flag
