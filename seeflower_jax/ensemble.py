@@ -42,19 +42,17 @@ def combine(runs: Sequence[experiment.Run], command: str = "") -> dict:
         )
     members, found = [], {"validation": [], "test": []}
     for run in runs:
-        trained = records.read_result(run.workdir)
-        _, logits, labels = experiment.evaluate(run, "validation")
-        temperature = calibration.fit_temperature(logits, labels)
-        for split, log_probabilities in found.items():
-            _, logits, _ = experiment.evaluate(run, split)
-            log_probabilities.append(metrics.log_softmax(logits / temperature))
+        seen = {split: experiment.evaluate(run, split)[1:] for split in found}
+        temperature = calibration.fit_temperature(*seen["validation"])
+        for split, (logits, _) in seen.items():
+            found[split].append(metrics.log_softmax(logits / temperature))
         members.append(
             {
                 "model": run.spec.name,
                 "config_hash": records.config_hash(run.config),
                 "seed": run.config.seed,
                 "temperature": round(temperature, 4),
-                "weights": trained["weights"],
+                "weights": records.read_result(run.workdir)["weights"],
             }
         )
     exact = [member["weights"]["exact"] for member in members]
@@ -71,7 +69,6 @@ def combine(runs: Sequence[experiment.Run], command: str = "") -> dict:
         "seconds": {},
     }
     for split, log_probabilities in found.items():
-        _, _, labels = experiment.evaluate(runs[0], split)
         mean = np.logaddexp.reduce(log_probabilities) - np.log(len(runs))
-        result[split] = metrics.evaluate(mean, labels)
+        result[split] = metrics.evaluate(mean, seen[split][1])
     return result

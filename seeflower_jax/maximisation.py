@@ -21,6 +21,7 @@ from PIL import Image
 from seeflower_jax import experiment, models, records
 from seeflower_jax.attribution import activation_max
 from seeflower_jax.data import augment, loader
+from seeflower_jax.evaluation import predict
 from seeflower_jax.explain import class_index
 from seeflower_jax.report import attribution as figures
 
@@ -148,7 +149,6 @@ def _natural_statistics(run: experiment.Run, size: int) -> dict:
     pictures = experiment.Pictures.open(run.config, run.workdir)
     train = pictures.source.part("train")
     chosen = np.random.default_rng(0).permutation(train)[:_NATURAL_PICTURES]
-    mesh = loader.make_mesh()
 
     @jax.jit
     def moments(variables, batch):
@@ -162,12 +162,10 @@ def _natural_statistics(run: experiment.Run, size: int) -> dict:
         network = models.bind(run.spec, variables, run.preprocess)
         return activation_max.moments(network(images)[1])
 
-    found = [
-        jax.device_get(moments(run.variables, batch))
-        for batch in loader.eval_batches(pictures.reader, chosen, 32, mesh)
-    ]
-    together = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-    return activation_max.statistics(jax.tree.map(lambda x: x[: len(chosen)], together))
+    mesh = loader.make_mesh()
+    variables = loader.replicate(run.variables, mesh)
+    found = predict.run(moments, variables, pictures.reader, chosen, 32, mesh)
+    return activation_max.statistics(found)
 
 
 def read_pictures(folder: str | os.PathLike) -> Iterator[tuple[int, np.ndarray]]:
@@ -195,12 +193,12 @@ def _recognised(run: experiment.Run, images: np.ndarray, labels: np.ndarray) -> 
     preprocess, side = run.preprocess, run.size
 
     @functools.partial(jax.jit, static_argnums=2)
-    def predict(variables, images, side):
+    def answer(variables, images, side):
         resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
         return models.bind(run.spec, variables, preprocess)(resized)[0].argmax(-1)
 
     found = [
-        predict(run.variables, images[i : i + 32], side)
+        answer(run.variables, images[i : i + 32], side)
         for i in range(0, len(images), 32)
     ]
     return int((np.concatenate(found) == labels).sum())

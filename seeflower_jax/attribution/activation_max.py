@@ -229,9 +229,10 @@ def maximise(
         penalty = _penalty(images, form)
         if form.naturalness and natural is not None:
             penalty += form.naturalness * unnaturalness(endpoints, natural)
-        own = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
-        others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), -1)
-        return (penalty - scores + form.odds * others).sum(), scores
+        if form.odds:
+            own = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+            penalty += jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), -1)
+        return (penalty - scores).sum(), scores
 
     optimizer = optax.adam(
         optax.cosine_decay_schedule(form.learning_rate, steps, form.final_rate)

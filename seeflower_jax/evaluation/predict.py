@@ -92,22 +92,21 @@ def make_feature_extractor(
 
 def stream(
     predict: Callable, variables, reader, indices, batch_size: int, mesh
-) -> Iterator[np.ndarray]:
+) -> Iterator:
     """Rows of `predict` for all of `indices`, on the host, a batch at a time.
 
     Args:
-      predict: function of (variables, batch), jitted.
+      predict: jitted function of (variables, batch) that gives rows, or a dict of them.
       variables: replicated over the mesh.
       reader, indices, batch_size, mesh: as `loader.eval_batches`.
     """
     left = len(indices)
     for batch in loader.eval_batches(reader, indices, batch_size, mesh):
-        out = predict(variables, batch)
-        out = np.asarray(multihost_utils.process_allgather(out, tiled=True))
-        yield out[:left]
-        left -= len(out)
+        out = multihost_utils.process_allgather(predict(variables, batch), tiled=True)
+        yield jax.tree.map(lambda rows, left=left: np.asarray(rows)[:left], out)
+        left -= batch_size
 
 
-def run(*args) -> np.ndarray:
-    """All rows of `stream`, float32 [N, ...]."""
-    return np.concatenate(list(stream(*args)))
+def run(*args):
+    """All rows of `stream`: float32 [N, ...], or a dict of such."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *stream(*args))
