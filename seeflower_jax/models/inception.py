@@ -64,9 +64,7 @@ class InceptionV3(nn.Module):
             return record(name, jnp.concatenate(x, -1) if isinstance(x, list) else x)
 
         def average(x):
-            return nn.avg_pool(
-                x, (3, 3), (1, 1), "SAME", count_include_pad=self.count_include_pad
-            )
+            return ops.average_pool(x, 3, self.count_include_pad)
 
         def halve(x):
             return ops.max_pool(x, 3, 2)

@@ -241,3 +241,40 @@ def _max_pool_bwd(window, stride, residuals, g):
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def _standard_window_sum(x, window):
+    return nn.pool(x, 0.0, lax.add, (window, window), (1, 1), "SAME")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _window_sum(x, window):
+    """Sum over the square window around each pixel, [N, H, W, C]; `window` is odd."""
+    size, pads = (window, window), ((window // 2, window // 2),) * 2
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: sum(_shifted(x, size, (1, 1), pads, x.shape[1:3])),
+        default=lambda x: _standard_window_sum(x, window),
+    )
+
+
+# It is its own transpose. In gradients XLA would write the shifted sum into the loops
+# that use it, over and over; the standard one it keeps apart.
+_window_sum.defvjp(
+    lambda x, window: (_window_sum(x, window), None),
+    lambda window, _, g: (_standard_window_sum(g, window),),
+)
+
+
+def average_pool(x, window, count_include_pad=False):
+    """Mean over the square window around each pixel, [N, H, W, C] -> [N, H, W, C].
+
+    Args:
+      x: images.
+      window: side of the window, odd.
+      count_include_pad: whether the zeros beyond the border are counted.
+    """
+    if count_include_pad:
+        return _window_sum(x, window) / window**2
+    counts = _window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window)
+    return _window_sum(x, window) / counts

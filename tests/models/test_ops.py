@@ -77,6 +77,24 @@ def test_max_pool_value_and_gradient_with_ties(window, stride, side):
     )
 
 
+@pytest.mark.parametrize("count_include_pad", [False, True])
+def test_average_pool_value_and_gradient(count_include_pad):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 7, 8, 4)), jnp.float32)
+    expected, expected_vjp = jax.vjp(
+        lambda x: nn.avg_pool(
+            x, (3, 3), (1, 1), "SAME", count_include_pad=count_include_pad
+        ),
+        x,
+    )
+    found, found_vjp = jax.vjp(lambda x: ops.average_pool(x, 3, count_include_pad), x)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        found_vjp(cotangent)[0], expected_vjp(cotangent)[0], atol=1e-6
+    )
+
+
 def test_gradients_lower_for_a_gpu():
     def loss(x, kernel):
         return ops.max_pool(ops.conv2d(x, kernel, (1, 1), "VALID"), 3, 2).sum()
