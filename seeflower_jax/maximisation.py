@@ -86,11 +86,14 @@ def maximise_classes(
             size=size,
             steps=steps,
             natural=natural,
+            on_step=lambda _: bar.update(),
         )
 
     started, parts = time.monotonic(), []
-    with tqdm.tqdm(total=len(labels) * seeds, desc="maximising", unit="image") as bar:
-        for first in range(0, len(labels), batch_size):
+    firsts = range(0, len(labels), batch_size)
+    total = len(firsts) * seeds * steps
+    with tqdm.tqdm(total=total, desc="maximising", unit="step") as bar:
+        for first in firsts:
             part = labels[first : first + batch_size]
             rows = np.resize(part, min(batch_size, len(labels)))
             best = None
@@ -98,8 +101,6 @@ def maximise_classes(
                 key = jax.random.key(seed)
                 found = maximise(run.variables, jnp.array(rows), key, natural)
                 best = found if best is None else _better(best, found)
-                jax.block_until_ready(best)
-                bar.update(len(part))
             parts.append(
                 (
                     np.asarray(best.images)[: len(part)],
@@ -111,6 +112,7 @@ def maximise_classes(
                 stem = re.sub(r"[^\w-]+", "_", names[label])
                 picture = Image.fromarray(image.round().astype(np.uint8))
                 picture.save(out / f"{label:03d}_{stem}.png")
+        jax.effects_barrier()  # the bar's last steps
     images, curves, scores = map(np.concatenate, zip(*parts, strict=True))
     result = {
         "model": run.spec.name,

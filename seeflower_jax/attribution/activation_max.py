@@ -187,6 +187,7 @@ def maximise(
     size: int,
     steps: int = 256,
     natural: dict | None = None,
+    on_step: Callable | None = None,
 ) -> Maximised:
     """Optimises a picture for each class; to be jitted by the caller.
 
@@ -199,6 +200,7 @@ def maximise(
       steps: of Adam.
       natural: of `statistics`, of photographs of the same size; None leaves
         `form.naturalness` aside.
+      on_step: called with the index of each step that is done, for a progress bar.
     """
     count = len(classes)
     key_start, key_steps = jax.random.split(key)
@@ -244,6 +246,8 @@ def maximise(
             variables, jax.random.fold_in(key_steps, step)
         )
         updates, moments = optimizer.update(gradients, moments)
+        if on_step:
+            jax.debug.callback(on_step, step)
         return (optax.apply_updates(variables, updates), moments), scores
 
     variables = jax.vmap(lambda k: _start(k, size, form))(keys(key_start))
