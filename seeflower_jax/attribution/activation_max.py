@@ -49,6 +49,10 @@ class Form:
       odds: whether the objective is the logarithm of the class's odds, its logit less
         the others' together, and not the logit, which similar classes share.
       naturalness: weight of `unnaturalness`, where natural statistics are given.
+      feature_noise: of random noise that is added to the maps of layers, as a share of
+        how much photographs' maps vary, where natural statistics are given; what a
+        network then still sees, others see too. Only to maps with at most an eighth of
+        the picture's side: in larger ones it drowns the edges.
       l2: lambda, on the mean square of the pixels' difference from grey, in [-1, 1].
       total_variation: weight of the mean absolute difference of neighbouring pixels.
       rotation: largest random rotation in degrees.
@@ -62,6 +66,7 @@ class Form:
     spectrum: float = 1.0
     odds: bool = False
     naturalness: float = 0.0
+    feature_noise: float = 0.0
     l2: float = 0.0
     total_variation: float = 0.0
     rotation: float = 0.0
@@ -77,6 +82,7 @@ ROBUST = Form(
     spectrum=2.0,
     odds=True,
     naturalness=3.0,
+    feature_noise=0.3,
     rotation=20.0,
     zoom=0.4,
     shift=0.06,
@@ -167,6 +173,27 @@ def unnaturalness(endpoints: dict, natural: dict) -> jax.Array:
     return total / len(natural)
 
 
+def _feature_noise(keys, size: int, shapes: dict, natural: dict, share: float) -> dict:
+    """Taps with noise for each picture, {name: [N, h, w, C]}.
+
+    Args:
+      keys: one for each picture.
+      size: side of the pictures.
+      shapes: of the endpoints.
+      natural: of `statistics`.
+      share: `Form.feature_noise`.
+    """
+    taps = {}
+    for place, (name, (mean, _)) in enumerate(natural.items()):
+        shape = shapes[name].shape[1:]
+        if shape[0] > size / 8:
+            continue
+        draw = jax.vmap(lambda k, s=shape: jax.random.normal(k, s))
+        noise = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, place))
+        taps[name] = share * mean[shape[-1] :] * noise
+    return taps
+
+
 def _penalty(images, form: Form):
     """What is subtracted from the scores, [K]."""
     unit = images / 127.5 - 1
@@ -214,11 +241,12 @@ def maximise(
 
     def objective(variables, key):
         images = images_of(variables)
-        seen = images
+        seen, taps = images, None
+        drawn = keys(key)
         if form.rotation or form.zoom or form.shift:
             sizes = jnp.full((count, 2), size)
             seen = augment.augment(
-                keys(key),
+                drawn,
                 images,
                 sizes,
                 size,
@@ -226,7 +254,10 @@ def maximise(
                 zoom=form.zoom,
                 shift=form.shift,
             )
-        logits, endpoints = network(seen)
+        if form.feature_noise and natural is not None:
+            shapes = jax.eval_shape(network, seen)[1]
+            taps = _feature_noise(drawn, size, shapes, natural, form.feature_noise)
+        logits, endpoints = network(seen, taps)
         scores = score(logits, classes)
         penalty = _penalty(images, form)
         if form.naturalness and natural is not None:

@@ -134,3 +134,45 @@ def test_odds_favour_what_other_classes_lack():
     assert green > 1.5 * red > 0.1
     red, green = best(odds=True)
     assert red > 0.1 and abs(green) < 0.02
+
+
+def test_feature_noise_is_in_units_of_photographs_and_not_in_large_maps():
+    """What a network is given beside its pictures, of maps that vary by 2 and 5."""
+    natural = {
+        "edges": (jnp.array([0.0, 2.0]), jnp.ones(2)),
+        "parts": (jnp.array([0.0, 0.0, 2.0, 5.0]), jnp.ones(4)),
+    }
+    form = activation_max.Form(fourier=False, learning_rate=0.01, feature_noise=0.5)
+    given = []
+
+    def noted(images, taps=None):
+        count = len(images)
+        maps = {"edges": jnp.zeros((count, 32, 32, 1))}
+        maps["parts"] = jnp.zeros((count, 8, 8, 2))
+        if taps:
+            jax.debug.callback(lambda taps: given.append(taps), taps)
+        return network(images)[0], maps
+
+    def run(natural):
+        given.clear()
+        maximise(
+            noted,
+            jnp.array([0, 1, 2]),
+            jax.random.key(0),
+            form,
+            size=64,
+            steps=8,
+            natural=natural,
+        )
+        jax.effects_barrier()
+        return list(given)
+
+    taps = run(natural)
+    assert len(taps) == 8 and all(tap.keys() == {"parts"} for tap in taps)
+    noise = np.stack([tap["parts"] for tap in taps])
+    assert noise.shape == (8, 3, 8, 8, 2)
+    np.testing.assert_allclose(noise.mean((0, 1, 2, 3)), 0, atol=0.25)
+    np.testing.assert_allclose(noise.std((0, 1, 2, 3)), [1.0, 2.5], rtol=0.1)
+    assert np.abs(noise[0] - noise[1]).min((0, 1, 2)).max() > 0  # new at every step
+    assert np.abs(noise[:, 0] - noise[:, 1]).mean() > 0.5  # and for every picture
+    assert run(None) == []
