@@ -12,7 +12,9 @@ status 0, with 2 if its command line cannot be followed, and with 1 if it fails.
 
 import json
 import logging
+import os
 import pathlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,8 +28,15 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Shows where in the code an error aro
 
 
 def show(result: dict, text: str, indent: int | None = 2) -> None:
-    """Prints a result: `text`, or the JSON object with --json."""
-    print(json.dumps(result, indent=indent) if _JSON.value else text, flush=True)
+    """Prints a result: `text`, or the JSON object with --json.
+
+    Ends the script, silently, if nobody reads on: `... | head` has what it wants.
+    """
+    try:
+        print(json.dumps(result, indent=indent) if _JSON.value else text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def run(main: Callable, takes: str = "", commands: Sequence[str] = ()) -> None:

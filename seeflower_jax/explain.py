@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from seeflower_jax import hints, models
+from seeflower_jax import hints, models, records
 from seeflower_jax.attribution import batch, grad_cam, localisation
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
@@ -312,6 +312,7 @@ def attribute(
         out,
         {
             "network": network.origin,
+            "variables": records.variables_hash(network.variables),
             "pictures": f"{len(pictures)} ({names})",
             "methods": list(methods),
             "target": target,

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
+import numpy as np
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 # Where files lie on one machine is no part of what a run computes.
@@ -35,6 +36,15 @@ def config_hash(config) -> str:
         hashed.get(section, {}).pop(key, None)
     text = json.dumps(hashed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def variables_hash(variables) -> str:
+    """The first 12 hex digits of the SHA-256 of a network's variables, by name."""
+    digest = hashlib.sha256()
+    for path, array in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:12]
 
 
 def flat(config, prefix: str = "") -> Iterator[tuple[str, object]]:

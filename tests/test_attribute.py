@@ -117,6 +117,11 @@ def test_interrupted_goes_on_with_the_same_maps(run, tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.load(parts / shard), np.load(whole / shard))
     with pytest.raises(ValueError, match="target: true there, predicted now"):
         explain.attribute(run, pictures, METHODS, parts, **options)
+    head = jax.tree.map(lambda x: x + 1, run.variables["params"]["head"])
+    params = run.variables["params"] | {"head": head}
+    trained = dataclasses.replace(run, variables=run.variables | {"params": params})
+    with pytest.raises(ValueError, match="variables: [0-9a-f]{12} there"):
+        explain.attribute(trained, pictures, METHODS, parts, target="true", **options)
 
 
 def test_split_has_the_labels_and_logits_of_the_evaluation(run, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seeflower_jax import models
+from seeflower_jax import models, records
 from seeflower_jax.comparison import attribution_speed, timing, training_speed
 from tests import fixtures
 
@@ -104,6 +104,13 @@ def test_table_has_both_sides():
         ["forward", "4.00", "5.00"],
         ["saliency", "2.00", "failed"],
     ]
+
+
+def test_table_names_the_config_of_a_run(tiny_run):
+    worker = f"{tiny_run.workdir}:seeflower_jax:forward"
+    table = attribution_speed.table({worker: {"rate": 4.0, "peak_mib": 900.0}})
+    (network,) = table.values()
+    assert network["run"] == records.config_hash(tiny_run.config)
 
 
 def test_text_names_what_is_missing():

@@ -1,8 +1,10 @@
 """What scripts say: how they are used, what they found and why they failed."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -239,6 +241,17 @@ def test_results_as_text_and_as_json(script, tiny_run, flowers, photo, tmp_path)
     data = [f"--source={flowers}", f"--data_dir={tmp_path}", "--noverify"]
     folder = str(tmp_path / "oxford_flowers102/2.1.1")
     assert run_json("prepare_data", *data) == {"folder": folder}
+
+
+def test_reader_that_has_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from scripts import console; console.run(lambda _: console.show({}, 'a'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_nearest_path(tmp_path):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seeflower_jax import experiment, models
+from seeflower_jax import experiment, models, records
 from seeflower_jax.attribution import (
     grad_cam,
     guided_grad_cam,
@@ -58,6 +58,16 @@ def shared_methods(model: str) -> list[str]:
     return [name for name in METHODS if guided or name not in _GUIDED]
 
 
+def _is_run(network: str) -> bool:
+    return os.path.isdir(os.path.expanduser(network))
+
+
+def _identity(network: str) -> dict[str, str]:
+    if not _is_run(network):
+        return {}
+    return {"run": records.config_hash(experiment.load_run(network).config)}
+
+
 def load(network: str) -> tuple[models.ModelSpec, dict]:
     """(spec, variables) of a run directory, or of a model with random variables.
 
@@ -66,7 +76,7 @@ def load(network: str) -> tuple[models.ModelSpec, dict]:
     Raises:
       ValueError: for what is neither.
     """
-    if os.path.isdir(os.path.expanduser(network)):
+    if _is_run(network):
         run = experiment.load_run(network)
         spec, variables = run.spec, run.variables
     else:
@@ -287,13 +297,17 @@ def measure(
 def table(measured: dict[str, dict | str]) -> dict[str, dict]:
     """{network: {'forward_images_per_second', ..., 'methods': {method: figures}}}.
 
+    A run directory also has `run`, the hash of its config.
+
     Args:
       measured: by the names of `workers`; a text is the reason why there is none.
     """
     networks = {}
     for name, found in measured.items():
         network, side, method = name.rsplit(":", 2)
-        own = networks.setdefault(network, {"methods": {}})
+        if network not in networks:
+            networks[network] = _identity(network) | {"methods": {}}
+        own = networks[network]
         prefix = "" if side == "seeflower_jax" else "captum_"
         if isinstance(found, str):
             figures = {f"{prefix}error": found}
