@@ -108,6 +108,11 @@ def maximise_classes(
                     np.asarray(best.scores)[: len(part)],
                 )
             )
+            if not np.isfinite(parts[-1][2]).all():
+                raise FloatingPointError(
+                    f"scores of {names[part[0]]!r} and others of its batch became NaN "
+                    "or infinite; nothing was written of them. Try --form=plain"
+                )
             for image, label in zip(parts[-1][0], part, strict=True):
                 stem = re.sub(r"[^\w-]+", "_", names[label])
                 picture = Image.fromarray(image.round().astype(np.uint8))

@@ -24,7 +24,8 @@ def _root_average(x):
     hardly converges. Roots before the norm are the Hellinger kernel (Arandjelovic and
     Zisserman 2012, "Three things everyone should know to improve object retrieval").
     """
-    x = jnp.sqrt(jnp.mean(x, (1, 2)) + 0.25)  # bounds the root's slope near 0
+    x = nn.relu(jnp.mean(x, (1, 2)))  # a tap may be negative
+    x = jnp.sqrt(x + 0.25)  # bounds the root's slope near 0
     return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
 
 
