@@ -111,7 +111,7 @@ def maximise_classes(
             if not np.isfinite(parts[-1][2]).all():
                 raise FloatingPointError(
                     f"scores of {names[part[0]]!r} and others of its batch became NaN "
-                    "or infinite; nothing was written of them. Try --form=plain"
+                    "or infinite; no picture of them was written. Try --form=plain"
                 )
             for image, label in zip(parts[-1][0], part, strict=True):
                 stem = re.sub(r"[^\w-]+", "_", names[label])

@@ -1,7 +1,9 @@
 """Activation maximisation and the judgement of maps, for a tiny run."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +47,17 @@ def test_activation_maximisation(run, tmp_path):
         maximisation.maximise_classes(run, out, ["102"])
     with pytest.raises(ValueError, match="needs the run of a judge"):
         maximisation.maximise_classes(run, out, ["2"], results=tmp_path)
+
+
+def test_maximisation_that_does_not_stay_finite_writes_no_picture(run, tmp_path):
+    head = jax.tree.map(lambda x: x * np.nan, run.variables["params"]["head"])
+    params = run.variables["params"] | {"head": head}
+    broken = dataclasses.replace(run, variables=run.variables | {"params": params})
+    with pytest.raises(FloatingPointError, match="'canterbury bells'.*--form=plain"):
+        maximisation.maximise_classes(
+            broken, tmp_path, ["2"], "plain", size=75, steps=1
+        )
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_judgement(run, tmp_path, monkeypatch):

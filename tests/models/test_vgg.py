@@ -83,6 +83,20 @@ def test_heads(pooling, pooled, inputs):
     assert models.ModelSpec(**spec.to_dict()) == spec
 
 
+def test_root_average_of_what_a_tap_makes_negative():
+    spec = models.get_spec(
+        "vgg16", num_classes=7, width=0.02, input_size=32, pooling="root_average"
+    )
+    variables = fixtures.random_variables(spec, 0)
+
+    def total(tap):
+        images = jnp.full((1, 32, 32, 3), 99.0)
+        return models.apply(spec, variables, images, {"block5_pool": tap})[0].sum()
+
+    logits, gradient = jax.value_and_grad(total)(jnp.full((1, 1, 1, 10), -1e3))
+    assert np.isfinite(logits) and np.isfinite(gradient).all()
+
+
 def test_head_alone_is_initialised_as_with_the_network():
     spec = models.get_spec(
         "vgg16", num_classes=7, width=0.02, input_size=32, hidden=(20,)
