@@ -140,6 +140,7 @@ def test_grids_have_four_classes():
         judgement.draw_grids([0, 1, 2, 2], 1, seed=0)
 
 
+@pytest.mark.slow
 def test_paper_figures(run, tmp_path):
     paper_figures.draw(run, tmp_path, [2, 0], steps=2, size=75)
     assert Image.open(tmp_path / "figure_4_5.png").size[0] > 400

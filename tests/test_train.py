@@ -98,6 +98,7 @@ def test_finished_run_is_only_read(finished, arguments):
     assert (workdir / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_two_devices_train_the_same_run(finished, arguments, tmp_path):
     _, one = finished
     flags = "--xla_force_host_platform_device_count=2"
@@ -116,6 +117,7 @@ def test_workdir_of_another_config(finished, arguments):
     assert "config.seed: 0 there, 7 now" in done.stderr
 
 
+@pytest.mark.slow
 def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_path):
     whole = json.loads(finished[1].stdout)
     config.stage_order = ("head",)
@@ -228,7 +230,15 @@ def _train_and_break(config, workdir, monkeypatch, after):
 
 
 # 2 steps an epoch: within the head stage, at its end, within the second stage.
-@pytest.mark.parametrize("after", [1, 4, 5, 7])
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        4,
+        5,
+        pytest.param(7, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_run_is_the_same_run(
     finished, config, tmp_path, monkeypatch, after
 ):
@@ -263,6 +273,7 @@ def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
     assert experiment.train(config, tmp_path / "run")["test"]["count"] == 20
 
 
+@pytest.mark.slow
 def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
     config.data.split = "trainval"
     result = experiment.train(config, tmp_path / "run")
@@ -270,6 +281,7 @@ def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
     assert result["calibration"] == {"fitted_on": None, "temperature": 1.0}
 
 
+@pytest.mark.slow
 def test_whitened_run(config, tmp_path):
     config.whitening = inception.get_config("zca").whitening
     config.stages.finetune.epochs = 0
