@@ -226,7 +226,7 @@ def maximise(
       size: side of the pictures.
       steps: of Adam.
       natural: of `statistics`, of photographs of the same size; None leaves
-        `form.naturalness` aside.
+        `form.naturalness` and `form.feature_noise` aside.
       on_step: called with the index of each step that is done, for a progress bar.
     """
     count = len(classes)

@@ -65,7 +65,7 @@ def _is_run(network: str) -> bool:
 def _identity(network: str) -> dict[str, str]:
     if not _is_run(network):
         return {}
-    return {"run": records.config_hash(experiment.load_run(network).config)}
+    return {"run": records.config_hash(experiment.load_config(network))}
 
 
 def load(network: str) -> tuple[models.ModelSpec, dict]:
