@@ -108,10 +108,10 @@ def maximise_classes(
                     np.asarray(best.scores)[: len(part)],
                 )
             )
-            if not np.isfinite(parts[-1][2]).all():
+            if lost := [names[i] for i in part[~np.isfinite(parts[-1][2])]]:
                 raise FloatingPointError(
-                    f"scores of {names[part[0]]!r} and others of its batch became NaN "
-                    "or infinite; no picture of them was written. Try --form=plain"
+                    f"the scores of {lost} became NaN or infinite; no picture of their "
+                    "batch was written. Try --form=plain"
                 )
             for image, label in zip(parts[-1][0], part, strict=True):
                 stem = re.sub(r"[^\w-]+", "_", names[label])
