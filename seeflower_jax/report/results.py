@@ -239,8 +239,10 @@ def ablation(recorded: Mapping[str, Mapping[str, Mapping]], results: Iterable) -
     header = ("network", "change", "validation top-1", "difference", "config")
     return (
         "## Ablation\n\nOf the best recipes on the official split, seed 0: what they "
-        "have on the 1,020 validation pictures (standard error .008 to .015) with one "
-        "change. Test was not looked at. `results/ablation.json` has the commands.\n\n"
+        "have on the 1,020 validation pictures (standard error .008 to .015) with what "
+        "is named changed. `head alone` is without the stages after the first, so that "
+        "the network under the new head is as ImageNet left it. Test was not looked "
+        "at. `results/ablation.json` has the commands.\n\n"
         + _markdown(header, rows)
     )
 
