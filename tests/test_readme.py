@@ -145,7 +145,7 @@ RUNS = {
 COVERED = {
     "pip install -e .": ".ci/run",
     "pip install -e .[dev]": ".ci/run",
-    "python -m pytest": ".ci/run",
+    "python -m pytest -n 2 --dist loadfile": ".ci/run",
     "python -m scripts.train --config=configs/quickstart.py": (
         "tests/test_quickstart.py::test_small_quickstart"
     ),
