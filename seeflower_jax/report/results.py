@@ -242,8 +242,7 @@ def ablation(recorded: Mapping[str, Mapping[str, Mapping]], results: Iterable) -
         "have on the 1,020 validation pictures (standard error .008 to .015) with what "
         "is named changed. `head alone` is without the stages after the first, so that "
         "the network under the new head is as ImageNet left it. Test was not looked "
-        "at. `results/ablation.json` has the commands.\n\n"
-        + _markdown(header, rows)
+        "at. `results/ablation.json` has the commands.\n\n" + _markdown(header, rows)
     )
 
 
