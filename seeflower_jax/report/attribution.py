@@ -107,7 +107,7 @@ def write_contact_sheet(
         axis.imshow(np.concatenate(pair, 1))
         axis.set_title(textwrap.fill(title, 44), fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 
