@@ -18,6 +18,7 @@ from seeflower_jax import classify, experiment, explain, exported, models
 from seeflower_jax import network as networks
 from seeflower_jax.attribution import batch, store
 from seeflower_jax.data import photos
+from seeflower_jax.report import attribution as figures
 from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -279,6 +280,14 @@ def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
         assert (beyond >= 0).all() and (beyond <= reach).all(), (line["box"], beyond)
     shown = np.asarray(Image.open(out / "overlays/grad_cam/000001_upright.png"))
     assert (shown == (0, 255, 255)).all(-1).sum() > 20  # the box
+
+
+def test_long_titles_of_a_contact_sheet_are_whole(tmp_path):
+    image, values, path = np.zeros((60, 60, 3)), np.zeros((60, 60)), tmp_path / "s.png"
+    title = "alpine sea holly 81%; map of alpine sea holly"
+    figures.write_contact_sheet(path, [image] * 4, [values] * 4, [title] * 4, False)
+    edge = np.asarray(Image.open(path).convert("L"))[:3]
+    assert (edge == 255).all()
 
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
