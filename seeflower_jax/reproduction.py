@@ -311,7 +311,7 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
 
     Raises:
       FileNotFoundError: if the run is not finished.
-      ValueError: for a run of the smoke budget, and for one that has not seen the test
+      ValueError: for a run of the smoke budget, and for one without figures of a test
         split.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
@@ -322,8 +322,8 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
         raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")
     if "test" not in result:
         raise ValueError(
-            f"{path.parent} has not seen the test split; train with the same command "
-            "without --notest"
+            f"{path.parent} has no figures of a test split; if its data have one, "
+            "train with the same command without --notest"
         )
     target = pathlib.Path(folder) / f"{result_name(result)}.json"
     records.write_json(target, result)

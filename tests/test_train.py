@@ -124,7 +124,7 @@ def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_p
     blind = experiment.train(config, tmp_path, test=False)
     assert "test" not in blind and not (tmp_path / "logits_test.npz").exists()
     assert experiment.train(config, tmp_path, test=False) == blind
-    with pytest.raises(ValueError, match="has not seen the test split"):
+    with pytest.raises(ValueError, match="has no figures of a test split"):
         reproduction.record(tmp_path, tmp_path)
     head = experiment.train(config, tmp_path)
     assert head["validation"] == blind["validation"] and "test" in head
