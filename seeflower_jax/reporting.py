@@ -63,7 +63,8 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
     except experiment.NoCheckpointError:
         logging.warning("%s has no checkpoint yet: nothing is evaluated", workdir)
     else:
-        wanted = ("validation", "test") if given["result"] else ("validation",)
+        seen = "test" in given["result"]  # not after --notest, nor before the end
+        wanted = ("validation", "test") if seen else ("validation",)
         given |= _evaluated(run, wanted)
     path = workdir / "report.html"
     html.write(path, html.Report(**given))
