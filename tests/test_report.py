@@ -187,9 +187,14 @@ def test_run_without_a_checkpoint_and_no_run(run, tmp_path):
         reporting.write(tmp_path / "absent")
 
 
-def test_unfinished_run_leaves_the_test_split_alone(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("finished", [False, True])
+def test_split_that_was_not_looked_at(run, tmp_path, monkeypatch, finished):
     shutil.copytree(run.workdir, tmp_path / "run")
+    result = records.read_result(run.workdir)
     (tmp_path / "run/result.json").unlink()
+    if finished:  # by scripts.train --notest
+        del result["test"]
+        records.write_json(tmp_path / "run/result.json", result)
     (tmp_path / "run/logits_test.npz").unlink()
     monkeypatch.setattr(experiment, "_rows", None)  # would be called to compute others
     tree = ElementTree.fromstring(reporting.write(tmp_path / "run").read_text())
