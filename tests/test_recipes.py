@@ -18,6 +18,17 @@ def test_the_best_recipe_of_inception_is_the_one_that_was_run():
     assert inception.get_config("best").to_dict() == inception.get_config().to_dict()
 
 
+def test_the_short_recipe_differs_in_its_epochs_alone():
+    best, short = (inception.get_config(name) for name in ("best", "short"))
+    epochs = {name: stage.epochs for name, stage in short.stages.items()}
+    assert epochs == {"head": 30, "finetune": 4, "settle": 2}
+    for config in (best, short):
+        config.recipe = ""
+        for stage in config.stages.values():
+            stage.update(epochs=1, validate_every=1)
+    assert short.to_dict() == best.to_dict()
+
+
 @pytest.mark.parametrize("module", [inception, vgg16, vgg19])
 @pytest.mark.parametrize("recipe", ["paper", "corrected"])
 def test_recipes_of_the_paper(module, recipe):
