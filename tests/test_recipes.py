@@ -21,7 +21,7 @@ def test_the_best_recipe_of_inception_is_the_one_that_was_run():
 def test_the_short_recipe_differs_in_its_epochs_alone():
     best, short = (inception.get_config(name) for name in ("best", "short"))
     epochs = {name: stage.epochs for name, stage in short.stages.items()}
-    assert epochs == {"head": 30, "finetune": 4, "settle": 2}
+    assert epochs == {"head": 30, "finetune": 4, "settle": 1}
     for config in (best, short):
         config.recipe = ""
         for stage in config.stages.values():
