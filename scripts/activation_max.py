@@ -1,4 +1,4 @@
-"""Makes the pictures that classes' scores are largest for.
+r"""Makes the pictures that classes' scores are largest for.
 
     python -m scripts.activation_max --workdir=runs/inception_seed0 \
         --classes=5,7,33,100,73 --out=activation_max

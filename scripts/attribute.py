@@ -1,4 +1,4 @@
-"""Writes attribution maps of many pictures.
+r"""Writes attribution maps of many pictures.
 
     python -m scripts.attribute --workdir=runs/inception_seed0 --split=test \
         --methods=saliency,grad_cam --out=maps

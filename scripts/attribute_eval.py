@@ -1,4 +1,4 @@
-"""Judges attribution methods on a run's test pictures.
+r"""Judges attribution methods on a run's test pictures.
 
     python -m scripts.attribute_eval --workdir=runs/inception_seed0 \
         --methods=saliency,grad_cam,finer_cam --limit=200 --out=attribution_eval

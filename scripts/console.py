@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags
 
@@ -35,8 +36,12 @@ def show(result: dict, text: str, indent: int | None = 2) -> None:
     try:
         print(json.dumps(result, indent=indent) if _JSON.value else text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _end_unread()
+
+
+def _end_unread() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def run(main: Callable, takes: str = "", commands: Sequence[str] = ()) -> None:
@@ -59,6 +64,8 @@ def run(main: Callable, takes: str = "", commands: Sequence[str] = ()) -> None:
             arguments = flags.FLAGS(argv)
         except SystemExit:  # of --help, with status 1
             sys.exit()
+        except BrokenPipeError:  # of --help, too
+            _end_unread()
         except Exception as error:
             raise usage.UsageError(usage.explain(error)) from error
         given = arguments[1:]

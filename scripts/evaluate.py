@@ -1,4 +1,4 @@
-"""Evaluates the best checkpoint of a run on a whole split.
+r"""Evaluates the best checkpoint of a run on a whole split.
 
     python -m scripts.evaluate --workdir=runs/inception_seed0 --split=test
     python -m scripts.evaluate --workdir=runs/inception_seed0 --split=validation \

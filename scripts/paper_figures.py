@@ -1,4 +1,4 @@
-"""Draws the paper's Figures 4.5 and 4.6 for a run.
+r"""Draws the paper's Figures 4.5 and 4.6 for a run.
 
     python -m scripts.paper_figures --workdir=runs/inception_seed0 --out=figures
     python -m scripts.paper_figures --workdir=runs/vgg16_seed0 --out=figures \

@@ -1,4 +1,4 @@
-"""Trains a network in stages and evaluates it.
+r"""Trains a network in stages and evaluates it.
 
     python -m scripts.train --config=configs/inception.py
     python -m scripts.train --config=configs/inception.py --workdir=runs/seed1 \

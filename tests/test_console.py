@@ -51,6 +51,7 @@ def test_help_shows_examples(script, name):
     done = script(name, "--help")
     assert done.returncode == 0 and done.stderr == ""
     assert f"\n    python -m scripts.{name} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 88
     assert {"--[no]json:", "--[no]debug:"} <= set(done.stdout.split())
 
 
@@ -243,12 +244,19 @@ def test_results_as_text_and_as_json(script, tiny_run, flowers, photo, tmp_path)
     assert run_json("prepare_data", *data) == {"folder": folder}
 
 
-def test_reader_that_has_enough_is_no_error():
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_reader_that_has_enough_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     code = "from scripts import console; console.run(lambda _: console.show({}, 'a'))"
+    command = [sys.executable, "-c", code, *arguments]
+    # Written as it is printed, as if it were longer than what a pipe holds.
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

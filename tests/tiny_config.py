@@ -1,4 +1,4 @@
-"""A config for tests: the recipe of configs/inception.py on a narrow network.
+r"""A config for tests: the recipe of configs/inception.py on a narrow network.
 
     python -m scripts.train --config=tests/tiny_config.py --config.data.dir=DIR \
         --config.init.weights=FILE
