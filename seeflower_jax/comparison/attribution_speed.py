@@ -39,7 +39,9 @@ METHODS = {
     "grad_cam": grad_cam.grad_cam,
     "guided_grad_cam": guided_grad_cam.guided_grad_cam,
     "integrated_gradients": functools.partial(
-        integrated_gradients.integrated_gradients, steps=INTEGRATION_STEPS
+        integrated_gradients.integrated_gradients,
+        steps=INTEGRATION_STEPS,
+        spacing=1.0,
     ),
     "smooth_grad": functools.partial(
         smooth_grad.smooth_grad, samples=SAMPLES, noise=NOISE

@@ -132,6 +132,23 @@ def test_integrated_gradients_are_complete(network, images):
     assert error < 0.01 * np.abs(here - there).max()
 
 
+def test_integrated_gradients_see_what_changes_near_the_baseline():
+    def network(images):
+        contrast = jnp.abs(images - 127.5).mean((1, 2, 3)) / 127.5
+        return jnp.tanh(100 * contrast)[:, None], {}
+
+    images = jnp.array([[[[0.0, 255.0, 0.0]]]])
+    wrong, right = (
+        integrated_gradients(network, images, jnp.array([0]), steps=8, spacing=spacing)
+        for spacing in (1.0, 3.0)
+    )
+    np.testing.assert_allclose(right.sum(), 1, rtol=0.05)
+    assert abs(wrong.sum() - 1) > 0.1
+    for spacing in (0.0, float("nan")):
+        with pytest.raises(ValueError, match=f"spacing is {spacing}; expected more"):
+            integrated_gradients(network, images, spacing=spacing)
+
+
 def test_smooth_grad_without_noise_is_the_method(network, images):
     keys = jax.random.split(jax.random.key(0), 3)
     maps = smooth_grad(network, images, None, keys, samples=2, noise=0.0)
