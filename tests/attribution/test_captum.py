@@ -83,7 +83,6 @@ def test_logits_are_equal(vgg16):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.slow
 def test_integrated_gradients_are_complete(vgg16):
     spec, variables, _, images = vgg16
     network = functools.partial(models.apply, spec, variables)
