@@ -18,9 +18,9 @@ def get_config(variant: str = "best") -> ConfigDict:
     """The config of the run.
 
     Args:
-      variant: 'best'; 'short' is it in few epochs, for the reversed split
-        on a CPU; 'zca' is it with whitened pictures; 'paper' and 'corrected' are
-        described in configs/paper.py.
+      variant: 'best'; 'short' is it in few epochs, for the reversed split on a CPU;
+        'zca' is it with whitened pictures; 'paper' and 'corrected' are described in
+        configs/paper.py.
     """
     paper.check_variant(variant, VARIANTS)
     config = ConfigDict()
