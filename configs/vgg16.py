@@ -65,7 +65,7 @@ def flowers(variant: str) -> ConfigDict:
     config.model.dropout = 0.5
     # Colour and texture are in the middle blocks: with them the head alone has 6 points
     # more on validation.
-    config.model.pooling = "root_average"  # or average, flatten
+    config.model.pooling = "root_average"  # or average, bilinear, flatten
     config.model.pooled = tuple(f"block{n}_pool" for n in (3, 4, 5))  # () is the last
     config.model.hidden = ()  # widths of dense layers with ReLU below the last
     # 'hidden' takes fc1 and fc2 from the weight file, as "imagenet:top" has them.

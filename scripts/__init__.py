@@ -13,7 +13,7 @@ from seeflower_jax import hints
 def names() -> list[str]:
     """What may be run: train and others."""
     there = {path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py")}
-    return sorted(there - {"console", "network_flags", "usage"})
+    return sorted(there - {"console", "network_flags", "run_flags", "usage"})
 
 
 def _check(module: str) -> None:

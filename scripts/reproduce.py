@@ -19,7 +19,7 @@ import sys
 
 from absl import app, flags
 
-from scripts import console
+from scripts import console, run_flags
 from seeflower_jax import reproduction
 
 _OUT = flags.DEFINE_string("out", None, "The folder of the run directories.")
@@ -34,14 +34,7 @@ _BUDGET = flags.DEFINE_enum(
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only shows the plan.")
 _RECORD = flags.DEFINE_list("record", [], "Run directories, or patterns of them.")
 _REPORT = flags.DEFINE_bool("report", False, "Writes RESULTS.md.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "The pictures; downloads by default.")
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "For decoded pictures and downloads.")
-_WEIGHTS_DIR = flags.DEFINE_string(
-    "weights_dir", "", "Folder of Keras' weight files; downloads by default."
-)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
-)
+flags.adopt_module_key_flags(run_flags)
 flags.register_validator(
     "seeds", lambda seeds: all(map(str.isdigit, seeds)), "expected numbers"
 )
@@ -70,14 +63,8 @@ def main(_) -> None:
         raise app.UsageError("name the folder of the runs by --out, or give --report")
 
     def plan(rows, seeds):
-        changes = {
-            "data.dir": os.path.expanduser(_DATA_DIR.value),
-            "data.cache_dir": os.path.expanduser(_CACHE_DIR.value),
-            "model.dtype": _DTYPE.value,
-        }
-        weights_dir = os.path.expanduser(_WEIGHTS_DIR.value)
         return reproduction.plan(
-            rows, seeds, _OUT.value, _BUDGET.value, changes, weights_dir
+            rows, seeds, _OUT.value, _BUDGET.value, **run_flags.options()
         )
 
     seeds = [int(seed) for seed in _SEEDS.value]

@@ -12,7 +12,6 @@ of runs and in results/ alike. Figures in [0, 1] are test top-1.
 """
 
 import dataclasses
-import fnmatch
 import importlib
 import json
 import logging
@@ -24,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import ml_collections
 
-from seeflower_jax import data, experiment, hints, paper_figures, records
+from seeflower_jax import ablation, data, experiment, hints, paper_figures, records
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.report import curves, dataset, results
 
@@ -131,17 +130,11 @@ def select(only: Sequence[str], budget: str) -> list[Row]:
     """
     labels = {row: (row.name, f"table_{row.table}") for row in ROWS}
     known = list(dict.fromkeys(label for pair in labels.values() for label in pair))
-    for pattern in only:
-        if not fnmatch.filter(known, pattern):
-            near = hints.nearest(pattern, known, count=3, cutoff=0.4)
-            raise ValueError(
-                f"no row and no table is called {pattern!r}; near are {near or known}"
-            )
+    chosen = hints.matching(only, known, "row and no table")
     return [
         row
         for row, pair in labels.items()
-        if (budget != "cpu" or row.cpu)
-        and (not only or any(fnmatch.filter(pair, pattern) for pattern in only))
+        if chosen.intersection(pair) and (budget != "cpu" or row.cpu)
     ]
 
 
@@ -334,8 +327,7 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
 def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
     """Writes RESULTS.md from the recorded results alone."""
     found = load_results(folder)
-    path_ablation = pathlib.Path(folder) / "ablation.json"
-    ablation = json.loads(path_ablation.read_text()) if path_ablation.exists() else {}
+    ablated = ablation.recorded(folder)
     intro = (
         "# Results\n\nWritten by `python -m scripts.reproduce --report` from the files "
         "in `results/`.\n"
@@ -343,8 +335,9 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
     parts = [
         intro,
         results.tables(ROWS, PUBLISHED, found),
-        results.ablation(ablation, found),
+        results.ablation(ablated, found, ablation.CHANGES),
         results.gaps(ROWS, SEEDS, found),
+        results.ablation_gaps(ablated, ablation.CHANGES),
         results.records(found, result_name),
     ]
     pathlib.Path(path).write_text("\n".join(part for part in parts if part))

@@ -125,6 +125,7 @@ RUNS = {
         ),
         slow="starts a process for each method and framework",
     ),
+    "python -m scripts.ablation --out=runs --dry_run": Run(),
     "python -m scripts.reproduce --out=runs --dry_run": Run(),
     "python -m scripts.reproduce --out=runs --seeds=0,1,2": Run(
         {},
@@ -151,6 +152,9 @@ COVERED = {
     ),
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
+    ),
+    "python -m scripts.ablation --out=runs --only=vgg16_head_alone": (
+        "tests/test_ablation.py::test_script_records_what_is_missing"
     ),
 }
 SECTIONS = (

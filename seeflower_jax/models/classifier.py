@@ -29,9 +29,23 @@ def _root_average(x):
     return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
 
 
+def _bilinear(x):
+    """Products of all pairs of channels, averaged over places; [N, C * C], norm 1.
+
+    Lin, RoyChowdhury and Maji 2015, "Bilinear CNN models for fine-grained visual
+    recognition", of one network with itself: signed roots, then the L2 norm.
+    """
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    products = jnp.einsum("npc,npd->ncd", x, x) / x.shape[1]
+    roots = products * lax.rsqrt(jnp.abs(products) + 1e-3)  # bounds the slope at 0
+    roots = roots.reshape(x.shape[0], -1)
+    return roots * lax.rsqrt(jnp.sum(roots**2, -1, keepdims=True) + 1e-12)
+
+
 POOLING = {
     "average": lambda x: jnp.mean(x, (1, 2)),
     "root_average": _root_average,
+    "bilinear": _bilinear,
     "flatten": lambda x: x.reshape(x.shape[0], -1),
 }
 

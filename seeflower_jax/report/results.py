@@ -211,13 +211,18 @@ def tables(
     return "\n".join(part for part in parts if part)
 
 
-def ablation(recorded: Mapping[str, Mapping[str, Mapping]], results: Iterable) -> str:
+def ablation(
+    recorded: Mapping[str, Mapping[str, Mapping]],
+    results: Iterable[Mapping],
+    changes: Sequence = (),
+) -> str:
     """What changes of the recipes do on validation; Markdown from level 2.
 
     Args:
       recorded: ablation.json, {model: {change: metrics}}.
       results: as `result.json` has them; of seed 0 of the best recipes the rows that
         the changes are compared to.
+      changes: as `ablation.CHANGES`; those without figures are shown as missing.
     """
     best = {
         r["model"]: r["validation"]["top1"]
@@ -225,15 +230,20 @@ def ablation(recorded: Mapping[str, Mapping[str, Mapping]], results: Iterable) -
         if (r["split"], r["recipe"], r["seed"]) == ("official", "best", 0)
     }
     rows = []
-    for model, changes in recorded.items():
-        own = best.get(model)
-        rows.append([NAMES[model], "as it is", share(own), "", ""])
-        for name, entry in changes.items():
+    for model in dict.fromkeys([*recorded, *(change.model for change in changes)]):
+        own, found = best.get(model), recorded.get(model, {})
+        rows.append([NAMES[model], "as it is", share(own) or "missing", "", ""])
+        for name, entry in found.items():
             top1 = entry["top1"]
             difference = "" if own is None else f"{top1 - own:+.4f}".replace("0.", ".")
             rows.append(
                 [NAMES[model], name, share(top1), difference, entry["config_hash"]]
             )
+        rows += [
+            [NAMES[model], change.name, "missing", "", ""]
+            for change in changes
+            if change.model == model and change.name not in found
+        ]
     if not rows:
         return ""
     header = ("network", "change", "validation top-1", "difference", "config")
@@ -269,6 +279,27 @@ def gaps(rows: Sequence, seeds: Sequence[int], results: Iterable[Mapping]) -> st
         if lines[cpu]:
             parts.append(f"{title}:\n\n{''.join(lines[cpu])}")
     return "\n".join(parts)
+
+
+def ablation_gaps(recorded: Mapping[str, Mapping], changes: Iterable) -> str:
+    """Rows of the ablation that are missing, with their commands, likewise.
+
+    Args:
+      recorded, changes: as of `ablation`.
+    """
+    commands = [
+        f"    python -m scripts.ablation --out=runs --only={change.key}\n"
+        for change in changes
+        if change.name not in recorded.get(change.model, {})
+    ]
+    if not commands:
+        return ""
+    return (
+        "## Missing rows of the ablation\n\nOn two CPU cores each takes from minutes, "
+        "where the head alone is trained or nothing, to two hours. Where only the "
+        "evaluation differs, the run of the best recipe has to be in `runs`.\n\n"
+        + "".join(commands)
+    )
 
 
 def records(results: Iterable[Mapping], name) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models
+from seeflower_jax.models import classifier
 from seeflower_jax.pretrained import keras_h5
 from tests import fixtures
 from tests.models import parity
@@ -45,6 +46,7 @@ def test_endpoints_and_size(name, convs, parameters):
     [
         ("average", (), 51),
         ("root_average", ("block3_pool", "block5_pool"), 26 + 51),
+        ("bilinear", ("block5_conv3",), 51 * 51),
         ("flatten", (), 9 * 51),
     ],
 )
@@ -65,7 +67,7 @@ def test_heads(pooling, pooled, inputs):
     images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
     logits, endpoints = models.apply(spec, variables, images)
     features = models.features(spec, variables, images)
-    if pooled:
+    if pooling == "root_average":
         means = [endpoints[name].mean((1, 2)) for name in pooled]
         roots = [np.sqrt(mean + 0.25) for mean in means]
         sizes = [np.linalg.norm(root, axis=-1, keepdims=True) for root in roots]
@@ -81,6 +83,18 @@ def test_heads(pooling, pooled, inputs):
     )
     assert not np.allclose(dropped, logits)
     assert models.ModelSpec(**spec.to_dict()) == spec
+
+
+def test_bilinear_pooling():
+    x = np.random.default_rng(0).normal(0, 3, (2, 5, 4, 6)).astype(np.float32)
+    pooled = np.asarray(classifier.POOLING["bilinear"](x))
+    for picture, features in zip(x, pooled, strict=True):
+        mean = sum(np.outer(place, place) for row in picture for place in row) / 20
+        roots = np.sign(mean) * np.sqrt(np.abs(mean))
+        wanted = (roots / np.linalg.norm(roots)).ravel()
+        np.testing.assert_allclose(features, wanted, atol=2e-3)
+    slope = jax.grad(lambda x: classifier.POOLING["bilinear"](x).sum())(0 * x)
+    assert np.isfinite(slope).all()
 
 
 def test_root_average_of_what_a_tap_makes_negative():

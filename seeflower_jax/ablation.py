@@ -1,0 +1,181 @@
+"""What the ablation changes in the best recipes, one thing at a time, as data.
+
+    for change in select(["vgg16_*"]):
+        for script, arguments in change.commands("runs"):
+            print(records.command_line(script, arguments))
+
+A change is of values of the config, or of how a trained network is evaluated. Figures
+are of validation, official split, seed 0; rows are recorded by `scripts.evaluate
+--ablation=NAME`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+from seeflower_jax import hints
+from seeflower_jax.pretrained import catalog
+
+# The module in configs/ of each network.
+CONFIGS = {"vgg16": "vgg16", "vgg19": "vgg19", "inception_v3": "inception"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A row of the ablation.
+
+    Attributes:
+      model: whose best recipe is changed.
+      name: of the row.
+      values: of the config, by their flat keys; empty if only the evaluation differs.
+      evaluation: flags of `scripts.evaluate`.
+    """
+
+    model: str
+    name: str
+    values: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    evaluation: Sequence[str] = ()
+
+    @property
+    def key(self) -> str:
+        """What it is selected by, and its run directory is called."""
+        return f"{self.model}_" + re.sub(r"\W+", "_", self.name).lower().strip("_")
+
+    def commands(
+        self, out: str, changes: Mapping | None = None, weights_dir: str = ""
+    ) -> list[tuple[str, list[str]]]:
+        """Scripts and arguments that make the row, one after the other.
+
+        Args:
+          out: the folder of the run directories. If only the evaluation differs, the
+            run of the best recipe, as `reproduction` names it, has to be there.
+          changes: values of the config besides, by their flat keys.
+          weights_dir: where the published weight files are; '' downloads them.
+        """
+        evaluate = ["--split=validation", *self.evaluation, f"--ablation={self.name}"]
+        if not self.values:
+            workdir = f"--workdir={out}/{self.model}_official_seed0"
+            return [("evaluate", [workdir, *evaluate])]
+        workdir = f"--workdir={out}/{self.key}"
+        values = {**self.values, **(changes or {})}
+        if weights_dir:
+            name = catalog.CATALOG[self.model].name
+            values["init.weights"] = str(pathlib.Path(weights_dir) / name)
+        flags = (f"--config.{key}={_literal(value)}" for key, value in values.items())
+        config = f"--config=configs/{CONFIGS[self.model]}.py"
+        train = [config, workdir, "--notest", *flags]
+        return [("train", train), ("evaluate", [workdir, *evaluate])]
+
+
+def _literal(value) -> str:
+    """A value on a command line: with double quotes, since a shell has single ones."""
+    return str(value).replace("'", '"')
+
+
+def recorded(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
+    """The rows that a folder of results has, {model: {name: figures}}."""
+    path = pathlib.Path(folder) / "ablation.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def select(only: Sequence[str]) -> list[Change]:
+    """The changes whose keys match one of the patterns with `*`; all if there are none.
+
+    Raises:
+      ValueError: for a pattern that matches nothing; names what is near.
+    """
+    keys = hints.matching(only, [change.key for change in CHANGES], "row")
+    return [change for change in CHANGES if change.key in keys]
+
+
+def _head_alone(model, name="head alone", **values):
+    return Change(model, name, {"stage_order": ("head",), **values})
+
+
+def _in(stages, values):
+    """The same values in several stages."""
+    return {
+        f"stages.{stage}.{key}": value
+        for stage in stages
+        for key, value in values.items()
+    }
+
+
+_TUNED = ("finetune", "settle")
+_MIXED, _STEM = "backbone/mixed.*", "backbone/Conv2d.*"
+
+CHANGES = tuple(
+    Change("inception_v3", name, evaluation=flags)
+    for name, flags in (
+        ("not mirrored", ("--nohflip",)),
+        ("256 pixels, not mirrored", ("--views=256", "--nohflip")),
+        ("224 pixels, not mirrored", ("--views=224", "--nohflip")),
+        ("central 87.5 %, not mirrored", ("--views=320:0.875", "--nohflip")),
+        ("also closer, where Grad-CAM points", ("--crop",)),
+    )
+)
+CHANGES += (
+    _head_alone("inception_v3"),
+    _head_alone(
+        "inception_v3",
+        "head alone, without label smoothing",
+        **{"stages.head.label_smoothing": 0.0},
+    ),
+)
+CHANGES += tuple(
+    Change("inception_v3", name, values)
+    for name, values in (
+        ("head not trained first", {"stage_order": _TUNED}),
+        ("without the stage on larger pictures", {"stage_order": ("head", "finetune")}),
+        (
+            "one learning rate for all layers",
+            _in(_TUNED, {"partition": ((f"head/.*|{_MIXED}", 1.0), (_STEM, None))}),
+        ),
+        (
+            "stem trained as well",
+            _in(_TUNED, {"partition": (("head/.*", 3.0), ("backbone/.*", 1.0))}),
+        ),
+        (
+            "without label smoothing",
+            _in(("head", *_TUNED), {"label_smoothing": 0.0}),
+        ),
+        (
+            "without mixup and CutMix",
+            _in(("finetune",), {"augment.mixup": 0.0, "augment.cutmix": 0.0}),
+        ),
+        (
+            "colours not changed",
+            _in(_TUNED, {"augment.brightness": 0.0, "augment.contrast": 0.0}),
+        ),
+        ("without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})),
+    )
+)
+CHANGES += (
+    Change("vgg16", "also mirrored", evaluation=("--hflip",)),
+    Change("vgg16", "256 pixels", evaluation=("--views=256:0.875",)),
+    _head_alone("vgg16"),
+    _head_alone(
+        "vgg16",
+        "head alone, on means of the last block",
+        **{"model.pooled": (), "model.pooling": "average"},
+    ),
+    _head_alone(
+        "vgg16",
+        "head alone, bilinear pooling of the last block",
+        **{"model.pooled": ("block5_conv3",), "model.pooling": "bilinear"},
+    ),
+    Change("vgg16", "head not trained first", {"stage_order": ("finetune",)}),
+    Change(
+        "vgg16",
+        "all layers trained",
+        _in(("finetune",), {"partition": (("head/.*", 10.0), ("backbone/.*", 1.0))}),
+    ),
+    Change(
+        "vgg16", "without the mean of weights", _in(("finetune",), {"ema_decay": 0.0})
+    ),
+    Change("vgg19", "also mirrored", evaluation=("--hflip",)),
+    Change("vgg19", "256 pixels", evaluation=("--views=256:0.875",)),
+)
