@@ -14,8 +14,8 @@ def get_config(variant: str = "best") -> ConfigDict:
     """The config of the run.
 
     Args:
-      variant: 'best', which is as in configs/vgg16.py but for the network, or 'paper'
-        or 'corrected', described in configs/paper.py.
+      variant: 'best' or 'short', which are as in configs/vgg16.py but for the network,
+        or 'paper' or 'corrected', described in configs/paper.py.
     """
     config = vgg16.flowers(variant)
     config.model.name = "vgg19"

@@ -104,6 +104,8 @@ ROWS = (
         "reversed",
         {"vgg16": (0.889, 0.861), "vgg19": (0.925,), "inception_v3": (0.962,)},
     ),
+    Row("4.2", "vgg16", "reversed", "short", "vgg16:short", 0.889, 0.861, cpu=True),
+    Row("4.2", "vgg19", "reversed", "short", "vgg19:short", 0.925, cpu=True),
     Row("4.2", "inception_v3", "reversed", "short", "inception:short", 0.962, cpu=True),
     *_transfer("trainval", {}),
 )

@@ -18,10 +18,14 @@ def test_the_best_recipe_of_inception_is_the_one_that_was_run():
     assert inception.get_config("best").to_dict() == inception.get_config().to_dict()
 
 
-def test_the_short_recipe_differs_in_its_epochs_alone():
-    best, short = (inception.get_config(name) for name in ("best", "short"))
-    epochs = {name: stage.epochs for name, stage in short.stages.items()}
-    assert epochs == {"head": 30, "finetune": 4, "settle": 1}
+@pytest.mark.parametrize(
+    "module,epochs", [(inception, (30, 4, 1)), (vgg16, (30, 2)), (vgg19, (30, 2))]
+)
+def test_the_short_recipe_differs_in_its_epochs_alone(module, epochs):
+    best, short = (module.get_config(name) for name in ("best", "short"))
+    names = ("head", "finetune", "settle")[: len(epochs)]
+    assert short.stage_order == names
+    assert tuple(short.stages[name].epochs for name in names) == epochs
     for config in (best, short):
         config.recipe = ""
         for stage in config.stages.values():
