@@ -48,7 +48,7 @@ def test_rows_are_those_of_the_paper():
 
 def test_selection():
     names = [row.name for row in reproduction.select(["vgg*_reversed*"], "full")]
-    assert len(names) == 6 and "vgg19_reversed" in names
+    assert len(names) == 8 and "vgg19_reversed" in names
     exact = reproduction.select(["inception_v3_official"], "full")
     assert [row.recipe for row in exact] == ["best"]
     assert all(row.cpu for row in reproduction.select([], "cpu"))
