@@ -2,8 +2,8 @@
 
     python -m scripts.train --config=configs/vgg16.py
 
-Seed 0 on approximate weights: test top-1 .8865, mean class .9015, validation .9137, in
-30 minutes on two CPU cores and 15 more of evaluation.
+Seed 0: test top-1 .8865, mean class .9015, validation .9137, in 30 minutes on two CPU
+cores and 15 more of evaluation.
 
 The head is chosen by `config.model.pooling`, `hidden` and `dropout`:
 

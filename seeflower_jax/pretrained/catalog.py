@@ -17,7 +17,7 @@ import pathlib
 import jax
 import numpy as np
 
-from seeflower_jax import download, models
+from seeflower_jax import download, models, records
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.pretrained import checkpoint, keras_h5, torch_state
 from seeflower_jax.pretrained.errors import WeightFileError
@@ -38,11 +38,14 @@ class PublishedWeights:
       url: of the file.
       md5: as published, or None.
       sha256: the start of it, as published in the file's name, or None.
+      variables: `_variables_hash` of what it holds, or None: other files may hold it,
+        too, in Keras' other formats for example.
     """
 
     url: str
     md5: str | None = None
     sha256: str | None = None
+    variables: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,10 +59,10 @@ class PublishedWeights:
         return download.file_hash(path).startswith(self.sha256)
 
 
-def _keras(model, md5, ending="_notop"):
+def _keras(model, md5, ending="_notop", variables=None):
     base = "https://storage.googleapis.com/tensorflow/keras-applications"
     name = f"{model}_weights_tf_dim_ordering_tf_kernels{ending}.h5"
-    return PublishedWeights(f"{base}/{model}/{name}", md5=md5)
+    return PublishedWeights(f"{base}/{model}/{name}", md5=md5, variables=variables)
 
 
 def _torch(name, sha256):
@@ -73,7 +76,9 @@ CATALOG = {
     "inception_v3": _keras("inception_v3", "bcbd6486424b2319ff4ef7d526e38f63"),
     "inception_v3:top": _keras("inception_v3", "9a0d58056eeedaa3f26cb7ebd46da564", ""),
     "inception_v3:torchvision": _torch("inception_v3_google", "0cc3c7bd"),
-    "vgg16": _keras("vgg16", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg16": _keras(
+        "vgg16", "6d6bbae143d832006294945121d1f1fc", variables="f4a4823496d8"
+    ),
     "vgg16:top": _keras("vgg16", "64373286793e3c8b2b4e3219cbf3544b", ""),
     "vgg16:torchvision": _torch("vgg16", "397923af"),
     "vgg19": _keras("vgg19", "253f8cb515780f3b799900260a226db6"),
@@ -166,12 +171,21 @@ def _locate(model, weights, cache_dir) -> pathlib.Path:
     return path
 
 
-def _record(model, path) -> dict:
-    """Name, hash and whether it is a published file, of a file or converted weights."""
+def _variables_hash(variables) -> str:
+    """Of what is below the head."""
+    backbone = {"backbone": variables["params"]["backbone"]}
+    return records.variables_hash({**variables, "params": backbone})
+
+
+def _record(model, path, variables) -> dict:
+    """Name, hash and whether it is published, of a file or converted weights."""
     if path.is_dir():
         return checkpoint.load(path)[0]["source"]
     published = [w for key, w in CATALOG.items() if key.partition(":")[0] == model]
     exact = any(weights.matches(path) for weights in published)
+    if not exact and any(weights.variables for weights in published):
+        held = _variables_hash(variables)
+        exact = any(weights.variables == held for weights in published)
     if not exact:
         logging.warning("%s is not the published file: its hash differs", path)
     return {"name": path.name, "sha256": download.file_hash(path), "exact": exact}
@@ -198,7 +212,8 @@ def load_pretrained(
 
     Returns:
       (spec, variables, {'name': of the file, 'sha256': of it, 'exact': whether it is a
-      published file by its hash}; the values are None without a file).
+      published file by its hash, or holds the same variables below the head}; the
+      values are None without a file).
 
     Raises:
       FileNotFoundError: if there is no such file; names where to get it.
@@ -226,7 +241,7 @@ def load_pretrained(
         merged = merge(loaded, variables, allow_missing=[new] if new else [])
     except MergeError as error:
         raise MergeError(f"{path}: {error}") from error
-    return spec, merged, _record(spec.name, path)
+    return spec, merged, _record(spec.name, path, merged)
 
 
 def load_source(
@@ -254,7 +269,7 @@ def load_source(
         merged = merge(loaded, variables)
     except MergeError as error:
         raise MergeError(f"{path}: {error}") from error
-    return spec, merged, _record(model, path)
+    return spec, merged, _record(model, path, merged)
 
 
 def load_classifier(

@@ -38,8 +38,9 @@ are of different runs of the author's. `test top-1` is the share of right pictur
 `mean class` the mean of that share over the classes; of several seeds they are means,
 with the range in brackets. `s.e.` is the standard error of `test top-1` that comes from
 the number of test pictures, the same for any number of seeds. `validation` is top-1.
-`weights` says whether the ImageNet weights are the published file, by its hash, or an
-approximation of it. `training` is the time of one run, without the evaluation.
+`weights` says whether the ImageNet weights are the published ones, by the hash of the
+file or of what it holds, or an approximation of them. `training` is the time of one run,
+without the evaluation.
 """
 
 

@@ -114,3 +114,24 @@ def test_another_file_than_published_is_reported_not_refused(narrow_weights, cap
     assert "not the published file" in caplog.text
     head = models.init_head(SPEC, key)["logits"]["kernel"]
     np.testing.assert_array_equal(loaded["params"]["head"]["logits"]["kernel"], head)
+
+
+@pytest.mark.parametrize("model,exact", [("vgg16", True), ("vgg19", False)])
+def test_published_variables_are_known_in_another_file(assets, model, exact):
+    path = assets / "weights" / catalog.CATALOG[model].name
+    assert not catalog.CATALOG[model].matches(path)
+    _, _, record = catalog.load_source(model, str(path))
+    assert record["exact"] is exact
+
+
+def test_one_other_value_is_not_published(tmp_path, variables, monkeypatch):
+    held = catalog._variables_hash(variables)
+    published = catalog.PublishedWeights("w.h5", md5="0" * 32, variables=held)
+    monkeypatch.setitem(catalog.CATALOG, "inception_v3", published)
+    paths = [tmp_path / name for name in ("same.h5", "other.h5")]
+    fixtures.write_inception_h5(paths[0], variables)
+    other = jax.tree.map(np.copy, variables)
+    jax.tree.leaves(other["batch_stats"])[0][0] += 1e-3
+    fixtures.write_inception_h5(paths[1], other)
+    loaded = [catalog.load_pretrained(SPEC, str(path)) for path in paths]
+    assert [record["exact"] for _, _, record in loaded] == [True, False]
