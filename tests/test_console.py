@@ -89,7 +89,7 @@ def test_scripts_are_listed():
     for module in ("scripts", "scripts.xyz"):
         done = _python("-m", module)
         assert done.returncode == 2
-        assert f"{module} is no script; there are scripts.{{act" in done.stderr
+        assert f"{module} is no script; there are scripts.{{ablation,act" in done.stderr
     assert _python("-c", "import scripts").returncode == 0
 
 
