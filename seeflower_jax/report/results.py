@@ -39,8 +39,8 @@ are of different runs of the author's. `test top-1` is the share of right pictur
 with the range in brackets. `s.e.` is the standard error of `test top-1` that comes from
 the number of test pictures, the same for any number of seeds. `validation` is top-1.
 `weights` says whether the ImageNet weights are the published ones, by the hash of the
-file or of what it holds, or an approximation of them. `training` is the time of one run,
-without the evaluation.
+file or of what it holds, or an approximation of them. `training` is the time of one
+run, without the evaluation.
 """
 
 
@@ -231,7 +231,7 @@ def ablation(
         if (r["split"], r["recipe"], r["seed"]) == ("official", "best", 0)
     }
     rows = []
-    for model in dict.fromkeys([*recorded, *(change.model for change in changes)]):
+    for model in dict.fromkeys([*(change.model for change in changes), *recorded]):
         own, found = best.get(model), recorded.get(model, {})
         rows.append([NAMES[model], "as it is", share(own) or "missing", "", ""])
         for name, entry in found.items():
