@@ -1,7 +1,7 @@
 """Makes the rows of the ablation that are missing in results/ablation.json.
 
     python -m scripts.ablation --out=runs --dry_run
-    python -m scripts.ablation --out=runs --only='vgg16_head_alone*'
+    python -m scripts.ablation --out=runs --only='vgg16_without*'
 
 A row is a best recipe with one thing changed, trained if it has to be, and its figures
 on validation. The plan is shown first: what is recorded, what is missing, and the

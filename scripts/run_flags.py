@@ -13,7 +13,10 @@ _WEIGHTS_DIR = flags.DEFINE_string(
     "weights_dir", "", "Folder of Keras' weight files; downloads by default."
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Of the computation; the recipe's."
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "Of the computation; the recipe's by default.",
 )
 
 

@@ -77,7 +77,7 @@ def _literal(value) -> str:
 
 def recorded(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
     """The rows that a folder of results has, {model: {name: figures}}."""
-    path = pathlib.Path(folder) / "ablation.json"
+    path = pathlib.Path(folder).expanduser() / "ablation.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -107,53 +107,68 @@ def _in(stages, values):
 _TUNED = ("finetune", "settle")
 _MIXED, _STEM = "backbone/mixed.*", "backbone/Conv2d.*"
 
-CHANGES = tuple(
-    Change("inception_v3", name, evaluation=flags)
-    for name, flags in (
-        ("not mirrored", ("--nohflip",)),
-        ("256 pixels, not mirrored", ("--views=256", "--nohflip")),
-        ("224 pixels, not mirrored", ("--views=224", "--nohflip")),
-        ("central 87.5 %, not mirrored", ("--views=320:0.875", "--nohflip")),
-        ("also closer, where Grad-CAM points", ("--crop",)),
-    )
-)
-CHANGES += (
+CHANGES = (
+    Change("inception_v3", "not mirrored", evaluation=("--nohflip",)),
+    Change(
+        "inception_v3",
+        "256 pixels, not mirrored",
+        evaluation=("--views=256", "--nohflip"),
+    ),
+    Change(
+        "inception_v3",
+        "224 pixels, not mirrored",
+        evaluation=("--views=224", "--nohflip"),
+    ),
+    Change(
+        "inception_v3",
+        "central 87.5 %, not mirrored",
+        evaluation=("--views=320:0.875", "--nohflip"),
+    ),
+    Change(
+        "inception_v3",
+        "also closer, where Grad-CAM points, not mirrored",
+        evaluation=("--crop",),
+    ),
     _head_alone("inception_v3"),
     _head_alone(
         "inception_v3",
         "head alone, without label smoothing",
         **{"stages.head.label_smoothing": 0.0},
     ),
-)
-CHANGES += tuple(
-    Change("inception_v3", name, values)
-    for name, values in (
-        ("head not trained first", {"stage_order": _TUNED}),
-        ("without the stage on larger pictures", {"stage_order": ("head", "finetune")}),
-        (
-            "one learning rate for all layers",
-            _in(_TUNED, {"partition": ((f"head/.*|{_MIXED}", 1.0), (_STEM, None))}),
-        ),
-        (
-            "stem trained as well",
-            _in(_TUNED, {"partition": (("head/.*", 3.0), ("backbone/.*", 1.0))}),
-        ),
-        (
-            "without label smoothing",
-            _in(("head", *_TUNED), {"label_smoothing": 0.0}),
-        ),
-        (
-            "without mixup and CutMix",
-            _in(("finetune",), {"augment.mixup": 0.0, "augment.cutmix": 0.0}),
-        ),
-        (
-            "colours not changed",
-            _in(_TUNED, {"augment.brightness": 0.0, "augment.contrast": 0.0}),
-        ),
-        ("without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})),
-    )
-)
-CHANGES += (
+    Change("inception_v3", "head not trained first", {"stage_order": _TUNED}),
+    Change(
+        "inception_v3",
+        "without the stage on larger pictures",
+        {"stage_order": ("head", "finetune")},
+    ),
+    Change(
+        "inception_v3",
+        "one learning rate for all layers",
+        _in(_TUNED, {"partition": ((f"head/.*|{_MIXED}", 1.0), (_STEM, None))}),
+    ),
+    Change(
+        "inception_v3",
+        "stem trained as well",
+        _in(_TUNED, {"partition": (("head/.*", 3.0), ("backbone/.*", 1.0))}),
+    ),
+    Change(
+        "inception_v3",
+        "without label smoothing",
+        _in(("head", *_TUNED), {"label_smoothing": 0.0}),
+    ),
+    Change(
+        "inception_v3",
+        "without mixup and CutMix",
+        _in(("finetune",), {"augment.mixup": 0.0, "augment.cutmix": 0.0}),
+    ),
+    Change(
+        "inception_v3",
+        "colours not changed",
+        _in(_TUNED, {"augment.brightness": 0.0, "augment.contrast": 0.0}),
+    ),
+    Change(
+        "inception_v3", "without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})
+    ),
     Change("vgg16", "also mirrored", evaluation=("--hflip",)),
     Change("vgg16", "256 pixels", evaluation=("--views=256:0.875",)),
     _head_alone("vgg16"),

@@ -77,11 +77,7 @@ def _transfer(split, figures):
             *figures.get(model, ()),
             cpu=(model, split, recipe) == ("inception_v3", "official", "best"),
         )
-        for model, config in (
-            ("vgg16", "vgg16"),
-            ("vgg19", "vgg19"),
-            ("inception_v3", "inception"),
-        )
+        for model, config in ablation.CONFIGS.items()
         for recipe in ("paper", "corrected", "best")
         if split != "trainval" or recipe == "best"
     )

@@ -60,12 +60,15 @@ def test_keys_select():
         ablation.select(["vgg16_mirored"])
 
 
-def test_commands_take_local_files():
-    (change,) = ablation.select(["vgg16_head_alone"])
+@pytest.mark.parametrize(
+    "key", ["vgg16_head_alone", "vgg16_without_the_mean_of_weights"]
+)
+def test_commands_take_local_files(key):
+    (change,) = ablation.select([key])
     (_, train), (_, evaluate) = change.commands("o", {"data.dir": "d"}, "w")
     weights = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     assert train[-2:] == ["--config.data.dir=d", f"--config.init.weights=w/{weights}"]
-    assert "--workdir=o/vgg16_head_alone" in train and evaluate[0] in train
+    assert f"--workdir=o/{key}" in train and evaluate[0] in train
 
 
 def test_script_records_what_is_missing(tiny_run, tmp_path, capfd, monkeypatch):

@@ -153,7 +153,7 @@ COVERED = {
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
     ),
-    "python -m scripts.ablation --out=runs --only=vgg16_head_alone": (
+    "python -m scripts.ablation --out=runs --only=vgg16_without_the_mean_of_weights": (
         "tests/test_ablation.py::test_script_records_what_is_missing"
     ),
 }

@@ -182,10 +182,11 @@ def _record(model, path, variables) -> dict:
     if path.is_dir():
         return checkpoint.load(path)[0]["source"]
     published = [w for key, w in CATALOG.items() if key.partition(":")[0] == model]
-    exact = any(weights.matches(path) for weights in published)
-    if not exact and any(weights.variables for weights in published):
-        held = _variables_hash(variables)
-        exact = any(weights.variables == held for weights in published)
+    exact = any(weights.matches(path) for weights in published) or any(
+        weights.variables == _variables_hash(variables)
+        for weights in published
+        if weights.variables
+    )
     if not exact:
         logging.warning("%s is not the published file: its hash differs", path)
     return {"name": path.name, "sha256": download.file_hash(path), "exact": exact}
