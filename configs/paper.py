@@ -3,14 +3,14 @@
     python -m scripts.train --config=configs/inception.py:paper
     python -m scripts.train --config=configs/inception.py:corrected
 
-`paper` is what the author's code does, as far as a result could depend on it: pictures
-are squashed to squares, and every network gets values in [0, 1], also those whose
-weights expect others. `corrected` differs in these two points alone. The augmentation
-is the code's; its ZCA whitening was never fitted there and so did nothing.
+`paper` is what the author's code does, as far as a result could depend on it. Images
+are squashed to squares. Every network gets values in [0, 1], even if its weights expect
+others. `corrected` differs in these two points alone. The augmentation is that of the
+code; its ZCA whitening was never fitted there and so did nothing.
 
-Left as they are here: pictures are resized by Lanczos and bilinear interpolation, not
-to the nearest pixel; those of the validation are not augmented; and the decay of 1e-6
-a step that SGD has there, 2.5 % in all, is absent.
+Three differences from the code remain. Images are resized by Lanczos and linear
+interpolation, not to the nearest pixel. Validation images are not augmented. SGD has no
+decay of 1e-6 a step, 2.5 % in all.
 """
 
 from ml_collections import ConfigDict
@@ -21,22 +21,23 @@ RECIPES = ("paper", "corrected")
 
 
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
-    """Refuses a variant that a config does not have, with the nearest one it has."""
+    """Refuse a variant that a config does not have; suggest the nearest it has."""
     if variant not in known:
         hint = hints.did_you_mean(variant, known)
-        raise ValueError(f"unknown variant {variant!r}; there are {known}{hint}")
+        raise ValueError(f"unknown variant {variant!r}; known are {known}{hint}")
 
 
 def stage(like: ConfigDict, **changes) -> ConfigDict:
-    """A stage with the code's augmentation and stopping, and without what it lacks.
+    """Return a stage with the augmentation and the stopping of the code.
 
     Args:
-      like: a stage, for the keys that are neither set here nor in `changes`.
-      **changes: what the stage has of its own.
+      like: a stage, for the keys that are set neither here nor in `changes`.
+      **changes: the values of this stage alone.
     """
     config = like.copy_and_resolve_references()
     config.update(
         optimizer="adam",
+        optimizer_options=(),
         schedule="constant",
         warmup_steps=0,
         weight_decay=0.0,
@@ -66,24 +67,24 @@ def stage(like: ConfigDict, **changes) -> ConfigDict:
 
 
 def squash(config: ConfigDict) -> None:
-    """Squashes pictures to squares, in training and evaluation, whole as they are."""
+    """Squash whole images to squares, in training and evaluation."""
     config.eval.keep_aspect = False
     for name in config.stage_order:
         config.stages[name].augment.keep_aspect = False
 
 
 def change(config: ConfigDict, recipe: str, **stages: ConfigDict) -> ConfigDict:
-    """Turns the config of an ImageNet network into a recipe of the paper.
+    """Turn the config of an ImageNet network into a recipe of the paper.
 
     Args:
-      config: changed in place; its head is the caller's.
+      config: changed in place; the caller sets its head.
       recipe: of `RECIPES`.
       **stages: in their order.
     """
     config.recipe = recipe
     config.metric = "loss"
     config.eval.update(size=0, crop=1.0)
-    config.test_time = ConfigDict({"views": ((0, 1.0),), "hflip": False})
+    config.test_time.update(views=((0, 1.0),), hflip=False)
     config.stage_order = tuple(stages)
     config.stages = ConfigDict(stages)
     if recipe == "paper":

@@ -1,4 +1,4 @@
-"""Transfer learning in two minutes, on drawn flowers: no network, weights or data.
+"""Transfer learning in two minutes, on drawn flowers: no downloads.
 
 python -m scripts.train --config=configs/quickstart.py
 """
@@ -9,23 +9,13 @@ from configs import inception
 
 
 def get_config() -> ConfigDict:
-    """The config of the run; what it does not set is as in configs/inception.py."""
+    """Return the config of the run; what it does not set is as in configs/inception.py."""
     config = inception.get_config()
     config.recipe = "quickstart"
-    config.model = ConfigDict({"name": "small", "dropout": 0.2, "dtype": "float32"})
+    config.model.update(name="small", dropout=0.2)
     config.init.weights = ""
-    config.data = ConfigDict(
-        {
-            "source": "synthetic",
-            "split": "target",  # of the species; those of "source" are others
-            "species": 16,
-            "pictures": (10, 5, 25),  # of each, for training, validation and test
-            "seed": 0,
-            "dir": "",
-            "cache_dir": "",
-            "shortest_side": 64,
-        }
-    )
+    config.data.update(source="synthetic", split="target", shortest_side=64)
+    config.data.update(species=16, images_per_class=(10, 5, 25))
     config.eval.update(size=64, crop=1.0, batch_size=80)
     config.test_time.update(views=((64, 1.0),), hflip=False)
 
@@ -53,13 +43,18 @@ def get_config() -> ConfigDict:
     config.stage_order = ("head", "finetune")
     config.init.pretraining = ConfigDict(
         {
-            "data": {"split": "source", "species": 48, "pictures": (30, 3, 0)},
+            "data": {
+                "split": "source",  # other species than those of "target"
+                "species": 48,
+                "images_per_class": (30, 3, 0),
+            },
             "stage_order": ("pretrain",),
         }
     )
     config.quickstart = ConfigDict(
         {
-            "scratch": {"stage_order": ("scratch",)},  # the same time without transfer
+            # A run from random parameters that takes the same time, to compare.
+            "scratch": {"stage_order": ("scratch",)},
             "methods": ("saliency", "grad_cam", "finer_cam"),
             "maximise_steps": 96,
         }

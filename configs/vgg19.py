@@ -2,7 +2,7 @@
 
     python -m scripts.train --config=configs/vgg19.py
 
-Seed 0 on approximate weights: test top-1 .8759, mean class .8922, validation .9088.
+Seed 0 on approximate weights: test top-1 0.8759, mean class 0.8922, validation 0.9088.
 """
 
 from ml_collections import ConfigDict
@@ -11,17 +11,17 @@ from configs import paper, vgg16
 
 
 def get_config(variant: str = "best") -> ConfigDict:
-    """The config of the run.
+    """Return the config of the run.
 
     Args:
-      variant: 'best' or 'short', which are as in configs/vgg16.py but for the network,
-        or 'paper' or 'corrected', described in configs/paper.py.
+      variant: 'best' or 'short', as in configs/vgg16.py but for the network; or 'paper'
+        or 'corrected', described in configs/paper.py.
     """
     config = vgg16.flowers(variant)
     config.model.name = "vgg19"
     if variant not in paper.RECIPES:
         return config
-    # "The last three layers" of the code leave out the first of the new ones.
+    # "The last three layers" of the code leave out the first new layer.
     head = paper.stage(
         config.stages.head,
         epochs=2,

@@ -1,7 +1,7 @@
-"""What is written down of runs and results: JSON, hashes of configs, what ran where.
+"""Write down runs and results: JSON, hashes of configs, what ran where.
 
-result |= records.provenance(records.typed_command())
-records.write_json(path, result)
+    result |= records.provenance(records.typed_command())
+    records.write_json(path, result)
 """
 
 import hashlib
@@ -13,24 +13,29 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
-# Where files lie on one machine is no part of what a run computes.
+# Where files lie on one machine does not change what a run computes.
 LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
 
 
-def plain(config) -> dict:
-    """A config as JSON gives it back."""
-    return json.loads(json.dumps(config.to_dict()))
+def to_dict(config: Mapping) -> dict:
+    """Return a config, a ConfigDict or nested dicts, as nested dicts."""
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
-def config_hash(config) -> str:
-    """The first 12 hex digits of the SHA-256 of a config, less its local paths."""
+def plain(config: Mapping) -> dict:
+    """Return a config as JSON gives it back."""
+    return json.loads(json.dumps(to_dict(config)))
+
+
+def config_hash(config: Mapping) -> str:
+    """Return 12 hex digits of the SHA-256 of a config, less its local paths."""
     hashed = plain(config)
     for section, key in LOCAL_KEYS:
         hashed.get(section, {}).pop(key, None)
@@ -38,8 +43,8 @@ def config_hash(config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def variables_hash(variables) -> str:
-    """The first 12 hex digits of the SHA-256 of a network's variables, by name."""
+def variables_hash(variables: Mapping) -> str:
+    """Return 12 hex digits of the SHA-256 of a network's variables, by name."""
     digest = hashlib.sha256()
     for path, array in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -47,30 +52,30 @@ def variables_hash(variables) -> str:
     return digest.hexdigest()[:12]
 
 
-def flat(config, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yields (key, value) of the leaves of a config, `("data.dir", "")`."""
-    for key, value in config.items():
-        if isinstance(value, dict | ml_collections.ConfigDict):
+def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of the leaves of a config, `("data.dir", "")`."""
+    for key, value in to_dict(config).items():
+        if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes indented JSON, all or nothing."""
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write indented JSON, all or nothing."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(partial, path)
 
 
 def read_result(workdir: str | os.PathLike) -> dict:
-    """The content of `result.json`, empty for a run that is not finished."""
+    """Return the content of `result.json`, {} for a run that is not finished."""
     path = pathlib.Path(workdir).expanduser() / "result.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
-    """Writes an entry into a file of results, {network: {key: entry}}; keeps others."""
+    """Write an entry into a file of results, {network: {key: entry}}; keep others."""
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -79,18 +84,18 @@ def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
-    """What is typed to run a script of scripts/, with ~ for the home folder."""
+    """Return what is typed to run a script of scripts/, with ~ for the home folder."""
     command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
     return command.replace(str(pathlib.Path.home()), "~")
 
 
 def typed_command() -> str:
-    """The command line of the script that runs now."""
+    """Return the command line of the script that runs now."""
     return command_line(pathlib.Path(sys.argv[0]).stem, sys.argv[1:])
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree, with '-dirty' if it was changed since."""
+    """Return the commit of the source tree, with '-dirty' if it was changed since."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
     options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
@@ -101,7 +106,7 @@ def _git_commit() -> str | None:
 
 
 def provenance(command: str) -> dict:
-    """What ran where: command, commit, versions, compiler flags, device."""
+    """Return what ran where: command, commit, versions, compiler flags, device."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
     kind = platform.machine() if device.platform == "cpu" else device.device_kind

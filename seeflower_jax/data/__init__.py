@@ -1,37 +1,7 @@
-"""Images to batches.
+"""Images to batches: sources, pixel cache, View, Augmentation, loader.
 
-source = load(config.data)
+    source = sources.load_source(DataSettings(source="folder", dir="photos"))
+    dataset = Dataset(source, cache.open_cache(source, shortest_side=320))
+    batch = dataset.reader(dataset.indices("train")[:32])   # canvas and sizes
+    images = view(batch["canvas"], batch["sizes"])          # what a network sees
 """
-
-from seeflower_jax import hints
-from seeflower_jax.data import image_folder, oxford_flowers, synthetic
-from seeflower_jax.data.source import ImageSource
-
-# What each source takes of `config.data`.
-_SOURCES = {
-    "oxford_flowers102": lambda config: oxford_flowers.load(
-        config.dir or None, config.split, config.verify, config.cache_dir or None
-    ),
-    "folder": lambda config: image_folder.load(config.dir, config.split),
-    "synthetic": lambda config: synthetic.load(
-        config.split, config.species, config.pictures, config.seed
-    ),
-}
-
-
-def load(config) -> ImageSource:
-    """The labelled pictures that `config.data` describes.
-
-    Args:
-      config: `source` (a key of the registry) and what that source takes; other values
-        do not matter to it.
-
-    Raises:
-      ValueError: for an unknown source, and what the source raises.
-    """
-    if config.source not in _SOURCES:
-        hint = hints.did_you_mean(config.source, _SOURCES)
-        raise ValueError(
-            f"unknown data.source {config.source!r}: known are {sorted(_SOURCES)}{hint}"
-        )
-    return _SOURCES[config.source](config)

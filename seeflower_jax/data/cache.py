@@ -1,33 +1,31 @@
-"""Decoded pixels of a source in one memory-mapped file.
+"""Keep the decoded pixels of a source in one memory-mapped file.
 
     cache = open_cache(source, shortest_side=320)
-    picture = cache[7]        # uint8 [h, w, 3], min(h, w) == 320
+    image = cache[7]        # uint8 [h, w, 3], min(h, w) == 320
 
-A picture is decoded and resized once, ever. The file is written under a name of its own
-and renamed when complete, so that several runs may start at once and an interrupted one
+An image is decoded and resized once, ever. The file is written under another name and
+renamed when complete. Several runs may therefore start at once, and an interrupted run
 leaves nothing that looks finished.
 """
 
 import concurrent.futures
-import io
 import os
 import pathlib
 import uuid
-from collections.abc import Sequence
 
 import numpy as np
 import tqdm
-from PIL import ExifTags, Image, ImageOps
+from jaxtyping import UInt8
 
+from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
 _MAX_LISTED = 10
-MAX_ASPECT = 2.0  # of decoded pictures; of longer ones the centre is kept
 
 
 class PixelCache:
-    """Pictures of different sizes, by index.
+    """Images of different sizes, by index.
 
     Attributes:
       sizes: int32 [N, 2], height and width.
@@ -45,90 +43,9 @@ class PixelCache:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         flat = self._pixels[self._starts[index] : self._starts[index + 1]]
         return flat.reshape(*self.sizes[index], 3)
-
-
-def decode(encoded: bytes) -> Image.Image:
-    """An encoded picture as RGB, upright by its EXIF orientation.
-
-    Raises:
-      OSError: if it is no picture, or an incomplete one.
-    """
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def resize(image: Image.Image, shortest_side: int) -> Image.Image:
-    """Resizes to a shortest side; of one longer than `MAX_ASPECT`, keeps the centre."""
-    longest = round(min(image.size) * MAX_ASPECT)
-    if max(image.size) > longest:
-        width, height = (min(side, longest) for side in image.size)
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    scale = shortest_side / min(image.size)
-    if scale == 1:
-        return image
-    size = [max(shortest_side, round(side * scale)) for side in image.size]
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def center_view(
-    image: Image.Image, out_size: int, crop: float, keep_aspect: bool = True
-) -> np.ndarray:
-    """What a network sees of a picture, uint8 [out_size, out_size, 3].
-
-    Args:
-      image: the picture.
-      out_size: side in pixels.
-      crop: the central square's share of the shortest side.
-      keep_aspect: False takes that share of both sides instead, squashed to a square.
-    """
-    sides = (min(image.size),) * 2 if keep_aspect else image.size
-    x, y = (
-        (whole - side * crop) / 2 for whole, side in zip(image.size, sides, strict=True)
-    )
-    box = (x, y, image.width - x, image.height - y)
-    return np.asarray(image.resize((out_size,) * 2, Image.Resampling.LANCZOS, box))
-
-
-def upright_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int]:
-    """(width, height) of a picture as `decode` gives it, from the file's header."""
-    with Image.open(file) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return image.size[::-1] if turned else image.size
-
-
-def view_to_picture(
-    box: Sequence[float],
-    size: tuple[int, int],
-    crop: float,
-    keep_aspect: bool = True,
-) -> list[int]:
-    """A box in what a network sees of a picture, in pixels of the picture itself.
-
-    Args:
-      box: left, top, right, bottom in the `center_view` of what `resize` gave, as
-        fractions of its side.
-      size: (width, height) of the picture before `resize`.
-      crop, keep_aspect: as of `center_view`.
-
-    Returns:
-      Left, top, right, bottom, where the upper left corner is at 0, 0.
-    """
-    kept = [min(side, min(size) * MAX_ASPECT) for side in size]
-    seen = [crop * (min(size) if keep_aspect else side) for side in kept]
-    # All of them have one centre.
-    edges = [
-        whole / 2 + (place - 0.5) * side
-        for place, whole, side in zip(box, size * 2, seen * 2, strict=True)
-    ]
-    return [round(float(edge)) for edge in edges]
 
 
 def open_cache(
@@ -136,15 +53,15 @@ def open_cache(
     shortest_side: int,
     cache_dir: str | os.PathLike | None = None,
 ) -> PixelCache:
-    """The decoded pixels of a source; decodes them if no file has them.
+    """Open the decoded pixels of a source; decode them if no file has them yet.
 
     Args:
-      source: the pictures.
+      source: the images.
       shortest_side: in pixels; the aspect ratio is kept.
       cache_dir: `pixels/` is made in it; ~/.cache/seeflower_jax by default.
 
     Raises:
-      ValueError: lists the pictures that cannot be decoded.
+      ValueError: lists the images that cannot be decoded.
     """
     folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / "pixels"
     path = folder / f"{source.name}_{source.fingerprint}_{shortest_side}.npy"
@@ -162,8 +79,8 @@ def open_cache(
 def _write(source: ImageSource, shortest_side: int, path: pathlib.Path) -> None:
     def load(index):
         try:
-            return np.asarray(resize(decode(source.read(index)), shortest_side))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return decode.load_pixels(source.read(index), shortest_side)
+        except (OSError, decode.UnreadableImage) as error:
             return f"{source.keys[index]}: {error}"
 
     count, total = len(source.keys), 0
@@ -192,7 +109,7 @@ def _write(source: ImageSource, shortest_side: int, path: pathlib.Path) -> None:
             listed = "\n  ".join(broken[:_MAX_LISTED])
             more = len(broken) - _MAX_LISTED
             raise ValueError(
-                f"{len(broken)} of {count} pictures of {source.name} cannot be decoded:"
+                f"{len(broken)} of {count} images of {source.name} cannot be decoded:"
                 f"\n  {listed}"
                 + (f"\n  and {more} more" if more > 0 else "")
                 + "\nReplace these files by intact copies"

@@ -1,155 +1,226 @@
-"""Order, batches and their place on the devices.
+"""Make batches, in a fixed order, while the device computes.
 
-    mesh = make_mesh()
-    batches = train_batches(
-        reader, labels, indices, 32, mesh, seed=(0,), start=step, stop=stop
-    )
-    for batch in batches:
-        ...  # {'canvas', 'sizes', 'labels', 'indices'}, sharded over 'data'
+    train = TrainLoader(dataset.reader, labels, indices, 32, mesh, seed=(0, 1))
+    for batch in train(start=step, stop=2 * train.steps_per_epoch):
+        ...     # {'canvas', 'sizes', 'labels', 'indices'}, split over the mesh
+    for batch in eval_batches(dataset.reader, indices, 32, mesh):
+        ...     # {'canvas', 'sizes'}
+    for batch in read_batches(images, 32):
+        ...     # `ImageBatch`, of image files that may be unreadable
 
-The batch of a step is a function of (seed, step) alone, so that a run that goes on at
-step k sees what it would have seen without the interruption.
+The batch of a training step is a function of (seed, step) alone. A run that goes on at
+step k therefore sees what it would have seen without the interruption.
 """
 
 import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, UInt8
+
+from seeflower_jax import sharding
+from seeflower_jax.data.decode import UnreadableImage
+from seeflower_jax.data.images import Images
+
+Batch = dict[str, jax.Array]
+Made = TypeVar("Made")
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
-    return Mesh(np.array(jax.devices()), ("data",))
+class Reader(Protocol):
+    """Reads examples by their indices: images as canvas and sizes, or features."""
+
+    def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]: ...
 
 
-def replicate(tree, mesh: Mesh):
-    """Puts a pytree of arrays on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def to_canvas(
+    pixels: Sequence[UInt8[np.ndarray, "h w 3"]], height: int, width: int
+) -> dict[str, np.ndarray]:
+    """Put each image into the upper left corner of a canvas [n, height, width, 3].
 
-
-def epoch_order(seed: Sequence[int], epoch: int, count: int) -> np.ndarray:
-    """The order of `count` examples in an epoch: a permutation, int64 [count]."""
-    return np.random.default_rng((*seed, epoch)).permutation(count)
-
-
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Full batches in an epoch; an incomplete last one is left out.
-
-    Raises:
-      ValueError: if there is none.
+    Returns:
+      `canvas`, uint8, and `sizes`, int32 [n, 2], (height, width) of each image.
     """
-    if count < batch_size:
-        raise ValueError(
-            f"a batch of {batch_size} does not fit {count} training examples; "
-            f"set the stage's batch_size to at most {count}"
-        )
-    return count // batch_size
+    canvas = np.zeros((len(pixels), height, width, 3), np.uint8)
+    for row, image in zip(canvas, pixels, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    sizes = np.array([image.shape[:2] for image in pixels], np.int32).reshape(-1, 2)
+    return {"canvas": canvas, "sizes": sizes}
 
 
-def _local_rows(batch_size: int, mesh: Mesh) -> slice:
-    """The rows of a global batch that this process loads."""
-    if batch_size % mesh.size:
-        raise ValueError(
-            f"batch size {batch_size} is not a multiple of the {mesh.size} devices"
-        )
-    rows = batch_size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+class PixelsByIndex(Protocol):
+    """Images by index, with `sizes` [n, 2]: a `PixelCache`."""
+
+    sizes: np.ndarray
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]: ...
 
 
-def place(batch: dict, mesh: Mesh) -> dict:
-    """Makes global arrays, split by their first axis, of this process's rows."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows)
-        for name, rows in batch.items()
-    }
+class ImageReader:
+    """Reads images of a pixel cache as canvases of one shape."""
 
-
-class PictureReader:
-    """Reads pictures of a pixel cache as canvases of one shape.
-
-    Args:
-      cache: `sizes` [N, 2] and uint8 pictures [h, w, 3] by index.
-    """
-
-    def __init__(self, cache):
+    def __init__(self, cache: PixelsByIndex):
         self._cache = cache
-        self._canvas = tuple(int(n) for n in cache.sizes.max(axis=0))
+        self._height, self._width = (int(side) for side in cache.sizes.max(axis=0))
 
-    def __call__(self, indices: np.ndarray) -> dict:
-        canvas = np.zeros((len(indices), *self._canvas, 3), np.uint8)
-        for row, index in zip(canvas, indices, strict=True):
-            picture = self._cache[index]
-            row[: picture.shape[0], : picture.shape[1]] = picture
-        return {"canvas": canvas, "sizes": self._cache.sizes[indices]}
+    def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        pixels = [self._cache[index] for index in indices]
+        return to_canvas(pixels, self._height, self._width)
 
 
 class FeatureReader:
     """Reads rows of an array of features, which may be a file.
 
     Args:
-      features: [N, C].
-      examples: int [N], whose features they are.
+      features: one row for each of `indices`.
+      indices: the examples that the rows are of.
     """
 
-    def __init__(self, features: np.ndarray, examples: np.ndarray):
+    def __init__(
+        self, features: Float[np.ndarray, "n c"], indices: Int[np.ndarray, " n"]
+    ):
         self._features = features
-        self._rows = np.zeros(examples.max() + 1, np.int64)
-        self._rows[examples] = np.arange(len(examples))
+        self._row_by_index = np.zeros(indices.max() + 1, np.int64)
+        self._row_by_index[indices] = np.arange(len(indices))
 
-    def __call__(self, indices: np.ndarray) -> dict:
-        return {"features": np.array(self._features[self._rows[indices]])}
-
-
-def _prefetch(make: Callable[[int], dict], steps: range) -> Iterator[dict]:
-    """make(step) for every step, each made while the one before is in use."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        ahead = None
-        for step in steps:
-            current = ahead or pool.submit(make, step)
-            ahead = pool.submit(make, step + 1) if step + 1 in steps else None
-            yield current.result()
+    def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        return {"features": np.array(self._features[self._row_by_index[indices]])}
 
 
-def train_batches(
-    reader, labels, indices, batch_size: int, mesh: Mesh, *, seed, start: int, stop: int
-) -> Iterator[dict]:
-    """The batches of the steps from `start` to `stop`, exclusive.
+def epoch_order(
+    seed: Sequence[int], epoch: int, count: int
+) -> Int[np.ndarray, " count"]:
+    """Return the order of `count` examples in an epoch, a permutation."""
+    return np.random.default_rng((*seed, epoch)).permutation(count)
 
-    Args:
-      reader: `PictureReader` or `FeatureReader`.
-      labels: int32, of all examples.
+
+@dataclasses.dataclass(frozen=True)
+class TrainLoader:
+    """The training batches of a stage.
+
+    Attributes:
+      reader: of images or of features.
+      labels: of all examples.
       indices: the examples to train on.
-      batch_size: global.
-      mesh: from `make_mesh`.
+      batch_size: over all devices.
+      mesh: of `sharding.make_mesh`.
       seed: of the epochs' orders; some integers.
+
+    Raises:
+      ValueError: if the examples do not fill a batch, or the devices do not divide it.
     """
-    rows = _local_rows(batch_size, mesh)
-    per_epoch = steps_per_epoch(len(indices), batch_size)
 
-    def make(step):
-        epoch, position = divmod(step, per_epoch)
-        order = epoch_order(seed, epoch, len(indices))
-        picked = indices[order[position * batch_size : (position + 1) * batch_size]]
-        picked = picked[rows]
-        batch = {"labels": labels[picked], "indices": picked.astype(np.int32)}
-        return place(reader(picked) | batch, mesh)
+    reader: Reader
+    labels: Int[np.ndarray, " n"]
+    indices: Int[np.ndarray, " m"]
+    batch_size: int
+    mesh: Mesh
+    seed: tuple[int, ...]
 
-    return _prefetch(make, range(start, stop))
+    def __post_init__(self) -> None:
+        if len(self.indices) < self.batch_size:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not fit {len(self.indices)} "
+                "training examples; set the stage's batch_size to at most "
+                f"{len(self.indices)}"
+            )
+        sharding.local_rows(self.batch_size, self.mesh)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch; an incomplete last one is left out."""
+        return len(self.indices) // self.batch_size
+
+    def __call__(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield the batches of the steps from `start` to `stop`, exclusive."""
+        rows = sharding.local_rows(self.batch_size, self.mesh)
+        steps_per_epoch = self.steps_per_epoch
+
+        def make(step: int) -> Batch:
+            epoch, position = divmod(step, steps_per_epoch)
+            order = epoch_order(self.seed, epoch, len(self.indices))
+            batch_rows = order[position * self.batch_size :][: self.batch_size]
+            indices = self.indices[batch_rows][rows]
+            batch = self.reader(indices) | {
+                "labels": self.labels[indices],
+                "indices": indices.astype(np.int32),
+            }
+            return sharding.shard_batch(batch, self.mesh)
+
+        return _prefetch(make, range(start, stop))
 
 
-def eval_batches(reader, indices, batch_size: int, mesh: Mesh) -> Iterator[dict]:
-    """All examples in order; the last batch is filled up with copies of the first.
+def eval_batches(
+    reader: Reader, indices: Int[np.ndarray, " m"], batch_size: int, mesh: Mesh
+) -> Iterator[Batch]:
+    """Yield all examples in order; the last batch is filled up with copies of the first.
 
     The caller cuts what it computes from the batches to `len(indices)` rows.
     """
-    rows = _local_rows(batch_size, mesh)
+    rows = sharding.local_rows(batch_size, mesh)
 
-    def make(step):
-        picked = indices[step * batch_size : (step + 1) * batch_size]
-        fill = np.full(batch_size - len(picked), indices[0], picked.dtype)
-        return place(reader(np.concatenate([picked, fill])[rows]), mesh)
+    def make(step: int) -> Batch:
+        chosen = indices[step * batch_size : (step + 1) * batch_size]
+        fill = np.full(batch_size - len(chosen), indices[0], chosen.dtype)
+        padded = np.concatenate([chosen, fill])[rows]
+        return sharding.shard_batch(reader(padded), mesh)
 
     return _prefetch(make, range(-(-len(indices) // batch_size)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBatch:
+    """Some images that were read.
+
+    Attributes:
+      positions: of the images that could be read.
+      pixels: uint8 [h, w, 3] of each.
+      errors: why the others could not, by their position.
+    """
+
+    positions: list[int]
+    pixels: list[UInt8[np.ndarray, "h w 3"]]
+    errors: Mapping[int, UnreadableImage]
+
+
+def read_batches(
+    images: Images, batch_size: int, positions: range | None = None
+) -> Iterator[ImageBatch]:
+    """Yield images in order, read by several threads, one batch ahead.
+
+    Args:
+      images: to read.
+      batch_size: images a batch; fewer where some could not be read.
+      positions: which; all of them by default.
+    """
+    positions = range(len(images)) if positions is None else positions
+
+    def attempt(position: int) -> np.ndarray | UnreadableImage:
+        try:
+            return images.read(position)
+        except UnreadableImage as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor() as readers:
+
+        def make(number: int) -> ImageBatch:
+            chosen = positions[number * batch_size : (number + 1) * batch_size]
+            results = list(zip(chosen, readers.map(attempt, chosen), strict=True))
+            errors = {i: r for i, r in results if isinstance(r, UnreadableImage)}
+            pixels = {i: r for i, r in results if not isinstance(r, UnreadableImage)}
+            return ImageBatch(list(pixels), list(pixels.values()), errors)
+
+        yield from _prefetch(make, range(-(-len(positions) // batch_size)))
+
+
+def _prefetch(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
+    """Yield make(step) for every step, each made while the one before is in use."""
+    with concurrent.futures.ThreadPoolExecutor(1) as worker:
+        ahead = None
+        for step in steps:
+            current = ahead or worker.submit(make, step)
+            ahead = worker.submit(make, step + 1) if step + 1 in steps else None
+            yield current.result()

@@ -1,74 +1,105 @@
-"""ZCA whitening of pictures, fitted on a training split.
+"""Whiten images by ZCA, fitted on a training split.
 
     whitening = fit((cache[i] for i in train), seed=0)
-    images = apply(whitening, images)
+    images = whitening(images)
 
-ZCA whitening of whole pictures needs the covariance of all pairs of pixels, 288 GB at
-299 pixels. Natural pictures look alike everywhere, so the covariance of small patches
-says the same: the row of the patches' ZCA matrix W = V (L + e)^(-1/2) V' that belongs
-to the centre pixel, with V and L the eigenvectors and eigenvalues of that covariance,
-is a convolution kernel that whitens pictures of any size (Coates, Ng and Lee 2011,
-section 3.2.2, where W is applied to patches).
+ZCA whitening of whole images needs the covariance of all pairs of pixels, 288 GB at 299
+pixels. Natural images have the same statistics everywhere, so the covariance of small
+patches is enough. Let W = V (L + e)^(-1/2) V' be the patches' ZCA matrix, with V and L
+the eigenvectors and eigenvalues of their covariance. The row of W that belongs to the
+centre pixel is a convolution kernel, which whitens images of any size.
+
+Source: Coates, Ng and Lee 2011, section 3.2.2, where W is applied to patches.
 """
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Iterable
+import pathlib
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float, UInt8
 
 FILE_NAME = "whitening.npz"  # in a run directory and in an export
 # Whitened values have variance 1; two standard deviations span the range of pixels.
 _CENTER, _SCALE = 127.5, 63.75
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Whitening:
-    """A fitted whitening: `mean` [3] in [0, 255], `kernel` [k, k, 3, 3]."""
+    """A fitted whitening; calling it whitens images.
 
-    mean: np.ndarray
-    kernel: np.ndarray
+    Attributes:
+      mean: of the pixels, in [0, 255].
+      kernel: of the convolution.
+    """
+
+    mean: Float[np.ndarray, "3"]
+    kernel: Float[np.ndarray, "k k 3 3"]
+
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+        """Whiten images in [0, 255]; beyond the border, pixels are repeated.
+
+        Returns:
+          float32, mean 127.5, standard deviation about 64, not clipped.
+        """
+        before = (self.kernel.shape[0] - 1) // 2
+        pad = (before, before)
+        centered = jnp.pad(images - self.mean, ((0, 0), pad, pad, (0, 0)), mode="edge")
+        whitened = lax.conv_general_dilated(
+            centered,
+            jnp.asarray(self.kernel),
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return _CENTER + _SCALE * whitened
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a .npz file."""
+        """Write a .npz file."""
         np.savez(path, mean=self.mean, kernel=self.kernel)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Whitening":
-        """Reads what `save` wrote."""
+        """Read what `save` wrote."""
         with np.load(path) as arrays:
             return cls(arrays["mean"], arrays["kernel"])
 
 
+def load_from(folder: pathlib.Path) -> Whitening | None:
+    """Return the whitening of a run directory or an export; None if it has none."""
+    path = folder / FILE_NAME
+    return Whitening.load(path) if path.exists() else None
+
+
 def fit(
-    pictures: Iterable[np.ndarray],
+    images: Iterable[UInt8[np.ndarray, "h w 3"]],
     seed: int,
     patch_size: int = 7,
-    patches_per_picture: int = 100,
+    patches_per_image: int = 100,
     epsilon: float = 0.01,
 ) -> Whitening:
-    """Fits the covariance of random patches.
+    """Fit a whitening to the covariance of random patches.
 
     Args:
-      pictures: uint8 [h, w, 3] each.
+      images: to draw patches from.
       seed: of the places of the patches.
-      patch_size: odd, in pixels.
-      patches_per_picture: how many are drawn of each.
+      patch_size: side in pixels, odd.
+      patches_per_image: how many are drawn of each.
       epsilon: added to the eigenvalues, as a share of their mean.
     """
     rng = np.random.default_rng(seed)
     offsets = np.arange(patch_size)
-    patches = []
-    for picture in pictures:
-        room = np.array(picture.shape[:2]) - patch_size + 1
-        y, x = rng.integers(room, size=(patches_per_picture, 2)).T
+    drawn = []
+    for image in images:
+        room = np.array(image.shape[:2]) - patch_size + 1
+        y, x = rng.integers(room, size=(patches_per_image, 2)).T
         rows = (y[:, None] + offsets)[:, :, None]
         columns = (x[:, None] + offsets)[:, None, :]
-        patches.append(picture[rows, columns].reshape(patches_per_picture, -1))
-    patches = np.concatenate(patches).astype(np.float32)
+        drawn.append(image[rows, columns].reshape(patches_per_image, -1))
+    patches = np.concatenate(drawn).astype(np.float32)
     mean = patches.reshape(-1, 3).mean(0)
     patches -= np.tile(mean, patch_size**2)
     covariance = patches.T @ patches / len(patches)
@@ -77,27 +108,3 @@ def fit(
     middle = 3 * (patch_size**2 // 2)
     kernel = matrix[:, middle : middle + 3].reshape(patch_size, patch_size, 3, 3)
     return Whitening(mean, kernel.astype(np.float32))
-
-
-def apply(whitening: Whitening, images):
-    """Whitens images [N, H, W, 3] in [0, 255]; beyond the border, pixels are repeated.
-
-    Returns:
-      float32 [N, H, W, 3], mean 127.5, standard deviation about 64, not clipped.
-    """
-    before = (whitening.kernel.shape[0] - 1) // 2
-    pad = (before, before)
-    centered = jnp.pad(images - whitening.mean, ((0, 0), pad, pad, (0, 0)), mode="edge")
-    whitened = lax.conv_general_dilated(
-        centered,
-        jnp.asarray(whitening.kernel),
-        (1, 1),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return _CENTER + _SCALE * whitened
-
-
-def load(path: str | os.PathLike) -> Callable:
-    """What `Whitening.save` wrote, as a function of images, as `apply`."""
-    return functools.partial(apply, Whitening.load(path))

@@ -1,95 +1,89 @@
-"""Checkpoints of a run: the latest state, to go on from, and the best variables.
+"""Checkpoints of a run: the latest state and the best variables, as one.
 
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save_latest(step, state, meta)
-    checkpoints.save_best(step, variables, meta)
-    meta = checkpoints.latest_meta()              # None in a new run
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        checkpoints.best = host_copy(state.variables())
+        checkpoints.save(step, state, {"stage": "head", ...})
 
-Both are Orbax checkpoints with a JSON item `meta` beside the arrays. The optimizers of
-two stages have states of different structure, so `meta` names the stage, by which the
-caller builds the abstract state to restore into.
+    meta = checkpoints.meta()               # None in a new run
+    state = checkpoints.restore_state(state)
+    variables = checkpoints.restore_best(models.shapes(spec))
+
+A checkpoint is an Orbax checkpoint with the items `state`, `best` and `meta`. They are
+committed together, so no interruption can separate the latest state from the best
+variables. The optimizers of two stages have states of different structure: `meta` names
+the stage, by which the caller builds what to restore into. All arrays are saved from
+host copies. A checkpoint therefore knows no device, and can be opened on any number.
 """
 
 import pathlib
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+
+Tree = TypeVar("Tree")
+
+
+def host_copy(tree: Tree) -> Tree:
+    """Copy arrays to the host; what happens to the originals does not matter then."""
+    return jax.tree.map(np.array, jax.device_get(tree))
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run; one latest and one best are kept."""
+    """The folder `checkpoints/` of a run; the last checkpoint is kept.
+
+    Attributes:
+      best: the best variables so far, on the host; saved with every checkpoint. None
+        until there are some.
+    """
 
     def __init__(self, workdir: str | pathlib.Path):
-        root = pathlib.Path(workdir).resolve() / "checkpoints"
-        self._latest, self._best = (
-            ocp.CheckpointManager(
-                root / name,
-                options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
-            )
-            for name in ("latest", "best")
+        self.best: dict | None = None
+        self._manager = ocp.CheckpointManager(
+            pathlib.Path(workdir).resolve() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
         )
 
-    def save_latest(self, step: int, state, meta: dict) -> None:
-        """Saves the state of a stage after `step` steps of the run."""
-        self._save(self._latest, step, state, meta)
-
-    def save_best(self, step: int, variables: dict, meta: dict) -> None:
-        """Saves the variables that are best by validation so far."""
-        self._save(self._best, step, variables, meta)
-
-    @staticmethod
-    def _save(manager, step, tree, meta):
-        if step in manager.all_steps():
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Save the state of a stage after `step` steps of the run, and `best`."""
+        if step in self._manager.all_steps():
             return  # repeated after an interruption: the same step has the same content
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
-            ),
-        )
+        items = {
+            "state": ocp.args.StandardSave(host_copy(state)),
+            "meta": ocp.args.JsonSave(meta | {"has_best": self.best is not None}),
+        }
+        if self.best is not None:
+            items["best"] = ocp.args.StandardSave(self.best)
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def latest_meta(self) -> dict | None:
-        """What was saved beside the latest state; None if nothing was."""
-        return self._meta(self._latest)
-
-    def best_meta(self) -> dict | None:
-        """What was saved beside the best variables; None if nothing was."""
-        return self._meta(self._best)
-
-    @staticmethod
-    def _meta(manager):
-        manager.wait_until_finished()
-        if manager.latest_step() is None:
+    def meta(self) -> dict | None:
+        """Return what was saved with the last checkpoint; None if there is none."""
+        self._manager.wait_until_finished()
+        step = self._manager.latest_step()
+        if step is None:
             return None
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return manager.restore(manager.latest_step(), args=args).meta
+        return self._manager.restore(step, args=args).meta
 
-    def best_step(self) -> int | None:
-        """The step of the run that the best variables are from; None if none are."""
-        self._best.wait_until_finished()
-        return self._best.latest_step()
+    def restore_state(self, like: Tree) -> Tree:
+        """Return the state of the last checkpoint, on the host, shaped as `like`."""
+        return self._restore("state", like)
 
-    def restore_latest(self, like):
-        """The latest state, with the shapes and shardings of `like`."""
-        return self._restore(self._latest, like)
+    def restore_best(self, like: Tree) -> Tree:
+        """Return the best variables, on the host, shaped as `like`."""
+        return self._restore("best", like)
 
-    def restore_best(self, like):
-        """The best variables, with the shapes and shardings of `like`."""
-        return self._restore(self._best, like)
-
-    @staticmethod
-    def _restore(manager, like):
-        manager.wait_until_finished()
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
-        return manager.restore(manager.latest_step(), args=args).tree
+    def _restore(self, item: str, like: Tree) -> Tree:
+        self._manager.wait_until_finished()
+        abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+        return self._manager.restore(self._manager.latest_step(), args=args)[item]
 
     def wait(self) -> None:
-        """Blocks until everything saved is on disk."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        """Block until everything saved is on disk."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and releases the managers."""
-        self._latest.close()
-        self._best.close()
+        """Wait and release the manager."""
+        self._manager.close()

@@ -1,29 +1,27 @@
-"""Which optimizer moves which parameter.
+"""Decide which parameters a stage trains, and how fast.
 
     rules = (("head/.*", 1.0), ("backbone/.*", None))
     trainable, frozen = split(params, rules)
-    optimizer = make_optimizer(stage_config, rules, schedule)
-    opt_state = optimizer.init(trainable)
+    params = join(trainable, frozen)
 
 A rule is a regular expression on the whole name of a parameter (`head/logits/kernel`)
 and a factor on the learning rate, or None. Every parameter matches exactly one rule.
 None means frozen: such parameters are no argument of the differentiated function and
-unknown to the optimizer, so they get no gradient, no optimizer memory and no weight
-decay, and do not count in the clipping norm.
+unknown to the optimizer. They get no gradient, no optimizer memory and no weight decay,
+and do not count in the clipping norm.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import jax
-import optax
+import numpy as np
 from flax import traverse_util
 
 Rules = Sequence[tuple[str, float | None]]
 
 
 def assign(rules: Rules, names: Iterable[str]) -> dict[str, int]:
-    """The index of the rule that each parameter matches.
+    """Return the index of the rule that each parameter matches.
 
     Raises:
       ValueError: lists every parameter that no rule or more than one rule matches.
@@ -44,7 +42,7 @@ def assign(rules: Rules, names: Iterable[str]) -> dict[str, int]:
 
 
 def split(params: Mapping, rules: Rules) -> tuple[dict, dict]:
-    """Parameters -> (trainable, frozen), flat dicts by name.
+    """Split parameters into (trainable, frozen), flat dicts by name.
 
     Raises:
       ValueError: as `assign`; for a rule that matches nothing, for a factor that is not
@@ -69,53 +67,38 @@ def split(params: Mapping, rules: Rules) -> tuple[dict, dict]:
 
 
 def join(trainable: Mapping, frozen: Mapping) -> dict:
-    """The inverse of `split`."""
+    """Join what `split` gave into the tree of all parameters."""
     return traverse_util.unflatten_dict({**trainable, **frozen}, sep="/")
 
 
-def make_optimizer(
-    stage, rules: Rules, schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    """The optimizer of a stage, for the flat dict of its trainable parameters.
+def describe(trainable: Mapping, frozen: Mapping) -> str:
+    """Format what is trained and what is frozen as a table, by block.
 
     Args:
-      stage: config with `optimizer` ('adam', 'rmsprop' or 'sgd'), `momentum` (of SGD,
-        Nesterov's), `weight_decay` (decoupled; on kernels only) and `clip_norm` (0 is
-        off).
-      rules: partition rules.
-      schedule: learning rate by step, before a rule's factor.
+      trainable, frozen: of `split`.
 
-    Raises:
-      ValueError: for an unknown optimizer.
+    Returns:
+      A line for each block, `head/logits` or `backbone/block5_conv1`, and their sums.
+      Consecutive blocks of one kind share a line.
     """
-
-    def scaled(factor):
-        return lambda step: factor * schedule(step)
-
-    def kernels(params):
-        return jax.tree.map(lambda value: value.ndim > 1, params)
-
-    def moments():
-        if stage.optimizer == "adam":
-            return optax.scale_by_adam()
-        if stage.optimizer == "sgd":
-            return optax.trace(stage.momentum, nesterov=True)
-        if stage.optimizer == "rmsprop":
-            return optax.scale_by_rms(decay=0.9, eps=1e-7)
-        raise ValueError(
-            f"unknown optimizer {stage.optimizer!r}; known are 'adam', 'rmsprop', 'sgd'"
-        )
-
-    by_rule = {
-        i: optax.chain(
-            moments(),
-            optax.add_decayed_weights(stage.weight_decay, mask=kernels),
-            optax.scale_by_learning_rate(scaled(factor)),
-        )
-        for i, (_, factor) in enumerate(rules)
-        if factor is not None
-    }
-    optimizer = optax.multi_transform(by_rule, lambda params: assign(rules, params))
-    if stage.clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(stage.clip_norm), optimizer)
-    return optimizer
+    counts: dict[str, list[int]] = {}
+    for column, part in enumerate((trainable, frozen)):
+        for name, value in part.items():
+            block = "/".join(name.split("/")[:2])
+            counts.setdefault(block, [0, 0])[column] += int(np.prod(value.shape))
+    rows: list[tuple[str, str, list[int]]] = []  # first block, last block, counts
+    for block, sums in counts.items():
+        if rows and [n > 0 for n in rows[-1][2]] == [n > 0 for n in sums]:
+            first, _, previous = rows[-1]
+            merged = [a + b for a, b in zip(previous, sums, strict=True)]
+            rows[-1] = first, block, merged
+        else:
+            rows.append((block, block, sums))
+    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
+    labels = [first if first == last else f"{first} ... {last}" for first, last, _ in rows]
+    width = max(map(len, [*labels, "parameters"]))
+    lines = [f"{'parameters':{width}}{'trained':>14}{'frozen':>14}"]
+    columns = [sums for *_, sums in rows]
+    for label, sums in zip([*labels, "all"], [*columns, totals], strict=True):
+        lines.append(f"{label:{width}}{sums[0]:>14,}{sums[1]:>14,}")
+    return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""The stages of a run, from its config.
+"""The settings of a stage, typed.
 
-    for stage in stages(config):
-        ...  # stage.name, stage.index, stage.config
+    stage = Stage(name="head", rules=(("head/.*", 1.0), ("backbone/.*", None)), ...)
+    stage.schedule(steps=1500)(0)       # learning rate of the first step
 
 A stage is a number of epochs with one partition of the parameters, one optimizer and
 one augmentation. The paper has two: `head`, the new layers on a frozen network, and
@@ -9,70 +9,96 @@ one augmentation. The paper has two: `head`, the new layers on a frozen network,
 """
 
 import dataclasses
+from typing import Any
 
-import ml_collections
 import optax
 
+from seeflower_jax.data.augmentation import Augmentation
+from seeflower_jax.data.view import View
+from seeflower_jax.training.partition import Rules
 
-@dataclasses.dataclass(frozen=True)
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage: its name, its place in the run, its part of the config."""
+    """The settings of one stage.
+
+    Attributes:
+      name: of the stage.
+      index: its place in the run.
+      epochs: passes over the training images.
+      batch_size: over all devices.
+      accum_steps: parts of a batch whose gradients are added up one after the other.
+      rules: which parameters are trained, see `partition`.
+      optimizer: name of an optax optimizer, 'adamw'.
+      optimizer_options: its arguments besides learning rate and weight decay.
+      learning_rate: the largest, before a rule's factor.
+      schedule: of `SCHEDULES`, after a linear warm-up.
+      warmup_steps: of the learning rate.
+      weight_decay: decoupled, on kernels alone.
+      clip_norm: largest norm of all gradients together; 0 is off.
+      label_smoothing: share of the target that all classes get.
+      ema_decay: of the moving average of the parameters; 0 is off.
+      train_batch_stats: whether batches are normalised by their own statistics.
+      keep_batch_stats: whether the stored statistics stay as they are even then.
+      validate_every: epochs.
+      patience: validations without a gain that end the stage; 0 is off.
+      min_delta: the least gain that counts for `patience`.
+      augmentation: None trains on what the view shows.
+      view: what the network sees without augmentation.
+    """
 
     name: str
     index: int
-    config: ml_collections.ConfigDict
-
-    @property
-    def rules(self) -> tuple[tuple[str, float | None], ...]:
-        """Partition rules, see `partition`."""
-        return tuple((rule, factor) for rule, factor in self.config.partition)
+    epochs: int
+    batch_size: int
+    rules: Rules
+    learning_rate: float
+    view: View
+    augmentation: Augmentation | None = None
+    accum_steps: int = 1
+    optimizer: str = "adamw"
+    optimizer_options: tuple[tuple[str, Any], ...] = ()
+    schedule_name: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    train_batch_stats: bool = False
+    keep_batch_stats: bool = False
+    validate_every: int = 1
+    patience: int = 0
+    min_delta: float = 0.0
 
     def freezes_backbone(self, head: str) -> bool:
         """Whether nothing below the head is trained, by the head's expression."""
         return all(factor is None or rule == head for rule, factor in self.rules)
 
     def schedule(self, steps: int) -> optax.Schedule:
-        """Learning rate by step: linear warm-up, then constant or half a cosine to 0.
+        """Return the learning rate by step: warm-up, then constant or half a cosine.
 
         Raises:
           ValueError: for an unknown schedule.
         """
-        config = self.config
-        warmup = min(config.warmup_steps, steps)
-        if config.schedule == "cosine":
+        warmup = min(self.warmup_steps, steps)
+        if self.schedule_name == "cosine":
             return optax.warmup_cosine_decay_schedule(
-                0.0 if warmup else config.learning_rate,
-                config.learning_rate,
+                0.0 if warmup else self.learning_rate,
+                self.learning_rate,
                 warmup,
                 max(steps, warmup + 1),
             )
-        if config.schedule == "constant":
+        if self.schedule_name == "constant":
             return optax.join_schedules(
                 [
-                    optax.linear_schedule(0.0, config.learning_rate, warmup),
-                    optax.constant_schedule(config.learning_rate),
+                    optax.linear_schedule(0.0, self.learning_rate, warmup),
+                    optax.constant_schedule(self.learning_rate),
                 ],
                 [warmup],
             )
         raise ValueError(
-            f"unknown schedule {config.schedule!r} in stage {self.name!r}; "
-            "known are 'cosine' and 'constant'"
+            f"unknown schedule {self.schedule_name!r} in stage {self.name!r}; "
+            f"known are {', '.join(SCHEDULES)}"
         )
-
-
-def stages(config: ml_collections.ConfigDict) -> list[Stage]:
-    """The stages in `config.stage_order`; one of 0 epochs is left out.
-
-    Raises:
-      ValueError: for a name in `stage_order` that `config.stages` lacks.
-    """
-    unknown = [name for name in config.stage_order if name not in config.stages]
-    if unknown:
-        raise ValueError(
-            f"stage_order names {unknown}; config.stages has {list(config.stages)}"
-        )
-    named = [
-        Stage(name, index, config.stages[name])
-        for index, name in enumerate(config.stage_order)
-    ]
-    return [stage for stage in named if stage.config.epochs > 0]

@@ -1,164 +1,196 @@
-"""One training step, as a pure function.
+"""One training step, as a pure function of state, batch and key.
 
-    step = make_train_step(spec, stage, optimizer)
-    state, metrics = step(state, batch, key)
+    step = make_image_step(spec, stage, optimizer)       # or make_feature_step
+    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 
-`state.trainable` is the only differentiated argument; frozen parameters and, unless the
+`state.trainable` is the only differentiated argument. Frozen parameters and, unless the
 stage trains them, batch statistics come out of a step as they went in.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seeflower_jax import models
-from seeflower_jax.data import augment
+from seeflower_jax.data import augmentation as augmentations
+from seeflower_jax.data.loader import Batch
 from seeflower_jax.training import partition
+from seeflower_jax.training.stages import Stage
+from seeflower_jax.training.state import TrainState
+
+Step = Callable[
+    [TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[str, jax.Array]]
+]
+Targets = Float[Array, "n c"]
+# (batch, targets, key) -> (what the network takes, targets).
+Prepare = Callable[[Batch, Targets, PRNGKeyArray], tuple[jax.Array, Targets]]
+# (variables, inputs, options of apply) -> what `apply` gives, logits first.
+Forward = Callable[[dict, jax.Array, dict], tuple[jax.Array, Any]]
 
 
-@flax.struct.dataclass
-class TrainState:
-    """All that a stage changes, and the frozen parameters.
-
-    Attributes:
-      step: int32, steps done in this stage.
-      trainable: {name: parameter}.
-      frozen: {name: parameter}.
-      batch_stats: of the model.
-      opt_state: of the optimizer, for `trainable`.
-      average: exponential moving average of `trainable`; empty if the stage has none.
-    """
-
-    step: jax.Array
-    trainable: dict[str, jax.Array]
-    frozen: dict[str, jax.Array]
-    batch_stats: Any
-    opt_state: optax.OptState
-    average: dict[str, jax.Array]
-
-    def variables(self) -> dict:
-        """What the model is evaluated with: averaged parameters, where there are."""
-        params = partition.join(self.average or self.trainable, self.frozen)
-        return {"params": params, "batch_stats": self.batch_stats}
-
-
-def create_state(variables, rules, optimizer, ema_decay: float) -> TrainState:
-    """The state of a stage before its first step."""
-    trainable, frozen = partition.split(variables["params"], rules)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        trainable=trainable,
-        frozen=frozen,
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(trainable),
-        average=dict(trainable) if ema_decay else {},
-    )
-
-
-def example_keys(key, indices):
-    """One random key per example, a function of the key and the example's index."""
+def example_keys(key: PRNGKeyArray, indices: Int[Array, " n"]) -> PRNGKeyArray:
+    """Return one random key per example, a function of key and example index."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
-def make_train_step(
+def make_image_step(
     spec: models.ModelSpec,
-    stage,
+    stage: Stage,
     optimizer: optax.GradientTransformation,
     preprocess: Callable | None = None,
-) -> Callable:
-    """Builds step(state, batch, key) -> (state, metrics); to be jitted by the caller.
+) -> Step:
+    """Build step(state, batch, key) -> (state, metrics) on images.
+
+    A batch has `canvas`, `sizes`, `labels` and `indices`. Metrics are `loss` and
+    `correct`, sums over the batch, `count`, and the norms `gradient_norm` and
+    `update_norm` of all trainable parameters.
 
     Args:
       spec: the network.
-      stage: the stage's config. With `train_batch_stats` batches are normalised by
-        their own statistics, which update those of the model unless the config has
-        `keep_batch_stats`.
+      stage: its augmentation, label smoothing, statistics and moving average count.
       optimizer: for the flat dict of trainable parameters.
       preprocess: applied to augmented images (whitening).
-
-    A batch has `labels`, `indices` and either `features` (the head alone is run) or
-    `canvas` and `sizes`. Metrics are sums over the batch: `loss`, `correct`, `count`.
     """
-    augmentation = stage.augment.to_dict()
-    train_size = augmentation.pop("size") or spec.input_size
-    mixing = {name: augmentation.pop(name) for name in ("mixup", "cutmix")}
-    if not augmentation.pop("enabled"):
-        augmentation, mixing = {}, {}
 
-    def views(batch, targets, key):
-        """Augmented pictures [N, size, size, 3] and the targets that go with them."""
-        if "features" in batch:
-            return None, targets
-        view_keys, mix_keys = (
-            example_keys(k, batch["indices"]) for k in jax.random.split(key)
-        )
-        images = augment.augment(
-            view_keys, batch["canvas"], batch["sizes"], train_size, **augmentation
-        )
-        return augment.mix(mix_keys, images, targets, **mixing)
+    def prepare(batch, targets, key):
+        if stage.augmentation is None:
+            images = stage.view(batch["canvas"], batch["sizes"])
+        else:
+            view_keys, mix_keys = (
+                example_keys(k, batch["indices"]) for k in jax.random.split(key)
+            )
+            images = augmentations.augment(
+                view_keys, batch["canvas"], batch["sizes"], stage.augmentation
+            )
+            images, targets = augmentations.mix(
+                mix_keys, images, targets, stage.augmentation
+            )
+        return preprocess(images) if preprocess else images, targets
 
-    def forward(variables, batch, images, **options):
-        if images is None:
-            return models.classify(spec, variables, batch["features"], **options)
-        if preprocess:
-            images = preprocess(images)
-        out = models.apply(spec, variables, images, **options)
+    def forward(variables, images, options):
+        output = models.apply(spec, variables, images, **options)
         if "mutable" in options:
-            (logits, _), updated = out
+            (logits, _), updated = output
             return logits, updated["batch_stats"]
-        return out[0]
+        return output[0], variables["batch_stats"]
 
-    def loss_fn(trainable, state, batch, key):
+    return _make_step(prepare, forward, spec.num_classes, stage, optimizer)
+
+
+def make_feature_step(
+    spec: models.ModelSpec, stage: Stage, optimizer: optax.GradientTransformation
+) -> Step:
+    """Build step(state, batch, key) -> (state, metrics) on what the head sees.
+
+    As `make_image_step`, for a stage that trains the head alone. A batch has
+    `features`, `labels` and `indices`.
+    """
+
+    def forward(variables, features, options):
+        logits = models.apply_head(spec, variables, features, rngs=options["rngs"])
+        return logits, variables["batch_stats"]
+
+    def prepare(batch, targets, key):
+        return batch["features"], targets
+
+    return _make_step(prepare, forward, spec.num_classes, stage, optimizer)
+
+
+def _make_step(
+    prepare: Prepare,
+    forward: Forward,
+    num_classes: int,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+) -> Step:
+    def loss_fn(trainable, state, batch_stats, part, key):
+        inputs, targets = part
         variables = {
             "params": partition.join(trainable, state.frozen),
-            "batch_stats": state.batch_stats,
+            "batch_stats": batch_stats,
         }
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(batch["labels"], spec.num_classes), stage.label_smoothing
-        )
-        images, targets = views(batch, targets, jax.random.fold_in(key, 0))
-        options = {"rngs": {"dropout": jax.random.fold_in(key, 1)}}
-        batch_stats = state.batch_stats
+        options: dict = {"rngs": {"dropout": key}}
         if stage.train_batch_stats:
-            logits, updated = forward(
-                variables, batch, images, mutable=["batch_stats"], **options
-            )
-            if not stage.get("keep_batch_stats", False):
-                batch_stats = updated
-        else:
-            logits = forward(variables, batch, images, **options)
-        losses = optax.softmax_cross_entropy(logits, targets)
-        return losses.mean(), (logits, batch_stats)
+            options["mutable"] = ["batch_stats"]
+        logits, updated = forward(variables, inputs, options)
+        if stage.keep_batch_stats:
+            updated = batch_stats
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (logits, updated)
 
-    def step(state: TrainState, batch, key):
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(
-            loss_fn, has_aux=True
-        )(state.trainable, state, batch, jax.random.fold_in(key, state.step))
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def step(state, batch, key):
+        key = jax.random.fold_in(key, state.step)
+        view_key, dropout_key = (jax.random.fold_in(key, i) for i in (0, 1))
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(batch["labels"], num_classes), stage.label_smoothing
+        )
+        inputs = prepare(batch, targets, view_key)
+        if stage.accum_steps == 1:
+            (loss, (logits, batch_stats)), grads = value_and_grad(
+                state.trainable, state, state.batch_stats, inputs, dropout_key
+            )
+        else:
+            loss, logits, batch_stats, grads = _accumulate(
+                value_and_grad, state, inputs, dropout_key, stage.accum_steps
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        average = state.average
-        if average:
-            # Early on the average forgets fast, so that it does not hold on to the
-            # initial parameters.
-            decay = jnp.minimum(stage.ema_decay, (1 + state.step) / (10 + state.step))
-            average = optax.incremental_update(trainable, average, 1 - decay)
-        count = logits.shape[0]
+        count = batch["labels"].shape[0]
         metrics = {
             "loss": loss * count,
             "correct": jnp.sum(jnp.argmax(logits, -1) == batch["labels"]),
             "count": jnp.asarray(count),
+            "gradient_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
         }
         state = state.replace(
             step=state.step + 1,
             trainable=trainable,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            average=average,
+            average=_average(state, trainable, stage.ema_decay),
         )
         return state, metrics
 
     return step
+
+
+def _average(state: TrainState, trainable: dict, ema_decay: float) -> dict:
+    """Move the average, if there is one, towards the new parameters."""
+    if not state.average:
+        return state.average
+    # Early on the average forgets fast, so that it does not hold on to the initial
+    # parameters.
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(trainable, state.average, 1 - decay)
+
+
+def _accumulate(value_and_grad, state, inputs, key, parts: int):
+    """Compute a batch's loss, logits, statistics and mean gradient part by part.
+
+    Row i of the batch is in part i modulo `parts`: each device has rows of every part.
+    """
+
+    def split(x):
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(carry, numbered):
+        total, batch_stats = carry
+        number, part = numbered
+        (loss, (logits, batch_stats)), grads = value_and_grad(
+            state.trainable, state, batch_stats, part, jax.random.fold_in(key, number)
+        )
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), (loss, logits)
+
+    start = jax.tree.map(jnp.zeros_like, state.trainable), state.batch_stats
+    numbered_parts = jnp.arange(parts), jax.tree.map(split, inputs)
+    (total, batch_stats), (losses, logits) = jax.lax.scan(add, start, numbered_parts)
+    logits = logits.swapaxes(0, 1).reshape(-1, logits.shape[-1])
+    grads = jax.tree.map(lambda g: g / parts, total)
+    return losses.mean(), logits, batch_stats, grads

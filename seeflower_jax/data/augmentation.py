@@ -1,0 +1,248 @@
+"""Augment images on the device, as pure functions of keys and pixels.
+
+    augmentation = Augmentation(size=224, rotation=30.0, hflip=True, cutmix=1.0)
+    images = augment(keys, canvas, sizes, augmentation)
+    images, targets = mix(keys, images, targets, augmentation)
+
+It is the random counterpart of `View`, and takes a batch in the same form: a canvas and
+sizes. Each output is one affine resampling of its image with bilinear interpolation,
+however many transformations are composed; beyond the image its border pixels are
+repeated. Where the output is much smaller than the image, `oversampling` averages
+several samples a pixel, which keeps the resampling free of aliases.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from seeflower_jax.data.view import Canvas
+
+Keys = PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random square parts of images, and how they are mixed.
+
+    The paper's set is rotation=30, shear=0.2, shift=0.2, zoom=0.2 and both flips. The
+    defaults change nothing: the central square is taken as it is.
+
+    Attributes:
+      size: side of the output in pixels.
+      rotation: largest angle in degrees, either way.
+      shear: largest shear angle in radians, either way.
+      shift: largest shift in each direction, as a share of the side.
+      zoom: each side is scaled by a factor in [1 - zoom, 1 + zoom].
+      hflip, vflip: mirror half of the images left-right, top-bottom.
+      crop_area: range of the share of the image in a random-resized crop; empty takes
+        the central square.
+      crop_ratio: range of the crop's width over height.
+      brightness: all pixels are multiplied by a factor in [1 - brightness,
+        1 + brightness].
+      contrast: so are their differences from the image's mean colour.
+      mixup: alpha of the weighted mean of two images; 0 is off.
+      cutmix: alpha of replacing a rectangle by that of another image; 0 is off.
+      keep_aspect: where `crop_area` is empty, False takes the whole image, squashed to
+        a square, instead of the central square.
+      oversampling: samples a pixel along each axis, averaged.
+    """
+
+    size: int
+    rotation: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    hflip: bool = False
+    vflip: bool = False
+    crop_area: tuple[float, ...] = ()
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    brightness: float = 0.0
+    contrast: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    keep_aspect: bool = True
+    oversampling: int = 1
+
+
+def resample(
+    image: Canvas, size: Int[Array, "2"], matrix: Float[Array, "2 3"], out_size: int
+) -> Float[Array, "s s 3"]:
+    """Resample one image by an affine map, bilinearly.
+
+    Args:
+      image: [h, w, 3], of which the upper left `size` is the image.
+      size: (height, width) of the image.
+      matrix: takes (y, x, 1) of the output, in [-1, 1] from border to border, to pixels
+        of the image, where (0, 0) is its upper left corner.
+      out_size: side of the output in pixels.
+    """
+    grid = (jnp.arange(out_size) + 0.5) * (2 / out_size) - 1
+    y, x = grid[:, None], grid[None, :]
+    limit = size.astype(jnp.float32) - 1
+    # Pixel centres are at half-integers.
+    y, x = (
+        jnp.clip(row[0] * y + row[1] * x + row[2] - 0.5, 0, end)
+        for row, end in zip(matrix, limit, strict=True)
+    )
+    y0, x0 = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
+    y1, x1 = jnp.minimum(y0 + 1, size[0] - 1), jnp.minimum(x0 + 1, size[1] - 1)
+    fy, fx = (y - y0)[..., None], (x - x0)[..., None]
+    upper = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
+    lower = image[y1, x0] * (1 - fx) + image[y1, x1] * fx
+    return upper * (1 - fy) + lower * fy
+
+
+def _pool(image: Float[Array, "h w 3"], factor: int) -> Float[Array, "s s 3"]:
+    """Average squares of `factor` x `factor` pixels."""
+    if factor == 1:
+        return image
+    side = image.shape[0] // factor
+    return image.reshape(side, factor, side, factor, 3).mean((1, 3))
+
+
+def _crop_box(
+    key: Keys,
+    size: Int[Array, "2"],
+    area: tuple[float, ...],
+    ratio: tuple[float, float],
+) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
+    """Draw the centre and half size (y, x), in pixels, of a random part of an image.
+
+    `area` is the range of the part's share of the image, `ratio` that of its width over
+    height (log-uniform); a side that would not fit is cut to the image's.
+    """
+    key_area, key_ratio, key_place = jax.random.split(key, 3)
+    size = size.astype(jnp.float32)
+    share = jax.random.uniform(key_area, minval=area[0], maxval=area[1])
+    log_ratio = jnp.log(jnp.array(ratio))
+    r = jnp.exp(jax.random.uniform(key_ratio, minval=log_ratio[0], maxval=log_ratio[1]))
+    side = jnp.sqrt(share * size[0] * size[1])
+    half = jnp.minimum(jnp.array([side / jnp.sqrt(r), side * jnp.sqrt(r)]), size) / 2
+    center = half + jax.random.uniform(key_place, (2,)) * (size - 2 * half)
+    return center, half
+
+
+def _random_affine(key: Keys, augmentation: Augmentation) -> Float[Array, "2 3"]:
+    """Draw a map of output to input coordinates, both in [-1, 1]."""
+    keys = jax.random.split(key, 6)
+
+    def uniform(key, limit, shape=()):
+        return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+
+    theta = jnp.deg2rad(uniform(keys[0], augmentation.rotation))
+    sin, cos = jnp.sin(theta), jnp.cos(theta)
+    rotate = jnp.array([[cos, -sin], [sin, cos]])
+    phi = uniform(keys[1], augmentation.shear)
+    lean = jnp.array([[jnp.cos(phi), 0.0], [-jnp.sin(phi), 1.0]])
+    scale = 1 + uniform(keys[2], augmentation.zoom, (2,))
+    flips = jnp.array([augmentation.vflip, augmentation.hflip])
+    flips &= jax.random.bernoulli(keys[3], shape=(2,))
+    scale = jnp.where(flips, -scale, scale)
+    # A shift of the share f of the side is 2 f in coordinates from -1 to 1.
+    shift = 2 * uniform(keys[4], augmentation.shift, (2,))
+    return jnp.c_[rotate @ lean @ jnp.diag(scale), shift]
+
+
+def _relight(
+    key: Keys, image: Float[Array, "h w 3"], augmentation: Augmentation
+) -> Float[Array, "h w 3"]:
+    """Change brightness and contrast at random, within [0, 255]."""
+    if not augmentation.brightness and not augmentation.contrast:
+        return image
+    factors = jax.random.uniform(key, (2,), minval=-1, maxval=1)
+    image = image * (1 + augmentation.brightness * factors[0])
+    mean = image.mean((0, 1))
+    contrast = 1 + augmentation.contrast * factors[1]
+    return jnp.clip(mean + (image - mean) * contrast, 0, 255)
+
+
+def augment(
+    keys: Keys, canvas: Canvas, sizes: Int[Array, "n 2"], augmentation: Augmentation
+) -> Float[Array, "n s s 3"]:
+    """Draw a random square part of each image, in [0, 255].
+
+    Args:
+      keys: [n] random keys; an output depends on its own key alone.
+      canvas, sizes: as of `View`.
+      augmentation: what is drawn; `mixup` and `cutmix` are left to `mix`.
+    """
+    samples = augmentation.size * augmentation.oversampling
+
+    def one(key, image, size):
+        key_crop, key_affine, key_light = jax.random.split(key, 3)
+        if augmentation.crop_area:
+            center, half = _crop_box(
+                key_crop, size, augmentation.crop_area, augmentation.crop_ratio
+            )
+        else:
+            sides = jnp.full(2, jnp.min(size)) if augmentation.keep_aspect else size
+            center, half = size / 2, sides / 2
+        matrix = half[:, None] * _random_affine(key_affine, augmentation)
+        view = resample(image, size, matrix.at[:, 2].add(center), samples)
+        return _relight(key_light, _pool(view, augmentation.oversampling), augmentation)
+
+    return jax.vmap(one)(keys, canvas, sizes)
+
+
+def mix(
+    keys: Keys,
+    images: Float[Array, "n h w 3"],
+    targets: Float[Array, "n c"],
+    augmentation: Augmentation,
+) -> tuple[Float[Array, "n h w 3"], Float[Array, "n c"]]:
+    """Mix each image with the one before it in the batch, and their targets alike.
+
+    The image itself keeps the larger share, the larger of a and 1 - a for a drawn from
+    Beta(alpha, alpha). Where both kinds are on, each image gets one of them, with equal
+    probability.
+
+    Source: mixup, Zhang et al. 2018, arXiv 1710.09412, equation 1; CutMix, Yun et al.
+    2019, arXiv 1905.04899, equations 1 and 2.
+
+    Args:
+      keys: [n] random keys.
+      images: in [0, 255].
+      targets: distributions over the classes.
+      augmentation: its `mixup` and `cutmix` count.
+    """
+    mixup, cutmix = augmentation.mixup, augmentation.cutmix
+    if not mixup and not cutmix:
+        return images, targets
+    height, width = images.shape[1:3]
+
+    def share(key, alpha):
+        a = jax.random.beta(key, alpha, alpha)
+        return jnp.maximum(a, 1 - a)
+
+    def blend_weights(key):
+        return jnp.full((height, width), share(key, mixup))
+
+    def cut_weights(key):
+        key_share, key_y, key_x = jax.random.split(key, 3)
+        half = jnp.sqrt(1 - share(key_share, cutmix)) / 2
+
+        def outside(key: Keys, size: int) -> Bool[Array, " size"]:
+            center = jax.random.uniform(key)
+            return jnp.abs((jnp.arange(size) + 0.5) / size - center) > half
+
+        rows, columns = outside(key_y, height), outside(key_x, width)
+        return (rows[:, None] | columns[None, :]).astype(jnp.float32)
+
+    def weights(key):
+        key_kind, key = jax.random.split(key)
+        if not cutmix:
+            return blend_weights(key)
+        if not mixup:
+            return cut_weights(key)
+        cut = jax.random.bernoulli(key_kind)
+        return jnp.where(cut, cut_weights(key), blend_weights(key))
+
+    weight_maps = jax.vmap(weights)(keys)[..., None]
+    shares = weight_maps.mean((1, 2))
+
+    def lerp(values, weight):
+        return values * weight + jnp.roll(values, 1, axis=0) * (1 - weight)
+
+    return lerp(images, weight_maps), lerp(targets, shares)

@@ -1,0 +1,56 @@
+"""A source with its decoded pixels.
+
+    dataset = Dataset(source, open_cache(source, shortest_side=320))
+    dataset.labels("test"), dataset.images("test"), dataset.reader(indices)
+"""
+
+import dataclasses
+import functools
+import io
+
+import numpy as np
+from jaxtyping import Int32
+
+from seeflower_jax.data import decode
+from seeflower_jax.data.cache import PixelCache
+from seeflower_jax.data.images import Images
+from seeflower_jax.data.loader import ImageReader
+from seeflower_jax.data.source import ImageSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Labelled images, decoded.
+
+    Attributes:
+      source: labels, splits, names.
+      cache: decoded images by index.
+    """
+
+    source: ImageSource
+    cache: PixelCache
+
+    @functools.cached_property
+    def reader(self) -> ImageReader:
+        """Reads batches of pixels by the indices of images."""
+        return ImageReader(self.cache)
+
+    def indices(self, split: str) -> Int32[np.ndarray, " m"]:
+        """Return the indices of the images of a split; ValueError if there is none."""
+        return self.source.indices(split)
+
+    def labels(self, split: str) -> Int32[np.ndarray, " m"]:
+        """Return the labels of the images of a split."""
+        return self.source.labels[self.indices(split)]
+
+    def images(self, split: str) -> Images:
+        """Return the images of a split, in its order."""
+        indices = self.indices(split)
+        return Images(
+            [self.source.keys[i] for i in indices],
+            self.labels(split).tolist(),
+            lambda position: self.cache[indices[position]],
+            lambda position: decode.upright_size(
+                io.BytesIO(self.source.read(indices[position]))
+            ),
+        )

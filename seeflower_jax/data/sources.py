@@ -1,0 +1,67 @@
+"""Open a source of labelled images by name.
+
+    source = load_source(DataSettings(source="oxford_flowers102", dir="flowers"))
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from seeflower_jax import hints
+from seeflower_jax.data import image_folder, oxford_flowers, synthetic
+from seeflower_jax.data.source import ImageSource
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which images a run uses, and where they are.
+
+    Attributes:
+      source: key of `SOURCES`.
+      dir: folder of the files; '' downloads the official ones.
+      split: how the source is split, in its own terms.
+      verify: whether hashes and counts of the official files are checked.
+      cache_dir: of downloads and decoded images; '' is ~/.cache/seeflower_jax.
+      shortest_side: in pixels, that images are decoded at.
+      species: number of drawn species; of the source `synthetic` alone.
+      images_per_class: drawn for training, validation and test; likewise.
+      seed: of the drawing; likewise.
+    """
+
+    source: str
+    dir: str = ""
+    split: str = "official"
+    verify: bool = True
+    cache_dir: str = ""
+    shortest_side: int = 320
+    species: int = 16
+    images_per_class: tuple[int, ...] = (10, 5, 25)
+    seed: int = 0
+
+
+SOURCES: dict[str, Callable[[DataSettings], ImageSource]] = {
+    "oxford_flowers102": lambda settings: oxford_flowers.load(
+        settings.dir or None,
+        settings.split,
+        settings.verify,
+        settings.cache_dir or None,
+    ),
+    "folder": lambda settings: image_folder.load(settings.dir, settings.split),
+    "synthetic": lambda settings: synthetic.load(
+        settings.split, settings.species, settings.images_per_class, settings.seed
+    ),
+}
+
+
+def load_source(settings: DataSettings) -> ImageSource:
+    """Open the labelled images that the settings describe.
+
+    Raises:
+      ValueError: for an unknown source, and what the source raises.
+    """
+    if settings.source not in SOURCES:
+        hint = hints.did_you_mean(settings.source, SOURCES)
+        raise ValueError(
+            f"unknown data.source {settings.source!r}: known are "
+            f"{sorted(SOURCES)}{hint}"
+        )
+    return SOURCES[settings.source](settings)

@@ -1,0 +1,152 @@
+"""What a network sees of an image: one function, on the device, for everything.
+
+    view = View(size=224, crop=0.875, shortest_side=256)
+    images = view(canvas, sizes)       # float32 [n, 224, 224, 3] in [0, 255]
+
+Validation, evaluation, prediction, attribution, activation maximisation and exports all
+call it, so that one image has one probability everywhere. A batch of images of
+different sizes is a `canvas`, uint8 [n, H, W, 3], with each image in the upper left
+corner, and `sizes`, int32 [n, 2], their (height, width).
+
+The resampling is linear, and antialiased where it shrinks, as in Pillow. Beyond the
+border of an image there is nothing: weights are normalised over its own pixels, so the
+rest of the canvas does not matter.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from seeflower_jax.data import decode
+
+Canvas = UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The central part of an image, resampled to a square.
+
+    Attributes:
+      size: side of the square in pixels.
+      shortest_side: in pixels, that images are decoded at.
+      crop: share of the shortest side that the square covers.
+      keep_aspect: False takes `crop` of each side instead, squashed to a square.
+    """
+
+    size: int
+    shortest_side: int
+    crop: float = 1.0
+    keep_aspect: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("size", "shortest_side"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"a view has {name} {getattr(self, name)}; expected 1 pixel or more"
+                )
+        if not 0 < self.crop <= 1:
+            raise ValueError(
+                f"a view has crop {self.crop}; expected a share above 0, at most 1"
+            )
+
+    def to_dict(self) -> dict:
+        """Return a JSON-serialisable form; `View(**view.to_dict())` restores it."""
+        return dataclasses.asdict(self)
+
+    def __call__(
+        self, canvas: Canvas, sizes: Int[Array, "n 2"], mirror: bool = False
+    ) -> Float[Array, "n s s 3"]:
+        """Compute what the network sees, in [0, 255].
+
+        Args:
+          canvas: images, each in the upper left corner.
+          sizes: (height, width) of each.
+          mirror: whether left and right are exchanged.
+        """
+        count = len(sizes)
+        images = self.zoom(canvas, sizes, jnp.zeros((count, 2)), jnp.ones(count))
+        return images[:, :, ::-1] if mirror else images
+
+    def zoom(
+        self,
+        canvas: Canvas,
+        sizes: Int[Array, "n 2"],
+        centers: Float[Array, "n 2"],
+        halves: Float[Array, " n"],
+    ) -> Float[Array, "n s s 3"]:
+        """Compute a square part of what the network sees, as large as the whole.
+
+        Args:
+          canvas, sizes: as of `__call__`.
+          centers: (y, x) in the view, from -1 to 1.
+          halves: half of the part's side; 1 is half of the whole view's.
+        """
+
+        def one(image, size, center, half):
+            whole = self._half_sides(size)
+            return _resample(
+                image, size, size / 2 + whole * center, whole * half, self.size
+            )
+
+        return jax.vmap(one)(canvas, sizes, centers, halves)
+
+    def _half_sides(self, size: Int[Array, "2"]) -> Float[Array, "2"]:
+        """Half of (height, width) of the part that the view shows, in pixels."""
+        sides = jnp.full(2, jnp.min(size)) if self.keep_aspect else size
+        return sides * self.crop / 2
+
+    def box_in_original(
+        self, box: Sequence[float], original_size: tuple[int, int]
+    ) -> list[int]:
+        """Convert a box in the view to pixels of the original image.
+
+        Args:
+          box: left, top, right, bottom in the view, as fractions of its side.
+          original_size: (width, height) of the image before it was resized.
+
+        Returns:
+          Left, top, right, bottom, where the upper left corner is at 0, 0.
+        """
+        limit = min(original_size) * decode.MAX_ASPECT
+        sides = [
+            self.crop * (min(original_size) if self.keep_aspect else min(side, limit))
+            for side in original_size
+        ]
+        # The original, its resized centre and the view all have one centre.
+        edges = [
+            whole / 2 + (place - 0.5) * side
+            for place, whole, side in zip(box, original_size * 2, sides * 2, strict=True)
+        ]
+        return [round(float(edge)) for edge in edges]
+
+
+def _resample(
+    image: Float[Array, "h w 3"] | UInt8[Array, "h w 3"],
+    size: Int[Array, "2"],
+    center: Float[Array, "2"],
+    half: Float[Array, "2"],
+    out_size: int,
+) -> Float[Array, "s s 3"]:
+    """Resample the part center +- half (y, x in pixels) of an image to a square."""
+    height, width = image.shape[:2]
+    scale = out_size / (2 * half)
+
+    def resample(values):
+        return jax.image.scale_and_translate(
+            values,
+            (out_size, out_size, values.shape[-1]),
+            (0, 1),
+            scale,
+            (half - center) * scale,
+            "linear",
+        )
+
+    inside = (jnp.arange(height)[:, None] < size[0]) & (jnp.arange(width) < size[1])
+    mask = inside[..., None].astype(jnp.float32)
+    # scale_and_translate normalises over the canvas. The quotient is normalised over
+    # the image, since its own normalisation is a factor of both.
+    weights = resample(mask)
+    return resample(image.astype(jnp.float32) * mask) / weights

@@ -1,0 +1,129 @@
+"""Compute logits and features of many images, in batches on all devices.
+
+    evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
+    logits = evaluator.logits(variables, reader, indices)       # [n, num_classes]
+    features = evaluator.features(variables, reader, indices)   # [n, c]
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from seeflower_jax import models, sharding
+from seeflower_jax.data import loader
+from seeflower_jax.data.loader import Batch, Reader
+from seeflower_jax.data.view import View
+
+# (variables, batch) -> rows, one for each example, or a dict of them.
+Compute = Callable[[dict, Batch], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Runs a network over many examples.
+
+    Attributes:
+      spec: the network.
+      views: what it sees of an image; the logits of several are averaged.
+      batch_size: over all devices.
+      mesh: of `sharding.make_mesh`.
+      mirror: whether each view is also seen mirrored, and averaged.
+      preprocess: applied to views (whitening), or None.
+    """
+
+    spec: models.ModelSpec
+    views: tuple[View, ...]
+    batch_size: int
+    mesh: Mesh
+    mirror: bool = False
+    preprocess: Callable | None = None
+
+    def logits(
+        self, variables: dict, reader: Reader, indices: Int[np.ndarray, " n"], name=""
+    ) -> Float[np.ndarray, "n num_classes"]:
+        """Compute the logits of all examples of `indices`.
+
+        Args:
+          variables: of the network.
+          reader: of images, or of features that `features` gave.
+          indices: the examples.
+          name: of a progress bar; '' shows none.
+        """
+        rows = self.stream(self.compute_logits, variables, reader, indices, name)
+        return np.concatenate(list(rows))
+
+    def features(
+        self, variables: dict, reader: Reader, indices: Int[np.ndarray, " n"], name=""
+    ) -> Iterator[Float[np.ndarray, "b c"]]:
+        """Yield what the head sees of all examples, a batch at a time.
+
+        The first view counts, as it is. The arguments are those of `logits`.
+        """
+        return self.stream(self.compute_features, variables, reader, indices, name)
+
+    def stream(
+        self,
+        compute: Compute,
+        variables: dict,
+        reader: Reader,
+        indices: Int[np.ndarray, " n"],
+        name: str = "",
+    ) -> Iterator[Any]:
+        """Yield what a jitted function computes for all examples, a batch at a time.
+
+        Args:
+          compute: function of (variables, batch) that gives rows, or a dict of them.
+          variables, reader, indices, name: as of `logits`.
+
+        Yields:
+          Rows on the host, the last time fewer than a batch.
+        """
+        variables = sharding.replicate(variables, self.mesh)
+        left = len(indices)
+        with tqdm.tqdm(total=left, desc=name, unit="image", disable=not name) as bar:
+            for batch in loader.eval_batches(
+                reader, indices, self.batch_size, self.mesh
+            ):
+                output = compute(variables, batch)
+                output = multihost_utils.process_allgather(output, tiled=True)
+                count = min(left, self.batch_size)
+                yield jax.tree.map(lambda x, n=count: np.asarray(x)[:n], output)
+                left -= count
+                bar.update(count)
+
+    @functools.cached_property
+    def compute_logits(self) -> Compute:
+        mirrors = (False, True) if self.mirror else (False,)
+        looks = list(itertools.product(self.views, mirrors))
+
+        @jax.jit
+        def compute(variables: dict, batch: Batch) -> Float[Array, "b num_classes"]:
+            if "features" in batch:
+                return models.apply_head(self.spec, variables, batch["features"])
+            network = models.bind(self.spec, variables, self.preprocess)
+            total = 0.0
+            for view, mirror in looks:
+                total += network(view(batch["canvas"], batch["sizes"], mirror))[0]
+            return total / len(looks)
+
+        return compute
+
+    @functools.cached_property
+    def compute_features(self) -> Compute:
+        @jax.jit
+        def compute(variables: dict, batch: Batch) -> Float[Array, "b c"]:
+            images = self.views[0](batch["canvas"], batch["sizes"])
+            if self.preprocess:
+                images = self.preprocess(images)
+            return models.features(self.spec, variables, images)
+
+        return compute

@@ -1,0 +1,265 @@
+"""Check every value of a config: its type and its range.
+
+    errors = check_values(config)        # of nested dicts; [] if all is well
+
+The keys of `RULES` and `STAGE_RULES` are those that the code reads, and configs/base.py
+has all of them.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from seeflower_jax import hints, models
+from seeflower_jax.data.sources import SOURCES
+from seeflower_jax.models.classifier import POOLING
+from seeflower_jax.training.stages import SCHEDULES
+
+METRICS = ("top1", "mean_class_top1", "top5", "loss")
+HEADS = ("new", "hidden", "all")
+# Sections whose content is checked elsewhere or not at all.
+_OPEN = ("stages", "init.pretraining", "quickstart")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value may be.
+
+    Attributes:
+      expected: in words.
+      accepts: whether a value is allowed.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _integer(low: int) -> Rule:
+    return Rule(
+        f"a whole number, {low} or more", lambda v: _is_integer(v) and v >= low
+    )
+
+
+def _number(expected: str, accepts: Callable[[float], bool]) -> Rule:
+    return Rule(f"a number {expected}", lambda v: _is_number(v) and accepts(v))
+
+
+def _choice(names: Sequence[str]) -> Rule:
+    return Rule(f"one of {', '.join(names)}", lambda v: v in names)
+
+
+def _optional(rule: Rule) -> Rule:
+    return Rule(
+        f"{rule.expected}, or None for the network's own",
+        lambda v: v is None or rule.accepts(v),
+    )
+
+
+def _all(values: Any, accepts: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list | tuple) and all(map(accepts, values))
+
+
+def _pairs(values: Any, accepts: Callable[[Any, Any], bool]) -> bool:
+    return _all(values, lambda v: _all(v, lambda _: True) and len(v) == 2) and all(
+        accepts(*pair) for pair in values
+    )
+
+
+def _is_range(values: Any, low: float, high: float) -> bool:
+    return (
+        _all(values, _is_number)
+        and len(values) == 2
+        and low < values[0] <= values[1] <= high
+    )
+
+
+def _is_expression(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return True
+
+
+_BOOLEAN = Rule("True or False", lambda v: isinstance(v, bool))
+_TEXT = Rule("a text", lambda v: isinstance(v, str))
+_NAME = Rule("a text that is not empty", lambda v: isinstance(v, str) and v != "")
+_NOT_NEGATIVE = _number("of 0 or more", lambda v: v >= 0)
+_POSITIVE = _number("above 0", lambda v: v > 0)
+_SHARE = _number("from 0 to below 1", lambda v: 0 <= v < 1)
+_SHARE_OR_ALL = _number("from 0 to 1", lambda v: 0 <= v <= 1)
+_CROP = _number("above 0 and at most 1", lambda v: 0 < v <= 1)
+_NAMES = Rule("names, ('head', 'finetune')", lambda v: _all(v, _NAME.accepts))
+
+RULES: dict[str, Rule] = {
+    "recipe": _NAME,
+    "seed": _integer(0),
+    "metric": _choice(METRICS),
+    "model.name": _NAME,
+    "model.dropout": _SHARE,
+    "model.dtype": _choice(("float32", "bfloat16")),
+    "model.pooling": _optional(_choice(tuple(POOLING))),
+    "model.pooled": _optional(_NAMES),
+    "model.hidden": _optional(
+        Rule("whole numbers above 0", lambda v: _all(v, _integer(1).accepts))
+    ),
+    "model.width": _optional(_POSITIVE),
+    "model.input_size": _optional(_integer(1)),
+    "model.preprocess": _optional(_choice(tuple(models.PREPROCESS))),
+    "init.weights": _TEXT,
+    "init.head": _choice(HEADS),
+    "data.source": _NAME,
+    "data.dir": _TEXT,
+    "data.split": _NAME,
+    "data.verify": _BOOLEAN,
+    "data.cache_dir": _TEXT,
+    "data.shortest_side": _integer(1),
+    "data.species": _integer(1),
+    "data.images_per_class": Rule(
+        "three whole numbers, for training, validation and test",
+        lambda v: _all(v, _integer(0).accepts) and len(v) == 3,
+    ),
+    "data.seed": _integer(0),
+    "whitening.enabled": _BOOLEAN,
+    "whitening.patch_size": Rule(
+        "an odd whole number", lambda v: _is_integer(v) and v > 0 and v % 2 == 1
+    ),
+    "whitening.patches_per_image": _integer(1),
+    "whitening.epsilon": _POSITIVE,
+    "eval.size": _integer(0),
+    "eval.crop": _CROP,
+    "eval.keep_aspect": _BOOLEAN,
+    "eval.batch_size": _integer(1),
+    "test_time.views": Rule(
+        "pairs of a size in pixels and a crop above 0 and at most 1, ((320, 1.0),)",
+        lambda v: (
+            _pairs(v, lambda a, b: _integer(0).accepts(a) and _CROP.accepts(b))
+            and len(v) > 0
+        ),
+    ),
+    "test_time.hflip": _BOOLEAN,
+    "stage_order": Rule(
+        "names of config.stages, ('head', 'finetune')",
+        lambda v: _NAMES.accepts(v) and len(v) > 0,
+    ),
+}
+STAGE_RULES: dict[str, Rule] = {
+    "epochs": _integer(0),
+    "batch_size": _integer(1),
+    "accum_steps": _integer(1),
+    "partition": Rule(
+        "pairs of a regular expression and a factor above 0 or None, "
+        "(('head/.*', 1.0), ('backbone/.*', None))",
+        lambda v: (
+            _pairs(
+                v,
+                lambda rule, factor: (
+                    _is_expression(rule) and (factor is None or _POSITIVE.accepts(factor))
+                ),
+            )
+            and len(v) > 0
+        ),
+    ),
+    "optimizer": _NAME,
+    "optimizer_options": Rule(
+        "pairs of a name and a value, (('b1', 0.8),)",
+        lambda v: _pairs(v, lambda name, _: isinstance(name, str)),
+    ),
+    "learning_rate": _POSITIVE,
+    "schedule": _choice(SCHEDULES),
+    "warmup_steps": _integer(0),
+    "weight_decay": _NOT_NEGATIVE,
+    "clip_norm": _NOT_NEGATIVE,
+    "label_smoothing": _SHARE,
+    "ema_decay": _SHARE,
+    "train_batch_stats": _BOOLEAN,
+    "keep_batch_stats": _BOOLEAN,
+    "validate_every": _integer(1),
+    "early_stopping.patience": _integer(0),
+    "early_stopping.min_delta": _NOT_NEGATIVE,
+    "augment.enabled": _BOOLEAN,
+    "augment.size": _integer(0),
+    "augment.rotation": _number("of degrees from 0 to 180", lambda v: 0 <= v <= 180),
+    "augment.shear": _number(
+        "of radians from 0 to below pi / 2", lambda v: 0 <= v < math.pi / 2
+    ),
+    "augment.shift": _SHARE_OR_ALL,
+    "augment.zoom": _SHARE,
+    "augment.hflip": _BOOLEAN,
+    "augment.vflip": _BOOLEAN,
+    "augment.crop_area": Rule(
+        "() or a range of shares above 0, at most 1, (0.2, 1.0)",
+        lambda v: _all(v, _is_number) and (len(v) == 0 or _is_range(v, 0, 1)),
+    ),
+    "augment.crop_ratio": Rule(
+        "a range above 0, (0.75, 1.333)", lambda v: _is_range(v, 0, math.inf)
+    ),
+    "augment.keep_aspect": _BOOLEAN,
+    "augment.brightness": _SHARE_OR_ALL,
+    "augment.contrast": _SHARE_OR_ALL,
+    "augment.mixup": _NOT_NEGATIVE,
+    "augment.cutmix": _NOT_NEGATIVE,
+}
+
+
+def _flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of nested dicts, but for sections in `_OPEN`."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in _OPEN:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _check_section(
+    section: Mapping, rules: Mapping[str, Rule], prefix: str
+) -> Iterator[str]:
+    values = dict(_flatten(section))
+    for key, rule in rules.items():
+        if key not in values:
+            yield f"{prefix}{key} is missing; expected {rule.expected}"
+        elif not rule.accepts(values[key]):
+            yield f"{prefix}{key} is {values[key]!r}; expected {rule.expected}"
+    for key in values.keys() - rules.keys():
+        hint = hints.did_you_mean(key, rules)
+        yield f"{prefix}{key} is not a key that is read{hint}"
+
+
+def check_values(config: Mapping) -> list[str]:
+    """Return what is wrong with single values of a config, a line each.
+
+    Args:
+      config: nested dicts, as configs/base.py lays them out.
+    """
+    errors = list(_check_section(config, RULES, "config."))
+    stages = config.get("stages")
+    if not isinstance(stages, Mapping):
+        return [*errors, f"config.stages is {stages!r}; expected stages by name"]
+    for name, stage in stages.items():
+        prefix = f"config.stages.{name}."
+        if isinstance(stage, Mapping):
+            errors += _check_section(stage, STAGE_RULES, prefix)
+        else:
+            errors.append(f"{prefix[:-1]} is {stage!r}; expected the keys of a stage")
+    for name, known in (("model.name", models.MODELS), ("data.source", SOURCES)):
+        section, key = name.split(".")
+        value = config.get(section, {}).get(key)
+        if isinstance(value, str) and value not in known:
+            hint = hints.did_you_mean(value, known)
+            errors.append(
+                f"config.{name} is {value!r}; expected one of {', '.join(known)}{hint}"
+            )
+    return errors

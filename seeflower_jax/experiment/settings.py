@@ -1,0 +1,258 @@
+"""Read a config once, into typed, frozen, validated values.
+
+    settings = read_settings(config)        # a ConfigDict or nested dicts
+    settings.stages[0].learning_rate, settings.view.size, settings.spec(num_classes=102)
+
+Every value is checked before data or weights are touched. What is wrong is listed, a
+line each: the key, the value, what is expected.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seeflower_jax import models, records
+from seeflower_jax.data.augmentation import Augmentation
+from seeflower_jax.data.sources import DataSettings
+from seeflower_jax.data.view import View
+from seeflower_jax.experiment.checks import check_values
+from seeflower_jax.training.optimizer import make_optimizer
+from seeflower_jax.training.stages import Stage
+
+
+class SettingsError(ValueError):
+    """A config has values that make no sense."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WhiteningSettings:
+    """How a whitening is fitted; see `data.whitening.fit`."""
+
+    patch_size: int
+    patches_per_image: int
+    epsilon: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A config, typed.
+
+    Attributes:
+      recipe: name of the recipe, for records.
+      seed: of everything random.
+      metric: by which variables are the best.
+      model: name of the network.
+      model_changes: attributes of its `ModelSpec` that the config sets.
+      weights: where the run starts from, as of `pretrained.loading.load_pretrained`.
+      head: how much of a file's head is taken.
+      pretraining: the values in which a run before this one differs; {} if there is
+        none.
+      data: which images.
+      whitening: None if there is none.
+      view: what the network sees of an image.
+      views: whose logits are averaged for the result.
+      mirror: whether each of these is also seen mirrored.
+      batch_size: of evaluation.
+      stages: in their order; those of 0 epochs are left out.
+      config: the config as JSON has it.
+    """
+
+    recipe: str
+    seed: int
+    metric: str
+    model: str
+    model_changes: Mapping[str, Any]
+    weights: str
+    head: str
+    pretraining: Mapping[str, Any]
+    data: DataSettings
+    whitening: WhiteningSettings | None
+    view: View
+    views: tuple[View, ...]
+    mirror: bool
+    batch_size: int
+    stages: tuple[Stage, ...]
+    config: dict
+
+    @property
+    def config_hash(self) -> str:
+        """The hash of the config, less its local paths."""
+        return records.config_hash(self.config)
+
+    def spec(self, num_classes: int) -> models.ModelSpec:
+        """Return the network for a number of classes."""
+        changes = {**self.model_changes, "num_classes": num_classes}
+        return models.get_spec(self.model, **changes)
+
+    @property
+    def averages_views(self) -> bool:
+        """Whether the result is of other views than a prediction sees."""
+        return self.views != (self.view,) or self.mirror
+
+
+def derive(config: Mapping, changes: Mapping) -> dict:
+    """Return the config of a run that serves another one.
+
+    Args:
+      config: of the other run; its pretraining and its quick start are left out.
+      changes: the values in which the run differs, nested.
+    """
+    derived = copy.deepcopy(records.to_dict(config))
+    derived.pop("quickstart", None)
+    derived["init"]["pretraining"] = {}
+
+    def update(target: dict, source: Mapping) -> None:
+        for key, value in source.items():
+            if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+                update(target[key], value)
+            else:
+                target[key] = copy.deepcopy(value)
+
+    update(derived, records.to_dict(changes))
+    return derived
+
+
+def read_settings(config: Mapping) -> Settings:
+    """Read a config.
+
+    Args:
+      config: a ConfigDict of configs/, or nested dicts such as a run's config.json.
+
+    Raises:
+      SettingsError: lists every value that makes no sense.
+    """
+    values = records.to_dict(config)
+    errors = check_values(values) or _check_order(values)
+    if errors:
+        raise SettingsError("\n".join(errors))
+    model, data, evaluation = values["model"], values["data"], values["eval"]
+    test_time, whitening = values["test_time"], dict(values["whitening"])
+    enabled = whitening.pop("enabled")
+    changes = {k: v for k, v in model.items() if k != "name" and v is not None}
+    spec = models.get_spec(model["name"], **changes)
+    view = View(
+        size=evaluation["size"] or spec.input_size,
+        shortest_side=data["shortest_side"],
+        crop=evaluation["crop"],
+        keep_aspect=evaluation["keep_aspect"],
+    )
+    views = tuple(
+        dataclasses.replace(view, size=size or spec.input_size, crop=crop)
+        for size, crop in test_time["views"]
+    )
+    names = [n for n in values["stage_order"] if values["stages"][n]["epochs"] > 0]
+    stages = tuple(
+        _read_stage(name, values["stage_order"].index(name), values, view, spec)
+        for name in names
+    )
+    settings = Settings(
+        recipe=values["recipe"],
+        seed=values["seed"],
+        metric=values["metric"],
+        model=model["name"],
+        model_changes=changes,
+        weights=values["init"]["weights"],
+        head=values["init"]["head"],
+        pretraining=values["init"]["pretraining"],
+        data=DataSettings(
+            **data | {"images_per_class": tuple(data["images_per_class"])}
+        ),
+        whitening=WhiteningSettings(**whitening) if enabled else None,
+        view=view,
+        views=views,
+        mirror=test_time["hflip"],
+        batch_size=evaluation["batch_size"],
+        stages=stages,
+        config=records.plain(values),
+    )
+    if errors := _check_together(settings, spec):
+        raise SettingsError("\n".join(errors))
+    return settings
+
+
+def _read_stage(
+    name: str, index: int, values: Mapping, view: View, spec: models.ModelSpec
+) -> Stage:
+    """Read a stage of a config whose values are checked."""
+    stage = dict(values["stages"][name])
+    augment, stopping = dict(stage.pop("augment")), stage.pop("early_stopping")
+    size = augment.pop("size") or spec.input_size
+    for key in ("crop_area", "crop_ratio"):
+        augment[key] = tuple(augment[key])
+    augmentation = None
+    if augment.pop("enabled"):
+        # Images that become much smaller are sampled often enough.
+        oversampling = max(1, view.shortest_side // size)
+        augmentation = Augmentation(size=size, oversampling=oversampling, **augment)
+    return Stage(
+        name=name,
+        index=index,
+        rules=tuple((rule, factor) for rule, factor in stage.pop("partition")),
+        optimizer_options=tuple((k, v) for k, v in stage.pop("optimizer_options")),
+        schedule_name=stage.pop("schedule"),
+        patience=stopping["patience"],
+        min_delta=stopping["min_delta"],
+        augmentation=augmentation,
+        view=view if augmentation else dataclasses.replace(view, size=size),
+        **stage,
+    )
+
+
+def _check_order(values: Mapping) -> list[str]:
+    """Check which stages are run."""
+    order, stages = list(values["stage_order"]), values["stages"]
+    if unknown := [name for name in order if name not in stages]:
+        return [
+            f"config.stage_order names {unknown}; expected names of config.stages, "
+            f"which has {list(stages)}"
+        ]
+    if repeated := sorted({name for name in order if order.count(name) > 1}):
+        return [
+            f"config.stage_order names {repeated} more than once; expected each stage "
+            "once"
+        ]
+    if not any(stages[name]["epochs"] for name in order):
+        return [f"config.stages.*.epochs are all 0 in {order}; expected one to be trained"]
+    return []
+
+
+def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
+    """Check what makes sense alone but not together."""
+    errors = []
+    sizes = {"config.eval.size": settings.view.size}
+    sizes |= {"config.test_time.views": v.size for v in settings.views}
+    for stage in settings.stages:
+        key = f"config.stages.{stage.name}"
+        if stage.batch_size % stage.accum_steps:
+            errors.append(
+                f"{key}.accum_steps is {stage.accum_steps}; expected a divisor of "
+                f"batch_size, {stage.batch_size}"
+            )
+        size = stage.augmentation.size if stage.augmentation else stage.view.size
+        if stage.augmentation or not stage.freezes_backbone(spec.head):
+            sizes[f"{key}.augment.size"] = size
+        errors += [f"{key}: {message}" for message in _check_optimizer(stage)]
+    if spec.pooling == "flatten":
+        errors += [
+            f"{key} is {size}; expected {spec.input_size}, the network's size, because "
+            "its head takes flattened features (config.model.pooling)"
+            for key, size in sizes.items()
+            if size != spec.input_size
+        ]
+    return errors
+
+
+def _check_optimizer(stage: Stage) -> list[str]:
+    """Try an optimizer on a parameter of each kind."""
+    params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    trial = dataclasses.replace(stage, rules=((".*", 1.0),))
+    try:
+        optimizer = make_optimizer(trial, stage.schedule(1))
+        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
+    except (TypeError, ValueError) as error:
+        return [" ".join(str(error).split())]
+    return []

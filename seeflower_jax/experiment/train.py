@@ -1,0 +1,301 @@
+"""Train a run: all stages of a config, then its evaluation and result.
+
+    result = train(config, "runs/inception_seed0", command="python -m scripts.train ...")
+    result["test"]["mean_class_top1"]
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from seeflower_jax import models, records, sharding
+from seeflower_jax.data.dataset import Dataset
+from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
+from seeflower_jax.evaluation import metrics
+from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment import evaluate, images, workdir
+from seeflower_jax.experiment.settings import Settings, derive, read_settings
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.pretrained import converted, loading
+from seeflower_jax.training import loop, partition, step
+from seeflower_jax.training.checkpoint import Checkpoints
+from seeflower_jax.training.optimizer import make_optimizer
+from seeflower_jax.training.plan import StagePlan
+from seeflower_jax.training.progress import MetricsLog, Progress
+from seeflower_jax.training.stages import Stage
+from seeflower_jax.training.state import create_state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Start:
+    """What all stages of a run share.
+
+    Attributes:
+      settings: of the run.
+      folder: the run directory.
+      dataset: its images.
+      spec, variables: the network before the first stage.
+      weights: the record of where they are from.
+      preprocess: whitening, or None.
+      mesh: of the devices.
+      checkpoint_seconds: see `StagePlan`.
+    """
+
+    settings: Settings
+    folder: pathlib.Path
+    dataset: Dataset
+    spec: models.ModelSpec
+    variables: dict
+    weights: dict
+    preprocess: Callable | None
+    mesh: Mesh
+    checkpoint_seconds: float
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """Sees one view of each image, as a prediction does."""
+        return Evaluator(
+            self.spec,
+            (self.settings.view,),
+            self.settings.batch_size,
+            self.mesh,
+            preprocess=self.preprocess,
+        )
+
+    @property
+    def description(self) -> dict:
+        """What a checkpoint needs to be used."""
+        return {
+            "spec": self.spec.to_dict(),
+            "class_names": list(self.dataset.source.class_names),
+            "view": self.settings.view.to_dict(),
+            "config_hash": self.settings.config_hash,
+        }
+
+
+def train(
+    config: Mapping,
+    folder: str | os.PathLike,
+    command: str = "",
+    checkpoint_seconds: float = 300.0,
+    test: bool = True,
+) -> dict:
+    """Run all stages of a config, evaluate the best variables, record the result.
+
+    A run directory of the same config is gone on with, also if the config has further
+    stages now. A finished run is only read, or evaluated again if `config.test_time`
+    has changed.
+
+    Args:
+      config: of configs/, a ConfigDict or nested dicts. With `init.pretraining`, that
+        run is trained in `pretraining/` first, and its best variables are the weights.
+      folder: the run directory.
+      command: what was typed, for the record.
+      checkpoint_seconds: how often the latest state is saved, besides at a stage's end.
+      test: whether the test split is looked at too. Where runs are compared to choose
+        between them, only the chosen one should see it, in a later call.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      ValueError: for a config that makes no sense, for a run directory of another
+        config, and for what loading images and weights raises.
+    """
+    settings = read_settings(config)
+    folder = pathlib.Path(folder).expanduser()
+    workdir.check_workdir(folder, settings)
+    if result := records.read_result(folder):
+        seen = result["test_seen"] or not test
+        if seen and result["config_hash"] == settings.config_hash:
+            workdir.claim_workdir(folder, settings)
+            logging.info("%s is finished", folder)
+            return result
+
+    provenance = records.provenance(command)  # of the code as it is now
+    if settings.pretraining:
+        settings = dataclasses.replace(
+            settings, weights=_pretrain(settings, folder, command, checkpoint_seconds)
+        )
+    start = _prepare(settings, folder, checkpoint_seconds)
+    progress = _run_stages(start)
+    result = {
+        "model": start.spec.name,
+        "recipe": settings.recipe,
+        "split": settings.data.split,
+        "seed": settings.seed,
+        "weights": start.weights,
+        "config_hash": settings.config_hash,
+        **provenance,
+        "test_seen": test,
+        "best": {"stage": progress.best_stage, "metric": settings.metric},
+        "seconds": {k: round(v, 1) for k, v in progress.seconds.items()},
+        "images_per_second": {
+            name: round(progress.images[name] / seconds, 2)
+            for name, seconds in progress.seconds.items()
+        },
+    }
+    splits = ("validation", "test") if test else ("validation",)
+    seconds, evaluation = evaluate.final(load_run(folder), start.dataset, splits)
+    result["seconds"]["evaluation"] = round(seconds, 1)
+    result |= evaluation
+    records.write_json(folder / "result.json", result)
+    return result
+
+
+def _pretrain(
+    settings: Settings, folder: pathlib.Path, command: str, checkpoint_seconds: float
+) -> str:
+    """Train the run that comes before this one; return the folder of its weights."""
+    config = derive(settings.config, settings.pretraining)
+    run_folder = folder / "pretraining"
+    train(config, run_folder, command, checkpoint_seconds)
+    weights = run_folder / "weights"
+    if not (weights / "model.json").exists():  # which is written last
+        shutil.rmtree(weights, ignore_errors=True)
+        source = {"name": run_folder.name, "sha256": None, "exact": None}
+        source["config_hash"] = read_settings(config).config_hash
+        network = load_run(run_folder).network
+        converted.save(weights, network.spec, network.variables, source)
+    return str(weights)
+
+
+def _prepare(
+    settings: Settings, folder: pathlib.Path, checkpoint_seconds: float
+) -> _Start:
+    """Open images and weights, check that they fit, and claim the run directory."""
+    dataset = images.open_dataset(settings, folder)
+    spec = settings.spec(len(dataset.source.class_names))
+    for stage in settings.stages:
+        partition.split(models.shapes(spec)["params"], stage.rules)
+        _train_loader(stage, settings, dataset, dataset.reader)
+    spec, variables, weights = loading.load_pretrained(
+        spec, settings.weights, settings.head, jax.random.key(settings.seed)
+    )
+    # The config has the last word, also over what the weights expect.
+    spec = dataclasses.replace(spec, **settings.model_changes)
+    workdir.claim_workdir(folder, settings)
+    images.claim_images(dataset, folder)
+    return _Start(
+        settings,
+        folder,
+        dataset,
+        spec,
+        variables,
+        weights,
+        images.fit_whitening(settings, dataset, folder),
+        sharding.make_mesh(),
+        checkpoint_seconds,
+    )
+
+
+def _run_stages(start: _Start) -> Progress:
+    """Train what is left of the stages; return the progress at their end."""
+    stages = start.settings.stages
+    # However this ends, what was being saved is on disk then.
+    with contextlib.closing(Checkpoints(start.folder)) as checkpoints:
+        meta = checkpoints.meta()
+        progress = Progress(stages[0].name)
+        if meta:
+            progress = Progress(**meta["progress"])
+            logging.info("going on at stage %s, step %d", progress.stage, progress.step)
+            if meta["has_best"]:
+                checkpoints.best = checkpoints.restore_best(start.variables)
+        log = MetricsLog(start.folder / "metrics.jsonl", progress.run_step)
+        names = [stage.name for stage in stages]
+        for stage in stages[names.index(progress.stage) :]:
+            resume = meta is not None and stage.name == progress.stage
+            if resume and progress.done:
+                continue
+            if stage.name != progress.stage:
+                progress = progress.start_stage(stage.name)
+            variables = checkpoints.best or start.variables
+            plan = _plan_stage(start, stage, variables)
+            optimizer = make_optimizer(stage, plan.learning_rate)
+            state = create_state(variables, stage, optimizer)
+            if resume:
+                state = checkpoints.restore_state(state)
+            logging.info(
+                "stage %s\n%s",
+                stage.name,
+                partition.describe(state.trainable, state.frozen),
+            )
+            state = sharding.replicate(state, start.mesh)
+            _, progress = loop.fit(plan, state, progress, checkpoints, log)
+    return progress
+
+
+def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
+    """Make a stage ready to run from the variables that it starts from."""
+    settings, dataset, spec = start.settings, start.dataset, start.spec
+    on_features = stage.augmentation is None and stage.freezes_backbone(spec.head)
+    reader: Reader = dataset.reader
+    if on_features:
+        reader = _feature_reader(start, stage, variables)
+    batches = _train_loader(stage, settings, dataset, reader)
+    schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
+    optimizer = make_optimizer(stage, schedule)
+    if on_features:
+        step_fn = step.make_feature_step(spec, stage, optimizer)
+    else:
+        step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+
+    def validate(variables: dict) -> dict:
+        indices = dataset.indices("validation")
+        logits = start.evaluator.logits(variables, reader, indices)
+        return metrics.evaluate(logits, dataset.labels("validation"))
+
+    return StagePlan(
+        stage=stage,
+        step=jax.jit(step_fn, donate_argnums=0),
+        batches=batches,
+        validate=validate if "validation" in dataset.source.splits else None,
+        metric=settings.metric,
+        key=jax.random.fold_in(jax.random.key(settings.seed), 1 + stage.index),
+        learning_rate=schedule,
+        description=start.description,
+        checkpoint_seconds=start.checkpoint_seconds,
+    )
+
+
+def _train_loader(
+    stage: Stage, settings: Settings, dataset: Dataset, reader: Reader
+) -> TrainLoader:
+    return TrainLoader(
+        reader,
+        dataset.source.labels,
+        dataset.indices("train"),
+        stage.batch_size,
+        sharding.make_mesh(),
+        (settings.seed, stage.index),
+    )
+
+
+def _feature_reader(start: _Start, stage: Stage, variables: dict) -> FeatureReader:
+    """Compute the features of all training and validation images, once, into a file."""
+    splits = start.dataset.source.splits
+    indices = np.concatenate([splits["train"], splits.get("validation", [])])
+    indices = indices.astype(np.int64)
+    path = start.folder / f"features_{stage.name}.npy"
+    if not path.exists():
+        partial, done = path.with_name(f"partial_{path.name}"), 0
+        for rows in start.evaluator.features(
+            variables, start.dataset.reader, indices, "features"
+        ):
+            if not done:
+                shape = len(indices), rows.shape[1]
+                features = np.lib.format.open_memmap(partial, "w+", rows.dtype, shape)
+            features[done : done + len(rows)] = rows
+            done += len(rows)
+        features.flush()
+        os.replace(partial, path)
+    return FeatureReader(np.load(path, mmap_mode="r"), indices)

@@ -1,0 +1,114 @@
+"""Attribution maps of a network for images as they were read.
+
+    explainer = Explainer(network, ["grad_cam"], batch_size=16)
+    explained = explainer(positions, pixels, targets)
+    explained.maps["grad_cam"]        # float32 [n, size, size]
+
+Images are cropped by the network's view on the device, and several devices share a
+batch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from seeflower_jax import sharding
+from seeflower_jax.attribution import batch as attribution_batch
+from seeflower_jax.inference.network import Network
+from seeflower_jax.inference.predict import place_images, whole_batch_size
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explained:
+    """Some images and their maps, on the host.
+
+    Attributes:
+      images: what the network sees.
+      logits: of it.
+      targets: class indices that the maps explain.
+      maps: by method.
+    """
+
+    images: Float[np.ndarray, "n s s 3"]
+    logits: Float[np.ndarray, "n c"]
+    targets: Int[np.ndarray, " n"]
+    maps: dict[str, Float[np.ndarray, "n s s"]]
+
+
+class Explainer:
+    """Compiled attribution methods of one network.
+
+    Args:
+      network: to be explained.
+      methods: keys of `attribution.registry.METHODS`.
+      layer: of class activation maps; that of `attribution.batch.map_layer` if None.
+      batch_size: images at once, rounded up to a multiple of the devices.
+      options: of methods by name, as of `attribution.batch.make_explainer`.
+
+    Raises:
+      ValueError: for an unknown method or option, or a layer without a map.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        methods: Sequence[str],
+        layer: str | None = None,
+        batch_size: int = 16,
+        options: Mapping[str, Mapping] | None = None,
+    ):
+        self.network = network
+        self._mesh = sharding.make_mesh()
+        self.batch_size = whole_batch_size(batch_size, self._mesh.size)
+        self._variables = sharding.replicate(network.variables, self._mesh)
+        self._explain = attribution_batch.make_explainer(
+            network.spec,
+            methods,
+            layer,
+            network.preprocess,
+            network.view.size,
+            options,
+        )
+
+        @jax.jit
+        def prepare(canvas, sizes, positions):
+            # Of the image alone, so that an export's maps are those of its run.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), positions)
+            return network.view(canvas, sizes), keys
+
+        self._prepare = prepare
+
+    def __call__(
+        self,
+        positions: Sequence[int],
+        pixels: Sequence[UInt8[np.ndarray, "h w 3"]],
+        targets: Sequence[int],
+    ) -> Explained:
+        """Compute the maps of up to `batch_size` images.
+
+        Args:
+          positions: a number for each image; it seeds what is random.
+          pixels: of `Images.read`.
+          targets: class indices; -1 is the predicted class.
+        """
+        count = len(pixels)
+        rows = np.resize(np.arange(count), self.batch_size)
+        placed = place_images(
+            list(pixels),
+            self.network.view.shortest_side,
+            self.batch_size,
+            self._mesh,
+        )
+        by_row = {
+            "positions": np.array(positions, np.int32)[rows],
+            "targets": np.array(targets, np.int32)[rows],
+        }
+        placed |= sharding.shard_batch(by_row, self._mesh)
+        labels = placed.pop("targets")
+        images, keys = self._prepare(**placed)
+        output = images, *self._explain(self._variables, images, labels, keys)
+        output = jax.device_get(output)
+        return Explained(*jax.tree.map(lambda x: x[:count], output))

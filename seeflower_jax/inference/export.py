@@ -1,0 +1,145 @@
+"""A network as a folder that runs without the code that made it.
+
+    save("flowers", network, metrics)
+    network = load("flowers")
+
+`model.stablehlo` is the function (parameters, images) -> logits, serialised by
+`jax.export` for any batch size and for CPU and GPU. Its images are float32 [n, size,
+size, 3], RGB in [0, 255], as the network's view gives them. `parameters.safetensors`
+are its variables, `model.json` says the rest, and a network that whitens has its
+whitening in `whitening.npz`. Loading an export takes JAX and safetensors, but neither
+flax nor optax.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import safetensors
+import safetensors.numpy
+from jax import export
+
+from seeflower_jax.data import whitening
+from seeflower_jax.data.view import View
+from seeflower_jax.inference.network import Network
+from seeflower_jax.models.spec import ModelSpec
+
+PLATFORMS = ("cpu", "cuda")
+_PROGRAM, _PARAMETERS, _DESCRIPTION = _FILES = (
+    "model.stablehlo",
+    "parameters.safetensors",
+    "model.json",
+)
+
+
+def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict:
+    """Restore the variables of a network from what `_flatten` gave."""
+    tree: dict = {"batch_stats": {}}
+    for name, value in flat.items():
+        *path, last = name.split("/")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return tree
+
+
+def is_export(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds a complete export."""
+    folder = pathlib.Path(folder).expanduser()
+    return all((folder / name).is_file() for name in _FILES)
+
+
+def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
+    """Write a network as a folder, which must not exist.
+
+    Args:
+      folder: to make.
+      network: its whitening becomes part of the function.
+      metrics: for `model.json`.
+
+    Raises:
+      FileExistsError: if the folder exists.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    folder.mkdir(parents=True)
+    flat = jax.device_get(dict(_flatten(network.variables)))
+
+    def logits(flat: Mapping[str, jax.Array], images: jax.Array) -> jax.Array:
+        return network.bind(_unflatten(flat))(images)[0]
+
+    (batch,) = export.symbolic_shape("batch")
+    size = network.view.size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
+    program = export.export(jax.jit(logits), platforms=PLATFORMS)(like, images)
+    description = {
+        **network.describe(),
+        "metrics": dict(metrics),
+        "platforms": list(PLATFORMS),
+        "jax": jax.__version__,
+    }
+    (folder / _PROGRAM).write_bytes(program.serialize())
+    safetensors.numpy.save_file(flat, folder / _PARAMETERS)
+    if network.preprocess is not None:
+        network.preprocess.save(folder / whitening.FILE_NAME)
+    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load(folder: str | os.PathLike) -> Network:
+    """Return the network of a folder that `save` wrote.
+
+    Raises:
+      ValueError: if it is not such a folder, or an incomplete one.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    description = describe(folder)
+    program = export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
+    return Network(
+        spec=ModelSpec(**description["spec"]),
+        variables=_unflatten(_load_parameters(folder)),
+        view=View(**description["view"]),
+        class_names=tuple(description["class_names"]),
+        temperature=description["temperature"],
+        preprocess=whitening.load_from(folder),
+        origin=str(folder.resolve()),
+        program=lambda variables, images: program.call(
+            dict(_flatten(variables)), images
+        ),
+    )
+
+
+def describe(folder: str | os.PathLike) -> dict:
+    """Return the content of `model.json` in a folder that `save` wrote.
+
+    Raises:
+      ValueError: if it is not such a folder, or an incomplete one.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} is not an export: {', '.join(missing)} is missing; expected a "
+            "folder that scripts.export wrote"
+        )
+    return json.loads((folder / _DESCRIPTION).read_text())
+
+
+def _load_parameters(folder: pathlib.Path) -> dict:
+    path = folder / _PARAMETERS
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,70 @@
+"""Load a network from a run directory, an export or a weight file.
+
+    network = load("runs/inception_seed0")
+    network = load("flowers")                               # of scripts.export
+    network = load("vgg16_weights.h5", model="vgg16")       # ImageNet's classes
+"""
+
+import os
+import pathlib
+
+from seeflower_jax import hints
+from seeflower_jax.data.view import View
+from seeflower_jax.inference import export
+from seeflower_jax.inference.network import Network
+
+_CROP = 0.875  # of published networks: 224 of 256 pixels
+
+
+def load(where: str | os.PathLike, model: str | None = None) -> Network:
+    """Return a trained network with all it takes to use it.
+
+    Args:
+      where: a run directory, an export, or a weight file with its classifier; also
+        'imagenet:top', which downloads one.
+      model: the network that a weight file is of.
+
+    Raises:
+      FileNotFoundError: if there is no such file or folder.
+      ValueError: if it is none of these.
+    """
+    path = pathlib.Path(where).expanduser()
+    if model is not None:
+        return load_weights(model, str(where))
+    if (path / "config.json").exists():
+        from seeflower_jax.inference.run import load_run
+
+        return load_run(path).network
+    if export.is_export(path):
+        return export.load(path)
+    if not path.exists():
+        near = hints.nearest_path(path)
+        hint = f"; did you mean {near}?" if near else ""
+        raise FileNotFoundError(f"there is no file or folder {where}{hint}")
+    if path.is_file():
+        raise ValueError(f"{where} is a file: name the network of its weights by model=")
+    raise ValueError(
+        f"{where} is neither a run directory (no config.json) nor an export "
+        "(no model.json); with model=..., it can be a folder of converted weights"
+    )
+
+
+def load_weights(model: str, weights: str) -> Network:
+    """Return the network of a weight file that has its classifier.
+
+    Raises:
+      ValueError: if the file does not fit the network or has no classifier.
+    """
+    from seeflower_jax.pretrained import imagenet, loading
+
+    spec, variables, record = loading.load_classifier(model, weights)
+    names = imagenet.class_names()
+    if spec.num_classes != len(names):
+        names = tuple(f"class {index}" for index in range(spec.num_classes))
+    return Network(
+        spec=spec,
+        variables=variables,
+        view=View(spec.input_size, round(spec.input_size / _CROP), _CROP),
+        class_names=names,
+        origin=f"{model} of {record['name']}, SHA-256 {record['sha256']}",
+    )

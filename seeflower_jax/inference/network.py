@@ -1,0 +1,221 @@
+"""A network with all it takes to use it on images.
+
+    network = load("runs/inception_seed0")           # of `seeflower_jax.inference.load`
+    for prediction in network.predict("photos/"):
+        print(prediction.image, prediction.classes[0], prediction.probabilities[0])
+    explanation = network.explain("rose.jpg", "grad_cam", target="rose")
+    explanation.overlay().save("cam.png")
+
+Only what explains a network needs the code of networks, and so flax: an export predicts
+without it.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from seeflower_jax import hints
+from seeflower_jax.data.images import Images
+from seeflower_jax.data.view import View
+from seeflower_jax.data.whitening import Whitening
+from seeflower_jax.evaluation import metrics
+from seeflower_jax.inference import predict
+from seeflower_jax.inference.predict import Prediction
+from seeflower_jax.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What `Images.of_files` takes.
+Where = str | os.PathLike | Iterable[str | os.PathLike]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """What in an image a network's answer comes from.
+
+    Attributes:
+      image: what the network sees, in [0, 255].
+      map: of the attribution method, raw.
+      signed: whether the map has a sign.
+      method: of attribution.
+      target: name of the class that is explained.
+      prediction: the most probable classes.
+    """
+
+    image: UInt8[np.ndarray, "s s 3"]
+    map: Float[np.ndarray, "s s"]
+    signed: bool
+    method: str
+    target: str
+    prediction: Prediction
+
+    def overlay(self) -> "Image.Image":
+        """Draw the map in colours over the image in grey."""
+        from PIL import Image
+
+        from seeflower_jax.figures import maps
+
+        return Image.fromarray(maps.overlay(self.image, self.map, self.signed))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Network:
+    """A trained network, wherever it is from.
+
+    Attributes:
+      spec: what the network computes.
+      variables: {'params', 'batch_stats'}.
+      view: what it sees of an image.
+      class_names: of the logits.
+      temperature: that logits are divided by for calibrated probabilities; 1 where none
+        was fitted.
+      preprocess: applied to views before the network, or None.
+      origin: the run directory, export or weight file, for records.
+      program: the function of an export, (variables, images) -> logits; it takes the
+        place of the one that `spec` describes.
+    """
+
+    spec: ModelSpec
+    variables: dict
+    view: View
+    class_names: tuple[str, ...]
+    temperature: float = 1.0
+    preprocess: Whitening | None = None
+    origin: str = ""
+    program: Callable[[dict, Array], Array] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return all but variables and whitening, JSON-serialisable."""
+        return {
+            "spec": self.spec.to_dict(),
+            "class_names": list(self.class_names),
+            "view": self.view.to_dict(),
+            "temperature": self.temperature,
+        }
+
+    def bind(self, variables: dict | None = None) -> Callable:
+        """Return the pure function network(images, taps=None) -> (logits, endpoints).
+
+        Args:
+          variables: the network's own by default.
+        """
+        from seeflower_jax import models
+
+        variables = self.variables if variables is None else variables
+        return models.bind(self.spec, variables, self.preprocess)
+
+    @functools.cached_property
+    def compute_logits(self) -> Callable[..., Float[Array, "n c"]]:
+        """Computes logits(variables, canvas, sizes), jitted, from whole images."""
+
+        @jax.jit
+        def compute(variables: dict, canvas: Array, sizes: Int[Array, "n 2"]) -> Array:
+            images = self.view(canvas, sizes)
+            if self.program is not None:
+                return self.program(variables, images)
+            return self.bind(variables)(images)[0]
+
+        return compute
+
+    def probabilities(
+        self, logits: Float[np.ndarray, "n c"]
+    ) -> Float[np.ndarray, "n c"]:
+        """Return calibrated probabilities of logits."""
+        return np.exp(metrics.log_softmax(np.asarray(logits) / self.temperature))
+
+    def images(self, where: "Images | Where") -> Images:
+        """Return image files as the network takes them.
+
+        Args:
+          where: a folder, a pattern, a .txt list, a file, or several of them.
+
+        Raises:
+          FileNotFoundError: if there are none.
+        """
+        if isinstance(where, Images):
+            return where
+        return Images.of_files(where, self.view.shortest_side, self.class_names)
+
+    def predict(
+        self, where: "Images | Where", top: int = 5, batch_size: int = 16
+    ) -> list[Prediction]:
+        """Predict the classes of images, in batches.
+
+        Args:
+          where: as of `images`.
+          top: how many classes of each image.
+          batch_size: images at once.
+
+        Raises:
+          FileNotFoundError: if there are no images.
+          UnreadableImage: names a file that is not an image.
+        """
+        predictions = []
+        for prediction in predict.stream(self, self.images(where), top, batch_size):
+            if isinstance(prediction, Exception):
+                raise prediction
+            predictions.append(prediction)
+        return predictions
+
+    def explain(
+        self,
+        image: str | os.PathLike,
+        method: str = "grad_cam",
+        target: str | int = "predicted",
+        layer: str | None = None,
+        **options: float,
+    ) -> Explanation:
+        """Explain the prediction for an image.
+
+        Args:
+          image: a file.
+          method: of attribution, a key of `attribution.registry.METHODS`.
+          target: 'predicted', a class name or a class index.
+          layer: of class activation maps; the network's default if None.
+          **options: of the method, `steps=8`.
+
+        Raises:
+          UnreadableImage: if the file is not an image.
+          ValueError: for an unknown method, option, target or layer.
+        """
+        from seeflower_jax.attribution import registry
+        from seeflower_jax.inference.explainer import Explainer
+
+        label = class_index(target, self.class_names)
+        explainer = Explainer(self, [method], layer, 1, {method: options})
+        explained = explainer([0], [self.images(image).read(0)], [label])
+        probabilities = self.probabilities(explained.logits)[0]
+        return Explanation(
+            explained.images[0].round().astype(np.uint8),
+            explained.maps[method][0],
+            registry.METHODS[method].signed,
+            method,
+            self.class_names[explained.targets[0]],
+            predict.rank(str(image), probabilities, self.class_names, 5),
+        )
+
+
+def class_index(target: str | int, class_names: tuple[str, ...]) -> int:
+    """Return the index of a class from its name or index; -1 for 'predicted'.
+
+    Raises:
+      ValueError: for an unknown name and an index out of range.
+    """
+    if target == "predicted":
+        return -1
+    if target in class_names:
+        return class_names.index(target)
+    if str(target).isdigit() and int(target) < len(class_names):
+        return int(target)
+    hint = hints.did_you_mean(str(target), ["predicted", *class_names])
+    raise ValueError(
+        f"unknown class {target!r}: expected 'predicted', a class name or an index from "
+        f"0 to {len(class_names) - 1}{hint}"
+    )

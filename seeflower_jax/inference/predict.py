@@ -1,0 +1,107 @@
+"""Predict the classes of many images, in batches, while the next ones are read.
+
+    for prediction in stream(network, network.images("photos/")):
+        ...     # a `Prediction`, or the `UnreadableImage` of a file that is not one
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from seeflower_jax import sharding
+from seeflower_jax.data import decode, loader
+from seeflower_jax.data.decode import UnreadableImage
+from seeflower_jax.data.images import Images
+
+if TYPE_CHECKING:
+    from seeflower_jax.inference.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a network makes of an image.
+
+    Attributes:
+      image: its name.
+      classes: names, the most probable first.
+      probabilities: of these classes, calibrated by the network's temperature.
+    """
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def rank(
+    name: str, probabilities: Float[np.ndarray, " c"], class_names: Sequence[str], top: int
+) -> Prediction:
+    """Return the `top` most probable classes of the image `name`."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return Prediction(
+        name,
+        tuple(class_names[i] for i in order),
+        tuple(float(probabilities[i]) for i in order),
+    )
+
+
+def whole_batch_size(batch_size: int, devices: int) -> int:
+    """Return the batch size, rounded up to a multiple of the devices."""
+    return -(-batch_size // devices) * devices
+
+
+def place_images(
+    pixels: list[UInt8[np.ndarray, "h w 3"]], shortest_side: int, batch_size: int, mesh
+) -> dict:
+    """Place images on the devices, filled up with repeats to a batch.
+
+    All batches have one shape, so that one program serves them.
+
+    Returns:
+      `canvas` and `sizes`, as of `View`, of `batch_size` rows.
+    """
+    side = decode.longest_side(shortest_side)
+    rows = np.resize(np.arange(len(pixels)), batch_size)
+    canvas = loader.to_canvas([pixels[row] for row in rows], side, side)
+    return sharding.shard_batch(canvas, mesh)
+
+
+def stream(
+    network: "Network", images: Images, top: int = 5, batch_size: int = 16
+) -> Iterator[Prediction | UnreadableImage]:
+    """Yield the prediction for each image, in order, or why it cannot be read.
+
+    Args:
+      network: a trained one.
+      images: of `Network.images`.
+      top: how many classes of each image.
+      batch_size: images at once, rounded up to a multiple of the devices.
+    """
+    mesh = sharding.make_mesh()
+    batch_size = whole_batch_size(min(batch_size, len(images)), mesh.size)
+    variables = sharding.replicate(network.variables, mesh)
+    for batch in loader.read_batches(images, batch_size):
+        results: dict[int, Prediction | UnreadableImage] = dict(batch.errors)
+        if batch.positions:
+            placed = place_images(
+                batch.pixels, network.view.shortest_side, batch_size, mesh
+            )
+            logits = network.compute_logits(variables, **placed)
+            results |= _predictions(network, images, batch, np.asarray(logits), top)
+        yield from (results[position] for position in sorted(results))
+
+
+def _predictions(
+    network: "Network",
+    images: Images,
+    batch: loader.ImageBatch,
+    logits: Float[np.ndarray, "n c"],
+    top: int,
+) -> dict[int, Prediction]:
+    probabilities = network.probabilities(logits[: len(batch.positions)])
+    return {
+        position: rank(images.names[position], row, network.class_names, top)
+        for position, row in zip(batch.positions, probabilities, strict=True)
+    }

@@ -1,0 +1,90 @@
+"""A run directory: its network, its config, where it stands.
+
+    run = load_run("runs/inception_seed0")
+    run.network.predict("photos/")
+    run.config["seed"]
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+
+from seeflower_jax import models, records
+from seeflower_jax.data import whitening
+from seeflower_jax.data.view import View
+from seeflower_jax.inference.network import Network
+from seeflower_jax.training.checkpoint import Checkpoints
+
+
+class NoCheckpointError(FileNotFoundError):
+    """A run directory has no best variables yet."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run, finished or not, and the best of its variables.
+
+    Attributes:
+      workdir: the run directory.
+      config: the content of its `config.json`.
+      network: the best by validation.
+      step: of the run, that its variables are from.
+    """
+
+    workdir: pathlib.Path
+    config: dict
+    network: Network
+    step: int
+
+
+def load_config(workdir: str | os.PathLike) -> dict:
+    """Return the config of a run directory.
+
+    Raises:
+      FileNotFoundError: if it is not a run directory.
+    """
+    path = pathlib.Path(workdir).expanduser() / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not a run directory: it has no config.json; "
+            "give the --workdir of scripts.train"
+        )
+    return json.loads(path.read_text())
+
+
+def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
+    """Return a run with its best variables, whether it is finished or not.
+
+    Args:
+      workdir: the run directory.
+      data_dir: where the images are, if not where the run was trained on them.
+
+    Raises:
+      FileNotFoundError: if it is not a run directory.
+      NoCheckpointError: if it has no best variables yet.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    config = load_config(workdir)
+    if data_dir is not None:
+        config["data"]["dir"] = data_dir
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        meta = checkpoints.meta()
+        if meta is None or not meta["has_best"]:
+            raise NoCheckpointError(
+                f"{workdir} has no trained variables yet; train it first"
+            )
+        spec = models.ModelSpec(**meta["spec"])
+        variables = checkpoints.restore_best(models.shapes(spec))
+    calibration = records.read_result(workdir).get("calibration", {})
+    network = Network(
+        spec=spec,
+        variables=variables,
+        view=View(**meta["view"]),
+        class_names=tuple(meta["class_names"]),
+        temperature=calibration.get("temperature", 1.0),
+        preprocess=whitening.load_from(workdir),
+        origin=str(workdir.resolve()),
+    )
+    return Run(workdir, config, network, meta["progress"]["best_step"])

@@ -1,0 +1,196 @@
+"""Where a run stands, as an immutable value, and its log.
+
+    progress = Progress("head")
+    progress = progress.account(metrics)                   # of one step
+    progress = progress.end_epoch(validation, plan)
+    log.write(**progress.to_dict())
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from seeflower_jax.training.plan import Metrics, StagePlan
+
+# Sums over examples; the other metrics of a step are means over steps.
+_SUMS = ("loss", "correct")
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+def improves(value: float, best: float | None, metric: str, min_delta: float) -> bool:
+    """Whether a validation value is better than the best so far by over `min_delta`."""
+    if best is None:
+        return True
+    gain = best - value if metric == "loss" else value - best
+    return gain > min_delta
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands; saved with every checkpoint.
+
+    Attributes:
+      stage: name of the stage.
+      step: steps done in the stage.
+      run_step: steps done in the run.
+      best: best validation value of the run, or None.
+      best_stage: the stage it is from.
+      best_step: the step of the run it is from.
+      stage_best: best validation value of this stage, or None.
+      since_best: validations of this stage since then, without a gain of `min_delta`.
+      seconds: spent in each stage, over all resumptions.
+      images: trained on in each stage.
+      sums: of the metrics of the steps since the last epoch ended.
+      done: whether the stage has ended.
+    """
+
+    stage: str
+    step: int = 0
+    run_step: int = 0
+    best: float | None = None
+    best_stage: str | None = None
+    best_step: int | None = None
+    stage_best: float | None = None
+    since_best: int = 0
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    done: bool = False
+
+    def to_dict(self) -> dict:
+        """Return a JSON-serialisable form; `Progress(**progress.to_dict())` restores it."""
+        return dataclasses.asdict(self)
+
+    def start_stage(self, name: str) -> "Progress":
+        """Return the progress at the start of another stage."""
+        return dataclasses.replace(
+            self, stage=name, step=0, stage_best=None, since_best=0, done=False
+        )
+
+    def account(self, metrics: Mapping[str, np.ndarray]) -> "Progress":
+        """Return the progress after one more step.
+
+        Args:
+          metrics: of the step, on the host; see `step.make_image_step`.
+
+        Raises:
+          NonFiniteLossError: names the step.
+        """
+        values = {name: np.asarray(value).item() for name, value in metrics.items()}
+        step = self.step + 1
+        if not np.isfinite(values["loss"]):
+            raise NonFiniteLossError(
+                f"the loss is {values['loss']} at step {step} of stage "
+                f"{self.stage!r}; the checkpoints from before it are kept. Lower "
+                f"config.stages.{self.stage}.learning_rate or set its clip_norm"
+            )
+        values["steps"] = 1
+        sums = {name: self.sums.get(name, 0) + value for name, value in values.items()}
+        images = self.images.get(self.stage, 0) + values["count"]
+        return dataclasses.replace(
+            self,
+            step=step,
+            run_step=self.run_step + 1,
+            images={**self.images, self.stage: images},
+            sums=sums,
+        )
+
+    def train_metrics(self) -> dict[str, float]:
+        """Return the means of the training metrics since the last epoch ended."""
+        sums, count = self.sums, self.sums["count"]
+        return {
+            "loss": sums["loss"] / count,
+            "top1": sums["correct"] / count,
+            "gradient_norm": sums["gradient_norm"] / sums["steps"],
+            "update_norm": sums["update_norm"] / sums["steps"],
+        }
+
+    def end_epoch(self, validation: Metrics | None, plan: StagePlan) -> "Progress":
+        """Return the progress after an epoch: what is best, and whether to stop.
+
+        Early stopping counts validations without a gain of `min_delta` over the best of
+        the stage.
+
+        Args:
+          validation: metrics of the validation split, None where it was not looked at.
+            Without such a split, the last variables count as the best.
+          plan: of the stage.
+        """
+        done = self.step == plan.steps
+        progress = dataclasses.replace(self, sums={}, done=done)
+        if validation is None:
+            if done and plan.validate is None:
+                return progress._mark_best(None)
+            return progress
+        stage, value = plan.stage, validation[plan.metric]
+        if improves(value, self.best, plan.metric, 0.0):
+            progress = progress._mark_best(value)
+        gained = improves(value, self.stage_best, plan.metric, stage.min_delta)
+        since_best = 0 if gained else self.since_best + 1
+        stopped = 0 < stage.patience <= since_best
+        return dataclasses.replace(
+            progress,
+            stage_best=value if gained else self.stage_best,
+            since_best=since_best,
+            done=done or stopped,
+        )
+
+    def _mark_best(self, value: float | None) -> "Progress":
+        return dataclasses.replace(
+            self, best=value, best_stage=self.stage, best_step=self.run_step
+        )
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the variables of this step are the best of the run."""
+        return self.best_step == self.run_step
+
+    def spend(self, seconds: float) -> "Progress":
+        """Return the progress with so many seconds more spent in the stage."""
+        total = self.seconds.get(self.stage, 0.0) + seconds
+        return dataclasses.replace(self, seconds={**self.seconds, self.stage: total})
+
+
+class Stopwatch:
+    """Seconds since the last look at it."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start or the last `lap`."""
+        return time.monotonic() - self._since
+
+    def lap(self) -> float:
+        """Return `seconds` and start again."""
+        seconds = self.seconds
+        self._since += seconds
+        return seconds
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, each with the step of the run.
+
+    Args:
+      path: of the file.
+      run_step: lines after this step are dropped, because they will be written again.
+    """
+
+    def __init__(self, path: pathlib.Path, run_step: int):
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["run_step"] <= run_step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+
+    def write(self, **values) -> None:
+        """Append a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
