@@ -1,11 +1,14 @@
 """Convolution and pooling against XLA's own operations."""
 
+import collections
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from seeflower_jax.models import ops
 
@@ -93,6 +96,198 @@ def test_average_pool_value_and_gradient(count_include_pad):
     np.testing.assert_allclose(
         found_vjp(cotangent)[0], expected_vjp(cotangent)[0], atol=1e-6
     )
+
+
+def _random_case(size, side, c_in, c_out):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, side, side + 1, c_in)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*size, c_in, c_out)), jnp.float32)
+    tangents = [rng.normal(size=array.shape) for array in (x, kernel)]
+    return (x, kernel), tuple(jnp.asarray(t, jnp.float32) for t in tangents)
+
+
+def _assert_close(arrays, references):
+    for array, reference in zip(
+        jax.tree.leaves(arrays), jax.tree.leaves(references), strict=True
+    ):
+        scale = float(jnp.abs(reference).max())
+        np.testing.assert_allclose(array, reference, atol=1e-5 * scale)
+
+
+def _both(strides, padding):
+    """Return `ops.conv2d` and the reference as functions of images and kernel."""
+    return [
+        lambda x, k, conv=conv: conv(x, k, strides, padding)
+        for conv in (ops.conv2d, _reference)
+    ]
+
+
+@pytest.mark.parametrize("size,strides,padding,side,c_in,c_out", CASES)
+def test_conv2d_in_forward_mode(size, strides, padding, side, c_in, c_out):
+    primals, tangents = _random_case(size, side, c_in, c_out)
+    conv, reference = _both(strides, padding)
+    expected = jax.jvp(reference, primals, tangents)
+    _assert_close(jax.jvp(conv, primals, tangents), expected)
+    value, linear = jax.linearize(conv, *primals)
+    _assert_close((value, linear(*tangents)), expected)
+
+
+@pytest.mark.parametrize("size,strides,padding,side,c_in,c_out", CASES)
+def test_conv2d_second_derivatives(size, strides, padding, side, c_in, c_out):
+    primals, tangents = _random_case(size, side, c_in, c_out)
+
+    def forward_over_reverse(conv):
+        loss = lambda x, k: (conv(x, k) ** 3).sum()  # noqa: E731
+        return jax.jvp(jax.grad(loss, (0, 1)), primals, tangents)
+
+    def reverse_over_reverse(conv):
+        def slope(x, k):
+            gradients = jax.grad(lambda x, k: (conv(x, k) ** 3).sum(), (0, 1))(x, k)
+            return sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True))
+
+        return jax.grad(slope, (0, 1))(*primals)
+
+    conv, reference = _both(strides, padding)
+    for derivative in (forward_over_reverse, reverse_over_reverse):
+        _assert_close(
+            jax.jit(derivative, static_argnums=0)(conv), derivative(reference)
+        )
+
+
+@pytest.mark.parametrize(
+    "mapped,case",
+    [(mapped, case) for mapped in ((None, 0),) for case in CASES]
+    + [(mapped, case) for mapped in ((0, None), (0, 0), (3, 2)) for case in CASES[1:5]],
+)
+def test_conv2d_under_vmap(mapped, case):
+    size, strides, padding, side, c_in, c_out = case
+    primals, _ = _random_case(size, side, c_in, c_out)
+    arrays = [
+        array if axis is None else jnp.stack([array, -2 * array, array + 1], axis)
+        for array, axis in zip(primals, mapped, strict=True)
+    ]
+
+    def value_and_gradients(conv):
+        def function(x, k):
+            value, vjp = jax.vjp(conv, x, k)
+            return value, vjp(value)
+
+        return jax.jit(jax.vmap(function, mapped))(*arrays)
+
+    conv, reference = _both(strides, padding)
+    _assert_close(value_and_gradients(conv), value_and_gradients(reference))
+
+
+@pytest.mark.parametrize("window,stride,side", [(3, 2, 15), (3, 2, 16), (2, 2, 9)])
+def test_max_pool_in_forward_mode_with_ties(window, stride, side):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, (2, side, side + 1, 4)), jnp.float32)
+    tangent = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    expected, expected_tangent = jax.jvp(
+        lambda x: nn.max_pool(x, (window, window), (stride, stride), "VALID"),
+        (x,),
+        (tangent,),
+    )
+    pool = lambda x: ops.max_pool(x, window, stride)  # noqa: E731
+    for value, moved in (
+        jax.jvp(pool, (x,), (tangent,)),
+        jax.jit(lambda x, t: jax.jvp(pool, (x,), (t,)))(x, tangent),
+    ):
+        np.testing.assert_array_equal(value, expected)
+        np.testing.assert_allclose(moved, expected_tangent, atol=1e-6)
+
+
+def _ours(x, kernel):
+    x = ops.max_pool(ops.conv2d(x, kernel, (1, 1), "VALID"), 3, 2)
+    return (ops.average_pool(jnp.tanh(x), 3) ** 2).sum()
+
+
+def _standard(x, kernel):
+    x = nn.max_pool(_reference(x, kernel, (1, 1), "VALID"), (3, 3), (2, 2), "VALID")
+    x = jnp.tanh(x)
+    return (nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False) ** 2).sum()
+
+
+def test_hessian_through_convolution_and_pooling():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 7, 7, 2)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 2)) / 3, jnp.float32)
+    ours = jax.jit(jax.hessian(_ours, (0, 1)))(x, kernel)
+    _assert_close(ours, jax.jit(jax.hessian(_standard, (0, 1)))(x, kernel))
+    reverse_over_forward = jax.jit(jax.jacrev(jax.jacfwd(_ours, 1), 1))(x, kernel)
+    _assert_close(reverse_over_forward, ours[1][1])
+
+
+def test_jacobians_and_gradients_under_scan_and_checkpoint():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 6, 6, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 3)) / 5, jnp.float32)
+
+    def repeat(conv):
+        def function(x, kernel):
+            step = jax.checkpoint(lambda x, _: (jnp.tanh(conv(x, kernel)), None))
+            return jax.lax.scan(step, x, None, 3)[0][0, 2:4, 2:4]
+
+        return [
+            jax.jit(j(function, (0, 1)))(x, kernel) for j in (jax.jacfwd, jax.jacrev)
+        ]
+
+    conv, reference = _both((1, 1), "SAME")
+    _assert_close(repeat(conv), repeat(reference))
+
+
+def test_without_jit():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 7, 7, 2)), jnp.float32)
+    kernel = jnp.ones((3, 3, 2, 2))
+    with jax.disable_jit():
+        value = _ours(x, kernel)
+    _assert_close(value, _standard(x, kernel))
+
+
+def _operations(text):
+    return set(re.findall(r"stablehlo\.(\w+)", text))
+
+
+def _derivatives(x, kernel):
+    tangents = jnp.ones_like(x), jnp.ones_like(kernel)
+    return jax.jvp(jax.grad(_ours, (0, 1)), (x, kernel), tangents)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_other_platforms_get_the_standard_convolution(strides):
+    def derivatives(conv, x, kernel):
+        loss = lambda x, k: (conv(x, k, strides, "VALID") ** 3).sum()  # noqa: E731
+        return jax.jvp(jax.grad(loss, (0, 1)), (x, kernel), (x, kernel))
+
+    args = jnp.ones((1, 9, 9, 20)), jnp.ones((3, 3, 20, 2))
+    counts = {}
+    for name, conv in (("ours", ops.conv2d), ("standard", _reference)):
+        traced = jax.jit(derivatives, static_argnums=0).trace(conv, *args)
+        for platform in ("cpu", "cuda"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            counts[name, platform] = collections.Counter(
+                re.findall(r"stablehlo\.(convolution|slice|pad|dot_general)\b", text)
+            )
+    assert counts["ours", "cuda"] == counts["standard", "cuda"]
+    assert counts["ours", "cuda"].keys() == {"convolution"}
+    assert counts["ours", "cpu"]["dot_general"] > 0
+
+
+def test_export_for_a_cpu_and_a_gpu():
+    args = jnp.ones((1, 9, 9, 2)), jnp.ones((3, 3, 2, 2))
+    text = str(
+        export.export(jax.jit(_derivatives), platforms=["cuda"])(*args).mlir_module()
+    )
+    assert {"convolution", "select_and_scatter"} <= _operations(text)
+    assert "dot_general" not in _operations(text)
+    (batch,) = export.symbolic_shape("batch")
+    shape = jax.ShapeDtypeStruct((batch, 9, 9, 2), jnp.float32)
+    exported = export.export(jax.jit(_derivatives), platforms=["cpu", "cuda"])(
+        shape, args[1]
+    )
+    loaded = export.deserialize(exported.serialize())
+    if jax.default_backend() in ("cpu", "cuda"):
+        _assert_close(loaded.call(*args), jax.jit(_derivatives)(*args))
 
 
 def test_gradients_lower_for_a_gpu():

@@ -1,0 +1,151 @@
+"""JAX primitives with one form for CPUs and the standard form for other platforms.
+
+    convolution = bilinear_primitive("convolution", standard, cpu, axes)
+    y = convolution.bind(x, kernel, windows=windows)
+
+The form is chosen when a primitive is lowered, so one traced function serves all
+platforms. The derivatives of a primitive are primitives too, so that derivatives of
+every order, in forward and reverse mode, use the fast forms. All arrays have four axes.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+from seeflower_jax.models.windows import Windows
+
+# form(*arrays, windows=windows) -> array
+Form = Callable[..., Array]
+
+
+def _choose(standard: Form, cpu: Form, *arrays: Array) -> Array:
+    return lax.platform_dependent(*arrays, cpu=cpu, default=standard)
+
+
+def _primitive(name: str, standard: Form, cpu: Form) -> Primitive:
+    primitive = Primitive(name)
+
+    def shape(*avals, windows: Windows):
+        result = jax.eval_shape(functools.partial(standard, windows=windows), *avals)
+        return jax.core.ShapedArray(result.shape, result.dtype)
+
+    @functools.partial(jax.jit, static_argnames="windows")
+    def evaluate(*arrays, windows: Windows):
+        forms = (functools.partial(f, windows=windows) for f in (standard, cpu))
+        return _choose(*forms, *arrays)
+
+    primitive.def_abstract_eval(shape)
+    primitive.def_impl(evaluate)
+    for form, platform in ((standard, None), (cpu, "cpu")):
+        rule = mlir.lower_fun(form, multiple_results=False)
+        mlir.register_lowering(primitive, rule, platform=platform)
+    return primitive
+
+
+def bilinear_primitive(
+    name: str,
+    standard: Form,
+    cpu: Form,
+    shared_axes: tuple[tuple[int, int], tuple[int, int]],
+) -> Primitive:
+    """Return a primitive of two arrays; `ad.defbilinear` defines its derivatives.
+
+    `jax.vmap` over one of the arrays folds the batch into an axis that only this array
+    and the result have. `jax.vmap` over both arrays maps both forms.
+
+    Args:
+      name: the name of the primitive in jaxprs.
+      standard: the function in XLA operations that fit every platform.
+      cpu: the same function in operations that XLA's CPU backend is fast at.
+      shared_axes: for each array, (its axis, the result's axis) of that fold.
+    """
+    primitive = _primitive(name, standard, cpu)
+
+    def batch(arrays, dims, *, windows: Windows):
+        if None not in dims:
+            forms = (functools.partial(f, windows=windows) for f in (standard, cpu))
+            return _choose(*(jax.vmap(f, dims) for f in forms), *arrays), 0
+        mapped = 1 - dims.index(None)
+        axis, result_axis = shared_axes[mapped]
+        count = arrays[mapped].shape[dims[mapped]]
+        folded = list(arrays)
+        folded[mapped] = _fold(arrays[mapped], dims[mapped], axis)
+        result = primitive.bind(*folded, windows=windows)
+        return _unfold(result, result_axis, count), result_axis
+
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def pooling_primitive(name: str, standard: Form, cpu: Form) -> Primitive:
+    """Return a primitive of arrays that all have the images in axis 0.
+
+    `jax.vmap` folds the batch into that axis.
+
+    Args:
+      name: the name of the primitive in jaxprs.
+      standard: the function in XLA operations that fit every platform.
+      cpu: the same function in operations that XLA's CPU backend is fast at.
+    """
+    primitive = _primitive(name, standard, cpu)
+
+    def batch(arrays, dims, *, windows: Windows):
+        pairs = list(zip(arrays, dims, strict=True))
+        (count, *_) = (array.shape[dim] for array, dim in pairs if dim is not None)
+        folded = [
+            _fold(jnp.broadcast_to(array, (count, *array.shape)), 0, 0)
+            if dim is None
+            else _fold(array, dim, 0)
+            for array, dim in pairs
+        ]
+        return _unfold(primitive.bind(*folded, windows=windows), 0, count), 0
+
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _fold(array: Array, dim: int, axis: int) -> Array:
+    """Merge the batch axis `dim` into `axis`, which is counted without `dim`."""
+    array = jnp.moveaxis(array, dim, axis)
+    before, (count, size), after = (
+        array.shape[:axis],
+        array.shape[axis : axis + 2],
+        array.shape[axis + 2 :],
+    )
+    return array.reshape(*before, count * size, *after)
+
+
+def _unfold(array: Array, axis: int, count: int) -> Array:
+    """Split `axis` into a batch axis of size `count` and the original axis."""
+    before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+    return array.reshape(*before, count, size // count, *after)
+
+
+def define_linear(primitive: Primitive, transpose: Form, arrays: int = 1) -> None:
+    """Define the derivatives of a primitive that is linear in its last array.
+
+    The derivatives with respect to the other arrays are defined as zero.
+
+    Args:
+      primitive: the primitive.
+      transpose: gets the other arrays and the cotangent of the result; returns the
+        cotangent of the last array.
+      arrays: the number of arrays.
+    """
+    others = [None] * (arrays - 1)
+
+    def differentiate(tangent, *primals, windows: Windows):
+        return primitive.bind(*primals[:-1], tangent, windows=windows)
+
+    def transpose_rule(cotangent, *primals, windows: Windows):
+        return [*others, transpose(*primals[:-1], cotangent, windows=windows)]
+
+    ad.deflinear2(primitive, transpose_rule)
+    # `deflinear2` takes the primitive as linear in all arrays; this replaces its rule.
+    ad.defjvp(primitive, *others, differentiate)

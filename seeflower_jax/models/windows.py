@@ -1,0 +1,84 @@
+"""Windows that slide over images, for convolution and pooling on a CPU.
+
+    windows = Windows((15, 15), size=(3, 3), strides=(2, 2))
+    total = sum(windows.gather(images))   # sums over all 3 x 3 windows
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pair = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """The places of a window on an image; hashable, so that primitives can hold it.
+
+    Attributes:
+      image_size: (height, width) of the images.
+      size: (height, width) of the window.
+      strides: (vertical, horizontal) steps between neighbouring windows.
+      padding: zeros around the image, ((top, bottom), (left, right)).
+    """
+
+    image_size: Pair
+    size: Pair
+    strides: Pair = (1, 1)
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+
+    @property
+    def padded_size(self) -> Pair:
+        """The (height, width) of the padded images."""
+        height, width = self.image_size
+        (top, bottom), (left, right) = self.padding
+        return height + top + bottom, width + left + right
+
+    @property
+    def output_size(self) -> Pair:
+        """The number of windows along (height, width)."""
+        height, width = (
+            (padded - size) // stride + 1
+            for padded, size, stride in zip(
+                self.padded_size, self.size, self.strides, strict=True
+            )
+        )
+        return height, width
+
+    def gather(
+        self, images: Float[Array, "n h w c"]
+    ) -> Iterator[Float[Array, "n out_h out_w c"]]:
+        """Yield the pixels that lie at each position of the window, row by row."""
+        (rows, columns), (down, right) = self.output_size, self.strides
+        padded = jnp.pad(images, ((0, 0), *self.padding, (0, 0)))
+        for i in range(self.size[0]):
+            for j in range(self.size[1]):
+                yield padded[
+                    :,
+                    i : i + (rows - 1) * down + 1 : down,
+                    j : j + (columns - 1) * right + 1 : right,
+                ]
+
+    def scatter(
+        self, taps: Iterable[Float[Array, "n out_h out_w c"]]
+    ) -> Float[Array, "n h w c"]:
+        """Add each tap to the pixels that `gather` reads; the transpose of `gather`."""
+        total = 0.0
+        for place, tap in enumerate(taps):
+            config = [(0, 0, 0)]
+            for start, side, count, stride in zip(
+                divmod(place, self.size[1]),
+                self.padded_size,
+                self.output_size,
+                self.strides,
+                strict=True,
+            ):
+                end = side - start - (count - 1) * stride - 1
+                config.append((start, end, stride - 1))
+            total += lax.pad(tap, jnp.zeros((), tap.dtype), [*config, (0, 0, 0)])
+        (top, bottom), (left, right) = self.padding
+        height, width = self.padded_size
+        return total[:, top : height - bottom, left : width - right]
