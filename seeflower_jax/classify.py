@@ -89,7 +89,7 @@ class Classifier:
     @functools.cached_property
     def _maps(self) -> Callable:
         """image uint8 [size, size, 3] -> Grad-CAM of its predicted class."""
-        from seeflower_jax.attribution import batch
+        from seeflower_jax.attribution import batch, registry
 
         network = self.network()
         explain = batch.make_explainer(
@@ -98,7 +98,7 @@ class Classifier:
             preprocess=network.preprocess,
             size=network.size,
         )
-        target = np.array([batch.PREDICTED])
+        target = np.array([registry.PREDICTED])
         keys = jax.random.split(jax.random.key(0), 1)
         return lambda image: explain(network.variables, image[None], target, keys)[2][
             "grad_cam"
