@@ -23,14 +23,16 @@ from absl import app, flags
 
 from scripts import console, network_flags
 from seeflower_jax import experiment, explain, network
-from seeflower_jax.attribution import batch
+from seeflower_jax.attribution import registry
 
 flags.adopt_module_key_flags(network_flags)
 _IMAGES = flags.DEFINE_string("images", None, "Folder, pattern or .txt list of files.")
 _SPLIT = flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Pictures of the run's data."
 )
-_METHODS = flags.DEFINE_list("methods", ["grad_cam"], f"Of {', '.join(batch.METHODS)}.")
+_METHODS = flags.DEFINE_list(
+    "methods", ["grad_cam"], f"Of {', '.join(registry.METHODS)}."
+)
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _TARGET = flags.DEFINE_string(
     "target", "predicted", "What is explained: predicted, true, a class name or index."
@@ -70,7 +72,7 @@ def main(_) -> None:
         _OUT.value,
         target=_TARGET.value,
         layer=_LAYER.value,
-        options=batch.parse_options(_OPTIONS.value),
+        options=registry.parse_options(_OPTIONS.value),
         batch_size=_BATCH_SIZE.value,
         dtype=_DTYPE.value,
         overlays=_OVERLAYS.value,

@@ -16,12 +16,12 @@ from absl import flags
 
 from scripts import console
 from seeflower_jax import experiment, explain, judgement, records
-from seeflower_jax.attribution import batch
+from seeflower_jax.attribution import registry
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _METHODS = flags.DEFINE_list(
-    "methods", ["saliency", "grad_cam"], f"Of {', '.join(batch.METHODS)}."
+    "methods", ["saliency", "grad_cam"], f"Of {', '.join(registry.METHODS)}."
 )
 _JUDGES = flags.DEFINE_list(
     "judges", list(judgement.JUDGES), f"Of {', '.join(judgement.JUDGES)}."
@@ -53,7 +53,7 @@ def main(_) -> None:
         judges=_JUDGES.value,
         limit=_LIMIT.value,
         layer=_LAYER.value,
-        options=batch.parse_options(_OPTIONS.value),
+        options=registry.parse_options(_OPTIONS.value),
         grid_size=_GRID_SIZE.value,
         batch_size=_BATCH_SIZE.value,
         command=records.typed_command(),

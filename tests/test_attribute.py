@@ -16,7 +16,7 @@ from PIL import Image
 
 from seeflower_jax import classify, experiment, explain, exported, models
 from seeflower_jax import network as networks
-from seeflower_jax.attribution import batch, store
+from seeflower_jax.attribution import batch, registry, store
 from seeflower_jax.data import photos
 from seeflower_jax.report import attribution as figures
 from tests import fixtures
@@ -145,7 +145,7 @@ def test_targets(run, folder):
     def labels(target):
         return set(explain.target_labels(target, pictures, names).tolist())
 
-    assert labels("predicted") == {batch.PREDICTED}
+    assert labels("predicted") == {registry.PREDICTED}
     assert labels(names[7]) == labels("7") == {7}
     with pytest.raises(ValueError, match="102 is out of range.*0 to 101"):
         labels("102")

@@ -1,20 +1,27 @@
-"""What class activation maps share: activations, their gradients, size.
+"""Building blocks of class activation maps: layer gradients and upsampling.
 
-activations, gradients = layer_gradients(network, images, targets, "mixed10")
-maps = upsample(jax.nn.relu((activations * gradients).sum(-1)), images)
+Example:
+    activations, gradients = layer_gradients(network, images, targets, "mixed10")
+    maps = upsample(jax.nn.relu((activations * gradients).sum(-1)), images)
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seeflower_jax import hints
-from seeflower_jax.attribution.targets import Targets, score
+from seeflower_jax.attribution.targets import score
+from seeflower_jax.attribution.types import EndpointShapes, NetworkFunction, Targets
 
 
-def spatial_layers(endpoints: dict) -> list[str]:
-    """The endpoints {name: array or shape} that have a map, [N, h, w, C], in order."""
+def spatial_layers(endpoints: EndpointShapes) -> list[str]:
+    """Return the names of the endpoints with a spatial extent, in order.
+
+    An endpoint has a spatial extent if it is [N, h, w, C] with more than one position.
+
+    Args:
+      endpoints: {name: array or shape}.
+    """
     return [
         name
         for name, value in endpoints.items()
@@ -22,53 +29,72 @@ def spatial_layers(endpoints: dict) -> list[str]:
     ]
 
 
-def check_layer(endpoints: dict, layer: str) -> None:
-    """Refuses a layer that has no map.
+def check_layer(endpoints: EndpointShapes, layer: str) -> None:
+    """Check that a layer exists and has a spatial extent.
 
     Args:
       endpoints: {name: array or shape}.
+      layer: name of an endpoint.
 
     Raises:
-      ValueError: if there is no such layer or it has no spatial extent; lists those
-        that have.
+      ValueError: the layer is unknown or has no spatial extent. The message lists the
+        layers with a spatial extent.
     """
-    spatial = spatial_layers(endpoints)
-    if layer in spatial:
+    layers = spatial_layers(endpoints)
+    if layer in layers:
         return
-    hint = hints.did_you_mean(layer, spatial)
+    hint = hints.did_you_mean(layer, layers)
     problem = "has no spatial extent" if layer in endpoints else "is unknown"
-    raise ValueError(f"layer {layer!r} {problem}; layers are {spatial}{hint}")
+    raise ValueError(f"layer {layer!r} {problem}; layers are {layers}{hint}")
 
 
 def layer_gradients(
-    network: Callable, images: jax.Array, targets: Targets, layer: str
-) -> tuple[jax.Array, jax.Array]:
-    """A layer's activations and the gradient of the score there, both [N, h, w, C].
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets,
+    layer: str,
+) -> tuple[Float[Array, "n lh lw k"], Float[Array, "n lh lw k"]]:
+    """Return a layer's activations and the gradient of the score with respect to them.
 
-    A zero is added to the layer and the score differentiated with respect to it: the
-    backward pass runs through the layers above alone.
+    The function adds a tap of zeros to the layer and differentiates the score with
+    respect to the tap. The backward pass therefore runs only through the layers above.
 
     Raises:
-      ValueError: as `check_layer`.
-    """
-    endpoints = jax.eval_shape(network, images)[1]
-    check_layer(endpoints, layer)
-    tap = jnp.zeros(endpoints[layer].shape, endpoints[layer].dtype)
+      ValueError: the layer is unknown or has no spatial extent.
 
-    def total(tap):
+    Example:
+      >>> activations, gradients = layer_gradients(
+      ...     network, images, labels, "block5_conv3")
+      >>> activations.shape == gradients.shape
+      True
+    """
+    shapes = jax.eval_shape(network, images)[1]
+    check_layer(shapes, layer)
+    zero_tap = jnp.zeros(shapes[layer].shape, shapes[layer].dtype)
+
+    def total_score(tap):
         logits, endpoints = network(images, {layer: tap})
         return score(logits, targets).sum(), endpoints[layer]
 
-    gradients, activations = jax.grad(total, has_aux=True)(tap)
+    gradients, activations = jax.grad(total_score, has_aux=True)(zero_tap)
     return activations.astype(jnp.float32), gradients.astype(jnp.float32)
 
 
-def upsample(maps: jax.Array, images: jax.Array) -> jax.Array:
-    """Maps [N, h, w] at the pictures' size [N, H, W], bilinearly."""
+def upsample(
+    maps: Float[Array, "n lh lw"], images: Float[Array, "n h w 3"]
+) -> Float[Array, "n h w"]:
+    """Resize maps bilinearly to the size of the images."""
     return jax.image.resize(maps, images.shape[:3], "bilinear")
 
 
-def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The quotient, 0 where the denominator is 0."""
+def divide(
+    numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Divide two arrays, and return 0 wherever the denominator is 0.
+
+    Example:
+      >>> divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
+      [0.5, 0.0]
+    """
     safe = jnp.where(denominator == 0, 1, denominator)
     return jnp.where(denominator == 0, 0, numerator / safe)

@@ -1,38 +1,53 @@
-"""Eigen-CAM: a layer's activations along their first principal component.
+"""Eigen-CAM: a layer's activations, projected on their first principal component.
 
+Example:
     maps = eigen_cam(network, images, layer="mixed10")
-
-Source: Muhammad and Yeasin 2020, arXiv 2008.00299, equations 3 and 4. It knows no
-class: the map is of what dominates the layer.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.targets import Targets
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def eigen_cam(
-    network: Callable, images: jax.Array, targets: Targets = None, *, layer: str
-) -> jax.Array:
-    """Projection of each place on the first right singular vector, [N, H, W].
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: str,
+) -> Float[Array, "n h w"]:
+    """Compute the projection of activations on their first right singular vector.
 
-    The vector's sign is arbitrary; it is chosen such that the map's sum is positive.
+    The map shows what dominates the layer. It does not depend on the class. The sign of
+    a singular vector is arbitrary. The function picks the sign that makes the sum of
+    the map positive.
+
+    Source: Muhammad and Yeasin 2020, arXiv 2008.00299, equations 3 and 4.
+
+    Args:
+      network, images: see `seeflower_jax.attribution`.
+      targets: not used; all methods take it.
+      layer: name of an endpoint.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> eigen_cam(network, images, layer="block5_conv3").shape == images.shape[:3]
+      True
     """
     del targets
     endpoints = network(images)[1]
     cam.check_layer(endpoints, layer)
     n, h, w, channels = endpoints[layer].shape
-    places = endpoints[layer].astype(jnp.float32).reshape(n, h * w, channels)
-    # The projection is a left singular vector times its singular value: the largest
-    # eigenvector of a small matrix, places by places.
-    values, vectors = jnp.linalg.eigh(places @ places.transpose(0, 2, 1))
-    first = vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))
-    first = jnp.where(first.sum(-1, keepdims=True) < 0, -first, first)
-    return cam.upsample(first.reshape(n, h, w), images)
+    activations = endpoints[layer].astype(jnp.float32).reshape(n, h * w, channels)
+    # The projection is a left singular vector times its singular value. Both come from
+    # the largest eigenvalue of a small matrix, positions by positions.
+    values, vectors = jnp.linalg.eigh(activations @ activations.transpose(0, 2, 1))
+    projection = vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))
+    is_negative = projection.sum(-1, keepdims=True) < 0
+    projection = jnp.where(is_negative, -projection, projection)
+    return cam.upsample(projection.reshape(n, h, w), images)

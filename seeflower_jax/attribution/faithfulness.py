@@ -1,38 +1,48 @@
-"""How far maps tell what the network uses.
+"""Faithfulness: metrics of how well a map shows what the network uses.
 
     curve = deletion(network, images, maps, labels, steps=20)     # [steps + 1, N]
-    score = curve.mean(0)                                         # lower is better
+    area = curve.mean(0)                                          # lower is better
 
-Every function is pure and batched; a curve's steps run one after the other.
+- `deletion`, `insertion` and `road` change pixels in the order of a map. They follow
+  the probability of the label.
+- `randomised` and `rank_correlation` check whether maps depend on the parameters.
+- `sparseness` measures how concentrated a map is.
 
-Sources: deletion and insertion, Petsiuk et al. 2018, arXiv 1806.07421, section 3.3;
-ROAD, Rong et al. 2022, arXiv 2202.00449, section 4; the randomisation check, Adebayo et
-al. 2018, arXiv 1810.03292, section 3; sparseness, Chalasani et al. 2020, arXiv
-1810.06583 (Gini index).
+Every function is pure and batched. The steps of a curve run one after the other.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seeflower_jax.attribution import targets as targets_lib
+from seeflower_jax.attribution.types import NetworkFunction
 
 
-def ranks(maps: jax.Array) -> jax.Array:
-    """The share of pixels with a larger value, [N, H, W] in [0, 1); ties by place."""
+def ranks(maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
+    """Return the share of pixels with a larger value, in [0, 1).
+
+    Pixels of equal value are ranked by position.
+
+    Example:
+      >>> ranks(jnp.array([[[3.0, 1.0], [2.0, 4.0]]])).tolist()
+      [[[0.25, 0.75], [0.5, 0.0]]]
+    """
     flat = maps.reshape(len(maps), -1)
     order = jnp.argsort(-flat, axis=-1, stable=True)
-    places = jnp.argsort(order, axis=-1)
-    return (places / flat.shape[-1]).reshape(maps.shape)
+    positions = jnp.argsort(order, axis=-1)
+    return (positions / flat.shape[-1]).reshape(maps.shape)
 
 
-def _blur(images: jax.Array, sigma: float) -> jax.Array:
-    """Gaussian blur [N, H, W, C], borders repeated."""
+def _blur(images: Float[Array, "n h w c"], sigma: float) -> Float[Array, "n h w c"]:
+    """Return images under a Gaussian blur that repeats the borders."""
     radius = int(np.ceil(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel = jnp.array(kernel / kernel.sum(), jnp.float32)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = jnp.array(weights / weights.sum(), jnp.float32)
     for axis in (1, 2):
         pad = [(0, 0)] * 4
         pad[axis] = (radius, radius)
@@ -44,94 +54,124 @@ def _blur(images: jax.Array, sigma: float) -> jax.Array:
     return images
 
 
-def _curve(network, images, maps, labels, shares, replace) -> jax.Array:
-    """Probability of the labels after replacing pixels, [len(shares), N].
+def _curve(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    maps: Float[Array, "n h w"],
+    labels: Int[Array, "n"],
+    rank_ranges: Float[Array, "k 2"],
+    replace: Callable[[Array, Bool[Array, "n h w"]], Float[Array, "n h w 3"]],
+) -> Float[Array, "k n"]:
+    """Compute the probability of the labels after replacing ranges of pixels.
 
-    `replace(images, gone)` gives the picture without the pixels of `gone`, bool
-    [N, H, W]; `shares` are (lowest rank, highest rank) of those.
+    Args:
+      network, images, maps, labels: as of `deletion`.
+      rank_ranges: (lowest rank, highest rank) of the replaced pixels; the highest rank
+        is exclusive.
+      replace: (images, removed) -> images without the pixels of the mask `removed`.
     """
     rank = ranks(maps)
     score = targets_lib.probability(labels)
 
-    def probability(share):
-        gone = (rank >= share[0]) & (rank < share[1])
-        return score(network(replace(images, gone))[0])
+    def probability(rank_range):
+        removed = (rank >= rank_range[0]) & (rank < rank_range[1])
+        return score(network(replace(images, removed))[0])
 
-    return jax.lax.map(probability, shares)
+    return jax.lax.map(probability, rank_ranges)
 
 
 def deletion(
-    network: Callable,
-    images: jax.Array,
-    maps: jax.Array,
-    labels: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    maps: Float[Array, "n h w"],
+    labels: Int[Array, "n"],
     steps: int = 20,
     baseline: float = 127.5,
-) -> jax.Array:
-    """Probability of the labels as pixels go, the most important first.
+) -> Float[Array, "steps+1 n"]:
+    """Compute the probability of the labels while pixels are removed.
+
+    The pixels with the largest values of the map are removed first.
+
+    Source: Petsiuk et al. 2018, arXiv 1806.07421, section 3.3.
 
     Args:
-      network: see the package.
-      images: [N, H, W, 3] in [0, 255].
-      maps: [N, H, W].
-      labels: int [N].
-      steps: the curve's.
-      baseline: value of pixels that are gone.
+      network: see `seeflower_jax.attribution`.
+      images: RGB in [0, 255].
+      maps: maps of the images.
+      labels: class indices.
+      steps: number of steps of the curve.
+      baseline: value of removed pixels.
 
     Returns:
-      [steps + 1, N], from the whole picture to nothing. Its mean over the steps is the
-      area under the curve; a low one is good.
+      The curve, from the whole image to no pixels. Its mean over the steps is the area
+      under the curve; lower is better.
+
+    Example:
+      >>> curve = deletion(network, images, maps, labels, steps=4)
+      >>> curve.shape == (5, len(images))
+      True
     """
     ends = jnp.linspace(0, 1, steps + 1)
-    shares = jnp.stack([jnp.zeros_like(ends), ends], -1)
     return _curve(
         network,
         images.astype(jnp.float32),
         maps,
         labels,
-        shares,
-        lambda images, gone: jnp.where(gone[..., None], baseline, images),
+        jnp.stack([jnp.zeros_like(ends), ends], -1),
+        lambda images, removed: jnp.where(removed[..., None], baseline, images),
     )
 
 
 def insertion(
-    network: Callable,
-    images: jax.Array,
-    maps: jax.Array,
-    labels: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    maps: Float[Array, "n h w"],
+    labels: Int[Array, "n"],
     steps: int = 20,
     sigma: float = 10.0,
-) -> jax.Array:
-    """Probability of the labels as pixels come, the most important first.
+) -> Float[Array, "steps+1 n"]:
+    """Compute the probability of the labels while pixels are added to a blurred image.
 
-    The start is the picture blurred by `sigma` pixels, so that no edges are made.
+    The pixels with the largest values of the map are added first. Starting from a
+    blurred image avoids artificial edges.
+
+    Source: Petsiuk et al. 2018, arXiv 1806.07421, section 3.3.
+
+    Args:
+      network, images, maps, labels, steps: as of `deletion`.
+      sigma: standard deviation of the blur in pixels.
 
     Returns:
-      [steps + 1, N], from the blurred to the whole picture; a high mean is good.
+      The curve, from the blurred to the whole image. Its mean over the steps is the
+      area under the curve; higher is better.
     """
     images = images.astype(jnp.float32)
     blurred = _blur(images, sigma)
     starts = jnp.linspace(0, 1, steps + 1)
-    shares = jnp.stack([starts, jnp.full_like(starts, 2.0)], -1)
     return _curve(
         network,
         images,
         maps,
         labels,
-        shares,
-        lambda images, gone: jnp.where(gone[..., None], blurred, images),
+        jnp.stack([starts, jnp.full_like(starts, 2.0)], -1),
+        lambda images, removed: jnp.where(removed[..., None], blurred, images),
     )
 
 
-def _impute(images: jax.Array, gone: jax.Array, iterations: int = 60) -> jax.Array:
-    """Fills pixels with the mean of their eight neighbours, direct ones weighted more.
+def _impute(
+    images: Float[Array, "n h w c"],
+    removed: Bool[Array, "n h w"],
+    iterations: int = 60,
+) -> Float[Array, "n h w c"]:
+    """Replace pixels with the weighted mean of their eight neighbours.
 
-    The linear system of ROAD (equation 4: weights 1/6 and 1/12) is solved by Jacobi
-    iterations from the mean colour of the pixels that are left.
+    The weights are 1/6 for direct and 1/12 for diagonal neighbours (equation 4 of
+    ROAD). Jacobi iterations solve the linear system. They start from the mean colour of
+    the remaining pixels.
     """
-    gone = gone[..., None]
-    left = jnp.where(gone, 0, images).sum((1, 2), keepdims=True)
-    count = jnp.maximum((~gone).sum((1, 2), keepdims=True), 1)
+    removed = removed[..., None]
+    colour_sum = jnp.where(removed, 0, images).sum((1, 2), keepdims=True)
+    count = jnp.maximum((~removed).sum((1, 2), keepdims=True), 1)
     weights = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
 
     def smooth(images, _):
@@ -143,36 +183,53 @@ def _impute(images: jax.Array, gone: jax.Array, iterations: int = 60) -> jax.Arr
             for j in range(3)
             if weights[i, j]
         )
-        return jnp.where(gone, mean, images), None
+        return jnp.where(removed, mean, images), None
 
-    filled = jnp.where(gone, left / count, images)
-    return jax.lax.scan(smooth, filled, None, iterations)[0]
+    imputed = jnp.where(removed, colour_sum / count, images)
+    return jax.lax.scan(smooth, imputed, None, iterations)[0]
 
 
 def road(
-    network: Callable,
-    images: jax.Array,
-    maps: jax.Array,
-    labels: jax.Array,
-    shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8),
-) -> tuple[jax.Array, jax.Array]:
-    """Probability of the labels with pixels imputed from their neighbours.
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    maps: Float[Array, "n h w"],
+    labels: Int[Array, "n"],
+    shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
+) -> tuple[Float[Array, "k n"], Float[Array, "k n"]]:
+    """Compute the probability of the labels with pixels imputed from their neighbours.
+
+    Source: ROAD, Rong et al. 2022, arXiv 2202.00449, section 4.
+
+    Args:
+      network, images, maps, labels: as of `deletion`.
+      shares: the shares of pixels to remove and impute.
 
     Returns:
-      (MoRF, LeRF), [len(shares), N] each: with the most and with the least relevant
-      share of the pixels removed and imputed. A good map has a low first and a high
-      second; their difference is one number for both.
+      (MoRF, LeRF): the probabilities without the most relevant pixels first, and
+      without the least relevant pixels first. A good map has a low MoRF and a high
+      LeRF. The difference LeRF - MoRF combines both in one number.
     """
     images = images.astype(jnp.float32)
-    most = jnp.array([(0.0, share) for share in shares])
-    least = jnp.array([(1 - share, 2.0) for share in shares])
-    return tuple(
-        _curve(network, images, maps, labels, part, _impute) for part in (most, least)
+    most_relevant = jnp.array([(0.0, share) for share in shares])
+    least_relevant = jnp.array([(1 - share, 2.0) for share in shares])
+    return (
+        _curve(network, images, maps, labels, most_relevant, _impute),
+        _curve(network, images, maps, labels, least_relevant, _impute),
     )
 
 
-def sparseness(maps: jax.Array) -> jax.Array:
-    """Gini index of a map's magnitudes, [N]: 0 is even, near 1 is one pixel alone."""
+def sparseness(maps: Float[Array, "n h w"]) -> Float[Array, "n"]:
+    """Compute the Gini index of each map's magnitudes.
+
+    Source: Chalasani et al. 2020, arXiv 1810.06583.
+
+    Returns:
+      Values in [0, 1): 0 for a constant map, near 1 for a map with a single pixel.
+
+    Example:
+      >>> sparseness(jnp.ones((1, 4, 4))).tolist()
+      [0.0]
+    """
     flat = jnp.sort(jnp.abs(maps).reshape(len(maps), -1), axis=-1)
     count = flat.shape[-1]
     weights = 2 * jnp.arange(1, count + 1) - count - 1
@@ -181,24 +238,40 @@ def sparseness(maps: jax.Array) -> jax.Array:
     return jnp.where(total > 0, (weights * flat).sum(-1) / (count * safe), 0)
 
 
-def rank_correlation(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Spearman's correlation of two maps of the same picture, [N]."""
+def rank_correlation(
+    first: Float[Array, "n h w"], second: Float[Array, "n h w"]
+) -> Float[Array, "n"]:
+    """Compute Spearman's rank correlation of two maps of each image.
+
+    Example:
+      >>> bool((rank_correlation(maps, 2 * maps) > 0.99).all())
+      True
+    """
     a, b = (ranks(maps).reshape(len(maps), -1) for maps in (first, second))
     a, b = (x - x.mean(-1, keepdims=True) for x in (a, b))
     return (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 
-def randomised(variables: dict, layers: list[list[str]], key) -> Iterator[dict]:
-    """Variables with more and more layers' parameters shuffled, from the top down.
+def randomised(
+    variables: Mapping[str, Any], layers: Sequence[Sequence[str]], key: PRNGKeyArray
+) -> Iterator[dict[str, Any]]:
+    """Yield variables with more and more layers' parameters shuffled, from the top.
 
-    A method whose maps stay as they are under this (cascading) randomisation does not
-    explain the network.
+    A method does not explain the network if its maps stay the same under this cascading
+    randomisation.
+
+    Source: the randomisation check, Adebayo et al. 2018, arXiv 1810.03292, section 3.
 
     Args:
       variables: {'params': {...}, ...}; not changed.
-      layers: groups of names in `params` ('head', 'backbone/mixed10_branch1x1'), the
-        top first; each yield shuffles one group more.
+      layers: groups of layer names in `params`, the top group first. Examples of names
+        are 'head' and 'backbone/mixed10_branch1x1'. Each yield shuffles one more group.
       key: random key.
+
+    Example:
+      >>> groups = [["head"], ["backbone/block5_conv3"]]
+      >>> len(list(randomised(variables, groups, jax.random.key(0))))
+      2
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
     names = ["/".join(str(entry.key) for entry in path) for path, _ in leaves]
@@ -206,7 +279,8 @@ def randomised(variables: dict, layers: list[list[str]], key) -> Iterator[dict]:
     for number, group in enumerate(layers):
         for i, name in enumerate(names):
             if any(name == layer or name.startswith(f"{layer}/") for layer in group):
-                own = jax.random.fold_in(jax.random.fold_in(key, number), i)
-                flat = jax.random.permutation(own, jnp.ravel(values[i]))
+                leaf_key = jax.random.fold_in(jax.random.fold_in(key, number), i)
+                flat = jax.random.permutation(leaf_key, jnp.ravel(values[i]))
                 values[i] = flat.reshape(values[i].shape)
-        yield variables | {"params": jax.tree_util.tree_unflatten(structure, values)}
+        params = jax.tree_util.tree_unflatten(structure, values)
+        yield {**variables, "params": params}

@@ -1,39 +1,46 @@
-"""Finer-CAM: Grad-CAM of what tells a class from the classes most like it.
+"""Finer-CAM: Grad-CAM of the difference between a class and its most similar classes.
 
+Example:
     maps = finer_cam(network, images, targets, layer="mixed10")
-
-Source: Zhang et al. 2025, arXiv 2501.11309, section 3; made for fine-grained classes,
-which share most of what Grad-CAM shows.
 """
 
-from collections.abc import Callable
-
-import jax
+from jaxtyping import Array, Float, Int
 
 from seeflower_jax.attribution.grad_cam import grad_cam
-from seeflower_jax.attribution.targets import Targets, contrast
+from seeflower_jax.attribution.targets import contrast
+from seeflower_jax.attribution.types import NetworkFunction
 
 
 def finer_cam(
-    network: Callable,
-    images: jax.Array,
-    targets: Targets = None,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Int[Array, "n"] | None = None,
     *,
     layer: str,
     references: int = 3,
     strength: float = 0.6,
-) -> jax.Array:
-    """Where a layer speaks for the target and against similar classes, [N, H, W].
+) -> Float[Array, "n h w"]:
+    """Compute Grad-CAM of a class's logit minus the logits of similar classes.
+
+    The method is made for fine-grained classes, which share most of the evidence that
+    Grad-CAM shows. `targets.contrast` defines the score.
+
+    Source: Zhang et al. 2025, arXiv 2501.11309, section 3.
 
     Args:
-      network, images: see the package.
-      targets: class indices [N], or None for the predicted classes.
+      network, images: see `seeflower_jax.attribution`.
+      targets: class indices, or None for the predicted classes.
       layer: name of an endpoint.
-      references: how many similar classes.
-      strength: of their subtraction; 0 gives Grad-CAM.
+      references: number of similar classes.
+      strength: weight of the similar classes; 0 gives Grad-CAM.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = finer_cam(network, images, labels, layer="block5_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
     """
-    difference = contrast(targets, references, strength)
-    return grad_cam(network, images, difference, layer=layer)
+    score = contrast(targets, references, strength)
+    return grad_cam(network, images, score, layer=layer)

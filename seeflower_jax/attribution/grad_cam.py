@@ -1,36 +1,42 @@
-"""Grad-CAM: a layer's channels, weighted by their mean gradient.
+"""Grad-CAM: the sum of a layer's channels, weighted by their mean gradients.
 
+Example:
     maps = grad_cam(network, images, targets, layer="mixed10")
-
-Source: Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2 (the paper's section
-3.3).
 """
 
-from collections.abc import Callable
-
 import jax
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.targets import Targets
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def grad_cam(
-    network: Callable,
-    images: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
     layer: str,
     relu: bool = True,
-) -> jax.Array:
-    """Where a layer speaks for the target, [N, H, W].
+) -> Float[Array, "n h w"]:
+    """Compute where a layer's activations raise the score.
+
+    Source: Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2. The
+    See-Flower paper describes the method in section 3.3.
 
     Args:
-      network, images, targets: see the package.
+      network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint.
-      relu: whether what speaks against the target is set to 0, as in equation 2.
+      relu: whether negative values, evidence against the target, become 0 as in
+        equation 2.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = grad_cam(network, images, labels, layer="block5_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
     """
     activations, gradients = cam.layer_gradients(network, images, targets, layer)
     maps = (gradients.mean((1, 2), keepdims=True) * activations).sum(-1)

@@ -1,29 +1,42 @@
-"""Grad-CAM++: channels weighted by their positive gradients, place by place.
+"""Grad-CAM++: a layer's channels, weighted by their positive gradients per position.
 
+Example:
     maps = grad_cam_plus_plus(network, images, targets, layer="mixed10")
-
-Source: Chattopadhay et al. 2018, arXiv 1710.11063, equations 5, 6 and 19.
 """
 
-from collections.abc import Callable
-
 import jax
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.targets import Targets
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def grad_cam_plus_plus(
-    network: Callable, images: jax.Array, targets: Targets = None, *, layer: str
-) -> jax.Array:
-    """Where a layer speaks for the target, several objects alike, [N, H, W].
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: str,
+) -> Float[Array, "n h w"]:
+    """Compute where a layer's activations raise the score, for several objects alike.
 
-    The score is taken as the exponential of the logit, as the source does, whose
-    derivatives are powers of the logit's gradient; the factor exp(logit), one per
-    picture, is left out.
+    As in the source, the explained score is the exponential of the logit. Its
+    derivatives are powers of the logit's gradient times exp(logit). The function omits
+    the factor exp(logit), which is constant within an image.
+
+    Source: Chattopadhay et al. 2018, arXiv 1710.11063, equations 5, 6 and 19.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      layer: name of an endpoint.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = grad_cam_plus_plus(network, images, labels, layer="block5_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
     """
     activations, gradients = cam.layer_gradients(network, images, targets, layer)
     total = activations.sum((1, 2), keepdims=True)

@@ -1,28 +1,39 @@
-"""Guided Grad-CAM: guided backpropagation where Grad-CAM looks.
+"""Guided Grad-CAM: guided saliency, weighted by Grad-CAM.
 
+Example:
     maps = guided_grad_cam(network, images, targets, layer="mixed10")
-
-Source: Selvaraju et al. 2017, arXiv 1610.02391, section 3.2.
 """
 
-from collections.abc import Callable
-
-import jax
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.grad_cam import grad_cam
 from seeflower_jax.attribution.saliency import guided_saliency
-from seeflower_jax.attribution.targets import Targets
+from seeflower_jax.attribution.types import GuidedNetworkFunction, Targets
 
 
 def guided_grad_cam(
-    network: Callable, images: jax.Array, targets: Targets = None, *, layer: str
-) -> jax.Array:
-    """Guided saliency times Grad-CAM, [N, H, W].
+    network: GuidedNetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: str,
+) -> Float[Array, "n h w"]:
+    """Compute the product of guided saliency and Grad-CAM.
 
-    `network` also takes `act`, its activation function.
+    Source: Selvaraju et al. 2017, arXiv 1610.02391, section 3.2.
+
+    Args:
+      network: a network function that also takes `act`, its activation function.
+      images, targets: see `seeflower_jax.attribution`.
+      layer: name of an endpoint.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = guided_grad_cam(network, images, labels, layer="block5_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
     """
-    where = grad_cam(network, images, targets, layer=layer)
-    return guided_saliency(network, images, targets) * where
+    cam_maps = grad_cam(network, images, targets, layer=layer)
+    return guided_saliency(network, images, targets) * cam_maps

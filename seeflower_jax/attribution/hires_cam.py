@@ -1,26 +1,40 @@
-"""HiRes-CAM: activations times gradients, place by place.
+"""HiRes-CAM: a layer's activations times their gradients, position by position.
 
+Example:
     maps = hires_cam(network, images, targets, layer="mixed10")
-
-Source: Draelos and Carin 2020, arXiv 2011.08891, equation 5. Without averaging the
-gradients, a map shows what the layers above did use.
 """
 
-from collections.abc import Callable
-
-import jax
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.targets import Targets
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def hires_cam(
-    network: Callable, images: jax.Array, targets: Targets = None, *, layer: str
-) -> jax.Array:
-    """What each place of a layer adds to the score to first order, [N, H, W], signed.
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: str,
+) -> Float[Array, "n h w"]:
+    """Compute the first-order contribution of each layer position to the score, signed.
+
+    Unlike Grad-CAM, the method does not average the gradients. A map therefore shows
+    which positions the layers above used.
+
+    Source: Draelos and Carin 2020, arXiv 2011.08891, equation 5.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      layer: name of an endpoint.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = hires_cam(network, images, labels, layer="block5_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
     """
     activations, gradients = cam.layer_gradients(network, images, targets, layer)
     return cam.upsample((gradients * activations).sum(-1), images)

@@ -1,58 +1,67 @@
-"""Integrated Gradients: the gradient along the way from a baseline to the picture.
+"""Integrated Gradients: gradients along a straight path from a baseline to the image.
 
+Example:
     maps = integrated_gradients(network, images, targets)
-
-Source: Sundararajan et al. 2017, arXiv 1703.01365, equation 1. A picture's map sums to
-its score less the baseline's.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.saliency import gradient
-from seeflower_jax.attribution.targets import Targets, resolve
+from seeflower_jax.attribution.targets import resolve
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def integrated_gradients(
-    network: Callable,
-    images: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
     targets: Targets = None,
-    baseline: float | jax.Array = 127.5,
+    baseline: float | Float[Array, "#n #h #w #3"] = 127.5,
     steps: int = 32,
     spacing: float = 2.0,
-) -> jax.Array:
-    """Attribution of the score to pixels, signed, summed over the colours, [N, H, W].
+) -> Float[Array, "n h w"]:
+    """Compute the contribution of each pixel to the score, signed, summed over colours.
+
+    The sum of a map approximates the score of the image minus the score of the
+    baseline.
+
+    Source: Sundararajan et al. 2017, arXiv 1703.01365, equation 1.
 
     Args:
-      network, images, targets: see the package.
-      baseline: a picture, or one value for all pixels, without information.
-      steps: points of the Gauss-Legendre quadrature. They run one after the other, so
-        memory does not grow with them.
-      spacing: the way is integrated over u in [0, 1], the picture's share being
-        u**spacing: above 1, points are closer near the baseline, where scores change
-        fastest; at 1 they are those of the plain quadrature, as captum's.
+      network, images, targets: see `seeflower_jax.attribution`.
+      baseline: an image without information, or one value for all pixels.
+      steps: number of points of the Gauss-Legendre quadrature. The points run one after
+        the other, so memory does not grow with their number.
+      spacing: density of the points near the baseline. The integral is over u in
+        [0, 1], and the image has the share u**spacing. Above 1, the points are closer
+        near the baseline, where scores change fastest. At 1, the points are the points
+        of the plain quadrature, as in captum.
 
     Raises:
-      ValueError: for a spacing that is not positive.
+      ValueError: the spacing is not positive.
+
+    Example:
+      >>> maps = integrated_gradients(network, images, labels, steps=8)
+      >>> maps.shape == images.shape[:3]
+      True
     """
     if not spacing > 0:
         raise ValueError(f"spacing is {spacing}; expected more than 0, such as 2")
     targets = resolve(network, images, targets)
     difference = images.astype(jnp.float32) - baseline
+
+    def add_gradient(total, point):
+        share, weight = point
+        mixed_images = baseline + share * difference
+        return total + weight * gradient(network, mixed_images, targets), None
+
     points, weights = np.polynomial.legendre.leggauss(steps)
-
-    def add(total, step):
-        share, weight = step
-        moved = baseline + share * difference
-        return total + weight * gradient(network, moved, targets), None
-
     points, weights = (points + 1) / 2, weights / 2  # on [0, 1]
-    along = (
+    path = (
         jnp.array(points**spacing, jnp.float32),
         jnp.array(weights * spacing * points ** (spacing - 1), jnp.float32),
     )
-    mean, _ = jax.lax.scan(add, jnp.zeros_like(difference), along)
-    return (mean * difference).sum(-1)
+    mean_gradient, _ = jax.lax.scan(add_gradient, jnp.zeros_like(difference), path)
+    return (mean_gradient * difference).sum(-1)

@@ -1,26 +1,40 @@
-"""Layer-CAM: activations weighted by the positive gradient at each place.
+"""Layer-CAM: a layer's activations, weighted by the positive gradient per position.
 
+Example:
     maps = layer_cam(network, images, targets, layer="mixed7")
-
-Source: Jiang et al. 2021, LayerCAM, IEEE TIP 30, equations 6 and 7. It works at lower,
-finer layers too.
 """
 
-from collections.abc import Callable
-
 import jax
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.targets import Targets
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def layer_cam(
-    network: Callable, images: jax.Array, targets: Targets = None, *, layer: str
-) -> jax.Array:
-    """Where a layer speaks for the target, [N, H, W].
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: str,
+) -> Float[Array, "n h w"]:
+    """Compute where a layer's activations raise the score.
+
+    The method also works at lower layers, which give finer maps.
+
+    Source: Jiang et al. 2021, LayerCAM, IEEE TIP 30, equations 6 and 7.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      layer: name of an endpoint.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = layer_cam(network, images, labels, layer="block4_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
     """
     activations, gradients = cam.layer_gradients(network, images, targets, layer)
     maps = jax.nn.relu((jax.nn.relu(gradients) * activations).sum(-1))

@@ -1,46 +1,53 @@
-"""Occlusion: how much the score falls when a window of the picture is covered.
+"""Occlusion: the drop of the score when a window of the image is covered.
 
+Example:
     maps = occlusion(network, images, targets, window=48, stride=24)
-
-Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from seeflower_jax.attribution.targets import Targets, resolve, score
+from seeflower_jax.attribution.targets import resolve, score
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
-def _covers(size: int, window: int, stride: int) -> np.ndarray:
-    """bool [windows, size]: which pixels of a side each window covers."""
+def _window_masks(size: int, window: int, stride: int) -> Bool[np.ndarray, "k size"]:
+    """Return which pixels of a side each of the k windows covers."""
     starts = np.arange(0, max(size - window, 0) + stride, stride)[:, None]
     pixels = np.arange(size)
-    covers = (starts <= pixels) & (pixels < starts + window)
-    return covers[covers.any(1)]
+    masks = (starts <= pixels) & (pixels < starts + window)
+    return masks[masks.any(1)]
 
 
 def occlusion(
-    network: Callable,
-    images: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
     targets: Targets = None,
     window: int = 48,
     stride: int = 24,
     baseline: float = 127.5,
-) -> jax.Array:
-    """Fall of the score, averaged over the windows that cover a pixel, [N, H, W].
+) -> Float[Array, "n h w"]:
+    """Compute the mean drop of the score over the windows that cover each pixel.
+
+    The windows run one after the other, so memory does not grow with their number.
+
+    Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2.
 
     Args:
-      network, images, targets: see the package.
+      network, images, targets: see `seeflower_jax.attribution`.
       window: side of the covered square in pixels.
-      stride: between windows, in pixels, at most `window`.
-      baseline: value of covered pixels. The windows run one after the other, so memory
-        does not grow with their number.
+      stride: distance between windows in pixels, at most `window`.
+      baseline: value of covered pixels.
 
     Raises:
-      ValueError: for a stride that leaves pixels uncovered.
+      ValueError: the stride leaves pixels uncovered.
+
+    Example:
+      >>> maps = occlusion(network, images, labels, window=32, stride=32)
+      >>> maps.shape == images.shape[:3]
+      True
     """
     if not 0 < stride <= window:
         raise ValueError(
@@ -48,20 +55,21 @@ def occlusion(
             "uncovered; the stride must be from 1 to the window"
         )
     targets = resolve(network, images, targets)
-    rows = _covers(images.shape[1], window, stride)
-    columns = _covers(images.shape[2], window, stride)
-    whole = score(network(images)[0], targets)
+    rows = _window_masks(images.shape[1], window, stride)
+    columns = _window_masks(images.shape[2], window, stride)
+    full_score = score(network(images)[0], targets)
 
-    def fall(place):
-        row, column = place
-        covered = (row[:, None] & column)[..., None]
-        return whole - score(network(jnp.where(covered, baseline, images))[0], targets)
+    def score_drop(masks):
+        row_mask, column_mask = masks
+        covered = (row_mask[:, None] & column_mask)[..., None]
+        occluded_images = jnp.where(covered, baseline, images)
+        return full_score - score(network(occluded_images)[0], targets)
 
-    places = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
-    picked = np.array(places).T
-    falls = jax.lax.map(
-        fall, (jnp.array(rows)[picked[0]], jnp.array(columns)[picked[1]])
+    pairs = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
+    row_indices, column_indices = np.array(pairs).T
+    drops = jax.lax.map(
+        score_drop, (jnp.array(rows)[row_indices], jnp.array(columns)[column_indices])
     )
-    falls = falls.reshape(len(rows), len(columns), -1)
-    total = jnp.einsum("rcn,rh,cw->nhw", falls, rows.astype(np.float32), columns)
+    drops = drops.reshape(len(rows), len(columns), -1)
+    total = jnp.einsum("rcn,rh,cw->nhw", drops, rows.astype(np.float32), columns)
     return total / np.outer(rows.sum(0), columns.sum(0))

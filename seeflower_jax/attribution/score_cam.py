@@ -1,40 +1,48 @@
-"""Score-CAM: channels weighted by the score of the picture seen through them.
+"""Score-CAM: a layer's channels, weighted by the score of the image that they mask.
 
+Example:
     maps = score_cam(network, images, targets, layer="block5_conv3")
-
-Source: Wang et al. 2020, arXiv 1910.01279, equations 3 to 6. It needs no gradient, but
-a forward pass for every channel that is looked through.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.targets import Targets, resolve, score
+from seeflower_jax.attribution.targets import resolve, score
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def score_cam(
-    network: Callable,
-    images: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
     layer: str,
     baseline: float = 127.5,
     channels: int = 0,
-) -> jax.Array:
-    """Where a layer speaks for the target, [N, H, W].
+) -> Float[Array, "n h w"]:
+    """Compute where a layer's activations raise the score, without gradients.
+
+    The method needs one forward pass per channel. The channels run one after the other,
+    so memory does not grow with their number.
+
+    Source: Wang et al. 2020, arXiv 1910.01279, equations 3 to 6.
 
     Args:
-      network, images, targets: see the package.
+      network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint.
       baseline: value of the pixels that a channel hides.
-      channels: only so many, of each picture those that vary most within it; 0 is all.
-        They run one after the other, so memory does not grow with their number.
+      channels: number of channels to use; 0 uses all. The method selects the channels
+        that vary most within each image.
 
     Raises:
-      ValueError: for a layer that is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent.
+
+    Example:
+      >>> maps = score_cam(network, images, labels, layer="block5_conv3", channels=4)
+      >>> maps.shape == images.shape[:3]
+      True
     """
     targets = resolve(network, images, targets)
     endpoints = network(images)[1]
@@ -42,17 +50,17 @@ def score_cam(
     activations = endpoints[layer].astype(jnp.float32)
     if channels:
         count = min(channels, activations.shape[-1])
-        _, most = jax.lax.top_k(activations.var((1, 2)), count)
-        activations = jnp.take_along_axis(activations, most[:, None, None], -1)
-    nothing = score(network(jnp.full(images.shape, baseline))[0], targets)
+        _, indices = jax.lax.top_k(activations.var((1, 2)), count)
+        activations = jnp.take_along_axis(activations, indices[:, None, None], -1)
+    baseline_score = score(network(jnp.full(images.shape, baseline))[0], targets)
 
-    def gain(channel):
+    def score_gain(channel):
         mask = cam.upsample(channel, images)
         low = mask.min((1, 2), keepdims=True)
         mask = cam.divide(mask - low, mask.max((1, 2), keepdims=True) - low)[..., None]
-        seen = baseline + (images - baseline) * mask
-        return score(network(seen)[0], targets) - nothing
+        masked_images = baseline + (images - baseline) * mask
+        return score(network(masked_images)[0], targets) - baseline_score
 
-    gains = jax.lax.map(gain, jnp.moveaxis(activations, -1, 0))
+    gains = jax.lax.map(score_gain, jnp.moveaxis(activations, -1, 0))
     maps = jax.nn.relu(jnp.einsum("nhwc,cn->nhw", activations, gains))
     return cam.upsample(maps, images)

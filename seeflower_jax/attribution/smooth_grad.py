@@ -1,50 +1,58 @@
-"""SmoothGrad: the mean of a method's maps over noisy copies of the picture.
+"""SmoothGrad: the mean of a method's maps over noisy copies of the image.
 
+Example:
     keys = jax.random.split(jax.random.key(0), len(images))
     maps = smooth_grad(network, images, targets, keys)
-
-Source: Smilkov et al. 2017, arXiv 1706.03825, section 3.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.saliency import saliency
-from seeflower_jax.attribution.targets import Targets, resolve
+from seeflower_jax.attribution.targets import resolve
+from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
 
 
 def smooth_grad(
-    network: Callable,
-    images: jax.Array,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
     targets: Targets,
-    keys: jax.Array,
-    method: Callable = saliency,
+    keys: Key[Array, "n"],
+    method: MethodFunction = saliency,
     samples: int = 16,
     noise: float = 0.15,
-) -> jax.Array:
-    """Mean map [N, H, W] over `samples` copies with Gaussian noise.
+) -> Float[Array, "n h w"]:
+    """Compute the mean map of a method over copies of the image with Gaussian noise.
+
+    The copies run one after the other, so memory does not grow with their number.
+
+    Source: Smilkov et al. 2017, arXiv 1706.03825, section 3.
 
     Args:
-      network, images, targets: see the package.
-      keys: [N] random keys, one per picture, so that a picture's map does not depend on
-        the batch it is in.
-      method: (network, images, targets) -> maps.
-      samples: they run one after the other, so memory does not grow with them.
-      noise: standard deviation, as a share of the picture's range of values.
+      network, images, targets: see `seeflower_jax.attribution`.
+      keys: one random key per image, so that a map does not depend on the batch.
+      method: called as (network, images, targets) -> maps.
+      samples: number of noisy copies.
+      noise: standard deviation of the noise, as a share of the image's range of values.
+
+    Example:
+      >>> maps = smooth_grad(network, images, labels, keys, samples=2)
+      >>> maps.shape == images.shape[:3]
+      True
     """
     targets = resolve(network, images, targets)
     images = images.astype(jnp.float32)
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 
-    def add(total, sample):
-        noises = jax.vmap(
-            lambda key: jax.random.normal(
-                jax.random.fold_in(key, sample), images.shape[1:]
-            )
-        )(keys)
-        return total + method(network, images + deviation * noises, targets), None
+    def draw_noise(key, sample):
+        sample_key = jax.random.fold_in(key, sample)
+        return jax.random.normal(sample_key, images.shape[1:])
 
-    total, _ = jax.lax.scan(add, jnp.zeros(images.shape[:3]), jnp.arange(samples))
+    def add_map(total, sample):
+        unit_noise = jax.vmap(draw_noise, (0, None))(keys, sample)
+        maps = method(network, images + deviation * unit_noise, targets)
+        return total + maps, None
+
+    total, _ = jax.lax.scan(add_map, jnp.zeros(images.shape[:3]), jnp.arange(samples))
     return total / samples

@@ -1,27 +1,32 @@
-"""What a map explains: one number per picture, computed from its logits.
+"""Scores: the one number per image that a map explains, computed from the logits.
 
-    score(logits, None)                  # of the predicted class
-    score(logits, labels)                # of a given class, int [N]
-    score(logits, probability(labels))   # any function: logits [N, C] -> [N]
+    score(logits, None)                  # the logit of the predicted class
+    score(logits, labels)                # the logit of a given class, int [N]
+    score(logits, probability(labels))   # any function of the logits, [N, C] -> [N]
 
-A class's score is its logit (Simonyan et al. 2014, arXiv 1312.6034, section 3): the
-softmax can also rise because the other classes' scores fall.
+The score of a class is its logit, not its softmax probability: the probability also
+rises when the logits of other classes fall.
+
+Source: Simonyan et al. 2014, arXiv 1312.6034, section 3.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-Targets = None | jax.Array | Callable
+from seeflower_jax.attribution.types import NetworkFunction, ScoreFunction, Targets
 
 
-def score(logits: jax.Array, targets: Targets) -> jax.Array:
-    """The number per picture, [N], that a map explains.
+def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
+    """Return the score of each image, which a map explains.
 
     Args:
-      logits: [N, C].
-      targets: None for the largest logit, class indices [N], or a function of logits.
+      logits: the network's logits.
+      targets: None for the largest logit, class indices, or a function of the logits.
+
+    Example:
+      >>> score(jnp.array([[1.0, 5.0], [3.0, 2.0]]), jnp.array([0, 0])).tolist()
+      [1.0, 3.0]
     """
     if targets is None:
         return logits.max(-1)
@@ -30,36 +35,61 @@ def score(logits: jax.Array, targets: Targets) -> jax.Array:
     return jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
 
 
-def resolve(network: Callable, images: jax.Array, targets: Targets) -> Targets:
-    """None -> the classes predicted for `images`, for methods that alter pictures."""
+def resolve(
+    network: NetworkFunction, images: Float[Array, "n h w 3"], targets: Targets
+) -> Int[Array, "n"] | ScoreFunction:
+    """Return the targets, with None replaced by the classes predicted for `images`.
+
+    Methods that alter images call it first, so that every altered image is scored for
+    the class of the original image.
+    """
     return network(images)[0].argmax(-1) if targets is None else targets
 
 
-def probability(targets: Targets = None) -> Callable:
-    """The softmax probability of what `targets` names, as a function of logits."""
+def probability(targets: Targets = None) -> ScoreFunction:
+    """Return a function of the logits that computes a softmax probability.
+
+    Args:
+      targets: the class of the probability, as for `score`.
+
+    Example:
+      >>> probability(jnp.array([1]))(jnp.zeros((1, 4))).tolist()
+      [0.25]
+    """
     return lambda logits: score(jax.nn.softmax(logits), targets)
 
 
 def contrast(
-    targets: Targets = None, references: int = 3, strength: float = 0.6
-) -> Callable:
-    """A class's logit less `strength` times the mean of its most similar classes'.
+    targets: Int[Array, "n"] | None = None,
+    references: int = 3,
+    strength: float = 0.6,
+) -> ScoreFunction:
+    """Return a score that contrasts a class with its most similar classes.
 
-    The similar classes are the `references` others with the largest logits in that
-    picture, or all others where there are fewer. Source: Finer-CAM, Zhang et al. 2025,
-    arXiv 2501.11309, section 3.
+    The score is the logit of the class, minus `strength` times the mean logit of the
+    similar classes. The similar classes have the largest other logits in that image.
+
+    Source: Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, section 3.
 
     Args:
-      targets: None for the predicted class, or class indices [N].
+      targets: class indices, or None for the predicted classes.
+      references: number of similar classes. If the network has fewer other classes, all
+        other classes are similar classes.
+      strength: weight of the similar classes.
+
+    Example:
+      >>> logits = jnp.array([[1.0, 5.0, 2.0, 4.0]])
+      >>> contrast(references=2, strength=0.5)(logits).tolist()   # 5 - 0.5 * 3
+      [3.5]
     """
 
-    def difference(logits):
+    def contrast_score(logits: Float[Array, "n c"]) -> Float[Array, "n"]:
         classes = logits.argmax(-1) if targets is None else targets
         num_classes = logits.shape[-1]
-        own = jax.nn.one_hot(classes, num_classes, dtype=bool)
-        others, _ = jax.lax.top_k(
-            jnp.where(own, -jnp.inf, logits), min(references, num_classes - 1)
+        is_target = jax.nn.one_hot(classes, num_classes, dtype=bool)
+        similar_logits, _ = jax.lax.top_k(
+            jnp.where(is_target, -jnp.inf, logits), min(references, num_classes - 1)
         )
-        return score(logits, classes) - strength * others.mean(-1)
+        return score(logits, classes) - strength * similar_logits.mean(-1)
 
-    return difference
+    return contrast_score

@@ -20,7 +20,7 @@ import tqdm
 from PIL import Image
 
 from seeflower_jax import hints, models, records
-from seeflower_jax.attribution import batch, grad_cam, localisation
+from seeflower_jax.attribution import batch, grad_cam, localisation, registry
 from seeflower_jax.attribution.store import MapStore
 from seeflower_jax.data import augment, loader, photos
 from seeflower_jax.data.cache import center_view, upright_size, view_to_picture
@@ -114,7 +114,7 @@ def class_index(name: str, class_names: Sequence[str], also: Sequence[str] = ())
 def target_labels(
     target: str, pictures: PictureList, class_names: Sequence[str]
 ) -> np.ndarray:
-    """The class to explain for each picture, int32 [N]; `batch.PREDICTED` is open.
+    """The class to explain for each picture, int32 [N]; `registry.PREDICTED` is open.
 
     Args:
       target: 'predicted', 'true', a class name or a class index.
@@ -131,7 +131,7 @@ def target_labels(
                 "class; use another target"
             )
         return np.array(pictures.labels, np.int32)
-    label = batch.PREDICTED
+    label = registry.PREDICTED
     if target != "predicted":
         label = class_index(target, class_names, also=("predicted", "true"))
     return np.full(len(pictures), label, np.int32)
@@ -283,7 +283,7 @@ def attribute(
     Args:
       network: a run, or of `seeflower_jax.network`.
       pictures: to explain.
-      methods: keys of `batch.METHODS`.
+      methods: keys of `registry.METHODS`.
       out: the folder.
       target: see `target_labels`.
       layer: of class activation maps; that of `batch.map_layer` by default.
@@ -303,10 +303,10 @@ def attribute(
         other settings.
     """
     labels = target_labels(target, pictures, network.class_names)
-    batch.check_methods(methods)
+    registry.check_methods(methods)
     layer = layer or batch.map_layer(network.spec, network.size)
     explain = make_explainer(network, methods, layer, batch_size, options)
-    boxed = [name for name in methods if boxes and batch.METHODS[name].layered]
+    boxed = [name for name in methods if boxes and registry.METHODS[name].layered]
     names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()[:12]
     store = MapStore(
         out,
@@ -393,7 +393,7 @@ def _write_overlays(store, pictures, positions, images, maps, boxes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for row, position in enumerate(positions):
             shown = figures.overlay(
-                images[row], values[row], batch.METHODS[name].signed
+                images[row], values[row], registry.METHODS[name].signed
             )
             if name in boxes:
                 shown = figures.draw_box(shown, boxes[name][row])
@@ -426,6 +426,6 @@ def _write_sheets(store, pictures, methods, network) -> None:
             f"{line['prediction']} {line['probability']:.0%}; map of {line['target']}"
             for line in lines
         ]
-        signed = batch.METHODS[name].signed
+        signed = registry.METHODS[name].signed
         path = store.folder / f"{name}.png"
         figures.write_contact_sheet(path, images, maps, titles, signed)

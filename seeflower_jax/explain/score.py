@@ -139,7 +139,7 @@ class _Judge:
 
     def grids(self, images, labels, cells) -> dict[str, np.ndarray]:
         """{method: share in the target's cell [N]} of grids of pictures [N, 4, ...]."""
-        grids = localisation.grid_pictures(images)
+        grids = localisation.grid_images(images)
         side = self.grid_size
         grids = jax.image.resize(grids, (len(grids), side, side, 3), "bilinear")
         own = np.take_along_axis(labels, cells[:, None], -1)[:, 0]
@@ -169,7 +169,7 @@ def judge_methods(
     Args:
       run: whose network and pictures are used.
       pictures: with known labels.
-      methods: keys of `batch.METHODS`.
+      methods: keys of `registry.METHODS`.
       out: the folder.
       judges: keys of `JUDGES`.
       limit: number of pictures, all correctly classified, and of grids. The

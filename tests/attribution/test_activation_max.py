@@ -1,4 +1,4 @@
-"""Activation maximisation on a network whose best picture is known."""
+"""Activation maximisation on a network with a known optimal image."""
 
 import dataclasses
 
@@ -19,30 +19,30 @@ from seeflower_jax.attribution.activation_max import (
 
 
 def network(images, taps=None):
-    """Class 0 likes red, class 1 likes green, class 2 dark."""
+    """Return logits: class 0 likes red, class 1 likes green, class 2 likes dark."""
     unit = images / 127.5 - 1
     colours = unit.mean((1, 2))
     return jnp.stack([colours[:, 0], colours[:, 1], -colours.sum(-1)], -1), {}
 
 
 @pytest.mark.parametrize("form", [PLAIN, ROBUST])
-def test_pictures_have_the_colours_that_classes_like(form):
+def test_images_have_the_colours_that_classes_like(form):
     classes = jnp.array([1, 0, 2])
-    found = maximise(network, classes, jax.random.key(0), form, size=16, steps=60)
-    assert found.images.shape == (3, 16, 16, 3) and found.curves.shape == (60, 3)
-    assert (found.images >= 0).all() and (found.images <= 255).all()
-    assert (found.curves[-1] > found.curves[0] + 0.2).all()
-    np.testing.assert_array_equal(network(found.images)[0].argmax(-1), classes)
-    expected = network(found.images)[0][jnp.arange(3), classes]
-    np.testing.assert_allclose(found.scores, expected, rtol=1e-5)
+    result = maximise(network, classes, jax.random.key(0), form, size=16, steps=60)
+    assert result.images.shape == (3, 16, 16, 3) and result.curves.shape == (60, 3)
+    assert (result.images >= 0).all() and (result.images <= 255).all()
+    assert (result.curves[-1] > result.curves[0] + 0.2).all()
+    np.testing.assert_array_equal(network(result.images)[0].argmax(-1), classes)
+    expected = network(result.images)[0][jnp.arange(3), classes]
+    np.testing.assert_allclose(result.scores, expected, rtol=1e-5)
 
 
 def test_optimum_of_the_papers_objective():
-    """For a linear score w.x and lambda, the best x is w / (2 lambda), here 0.25."""
+    """For a linear score w.x and lambda, the optimal x is w / (2 lambda) = 0.25."""
     form = activation_max.Form(fourier=False, learning_rate=0.02, l2=2.0)
     classes = jnp.array([0])
-    found = maximise(network, classes, jax.random.key(0), form, size=8, steps=400)
-    unit = found.images[0] / 127.5 - 1
+    result = maximise(network, classes, jax.random.key(0), form, size=8, steps=400)
+    unit = result.images[0] / 127.5 - 1
     # The mean square is over three colours, so the best red is 3 times 0.25.
     np.testing.assert_allclose(unit[..., 0], 0.75, atol=0.02)
     np.testing.assert_allclose(unit[..., 1:], 0.0, atol=0.02)
@@ -50,13 +50,13 @@ def test_optimum_of_the_papers_objective():
 
 def test_a_class_does_not_depend_on_the_others():
     key = jax.random.key(3)
-    both = maximise(network, jnp.array([2, 1]), key, ROBUST, size=16, steps=5)
-    alone = maximise(network, jnp.array([1]), key, ROBUST, size=16, steps=5)
-    np.testing.assert_allclose(both.images[1], alone.images[0], atol=0.01)
-    other = maximise(
+    two_classes = maximise(network, jnp.array([2, 1]), key, ROBUST, size=16, steps=5)
+    one_class = maximise(network, jnp.array([1]), key, ROBUST, size=16, steps=5)
+    np.testing.assert_allclose(two_classes.images[1], one_class.images[0], atol=0.01)
+    other_key = maximise(
         network, jnp.array([1]), jax.random.key(4), ROBUST, size=16, steps=5
     )
-    assert np.abs(other.images - alone.images).max() > 0.5
+    assert np.abs(other_key.images - one_class.images).max() > 0.5
 
 
 def test_total_variation_smooths():
@@ -64,10 +64,10 @@ def test_total_variation_smooths():
     smooth = activation_max.Form(fourier=True, learning_rate=0.05, total_variation=50.0)
 
     def variation(form):
-        found = maximise(
+        result = maximise(
             network, jnp.array([0]), jax.random.key(0), form, size=16, steps=80
         )
-        return np.abs(np.diff(found.images, axis=1)).mean()
+        return np.abs(np.diff(result.images, axis=1)).mean()
 
     assert variation(smooth) < 0.5 * variation(rough)
 
@@ -79,14 +79,14 @@ def test_unnaturalness_is_one_on_average_for_the_photographs_themselves():
     natural = statistics(moments(endpoints))
     assert natural.keys() == {"layer"}
     np.testing.assert_allclose(natural["layer"][0][:6], layer.mean((0, 1, 2)), 1e-4)
-    own = unnaturalness(endpoints, natural)
-    assert own.shape == (200,)
-    np.testing.assert_allclose(own.mean(), 1.0, atol=0.05)
+    of_photos = unnaturalness(endpoints, natural)
+    assert of_photos.shape == (200,)
+    np.testing.assert_allclose(of_photos.mean(), 1.0, atol=0.05)
     far = unnaturalness({"layer": endpoints["layer"] + 10.0}, natural)
-    assert far.min() > 10 * own.max()
+    assert far.min() > 10 * of_photos.max()
 
 
-def test_naturalness_holds_pictures_near_the_photographs():
+def test_naturalness_keeps_images_near_the_photographs():
     form = activation_max.Form(fourier=True, learning_rate=0.1)
     natural_form = dataclasses.replace(form, naturalness=10.0)
     photos = jax.random.uniform(jax.random.key(5), (50, 16, 16, 3), maxval=255)
@@ -94,10 +94,10 @@ def test_naturalness_holds_pictures_near_the_photographs():
     def with_map(images, taps=None):
         return network(images)[0], {"pixels": images}
 
-    spread = statistics(moments(with_map(photos)[1]))
+    photo_statistics = statistics(moments(with_map(photos)[1]))
 
-    def far(form, natural):
-        found = maximise(
+    def distances_and_scores(form, natural):
+        result = maximise(
             with_map,
             jnp.array([0, 2]),
             jax.random.key(0),
@@ -106,57 +106,65 @@ def test_naturalness_holds_pictures_near_the_photographs():
             steps=80,
             natural=natural,
         )
-        return unnaturalness({"pixels": found.images}, spread), found.scores
+        endpoints = {"pixels": result.images}
+        return unnaturalness(endpoints, photo_statistics), result.scores
 
-    without, high = far(form, spread)
-    held, low = far(natural_form, spread)
-    assert (held < 0.5 * without).all() and (low < high).all()
-    unknown, _ = far(natural_form, None)
-    np.testing.assert_allclose(unknown, without, rtol=1e-4)
+    free, free_scores = distances_and_scores(form, photo_statistics)
+    near, near_scores = distances_and_scores(natural_form, photo_statistics)
+    assert (near < 0.5 * free).all() and (near_scores < free_scores).all()
+    without_statistics, _ = distances_and_scores(natural_form, None)
+    np.testing.assert_allclose(without_statistics, free, rtol=1e-4)
 
 
-def test_odds_favour_what_other_classes_lack():
-    """Classes 0 and 1 share a logit; of class 0 the odds look at the rest alone."""
+def test_log_odds_suppress_what_classes_share():
+    """Classes 0 and 1 share green; the log-odds of class 0 depend on red alone."""
 
     def alike(images, taps=None):
         red, green, _ = jnp.moveaxis((images / 127.5 - 1).mean((1, 2)), -1, 0)
         return jnp.stack([2 * green + red, 2 * green - red], -1), {}
 
-    def best(odds):
-        form = activation_max.Form(fourier=False, learning_rate=0.02, odds=odds, l2=3.0)
-        found = maximise(
+    def mean_colour(objective):
+        form = activation_max.Form(
+            fourier=False, learning_rate=0.02, objective=objective, l2=3.0
+        )
+        result = maximise(
             alike, jnp.array([0]), jax.random.key(0), form, size=8, steps=200
         )
-        red, green, _ = found.images[0].mean((0, 1)) / 127.5 - 1
+        red, green, _ = result.images[0].mean((0, 1)) / 127.5 - 1
         return float(red), float(green)
 
-    red, green = best(odds=False)
+    red, green = mean_colour("logit")
     assert green > 1.5 * red > 0.1
-    red, green = best(odds=True)
+    red, green = mean_colour("log_odds")
     assert red > 0.1 and abs(green) < 0.02
 
 
+def test_unknown_objective():
+    with pytest.raises(ValueError, match="objective is 'odds'; expected 'logit' or"):
+        activation_max.Form(fourier=False, learning_rate=0.1, objective="odds")
+
+
 def test_feature_noise_is_in_units_of_photographs_and_not_in_large_maps():
-    """What a network is given beside its pictures, of maps that vary by 2 and 5."""
+    """The noise of maps that vary by 2 and 5 has half of these deviations."""
     natural = {
         "edges": (jnp.array([0.0, 2.0]), jnp.ones(2)),
         "parts": (jnp.array([0.0, 0.0, 2.0, 5.0]), jnp.ones(4)),
     }
     form = activation_max.Form(fourier=False, learning_rate=0.01, feature_noise=0.5)
-    given = []
+    recorded_taps = []
 
-    def noted(images, taps=None):
+    def recording_network(images, taps=None):
         count = len(images)
         maps = {"edges": jnp.zeros((count, 32, 32, 1))}
         maps["parts"] = jnp.zeros((count, 8, 8, 2))
         if taps:
-            jax.debug.callback(lambda taps: given.append(taps), taps)
+            jax.debug.callback(lambda taps: recorded_taps.append(taps), taps)
         return network(images)[0], maps
 
     def run(natural):
-        given.clear()
+        recorded_taps.clear()
         maximise(
-            noted,
+            recording_network,
             jnp.array([0, 1, 2]),
             jax.random.key(0),
             form,
@@ -165,7 +173,7 @@ def test_feature_noise_is_in_units_of_photographs_and_not_in_large_maps():
             natural=natural,
         )
         jax.effects_barrier()
-        return list(given)
+        return list(recorded_taps)
 
     taps = run(natural)
     assert len(taps) == 8 and all(tap.keys() == {"parts"} for tap in taps)
@@ -174,5 +182,5 @@ def test_feature_noise_is_in_units_of_photographs_and_not_in_large_maps():
     np.testing.assert_allclose(noise.mean((0, 1, 2, 3)), 0, atol=0.25)
     np.testing.assert_allclose(noise.std((0, 1, 2, 3)), [1.0, 2.5], rtol=0.1)
     assert np.abs(noise[0] - noise[1]).min((0, 1, 2)).max() > 0  # new at every step
-    assert np.abs(noise[:, 0] - noise[:, 1]).mean() > 0.5  # and for every picture
+    assert np.abs(noise[:, 0] - noise[:, 1]).mean() > 0.5  # and for every image
     assert run(None) == []

@@ -1,4 +1,4 @@
-"""Maps of the real networks beside captum's, of the same networks in PyTorch."""
+"""Maps of the real networks compared with captum's maps of the same networks."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seeflower_jax import models
-from seeflower_jax.attribution import batch, integrated_gradients
+from seeflower_jax.attribution import batch, integrated_gradients, registry
 from seeflower_jax.comparison import attribution_speed
 from seeflower_jax.pretrained import catalog
 from tests import fixtures
@@ -20,7 +20,7 @@ CLASSES, SIDE = (3, 77), 128
 
 
 def _both(assets, name):
-    """(spec, variables, network and layer in PyTorch, pictures)."""
+    """Return (spec, variables, (network, layer) in PyTorch, images)."""
     spec = models.get_spec(name, num_classes=102, pooling="average")
     weights = str(parity.weight_file(assets, name))
     spec, variables, _ = catalog.load_pretrained(spec, weights)
@@ -44,20 +44,20 @@ def _torch_images(images):
 
 
 def _correlation(both, method):
-    """The smallest correlation of a picture's two maps."""
+    """Return the smallest correlation of the two maps of an image."""
     spec, variables, (network, layer), images = both
-    theirs = attribution_speed.captum_maps(
+    captum_maps = attribution_speed.captum_maps(
         method, network, layer, _torch_images(images), torch.tensor(CLASSES)
     )
     call = attribution_speed.bind(spec, method)
-    ours = np.asarray(call(variables, images, jnp.array(CLASSES)))
-    assert theirs.shape == ours.shape == (2, SIDE, SIDE)
-    pairs = zip(ours, theirs.detach().numpy(), strict=True)
+    maps = np.asarray(call(variables, images, jnp.array(CLASSES)))
+    assert captum_maps.shape == maps.shape == (2, SIDE, SIDE)
+    pairs = zip(maps, captum_maps.detach().numpy(), strict=True)
     return min(np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs)
 
 
 def _shared(name):
-    """SmoothGrad draws noise of its own in both."""
+    """Return the methods to compare; the noise of SmoothGrad differs by library."""
     return [m for m in attribution_speed.shared_methods(name) if m != "smooth_grad"]
 
 
@@ -78,9 +78,9 @@ def test_maps_of_inception_v3(inception_v3, method):
 
 def test_logits_are_equal(vgg16):
     spec, variables, (network, _), images = vgg16
-    theirs = network(_torch_images(images)).detach().numpy()
-    ours = models.apply(spec, variables, images)[0]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-2)
+    torch_logits = network(_torch_images(images)).detach().numpy()
+    logits = models.apply(spec, variables, images)[0]
+    np.testing.assert_allclose(logits, torch_logits, rtol=1e-3, atol=1e-2)
 
 
 def test_integrated_gradients_are_complete(vgg16):
@@ -99,6 +99,6 @@ def test_every_method_finds_its_layer_by_default():
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3))
     keys = jax.random.split(jax.random.key(0), len(images))
     _, _, maps = explain(
-        variables, images.astype(np.float32), jnp.full(2, batch.PREDICTED), keys
+        variables, images.astype(np.float32), jnp.full(2, registry.PREDICTED), keys
     )
     assert maps["grad_cam"].shape == (2, 64, 64)

@@ -1,4 +1,4 @@
-"""Judges of maps, on a network whose right map is known."""
+"""Faithfulness metrics on a network with a known correct map."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from seeflower_jax.attribution import faithfulness
 
 @pytest.fixture(scope="module")
 def case():
-    """A network that looks at one quarter alone, pictures, good and bad maps."""
+    """Return a network that uses only one quarter, images, good maps and labels."""
 
     def network(images, taps=None):
-        seen = (images[:, :8, :8] / 127.5 - 1).mean((1, 2, 3))
-        return jnp.stack([8 * seen, jnp.zeros_like(seen)], -1), {}
+        brightness = (images[:, :8, :8] / 127.5 - 1).mean((1, 2, 3))
+        return jnp.stack([8 * brightness, jnp.zeros_like(brightness)], -1), {}
 
     rng = np.random.default_rng(0)
     images = jnp.array(rng.uniform(180, 255, (3, 16, 16, 3)), jnp.float32)
@@ -29,7 +29,7 @@ def test_deletion_falls_at_once_for_a_good_map(case):
     assert curve.shape == (9, 3)
     whole = jax.nn.softmax(network(images)[0])[:, 0]
     np.testing.assert_allclose(curve[0], whole, rtol=1e-6)
-    np.testing.assert_allclose(curve[2:], 0.5, atol=1e-6)  # a quarter is gone
+    np.testing.assert_allclose(curve[2:], 0.5, atol=1e-6)  # a quarter is removed
     bad = faithfulness.deletion(network, images, -good, labels, steps=8)
     np.testing.assert_allclose(bad[:7], np.tile(whole, (7, 1)), rtol=1e-5)
     assert (curve.mean(0) < bad.mean(0)).all()
@@ -45,7 +45,7 @@ def test_insertion_rises_at_once_for_a_good_map(case):
     np.testing.assert_allclose(bad[:7], np.tile(curve[0], (7, 1)), rtol=1e-5)
 
 
-def test_blur_keeps_an_even_picture_and_the_mean(case):
+def test_blur_keeps_an_even_image_and_the_mean(case):
     even = jnp.full((1, 9, 11, 3), 40.0)
     np.testing.assert_allclose(faithfulness._blur(even, 2.0), even, rtol=1e-5)
     dot = jnp.zeros((1, 21, 21, 1)).at[0, 10, 10].set(1.0)
@@ -54,10 +54,10 @@ def test_blur_keeps_an_even_picture_and_the_mean(case):
 
 def test_imputation_is_smooth_and_leaves_the_rest():
     rows = jnp.arange(12.0)[:, None, None] * jnp.ones((12, 12, 3))
-    gone = jnp.zeros((1, 12, 12), bool).at[0, 4:8, 4:8].set(True)
-    filled = faithfulness._impute(rows[None], gone)
-    np.testing.assert_allclose(filled, rows[None], atol=0.1)  # a plane is harmonic
-    np.testing.assert_array_equal(filled[~gone], rows[None][~gone])
+    removed = jnp.zeros((1, 12, 12), bool).at[0, 4:8, 4:8].set(True)
+    imputed = faithfulness._impute(rows[None], removed)
+    np.testing.assert_allclose(imputed, rows[None], atol=0.1)  # a plane is harmonic
+    np.testing.assert_array_equal(imputed[~removed], rows[None][~removed])
 
 
 def test_road_tells_good_from_bad(case):
@@ -72,20 +72,20 @@ def test_road_tells_good_from_bad(case):
 def test_sparseness():
     maps = jnp.stack([jnp.ones((10, 10)), jnp.zeros((10, 10)).at[2, 3].set(-5.0)])
     maps = jnp.concatenate([maps, jnp.zeros((1, 10, 10))])
-    found = faithfulness.sparseness(maps)
-    np.testing.assert_allclose(found, [0.0, 0.99, 0.0], atol=1e-5)
+    gini = faithfulness.sparseness(maps)
+    np.testing.assert_allclose(gini, [0.0, 0.99, 0.0], atol=1e-5)
 
 
 def test_rank_correlation_is_spearmans():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 2, 9, 9))
     b[1] = -a[1]
-    found = faithfulness.rank_correlation(jnp.array(a), jnp.array(b))
+    correlation = faithfulness.rank_correlation(jnp.array(a), jnp.array(b))
     expected = [
         scipy.stats.spearmanr(x.ravel(), y.ravel()).statistic
         for x, y in zip(a, b, strict=True)
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(correlation, expected, atol=1e-5)
 
 
 def test_randomised_goes_from_the_top_and_keeps_the_rest():

@@ -1,4 +1,4 @@
-"""Masks, boxes and the grid pointing game on maps whose answer is known."""
+"""Masks, boxes and pointing games on maps with a known answer."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +17,9 @@ def test_boxes_enclose_what_stands_out():
     np.testing.assert_array_equal(boxes[0], [2, 1, 8, 9])
 
 
-def test_grid_has_the_pictures_in_reading_order():
+def test_grid_has_the_images_in_reading_order():
     images = jnp.arange(4.0)[None, :, None, None, None] * jnp.ones((1, 4, 2, 3, 3))
-    grid = localisation.grid_pictures(images)
+    grid = localisation.grid_images(images)
     assert grid.shape == (1, 4, 6, 3)
     np.testing.assert_array_equal(
         grid[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 3)))
@@ -38,7 +38,7 @@ def test_grid_pointing():
     np.testing.assert_allclose(score, [0.0, 0.75, 0.25, 0.25])
 
 
-def test_squares_hold_their_boxes_and_lie_in_the_picture():
+def test_squares_hold_their_boxes_and_lie_in_the_image():
     boxes = jnp.array([[2, 3, 5, 9], [0, 0, 2, 2], [0, 0, 10, 10]])
     centers, halves = localisation.squares(boxes, 10, margin=0.25)
     # The first is 6 wide, 9 with its margins; its centre moves to keep it inside.
@@ -53,10 +53,10 @@ def test_the_crop_of_a_square_shows_what_was_in_the_box():
     canvas = np.zeros((1, 40, 60, 3), np.uint8)
     canvas[:, :40, :50] = rng.integers(0, 256, (1, 40, 50, 3))
     sizes = jnp.array([[40, 50]])
-    # In the central square, whose upper left corner is at (0, 5).
+    # The upper left corner of the central square is at (0, 5).
     centers, halves = localisation.squares(jnp.array([[8, 12, 28, 32]]), 40, margin=0)
-    found = augment.crop_inside(canvas, sizes, centers, halves, 20)
-    np.testing.assert_allclose(found[0], canvas[0, 8:28, 17:37], atol=1e-3)
+    crops = augment.crop_inside(canvas, sizes, centers, halves, 20)
+    np.testing.assert_allclose(crops[0], canvas[0, 8:28, 17:37], atol=1e-3)
     whole = augment.crop_inside(canvas, sizes, jnp.zeros((1, 2)), jnp.ones(1), 24, 0.8)
     np.testing.assert_allclose(whole, augment.center_crop(canvas, sizes, 24, 0.8))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models
-from seeflower_jax.attribution import batch, targets
+from seeflower_jax.attribution import batch, registry, targets
 from seeflower_jax.attribution.grad_cam import grad_cam
 from seeflower_jax.attribution.integrated_gradients import integrated_gradients
 from seeflower_jax.attribution.occlusion import occlusion
@@ -38,12 +38,12 @@ def images():
 
 
 def _linear(weights):
-    """Logits that are linear in the picture, and an endpoint that is the picture."""
+    """Return a network with logits linear in the image, and the image as endpoint."""
 
     def network(images, taps=None):
         taps = taps or {}
-        here = images + taps.get("pixels", 0)
-        return jnp.einsum("nhwc,hwck->nk", here, weights), {"pixels": here}
+        pixels = images + taps.get("pixels", 0)
+        return jnp.einsum("nhwc,hwck->nk", pixels, weights), {"pixels": pixels}
 
     return network
 
@@ -56,24 +56,29 @@ def weights():
 def test_linear_network_has_its_weights_as_gradient(weights):
     network, labels = _linear(weights), jnp.array([3, 1])
     images = jnp.array(np.random.default_rng(3).uniform(0, 255, (2, 6, 6, 3)))
-    own = jnp.moveaxis(weights[..., labels], -1, 0)
-    np.testing.assert_allclose(gradient(network, images, labels), own, rtol=1e-6)
+    label_weights = jnp.moveaxis(weights[..., labels], -1, 0)
     np.testing.assert_allclose(
-        saliency(network, images, labels), jnp.abs(own).max(-1), rtol=1e-6
+        gradient(network, images, labels), label_weights, rtol=1e-6
     )
     np.testing.assert_allclose(
-        signed_saliency(network, images, labels), own.sum(-1), rtol=1e-5, atol=1e-6
+        saliency(network, images, labels), jnp.abs(label_weights).max(-1), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        signed_saliency(network, images, labels),
+        label_weights.sum(-1),
+        rtol=1e-5,
+        atol=1e-6,
     )
     np.testing.assert_allclose(
         integrated_gradients(network, images, labels, steps=3),
-        (own * (images - 127.5)).sum(-1),
+        (label_weights * (images - 127.5)).sum(-1),
         rtol=1e-4,
         atol=1e-3,
     )
-    mean = own.mean((1, 2), keepdims=True)
+    channel_weights = label_weights.mean((1, 2), keepdims=True)
     np.testing.assert_allclose(
         grad_cam(network, images, labels, layer="pixels", relu=False),
-        (mean * images).sum(-1),
+        (channel_weights * images).sum(-1),
         rtol=1e-4,
         atol=1e-3,
     )
@@ -108,28 +113,29 @@ def test_targets(network, images):
         saliency(network, images, twice), 2 * by_default, rtol=1e-5
     )
     expected = jax.nn.softmax(logits).max(-1)
-    found = targets.probability(predicted)(logits)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    probability = targets.probability(predicted)(logits)
+    np.testing.assert_allclose(probability, expected, rtol=1e-6)
 
 
 def test_contrast_is_against_the_largest_other_logits():
     logits = jnp.array([[1.0, 5.0, 2.0, 4.0], [3.0, 0.0, 1.0, 2.0]])
-    found = targets.contrast(references=2, strength=0.5)(logits)
-    np.testing.assert_allclose(found, [5 - 0.5 * 3, 3 - 0.5 * 1.5])
+    contrast = targets.contrast(references=2, strength=0.5)(logits)
+    np.testing.assert_allclose(contrast, [5 - 0.5 * 3, 3 - 0.5 * 1.5])
     labels = jnp.array([0, 3])
-    found = targets.contrast(labels, references=1, strength=1.0)(logits)
-    np.testing.assert_allclose(found, [1 - 5, 2 - 3])
+    contrast = targets.contrast(labels, references=1, strength=1.0)(logits)
+    np.testing.assert_allclose(contrast, [1 - 5, 2 - 3])
 
 
 def test_integrated_gradients_are_complete(network, images):
     labels = jnp.array([0, 1, 2])
     maps = integrated_gradients(network, images, labels, steps=500)
-    here, there = (
+    image_score, baseline_score = (
         targets.score(network(x)[0], labels)
         for x in (images, jnp.full_like(images, 127.5))
     )
-    error = np.abs(maps.sum((1, 2)) - (here - there)).max()
-    assert error < 0.01 * np.abs(here - there).max()
+    difference = image_score - baseline_score
+    error = np.abs(maps.sum((1, 2)) - difference).max()
+    assert error < 0.01 * np.abs(difference).max()
 
 
 def test_integrated_gradients_see_what_changes_near_the_baseline():
@@ -138,12 +144,12 @@ def test_integrated_gradients_see_what_changes_near_the_baseline():
         return jnp.tanh(100 * contrast)[:, None], {}
 
     images = jnp.array([[[[0.0, 255.0, 0.0]]]])
-    wrong, right = (
+    evenly_spaced, closer_near_baseline = (
         integrated_gradients(network, images, jnp.array([0]), steps=10, **spacing)
         for spacing in ({"spacing": 1.0}, {})
     )
-    np.testing.assert_allclose(right.sum(), 1, rtol=0.05)
-    assert abs(wrong.sum() - 1) > 0.1
+    np.testing.assert_allclose(closer_near_baseline.sum(), 1, rtol=0.05)
+    assert abs(evenly_spaced.sum() - 1) > 0.1
     for spacing in (0.0, float("nan")):
         with pytest.raises(ValueError, match=f"spacing is {spacing}; expected more"):
             integrated_gradients(network, images, spacing=spacing)
@@ -159,38 +165,38 @@ def test_smooth_grad_without_noise_is_the_method(network, images):
 
 @pytest.fixture(scope="module")
 def explained(variables, images):
-    explain = batch.make_explainer(SPEC, list(batch.METHODS), layer="block3_conv3")
+    explain = batch.make_explainer(SPEC, list(registry.METHODS), layer="block3_conv3")
     keys = jax.random.split(jax.random.key(5), 3)
-    wanted = jnp.array([batch.PREDICTED, 1, 2])
-    return explain, keys, wanted, explain(variables, images, wanted, keys)
+    labels = jnp.array([registry.PREDICTED, 1, 2])
+    return explain, keys, labels, explain(variables, images, labels, keys)
 
 
-def test_all_methods_give_maps_of_the_pictures(explained, images):
-    _, _, wanted, (logits, found, maps) = explained
-    np.testing.assert_array_equal(found, [logits[0].argmax(), 1, 2])
-    assert maps.keys() == batch.METHODS.keys()
+def test_all_methods_give_maps_of_the_size_of_the_images(explained, images):
+    _, _, _, (logits, classes, maps) = explained
+    np.testing.assert_array_equal(classes, [logits[0].argmax(), 1, 2])
+    assert maps.keys() == registry.METHODS.keys()
     for name, values in maps.items():
         assert values.shape == images.shape[:3] and values.dtype == jnp.float32, name
         assert np.isfinite(values).all() and np.ptp(values) > 0, name
-        assert batch.METHODS[name].signed == bool((values < 0).any()), name
+        assert registry.METHODS[name].signed == bool((values < 0).any()), name
 
 
-def test_a_batch_equals_its_pictures_one_by_one(explained, variables, images):
-    explain, keys, wanted, (_, _, together) = explained
+def test_a_batch_equals_its_images_one_by_one(explained, variables, images):
+    explain, keys, labels, (_, _, batch_maps) = explained
     for i in range(len(images)):
         part = slice(i, i + 1)
-        _, _, alone = explain(variables, images[part], wanted[part], keys[part])
-        for name in together:
-            error = np.abs(alone[name][0] - together[name][i]).max()
-            scale = np.abs(together[name][i]).max()
+        _, _, maps = explain(variables, images[part], labels[part], keys[part])
+        for name in batch_maps:
+            error = np.abs(maps[name][0] - batch_maps[name][i]).max()
+            scale = np.abs(batch_maps[name][i]).max()
             assert error <= 1e-4 * scale, (name, error, scale)
 
 
 def test_nothing_to_explain_gives_zero_maps_never_nan(variables, images):
-    still = jax.tree.map(jnp.zeros_like, variables)
-    explain = batch.make_explainer(SPEC, list(batch.METHODS), layer="block3_conv3")
+    zero_variables = jax.tree.map(jnp.zeros_like, variables)
+    explain = batch.make_explainer(SPEC, list(registry.METHODS), layer="block3_conv3")
     keys = jax.random.split(jax.random.key(5), 3)
-    _, _, maps = explain(still, images, jnp.zeros(3, jnp.int32), keys)
+    _, _, maps = explain(zero_variables, images, jnp.zeros(3, jnp.int32), keys)
     for name, values in maps.items():
         np.testing.assert_array_equal(values, 0, err_msg=name)
 
@@ -227,27 +233,30 @@ def test_memory_does_not_grow_with_steps(network, images, method):
 
 
 def test_score_cam_of_the_channels_that_vary_most(network, images):
-    whole = score_cam(network, images, layer="block3_conv3")
+    all_channels = score_cam(network, images, layer="block3_conv3")
     channels = network(images)[1]["block3_conv3"].shape[-1]
-    same = score_cam(network, images, layer="block3_conv3", channels=channels)
-    np.testing.assert_allclose(same, whole, rtol=1e-4, atol=1e-6 * whole.max())
-    more = score_cam(network, images, layer="block3_conv3", channels=2 * channels)
-    np.testing.assert_array_equal(more, same)
+    sorted_channels = score_cam(
+        network, images, layer="block3_conv3", channels=channels
+    )
+    atol = 1e-6 * all_channels.max()
+    np.testing.assert_allclose(sorted_channels, all_channels, rtol=1e-4, atol=atol)
+    too_many = score_cam(network, images, layer="block3_conv3", channels=2 * channels)
+    np.testing.assert_array_equal(too_many, sorted_channels)
 
-    # Of a layer that varies in one channel alone, that channel is enough.
+    # If a layer varies in only one channel, this channel is enough.
     layer = jnp.zeros((3, 2, 2, 3)).at[:, 0, 0, 1].set(1)
     bright = jnp.full_like(images, 255)
 
     def network(images):
         return images.mean((1, 2)), {"layer": layer}
 
-    one = score_cam(network, bright, layer="layer", channels=1)
-    assert one.max() > 0
-    np.testing.assert_allclose(one, score_cam(network, bright, layer="layer"))
+    one_channel = score_cam(network, bright, layer="layer", channels=1)
+    assert one_channel.max() > 0
+    np.testing.assert_allclose(one_channel, score_cam(network, bright, layer="layer"))
 
 
 def test_options_of_methods(variables, images):
-    options = batch.parse_options(
+    options = registry.parse_options(
         ["integrated_gradients.steps=3", "occlusion.window=32", "occlusion.baseline=9"]
     )
     assert options == {
@@ -256,11 +265,12 @@ def test_options_of_methods(variables, images):
     }
     explain = batch.make_explainer(SPEC, ["integrated_gradients"], options=options)
     labels, keys = jnp.array([0, 1, 2]), jax.random.split(jax.random.key(0), 3)
-    found = explain(variables, images, labels, keys)[2]["integrated_gradients"]
-    bound = functools.partial(models.apply, SPEC, variables)
-    three = integrated_gradients(bound, images, labels, steps=3)
-    np.testing.assert_allclose(found, three, rtol=1e-3, atol=1e-6)
-    assert not np.allclose(found, integrated_gradients(bound, images, labels, steps=2))
+    maps = explain(variables, images, labels, keys)[2]["integrated_gradients"]
+    network = functools.partial(models.apply, SPEC, variables)
+    three_steps = integrated_gradients(network, images, labels, steps=3)
+    np.testing.assert_allclose(maps, three_steps, rtol=1e-3, atol=1e-6)
+    two_steps = integrated_gradients(network, images, labels, steps=2)
+    assert not np.allclose(maps, two_steps)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +286,7 @@ def test_options_of_methods(variables, images):
 )
 def test_options_that_cannot_be_followed(text, error):
     with pytest.raises(ValueError, match=error):
-        batch.parse_options([text])
+        registry.parse_options([text])
 
 
 def test_unknown_method_lists_the_known_ones():
@@ -290,8 +300,8 @@ def test_layer_that_is_unknown_or_without_extent():
     with pytest.raises(ValueError, match="'block9_conv1' is unknown; layers are"):
         batch.make_explainer(SPEC, ["grad_cam"], layer="block9_conv1")
     small = models.get_spec("vgg16", width=0.02, input_size=32)
-    wrong = r"'block5_pool' has no spatial extent; layers are \['block1_conv1'"
-    with pytest.raises(ValueError, match=wrong):
+    message = r"'block5_pool' has no spatial extent; layers are \['block1_conv1'"
+    with pytest.raises(ValueError, match=message):
         batch.make_explainer(small, ["layer_cam"], layer="block5_pool")
     with pytest.raises(ValueError, match="'mixed10' has no spatial extent"):
         batch.make_explainer(
@@ -299,7 +309,7 @@ def test_layer_that_is_unknown_or_without_extent():
         )
 
 
-def test_layer_of_small_pictures_is_the_deepest_with_a_map():
+def test_layer_of_small_images_is_the_deepest_with_a_map():
     spec = models.get_spec("inception_v3")
     assert batch.map_layer(spec, 299) == "mixed10"
     assert batch.map_layer(spec, 80) == "mixed7"

@@ -2,21 +2,30 @@
 
     python -m scripts.attribute --methods=xgrad_cam ...
 
-Source: Fu et al. 2020, arXiv 2008.02312, equation 8: a channel's weight is its
-gradient's mean, weighted by its activations.
+The weight of a channel is the mean of its gradient, weighted by its activations.
+
+Source: Fu et al. 2020, arXiv 2008.02312, equation 8.
 """
 
 import jax
+from jaxtyping import Array, Float
 
-from seeflower_jax.attribution import batch, cam
+from seeflower_jax.attribution import cam, registry
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
-def xgrad_cam(network, images, targets=None, *, layer):
-    """Where a layer speaks for the target, [N, H, W]."""
+def xgrad_cam(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: str,
+) -> Float[Array, "n h w"]:
+    """Compute where a layer's activations raise the score."""
     activations, gradients = cam.layer_gradients(network, images, targets, layer)
     weighted = (activations * gradients).sum((1, 2), keepdims=True)
     weights = cam.divide(weighted, activations.sum((1, 2), keepdims=True))
     return cam.upsample(jax.nn.relu((weights * activations).sum(-1)), images)
 
 
-batch.METHODS["xgrad_cam"] = batch.Method(xgrad_cam, layered=True)
+registry.METHODS["xgrad_cam"] = registry.Method(xgrad_cam, layered=True)

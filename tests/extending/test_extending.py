@@ -10,7 +10,7 @@ import pytest
 
 from configs import inception
 from seeflower_jax import experiment, models
-from seeflower_jax.attribution import batch, store
+from seeflower_jax.attribution import registry, store
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
@@ -22,7 +22,7 @@ TABLES = (
     (models, "MODELS"),
     (models, "BACKBONES"),
     (catalog, "READERS"),
-    (batch, "METHODS"),
+    (registry, "METHODS"),
 )
 
 

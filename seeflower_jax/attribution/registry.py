@@ -1,0 +1,136 @@
+"""The attribution methods by name, and their options as text.
+
+Example:
+    METHODS["grad_cam"].function(network, images, targets, layer="mixed10")
+    METHODS["my_method"] = Method(my_method, layered=True)     # adds a method
+    parse_options(["integrated_gradients.steps=8"])
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Sequence
+
+from seeflower_jax import hints
+from seeflower_jax.attribution import (
+    eigen_cam,
+    finer_cam,
+    grad_cam,
+    grad_cam_plus_plus,
+    guided_grad_cam,
+    hires_cam,
+    integrated_gradients,
+    layer_cam,
+    occlusion,
+    saliency,
+    score_cam,
+    smooth_grad,
+)
+from seeflower_jax.attribution.types import MethodFunction
+
+PREDICTED = -1  # stands for the predicted class among class indices
+
+# The options of a method that are numbers, {"steps": 32}.
+Options = dict[str, int | float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An attribution method and what its function takes and returns.
+
+    Attributes:
+      function: (network, images, targets, ...) -> maps.
+      layered: whether the function takes a `layer`, the name of an endpoint.
+      random: whether the function takes `keys`, one random key per image.
+      signed: whether maps have negative values, for evidence against the target.
+    """
+
+    function: MethodFunction
+    layered: bool = False
+    random: bool = False
+    signed: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "saliency": Method(saliency.saliency),
+    "signed_saliency": Method(saliency.signed_saliency, signed=True),
+    "guided_saliency": Method(saliency.guided_saliency),
+    "paper_saliency": Method(saliency.paper_saliency),
+    "smooth_grad": Method(smooth_grad.smooth_grad, random=True),
+    "integrated_gradients": Method(
+        integrated_gradients.integrated_gradients, signed=True
+    ),
+    "occlusion": Method(occlusion.occlusion, signed=True),
+    "grad_cam": Method(grad_cam.grad_cam, layered=True),
+    "grad_cam_plus_plus": Method(grad_cam_plus_plus.grad_cam_plus_plus, layered=True),
+    "layer_cam": Method(layer_cam.layer_cam, layered=True),
+    "hires_cam": Method(hires_cam.hires_cam, layered=True, signed=True),
+    "eigen_cam": Method(eigen_cam.eigen_cam, layered=True),
+    "score_cam": Method(score_cam.score_cam, layered=True),
+    "finer_cam": Method(finer_cam.finer_cam, layered=True),
+    "guided_grad_cam": Method(guided_grad_cam.guided_grad_cam, layered=True),
+}
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Check that all methods are known and that there is at least one.
+
+    Raises:
+      ValueError: a method is unknown or `names` is empty. The message lists the known
+        methods.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(
+                f"unknown attribution method {name!r}: known are "
+                f"{', '.join(METHODS)}{hints.did_you_mean(name, METHODS)}"
+            )
+    if not names:
+        raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")
+
+
+def options_of(name: str) -> Options:
+    """Return the numeric options of a method with their defaults.
+
+    Example:
+      >>> options_of("occlusion")
+      {'window': 48, 'stride': 24, 'baseline': 127.5}
+    """
+    parameters = inspect.signature(METHODS[name].function).parameters
+    return {
+        key: parameter.default
+        for key, parameter in parameters.items()
+        if type(parameter.default) in (int, float)
+    }
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Options]:
+    """Parse options as users type them, such as "integrated_gradients.steps=8".
+
+    Returns:
+      {method: {option: number}}, with the type of the option's default.
+
+    Raises:
+      ValueError: a method or an option is unknown, or a value is not a number of the
+        option's type.
+
+    Example:
+      >>> parse_options(["occlusion.window=32", "occlusion.baseline=9"])
+      {'occlusion': {'window': 32, 'baseline': 9.0}}
+    """
+    options: dict[str, Options] = {}
+    for text in texts:
+        name, _, assignment = text.partition(".")
+        key, _, value = assignment.partition("=")
+        check_methods([name])
+        defaults = options_of(name)
+        if key not in defaults:
+            raise ValueError(
+                f"{name} has no option {key!r}, of {text!r}: it has "
+                f"{', '.join(defaults) or 'none'}{hints.did_you_mean(key, defaults)}"
+            )
+        try:
+            options.setdefault(name, {})[key] = type(defaults[key])(value)
+        except ValueError:
+            kind = "a whole number" if type(defaults[key]) is int else "a number"
+            raise ValueError(f"{text!r}: expected {kind} after =") from None
+    return options

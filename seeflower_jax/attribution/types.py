@@ -1,0 +1,80 @@
+"""Types that the attribution methods share.
+
+    def my_method(
+        network: NetworkFunction,
+        images: Float[Array, "n h w 3"],
+        targets: Targets = None,
+    ) -> Float[Array, "n h w"]: ...
+
+The types document calls. Nothing checks shapes at run time.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+from jaxtyping import Array, Float, Int, Shaped
+
+# Flax variables: {"params": {...}, "batch_stats": {...}}.
+Variables = Mapping[str, Any]
+
+# The outputs of named layers: [N, h, w, C] or [N, C].
+Endpoints = Mapping[str, Shaped[Array, "n ..."]]
+
+# Endpoints, or the shapes that `jax.eval_shape` returns for them.
+EndpointShapes = Mapping[str, Array | jax.ShapeDtypeStruct]
+
+# Arrays that a network adds to its endpoints of the same names.
+Taps = Mapping[str, Shaped[Array, "n ..."]]
+
+# Computes the score of each image from its logits.
+ScoreFunction = Callable[[Float[Array, "n c"]], Float[Array, "n"]]
+
+# The score to explain: None for the logit of the predicted class, class indices for
+# the logits of these classes, or a function of the logits.
+Targets = None | Int[Array, "n"] | ScoreFunction
+
+# An attribution method: (network, images, targets, ...) -> maps.
+MethodFunction = Callable[..., Float[Array, "n h w"]]
+
+# Transforms images before a network sees them, such as whitening.
+Preprocess = Callable[[Float[Array, "n h w 3"]], Float[Array, "n h w 3"]]
+
+
+class NetworkFunction(Protocol):
+    """A network as a pure function of images, with its variables bound.
+
+    Example: `functools.partial(models.apply, spec, variables)` is a network function.
+    """
+
+    def __call__(
+        self, images: Float[Array, "n h w 3"], taps: Taps | None = None
+    ) -> tuple[Float[Array, "n c"], Endpoints]:
+        """Return the logits and the endpoints of a batch of images.
+
+        Args:
+          images: RGB in [0, 255].
+          taps: arrays to add to endpoints. The gradient with respect to a tap of zeros
+            is the gradient at that endpoint. Methods without a `layer` never pass taps.
+        """
+        ...
+
+
+class GuidedNetworkFunction(Protocol):
+    """A network function that also lets the caller replace its activation function."""
+
+    def __call__(
+        self,
+        images: Float[Array, "n h w 3"],
+        taps: Taps | None = None,
+        *,
+        act: Callable[[Array], Array] = ...,
+    ) -> tuple[Float[Array, "n c"], Endpoints]:
+        """Return the logits and the endpoints of a batch of images.
+
+        Args:
+          images: RGB in [0, 255].
+          taps: arrays to add to endpoints.
+          act: the activation function, ReLU by default.
+        """
+        ...
