@@ -26,7 +26,7 @@ from seeflower_jax.data import loader, whitening
 from seeflower_jax.data.cache import PixelCache, open_cache
 from seeflower_jax.evaluation import calibration, metrics, predict
 from seeflower_jax.network import Network
-from seeflower_jax.pretrained import catalog, checkpoint
+from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.training import loop, partition, stages
 from seeflower_jax.training import step as steps
 from seeflower_jax.training.checkpoint import Checkpoints
@@ -312,7 +312,7 @@ def _pretrain(config, workdir: pathlib.Path, **options) -> str:
         source = {"name": workdir.name, "sha256": None, "exact": None}
         source["config_hash"] = records.config_hash(derived)
         run = load_run(workdir)
-        checkpoint.save(folder, run.spec, run.variables, source)
+        converted.save(folder, run.spec, run.variables, source)
     return str(folder)
 
 
@@ -370,7 +370,7 @@ def train(
     spec = models.get_spec(
         config.model.name, num_classes=len(source.class_names), **changes
     )
-    spec, variables, weights = catalog.load_pretrained(
+    spec, variables, weights = loading.load_pretrained(
         spec,
         weights_path,
         config.init.get("head", "new"),

@@ -100,9 +100,9 @@ def from_weights(model: str, weights: str) -> Network:
     Raises:
       ValueError: if the file does not fit the network or has no classifier.
     """
-    from seeflower_jax.pretrained import catalog, imagenet
+    from seeflower_jax.pretrained import imagenet, loading
 
-    spec, variables, record = catalog.load_classifier(model, weights)
+    spec, variables, record = loading.load_classifier(model, weights)
     names = imagenet.class_names()
     if spec.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(spec.num_classes))
