@@ -128,7 +128,7 @@ def select(only: Sequence[str], budget: str) -> list[Row]:
     """
     labels = {row: (row.name, f"table_{row.table}") for row in ROWS}
     known = list(dict.fromkeys(label for pair in labels.values() for label in pair))
-    chosen = hints.matching(only, known, "row and no table")
+    chosen = hints.matching(only, known, "row or table")
     return [
         row
         for row, pair in labels.items()
