@@ -14,7 +14,7 @@ from absl import app, flags
 
 from scripts import console
 from seeflower_jax import experiment, records
-from seeflower_jax.pretrained import catalog, writers
+from seeflower_jax.pretrained import loading, writers
 
 _MODEL = flags.DEFINE_string("model", None, "The network of --source.")
 _SOURCE = flags.DEFINE_string("source", None, "A weight file.")
@@ -29,7 +29,7 @@ def _load():
     if _SOURCE.value is not None:
         if _MODEL.value is None:
             raise app.UsageError("--source needs --model")
-        return catalog.load_source(_MODEL.value, _SOURCE.value)
+        return loading.load_source(_MODEL.value, _SOURCE.value)
     run = experiment.load_run(_WORKDIR.value)
     source = {"name": run.workdir.name, "sha256": None, "exact": None}
     source["config_hash"] = records.config_hash(run.config)

@@ -1,4 +1,4 @@
-"""What a mistyped name was meant to be.
+"""Suggestions for mistyped names.
 
 raise ValueError(f"unknown model {name!r}{hints.did_you_mean(name, MODELS)}")
 """
@@ -11,35 +11,46 @@ from collections.abc import Iterable, Sequence
 def nearest(
     name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6
 ) -> list[str]:
-    """The known names most like `name`, the most similar first.
+    """Return the known names that are most similar to `name`, the most similar first.
 
     Args:
-      name: what was typed.
-      known: what could have been meant.
-      count: at most so many.
-      cutoff: the least similarity, in [0, 1], of `difflib.SequenceMatcher.ratio`.
+      name: the mistyped name.
+      known: the valid names.
+      count: the maximum number of names.
+      cutoff: the minimum similarity, in [0, 1], of `difflib.SequenceMatcher.ratio`.
     """
     return difflib.get_close_matches(str(name), list(known), count, cutoff)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message, `; did you mean 'vgg16'?`; '' if nothing is near."""
-    near = nearest(name, known)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """Return the end of an error message, `; did you mean 'vgg16'?`.
+
+    It is empty if no known name is similar.
+    """
+    similar = nearest(name, known)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
-def matching(patterns: Iterable[str], known: Sequence[str], what: str) -> set[str]:
-    """The known names that match one of the patterns with `*`; all without patterns.
+def matching(patterns: Iterable[str], known: Sequence[str], kind: str) -> set[str]:
+    """Return the known names that match one of the patterns.
+
+    Without patterns, return all known names.
+
+    Args:
+      patterns: names, or patterns with `*`, `?` and `[...]`.
+      known: the valid names.
+      kind: what the names are names of, for the error message, such as "row".
 
     Raises:
-      ValueError: for a pattern that nothing matches; says `what` there is none of, and
-        what is near.
+      ValueError: if no name matches a pattern; the message lists similar names.
     """
-    found = set()
+    selected = set()
     for pattern in patterns:
         matches = fnmatch.filter(known, pattern)
         if not matches:
-            near = nearest(pattern, known, count=3, cutoff=0.4) or known
-            raise ValueError(f"no {what} is called {pattern!r}; near are {near}")
-        found.update(matches)
-    return found or set(known)
+            similar = nearest(pattern, known, count=3, cutoff=0.4) or known
+            raise ValueError(
+                f"unknown {kind} {pattern!r}; did you mean one of {similar}?"
+            )
+        selected.update(matches)
+    return selected or set(known)

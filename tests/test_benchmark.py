@@ -1,4 +1,4 @@
-"""The speed benchmarks, on small pictures."""
+"""The speed benchmarks, on small images."""
 
 import json
 import pathlib
@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from seeflower_jax import models, records
-from seeflower_jax.comparison import attribution_speed, timing, training_speed
+from seeflower_jax.comparison import (
+    attribution_speed,
+    captum_reference,
+    timing,
+    training_speed,
+)
 from tests import fixtures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -41,50 +46,52 @@ def test_unknown_command(arguments):
     assert done.returncode != 0 and "'train'" in done.stdout + done.stderr
 
 
-def test_workers_take_turns_and_errors_are_told(tmp_path):
+def test_workers_take_turns_and_errors_are_returned(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(
         "import json, sys\n"
         f"log = {str(tmp_path / 'log')!r}\n"
         "name = sys.argv[-1].removeprefix('--worker=')\n"
         "open(log, 'a').write(name)\n"
-        "if name == 'b': raise SystemExit('no b here')\n"
+        "if name == 'b': raise SystemExit('no worker b')\n"
         "print(json.dumps({'rate': len(open(log).read())}))\n"
     )
     command = [
         "-c",
         f"import os; os.chdir({str(tmp_path)!r}); exec(open('worker.py').read())",
     ]
-    found = timing.in_processes(command, ["a", "b", "c"], rounds=3)
+    measurements = timing.in_processes(command, ["a", "b", "c"], rounds=3)
     assert (tmp_path / "log").read_text() == "abcacac"
-    assert found == {"a": {"rate": 4}, "b": "no b here", "c": {"rate": 5}}
+    assert measurements == {"a": {"rate": 4}, "b": "no worker b", "c": {"rate": 5}}
 
 
 @pytest.mark.parametrize(
     "pooling,pooled",
     [("average", ()), ("root_average", ("block4_pool", "block5_pool"))],
 )
-def test_network_beside_is_the_same(pooling, pooled):
+def test_torch_network_is_the_same(pooling, pooled):
     spec = models.get_spec(
         "vgg16", num_classes=5, input_size=64, pooling=pooling, pooled=pooled
     )
     variables = fixtures.random_variables(spec, 0)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("f")
-    ours, _ = models.apply(spec, variables, images)
-    network, _ = attribution_speed.torch_network(spec, variables)
+    logits, _ = models.apply(spec, variables, images)
+    network, _ = captum_reference.torch_network(spec, variables)
     with torch.no_grad():
-        theirs = network(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
-    np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(theirs).max())
+        torch_logits = network(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(
+        torch_logits, logits, atol=1e-4 * np.abs(torch_logits).max()
+    )
 
 
-def test_table_has_both_sides():
-    measured = {
+def test_table_has_both_frameworks():
+    measurements = {
         "vgg16:seeflower_jax:forward": {"rate": 4.0, "peak_mib": 900.0},
         "vgg16:captum:forward": {"rate": 5.0, "peak_mib": 800.0},
         "vgg16:seeflower_jax:saliency": {"rate": 2.0, "peak_mib": 950.4},
         "vgg16:captum:saliency": "ImportError: no captum",
     }
-    table = attribution_speed.table(measured)
+    table = attribution_speed.table(measurements)
     assert table == {
         "vgg16": {
             "forward_images_per_second": 4.0,
@@ -100,7 +107,7 @@ def test_table_has_both_sides():
     }
     assert [line.split() for line in attribution_speed.text(table).splitlines()] == [
         ["vgg16"],
-        ["maps/s", "here", "captum"],
+        ["maps/s", "seeflower_jax", "captum"],
         ["forward", "4.00", "5.00"],
         ["saliency", "2.00", "failed"],
     ]

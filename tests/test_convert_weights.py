@@ -14,7 +14,7 @@ import torch
 
 from seeflower_jax import models
 from seeflower_jax.download import file_hash
-from seeflower_jax.pretrained import catalog, writers
+from seeflower_jax.pretrained import loading, readers, writers
 from tests import fixtures
 from tests.pretrained import networks
 
@@ -48,27 +48,27 @@ def test_torchvision_file_becomes_a_checkpoint_that_trains(tmp_path):
     assert json.loads(done.stdout)["spec"]["preprocess"] == "torch"
     content = json.loads((out / "model.json").read_text())
     assert content["source"]["sha256"] == file_hash(source)
-    spec, variables, record = catalog.load_classifier("vgg16", str(out))
+    spec, variables, record = loading.load_classifier("vgg16", str(out))
     assert record == content["source"] and spec.preprocess == "torch"
     networks.assert_close(
         networks.logits(spec, variables), networks.torch_logits(network)
     )
     plain = models.get_spec("vgg16", num_classes=3, width=networks.WIDTH)
-    new, _, _ = catalog.load_pretrained(plain, str(out))
+    new, _, _ = loading.load_pretrained(plain, str(out))
     assert new.preprocess == "torch" and new.hidden == ()
     with pytest.raises(ValueError, match="converted holds vgg16, expected vgg19"):
-        catalog.read("vgg19", out)
+        readers.read("vgg19", out)
     again = _convert("--model=vgg16", f"--source={source}", f"--out={out}")
     assert again.returncode != 0 and "exists; give another name" in again.stderr
 
 
 def test_file_without_a_classifier(tmp_path, narrow_weights):
-    spec, variables, source = catalog.load_source("inception_v3", str(narrow_weights))
+    spec, variables, source = loading.load_source("inception_v3", str(narrow_weights))
     assert "head" not in variables["params"]
     writers.write(tmp_path / "out", "orbax", spec, variables, source)
-    again, _, _ = catalog.load_source("inception_v3", str(tmp_path / "out"))
+    again, _, _ = loading.load_source("inception_v3", str(tmp_path / "out"))
     assert again == spec
-    _, whole, _ = catalog.load_pretrained(
+    _, whole, _ = loading.load_pretrained(
         models.get_spec("inception_v3", num_classes=3, width=spec.width),
         str(tmp_path / "out"),
     )
@@ -86,7 +86,7 @@ def test_keras_predicts_the_same_by_what_is_written(tmp_path):
     network.load_weights(tmp_path / "v.h5")
     ours = networks.logits(spec, variables)
     networks.assert_close(ours, networks.keras_logits(network))
-    found, again, _ = catalog.load_classifier("vgg16", str(tmp_path / "v.h5"))
+    found, again, _ = loading.load_classifier("vgg16", str(tmp_path / "v.h5"))
     np.testing.assert_array_equal(networks.logits(found, again), ours)
 
 
@@ -99,7 +99,7 @@ def test_pytorch_predicts_the_same_by_what_is_written(tmp_path):
     network.load_state_dict(safetensors.torch.load_file(path))
     ours = networks.logits(spec, variables)
     networks.assert_close(ours, networks.torch_logits(network))
-    found, again, _ = catalog.load_classifier("vgg16", str(path))
+    found, again, _ = loading.load_classifier("vgg16", str(path))
     assert found == spec
     np.testing.assert_array_equal(networks.logits(found, again), ours)
 
@@ -127,9 +127,9 @@ def test_keras_inception_predicts_the_same_by_what_is_written(tmp_path):
 
 
 def test_inception_round_trip_in_torchvisions_names(tmp_path, narrow_weights):
-    spec, variables, _ = catalog.load_source("inception_v3", str(narrow_weights))
+    spec, variables, _ = loading.load_source("inception_v3", str(narrow_weights))
     writers.write(tmp_path / "i.safetensors", "safetensors", spec, variables, {})
-    found, again, _ = catalog.load_source(
+    found, again, _ = loading.load_source(
         "inception_v3", str(tmp_path / "i.safetensors")
     )
     assert found.batch_norm_scale and not found.count_include_pad

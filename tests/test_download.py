@@ -9,7 +9,7 @@ import pytest
 
 from seeflower_jax import download, models
 from seeflower_jax.data import oxford_flowers
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import loading, published
 from tests import fixtures
 
 CONTENT = bytes(range(256)) * 8000
@@ -17,7 +17,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves files of `server.files`; honours ranges unless told otherwise."""
+    """Serves files of `server.files`; honours ranges if `server.ranges`."""
 
     def do_GET(self):
         server = self.server
@@ -70,7 +70,7 @@ def test_downloads_once(server, tmp_path):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_broken_connection_is_gone_on_with(server, tmp_path, ranges):
+def test_broken_connection_is_resumed(server, tmp_path, ranges):
     server.cut_after, server.ranges = 700_000, ranges
     path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
     assert path.read_bytes() == CONTENT
@@ -124,9 +124,9 @@ def test_flowers_are_downloaded_and_unpacked(server, tmp_path, flowers, monkeypa
     load = functools.partial(
         oxford_flowers.load, verify=False, cache_dir=tmp_path / "c"
     )
-    source, there = load(), oxford_flowers.load(flowers, verify=False)
-    assert source.fingerprint == there.fingerprint
-    assert source.read(5) == there.read(5)
+    downloaded, local = load(), oxford_flowers.load(flowers, verify=False)
+    assert downloaded.fingerprint == local.fingerprint
+    assert downloaded.read(5) == local.read(5)
     load()
     assert len(server.requests) == 3
 
@@ -144,8 +144,8 @@ def test_published_start_of_a_hash(server, tmp_path):
 def test_weights_are_downloaded(server, tmp_path, narrow_weights, monkeypatch):
     server.files["/w.h5"] = narrow_weights.read_bytes()
     md5 = hashlib.md5(narrow_weights.read_bytes()).hexdigest()
-    published = catalog.PublishedWeights(server.url + "/w.h5", md5)
-    monkeypatch.setitem(catalog.CATALOG, "inception_v3", published)
+    weights = published.PublishedWeights(server.url + "/w.h5", md5)
+    monkeypatch.setitem(published.CATALOG, "inception_v3", weights)
     spec = models.get_spec("inception_v3", width=fixtures.NARROW_WIDTH)
-    _, _, record = catalog.load_pretrained(spec, cache_dir=tmp_path)
+    _, _, record = loading.load_pretrained(spec, cache_dir=tmp_path)
     assert record["exact"] is True and (tmp_path / "w.h5").exists()

@@ -14,7 +14,7 @@ from PIL import Image
 import scripts
 from seeflower_jax import models
 from seeflower_jax.data import oxford_flowers
-from seeflower_jax.pretrained import checkpoint, writers
+from seeflower_jax.pretrained import converted, writers
 from tests import fixtures, in_process
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -201,7 +201,7 @@ def place(
     spec = models.get_spec("small")
     variables = fixtures.random_variables(spec, 0)
     source = {"name": "random", "sha256": None, "exact": None}
-    checkpoint.save(tmp_path / "weights", spec, variables, source)
+    converted.save(tmp_path / "weights", spec, variables, source)
     spec = models.get_spec(
         "vgg16", num_classes=9, width=0.05, pooling="flatten", hidden=(12, 10)
     )

@@ -52,7 +52,7 @@ def test_selection():
     exact = reproduction.select(["inception_v3_official"], "full")
     assert [row.recipe for row in exact] == ["best"]
     assert all(row.cpu for row in reproduction.select([], "cpu"))
-    with pytest.raises(ValueError, match="'vgg16_oficial'; near are.*'vgg16_official'"):
+    with pytest.raises(ValueError, match="'vgg16_oficial'; did .*'vgg16_official'"):
         reproduction.select(["vgg16_oficial"], "full")
 
 

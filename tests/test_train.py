@@ -303,13 +303,13 @@ def test_whitened_run(config, tmp_path):
 
 def test_few_steps_on_the_real_assets(assets, tmp_path):
     """The committed config on the real files: the head alone, then two steps."""
-    from seeflower_jax.pretrained import catalog
+    from seeflower_jax.pretrained import published
 
     config = inception.get_config()
     config.data.dir = str(assets / "oxford_flowers102")
     config.data.cache_dir = str(tmp_path)
     config.data.shortest_side = 160  # for the time's sake
-    name = catalog.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
+    name = published.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
     config.init.weights = str(assets / "weights" / name)
     config.eval.update(size=96, batch_size=64)
     config.test_time.update(views=((96, 1.0),), hflip=False)

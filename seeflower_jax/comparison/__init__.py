@@ -1,5 +1,13 @@
-"""The networks here beside other frameworks': what they compute, and how fast.
+"""Comparison of this package with other frameworks: outputs and speed.
 
-Only this room imports Keras, PyTorch and captum, which the extras `dev` and `benchmark`
-install.
+Only this package imports Keras, PyTorch and captum. The extras `dev` and `benchmark`
+install them.
+
+| module | what it compares |
+|---|---|
+| `parity` | every block of the networks with Keras and torchvision |
+| `training_speed` | images/s of inference and fine-tuning with Keras and PyTorch |
+| `attribution_speed` | maps/s and memory of attribution methods with captum |
+| `references`, `captum_reference` | the networks and methods of the other frameworks |
+| `timing` | time and memory, each measured in a process of its own |
 """

@@ -1,19 +1,21 @@
-"""Attribution methods here and in captum: maps/s and peak memory.
+"""Speed and peak memory of attribution methods, compared with captum.
 
     measure("vgg16", "captum", "grad_cam", batch_size=8, steps=2)
 
-Both have the same network with the same variables: torchvision's layers hold those of
-the network here. A network is the name of a model, with random variables, or a run
-directory.
+Both frameworks run the same network with the same variables. A network is the name of a
+model, which gets random variables, or a run directory.
 """
 
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from seeflower_jax import experiment, models, records
 from seeflower_jax.attribution import (
@@ -24,16 +26,20 @@ from seeflower_jax.attribution import (
     saliency,
     smooth_grad,
 )
-from seeflower_jax.comparison import timing
-from seeflower_jax.pretrained import torch_state
+from seeflower_jax.comparison import captum_reference, timing
+from seeflower_jax.comparison.captum_reference import (
+    INTEGRATION_STEPS,
+    NOISE,
+    SAMPLES,
+    STRIDE,
+    WINDOW,
+)
+from seeflower_jax.pretrained.types import Variables
 
-# Fewer points than the methods' defaults: the rates are in proportion.
-INTEGRATION_STEPS, SAMPLES, NOISE, WINDOW, STRIDE = 8, 8, 0.15, 96, 64
+FRAMEWORKS = ("seeflower_jax", "captum")
 _LAYERED = ("grad_cam", "guided_grad_cam")
 _GUIDED = ("guided_saliency", "guided_grad_cam")
-# Of torchvision's Inception-v3, what is not on the way to its last block.
-_INCEPTION_REST = ("AuxLogits", "avgpool", "dropout", "fc")
-METHODS = {
+METHODS: dict[str, Callable] = {
     "saliency": saliency.saliency,
     "guided_saliency": saliency.guided_saliency,
     "grad_cam": grad_cam.grad_cam,
@@ -49,12 +55,20 @@ METHODS = {
     "occlusion": functools.partial(occlusion.occlusion, window=WINDOW, stride=STRIDE),
 }
 
+Images: TypeAlias = Float[np.ndarray, "n h w 3"]
+# (variables, images, targets) -> maps, or logits of the method 'forward'.
+MapFunction: TypeAlias = Callable[
+    [Variables, Float[Array, "n h w 3"], Int[Array, "n"]], Float[Array, "n ..."]
+]
+# Returns the peak of the accelerator's memory in bytes, None without an accelerator.
+PeakBytes: TypeAlias = Callable[[], int | None]
+
 
 def shared_methods(model: str) -> list[str]:
-    """Methods that captum has too, for a network.
+    """Return the methods that captum also has for a network.
 
-    torchvision's Inception-v3 calls ReLU as a function, where captum's guided
-    backpropagation cannot reach it.
+    torchvision's Inception-v3 calls ReLU as a function, which captum's guided
+    backpropagation cannot replace.
     """
     guided = model != "inception_v3"
     return [name for name in METHODS if guided or name not in _GUIDED]
@@ -64,165 +78,52 @@ def _is_run(network: str) -> bool:
     return os.path.isdir(os.path.expanduser(network))
 
 
-def _identity(network: str) -> dict[str, str]:
-    if not _is_run(network):
-        return {}
-    return {"run": records.config_hash(experiment.load_config(network))}
+def _config_hash(workdir: str) -> str:
+    """Return the hash of the config of a run."""
+    return records.config_hash(experiment.load_config(workdir))
 
 
-def load(network: str) -> tuple[models.ModelSpec, dict]:
-    """(spec, variables) of a run directory, or of a model with random variables.
+def _load_run(workdir: str) -> tuple[models.ModelSpec, Variables]:
+    """Return the spec and the variables of a run."""
+    run = experiment.load_run(workdir)
+    return run.spec, run.variables
 
-    The average pooling is torchvision's, which counts padding: it has no other.
+
+def load_network(network: str) -> tuple[models.ModelSpec, Variables]:
+    """Return the spec and the variables of a run, or a model with random variables.
+
+    Average pooling counts padding, because torchvision has no other average pooling.
+
+    Args:
+      network: a run directory or the name of a model.
 
     Raises:
-      ValueError: for what is neither.
+      ValueError: if `network` is neither.
     """
     if _is_run(network):
-        run = experiment.load_run(network)
-        spec, variables = run.spec, run.variables
+        spec, variables = _load_run(network)
     else:
         spec = models.get_spec(network, num_classes=102, pooling="average")
         variables = models.init(spec, jax.random.key(0))
     return dataclasses.replace(spec, count_include_pad=True), variables
 
 
-def torch_network(spec: models.ModelSpec, variables: dict):
-    """The same network in PyTorch, of RGB images [N, 3, H, W] in [0, 255].
-
-    Returns:
-      (module, the layer of `spec.cam_layer`).
-    """
-    import torch
-    import torchvision
-
-    network = getattr(torchvision.models, spec.name)(weights=None, init_weights=False)
-    backbone = {
-        name: torch.tensor(array)
-        for name, array in torch_state.state_dict(spec.name, variables).items()
-        if not name.startswith(("fc.", "classifier."))
-    }
-    missing, unexpected = network.load_state_dict(backbone, strict=False)
-    left = [n for n in missing if not n.startswith(("fc.", "classifier.", "AuxLogits"))]
-    left = [n for n in left if not n.endswith("num_batches_tracked")]
-    if left or unexpected:
-        raise ValueError(f"torchvision's {spec.name} lacks {left}, not {unexpected}")
-    if spec.name == "inception_v3":
-        layers = [m for n, m in network.named_children() if n not in _INCEPTION_REST]
-        layer = network.Mixed_7c
-    else:
-        layers = [
-            torch.nn.ReLU() if isinstance(m, torch.nn.ReLU) else m
-            for m in network.features
-        ]
-        layer = layers[-2]
-    head = variables["params"]["head"]["logits"]
-    classify = torch.nn.Linear(*head["kernel"].shape)
-    classify.weight.data = torch.tensor(np.array(head["kernel"]).T)
-    classify.bias.data = torch.tensor(np.array(head["bias"]))
-
-    class Network(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers, self.head = torch.nn.Sequential(*layers), classify
-
-        def forward(self, images):
-            x, blocks = _prepare(spec.preprocess, images), {}
-            for layer in self.layers:
-                x = layer(x)
-                if isinstance(layer, torch.nn.MaxPool2d):
-                    blocks[f"block{len(blocks) + 1}_pool"] = x
-            seen = [blocks[name] for name in spec.pooled] or [x]
-            pooled = [x.mean((2, 3)) for x in seen]
-            if spec.pooling == "root_average":
-                roots = [(mean + 0.25).sqrt() for mean in pooled]
-                pooled = [x * x.square().mean(1, True).rsqrt() for x in roots]
-            return self.head(torch.cat(pooled, 1))
-
-    return Network().eval(), layer
-
-
-def _prepare(preprocess, images):
-    """What `models.PREPROCESS` does, of a tensor [N, 3, H, W]."""
-    import torch
-
-    if preprocess == "tf":
-        return images / 127.5 - 1
-    if preprocess == "caffe":
-        mean = torch.tensor([103.939, 116.779, 123.68], device=images.device)
-        return images.flip(1) - mean[:, None, None]
-    raise ValueError(f"no preprocessing {preprocess!r} here; expected tf or caffe")
-
-
-def captum_maps(method: str, network, layer, images, targets):
-    """Maps [N, H, W] of captum's method, as those here are defined."""
-    import captum.attr
-    import torch
-
-    size = images.shape[2:]
-    if method == "saliency":
-        maps = captum.attr.Saliency(network).attribute(images, targets)
-    elif method == "guided_saliency":
-        maps = captum.attr.GuidedBackprop(network).attribute(images, targets).abs()
-    elif method == "grad_cam":
-        maps = captum.attr.LayerGradCam(network, layer).attribute(
-            images, targets, relu_attributions=True
-        )
-        maps = torch.nn.functional.interpolate(maps, size, mode="bilinear")
-    elif method == "guided_grad_cam":
-        maps = captum.attr.GuidedGradCam(network, layer).attribute(
-            images, targets, interpolate_mode="bilinear"
-        )
-        maps = maps.abs()
-    elif method == "integrated_gradients":
-        return (
-            captum.attr.IntegratedGradients(network)
-            .attribute(
-                images,
-                127.5,
-                targets,
-                n_steps=INTEGRATION_STEPS,
-                internal_batch_size=len(images),
-            )
-            .sum(1)
-        )
-    elif method == "smooth_grad":
-        tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(network))
-        maps = tunnel.attribute(
-            images,
-            nt_type="smoothgrad",
-            nt_samples=SAMPLES,
-            nt_samples_batch_size=1,
-            stdevs=NOISE * 255,
-            target=targets,
-        )
-    else:
-        return (
-            captum.attr.Occlusion(network)
-            .attribute(
-                images,
-                (3, WINDOW, WINDOW),
-                (3, STRIDE, STRIDE),
-                baselines=127.5,
-                target=targets,
-            )
-            .mean(1)
-        )
-    return maps.amax(1)
-
-
-def _pictures(spec, batch_size):
+def _random_images(spec: models.ModelSpec, batch_size: int) -> Images:
     side = spec.input_size
     rng = np.random.default_rng(0)
     return rng.uniform(0, 255, (batch_size, side, side, 3)).astype(np.float32)
 
 
-def bind(spec: models.ModelSpec, method: str):
-    """A jitted function of variables, images [N, H, W, 3] and targets [N]: maps, or
-    logits for 'forward'."""
+def make_map_function(spec: models.ModelSpec, method: str) -> MapFunction:
+    """Return a jitted function (variables, images, targets) -> maps.
+
+    Args:
+      spec: the network.
+      method: a key of `METHODS`, or 'forward' for logits.
+    """
 
     @jax.jit
-    def call(variables, images, targets):
+    def map_function(variables, images, targets):
         network = functools.partial(models.apply, spec, variables)
         if method == "forward":
             return network(images)[0]
@@ -231,109 +132,124 @@ def bind(spec: models.ModelSpec, method: str):
             options["keys"] = jax.random.split(jax.random.key(0), len(images))
         return METHODS[method](network, images, targets, **options)
 
-    return call
+    return map_function
 
 
-def _here(spec, variables, method, images):
-    call = bind(spec, method)
-    placed = jax.device_put((variables, images, jnp.arange(len(images))))
+def _seeflower_jax(
+    spec: models.ModelSpec, variables: Variables, method: str, images: Images
+) -> tuple[timing.Call, PeakBytes]:
+    map_function = make_map_function(spec, method)
+    arguments = jax.device_put((variables, images, jnp.arange(len(images))))
 
-    def peak():
+    def peak_bytes():
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
-    return lambda: jax.block_until_ready(call(*placed)), peak
+    return lambda: jax.block_until_ready(map_function(*arguments)), peak_bytes
 
 
-def _captum(spec, variables, method, images):
+def _captum(
+    spec: models.ModelSpec, variables: Variables, method: str, images: Images
+) -> tuple[timing.Call, PeakBytes]:
     import torch
 
     cuda = torch.cuda.is_available()
-    network, layer = torch_network(spec, variables)
-    network = network.to("cuda" if cuda else "cpu", memory_format=torch.channels_last)
-    images = torch.tensor(images.transpose(0, 3, 1, 2).copy())
-    images = images.to("cuda" if cuda else "cpu", memory_format=torch.channels_last)
-    targets = torch.arange(len(images), device=images.device)
+    place = {
+        "device": "cuda" if cuda else "cpu",
+        "memory_format": torch.channels_last,
+    }
+    network, layer = captum_reference.torch_network(spec, variables)
+    network = network.to(**place)
+    tensor = torch.tensor(images.transpose(0, 3, 1, 2).copy()).to(**place)
+    targets = torch.arange(len(tensor), device=tensor.device)
 
-    def call():
+    def run():
         if method == "forward":
             with torch.no_grad():
-                return network(images).cpu()
-        maps = captum_maps(
-            method, network, layer, images.clone().requires_grad_(), targets
-        )
+                return network(tensor).cpu()
+        inputs = tensor.clone().requires_grad_()
+        maps = captum_reference.captum_maps(method, network, layer, inputs, targets)
         return maps.detach().cpu()
 
-    return call, lambda: torch.cuda.max_memory_allocated() if cuda else None
+    return run, lambda: torch.cuda.max_memory_allocated() if cuda else None
 
 
-def workers(networks: list[str]) -> list[str]:
-    """What `measure_worker` takes: network, side and method, in turn."""
+def workers(networks: Sequence[str]) -> list[str]:
+    """Return the names of all measurements, "network:framework:method"."""
     return [
-        f"{network}:{side}:{method}"
+        f"{network}:{framework}:{method}"
         for network in networks
-        for method in ["forward", *shared_methods(load(network)[0].name)]
-        for side in ("seeflower_jax", "captum")
+        for method in ["forward", *shared_methods(load_network(network)[0].name)]
+        for framework in FRAMEWORKS
     ]
 
 
 def measure(
-    network: str, side: str, method: str, batch_size: int, steps: int
+    network: str, framework: str, method: str, batch_size: int, steps: int
 ) -> dict[str, float]:
-    """{'rate': maps/s (images/s of 'forward'), 'peak_mib'} in this process.
+    """Return {'rate', 'peak_mib'}, measured in this process.
+
+    'rate' is in maps/s, or in images/s for 'forward'.
 
     Args:
-      network: of `load`.
-      side: 'seeflower_jax' or 'captum'.
-      method: key of `METHODS`, or 'forward'.
-      batch_size: pictures at once.
-      steps: timed calls.
+      network: a run directory or the name of a model.
+      framework: 'seeflower_jax' or 'captum'.
+      method: a key of `METHODS`, or 'forward'.
+      batch_size: the number of images in a batch.
+      steps: the number of timed calls.
     """
-    spec, variables = load(network)
-    images = _pictures(spec, batch_size)
-    make = {"seeflower_jax": _here, "captum": _captum}[side]
-    call, device_bytes = make(spec, variables, method, images)
-    rate = batch_size / timing.seconds(call, steps, warm=1)
-    return {"rate": rate, "peak_mib": timing.peak_mib(device_bytes())}
+    spec, variables = load_network(network)
+    images = _random_images(spec, batch_size)
+    prepare = {"seeflower_jax": _seeflower_jax, "captum": _captum}[framework]
+    run, peak_bytes = prepare(spec, variables, method, images)
+    rate = batch_size / timing.seconds(run, steps, warm=1)
+    return {"rate": rate, "peak_mib": timing.peak_mib(peak_bytes())}
 
 
-def table(measured: dict[str, dict | str]) -> dict[str, dict]:
-    """{network: {'forward_images_per_second', ..., 'methods': {method: figures}}}.
-
-    A run directory also has `run`, the hash of its config.
+def table(measurements: Mapping[str, timing.Measurement]) -> dict[str, dict[str, Any]]:
+    """Arrange measurements by network and method.
 
     Args:
-      measured: by the names of `workers`; a text is the reason why there is none.
+      measurements: the result of `measure` for each name of `workers`; a text is the
+        error of a measurement that failed.
+
+    Returns:
+      {network: {'forward_images_per_second': ..., 'methods': {method: figures}}}. The
+      names of captum's figures start with `captum_`. A run directory also has `run`,
+      the hash of its config.
     """
     networks = {}
-    for name, found in measured.items():
-        network, side, method = name.rsplit(":", 2)
+    for name, measurement in measurements.items():
+        network, framework, method = name.rsplit(":", 2)
         if network not in networks:
-            networks[network] = _identity(network) | {"methods": {}}
-        own = networks[network]
-        prefix = "" if side == "seeflower_jax" else "captum_"
-        if isinstance(found, str):
-            figures = {f"{prefix}error": found}
+            identity = {"run": _config_hash(network)} if _is_run(network) else {}
+            networks[network] = identity | {"methods": {}}
+        prefix = "" if framework == "seeflower_jax" else "captum_"
+        if isinstance(measurement, str):
+            figures = {f"{prefix}error": measurement}
         elif method == "forward":
-            figures = {f"{prefix}forward_images_per_second": round(found["rate"], 3)}
+            rate = round(measurement["rate"], 3)
+            figures = {f"{prefix}forward_images_per_second": rate}
         else:
             figures = {
-                f"{prefix}maps_per_second": round(found["rate"], 3),
-                f"{prefix}peak_memory_mib": round(found["peak_mib"]),
+                f"{prefix}maps_per_second": round(measurement["rate"], 3),
+                f"{prefix}peak_memory_mib": round(measurement["peak_mib"]),
             }
-        into = own if method == "forward" else own["methods"].setdefault(method, {})
-        into.update(figures)
+        entry = networks[network]
+        row = entry if method == "forward" else entry["methods"].setdefault(method, {})
+        row.update(figures)
     return networks
 
 
-def text(networks: dict[str, dict]) -> str:
-    """The rates of `table`, for a terminal."""
+def text(networks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format the rates of `table` as a table for a terminal."""
     lines = []
-    for network, own in networks.items():
-        lines += [network, f"{'maps/s':24}{'here':>10}{'captum':>10}"]
-        rates = {"forward": (own, "forward_images_per_second")}
-        rates |= {k: (found, "maps_per_second") for k, found in own["methods"].items()}
-        for name, (found, key) in rates.items():
-            pair = [found.get(f"{side}{key}") for side in ("", "captum_")]
-            cells = ("failed" if rate is None else f"{rate:.2f}" for rate in pair)
-            lines.append(f"{name:24}" + "".join(f"{cell:>10}" for cell in cells))
+    for network, entry in networks.items():
+        lines += [network, f"{'maps/s':24}{'seeflower_jax':>15}{'captum':>10}"]
+        rows = {"forward": (entry, "forward_images_per_second")}
+        for method, figures in entry["methods"].items():
+            rows[method] = (figures, "maps_per_second")
+        for method, (figures, key) in rows.items():
+            rates = [figures.get(f"{prefix}{key}") for prefix in ("", "captum_")]
+            cells = ["failed" if rate is None else f"{rate:.2f}" for rate in rates]
+            lines.append(f"{method:24}{cells[0]:>15}{cells[1]:>10}")
     return "\n".join(lines)

@@ -1,75 +1,82 @@
-"""Blocks of the networks beside those of the frameworks that their weights are from.
+"""Every block of the networks compared with the framework of their weights.
 
-for source, errors in compare("vgg16", images, folder="/tmp/x", weights="weights/"):
-    max(errors.values())    # max |difference| / max |reference|, below 1e-4
+    for source, errors in compare("vgg16", images, folder="/tmp/x", weights="weights/"):
+        max(errors.values())    # max |difference| / max |reference|, below 1e-4
 
-Keras and torchvision run each network, and so does this package with the file that they
-saved.
+Keras and torchvision run each network and save it to a file. This package loads the
+file and runs its own network.
 """
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Float, UInt8
 
 from seeflower_jax import models
 from seeflower_jax.comparison import references
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import loading, published
 
 
-def errors(
-    model: str, path: str | os.PathLike, images: np.ndarray, reference: dict
+def endpoint_errors(
+    model: str,
+    path: str | os.PathLike,
+    images: UInt8[np.ndarray, "n h w 3"],
+    reference: Mapping[str, Float[np.ndarray, "n ..."]],
 ) -> dict[str, float]:
-    """{endpoint: max |difference| / max |reference|} of what a weight file computes.
+    """Return {endpoint: max |difference| / max |reference|} for a weight file.
 
     Args:
-      model: key of `models.MODELS`.
-      path: of the weight file.
-      images: uint8 [N, H, W, 3].
-      reference: {endpoint: array}, 'logits' among them if the file has the classifier.
+      model: the name of the network, a key of `models.MODELS`.
+      path: the weight file.
+      images: RGB.
+      reference: {endpoint: array}, with 'logits' if the file has the classifier.
     """
     if "logits" in reference:
-        spec, variables, _ = catalog.load_classifier(model, str(path))
+        spec, variables, _ = loading.load_classifier(model, str(path))
     else:
-        spec, variables, _ = catalog.load_pretrained(models.get_spec(model), str(path))
-    call = jax.jit(lambda v, x: models.apply(spec, v, x))
-    logits, ours = call(variables, np.asarray(images))
-    ours = ours | {"logits": logits}
+        spec, variables, _ = loading.load_pretrained(models.get_spec(model), str(path))
+    run = jax.jit(lambda variables, images: models.apply(spec, variables, images))
+    logits, endpoints = run(variables, np.asarray(images))
+    outputs = endpoints | {"logits": logits}
     return {
-        name: float(np.abs(ours[name] - array).max() / np.abs(array).max())
+        name: float(np.abs(outputs[name] - array).max() / np.abs(array).max())
         for name, array in reference.items()
     }
 
 
 def compare(
-    model: str, images: np.ndarray, folder: str | os.PathLike, weights: str = ""
+    model: str,
+    images: UInt8[np.ndarray, "n h w 3"],
+    folder: str | os.PathLike,
+    weights: str = "",
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """(source, errors) for each kind of weight file of a network.
+    """Yield (source, errors) for each kind of weight file of a network.
 
     Args:
       model: 'inception_v3', 'vgg16' or 'vgg19'.
-      images: uint8 [N, H, W, 3].
-      folder: for the files in between.
-      weights: a folder of Keras' `notop` files. Without the network's, the row of the
-        published weights is left out; the other rows are on random variables, batch
-        statistics among them.
+      images: RGB.
+      folder: a folder for temporary files.
+      weights: a folder of Keras' `notop` files. The comparison on published weights is
+        skipped if the folder lacks the file of the network. All other comparisons use
+        random variables, with random batch statistics.
     """
     side, folder = images.shape[1], pathlib.Path(folder)
-    path = pathlib.Path(weights).expanduser() / catalog.CATALOG[model].name
+    path = pathlib.Path(weights).expanduser() / published.CATALOG[model].name
     if weights and path.is_file():
         network = references.keras_network(model, side, str(path))
         reference = references.keras_outputs(model, network, images)
-        yield "Keras .h5, ImageNet", errors(model, path, images, reference)
+        yield "Keras .h5, ImageNet", endpoint_errors(model, path, images, reference)
     network = references.keras_network(model, side)
     reference = references.keras_outputs(model, network, images)
     for ending, save in ((".weights.h5", "save_weights"), (".keras", "save")):
         path = folder / f"{model}{ending}"
         getattr(network, save)(path)
-        yield f"Keras {ending}", errors(model, path, images, reference)
+        yield f"Keras {ending}", endpoint_errors(model, path, images, reference)
         path.unlink()
     network = references.torch_network(model)
     reference = references.torch_outputs(model, network, images)
@@ -77,5 +84,5 @@ def compare(
     for ending, save in saves.items():
         path = folder / f"{model}{ending}"
         save(network.state_dict(), path)
-        yield f"torchvision {ending}", errors(model, path, images, reference)
+        yield f"torchvision {ending}", endpoint_errors(model, path, images, reference)
         path.unlink()

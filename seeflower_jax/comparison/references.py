@@ -1,22 +1,30 @@
-"""Keras' and torchvision's networks, random or with weights, and all their outputs.
+"""The networks of Keras and torchvision, and the outputs of all their blocks.
 
     network = keras_network("vgg16", 224)
     outputs = keras_outputs("vgg16", network, images)   # {'block1_conv1': ...}
 
-What `parity` and the tests compare the networks here with.
+`parity` and the tests compare the networks of this package with them. The variables are
+random, or those of a weight file.
 """
 
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
 import jax
 import keras
 import numpy as np
 import torch
 import torchvision
+from jaxtyping import Float, UInt8
 
 from seeflower_jax import models
+
+# {endpoint: array [n, h, w, c], 'logits': array [n, c]}
+Outputs: TypeAlias = dict[str, Float[np.ndarray, "n ..."]]
 
 _KERAS = {
     "inception_v3": keras.applications.InceptionV3,
@@ -26,10 +34,16 @@ _KERAS = {
 _TORCH_BLOCKS = "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c".split()
 
 
-def randomise(tensor_names_and_shapes, seed=0):
-    """Random arrays by the kind of weight that a name tells, so that signals live."""
+def random_arrays(
+    names_and_shapes: Iterable[tuple[str, tuple[int, ...]]], seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield a random array for each weight, of a scale that keeps signals alive.
+
+    The name of a weight determines its distribution: variances are in [0.5, 2], biases
+    and means are near 0, scales near 1, kernels have a variance of 2 / fan-in.
+    """
     rng = np.random.default_rng(seed)
-    for name, shape in tensor_names_and_shapes:
+    for name, shape in names_and_shapes:
         if "var" in name:
             yield rng.uniform(0.5, 2, shape)
         elif len(shape) > 1:
@@ -39,46 +53,57 @@ def randomise(tensor_names_and_shapes, seed=0):
             yield rng.normal(1.0 if "scale" in name else 0.0, 0.1, shape)
 
 
-def keras_network(model, side, weights=None):
-    """Keras' network of a `notop` file, or a random one with a classifier."""
+def keras_network(model: str, side: int, weights: str | None = None) -> keras.Model:
+    """Return Keras' network.
+
+    Args:
+      model: 'inception_v3', 'vgg16' or 'vgg19'.
+      side: the side of the images in pixels.
+      weights: a `notop` file, for a network without a classifier. None returns a
+        network with random variables and a classifier.
+    """
     options = {"include_top": weights is None, "input_shape": (side, side, 3)}
     options |= {} if weights else {"classifier_activation": None}
     network = _KERAS[model](weights=weights, **options)
     if weights is None:
-        named = [(w.path, tuple(w.shape)) for w in network.weights]
-        network.set_weights(list(randomise(named)))
+        shapes = [(weight.path, tuple(weight.shape)) for weight in network.weights]
+        network.set_weights(list(random_arrays(shapes)))
     return network
 
 
-def keras_outputs(model, network, images):
-    """{endpoint: array} of Keras' network on pictures; 'logits' among them."""
-    endpoints = [n for n in _endpoints(model) if n in {w.name for w in network.layers}]
+def keras_outputs(
+    model: str, network: keras.Model, images: UInt8[np.ndarray, "n h w 3"]
+) -> Outputs:
+    """Return the outputs of Keras' network, with 'logits' if it has a classifier."""
+    layers = {layer.name for layer in network.layers}
+    endpoints = [name for name in _endpoints(model) if name in layers]
     outputs = [network.get_layer(name).output for name in endpoints]
     if network.layers[-1].name == "predictions":
         endpoints, outputs = [*endpoints, "logits"], [*outputs, network.output]
-    prepare = getattr(keras.applications, model).preprocess_input
-    inputs = prepare(np.array(images, np.float32))
+    preprocess = getattr(keras.applications, model).preprocess_input
+    inputs = preprocess(np.array(images, np.float32))
     arrays = keras.Model(network.input, outputs).predict(inputs, verbose=0)
     return dict(zip(endpoints, arrays, strict=True))
 
 
-def _endpoints(model):
+def _endpoints(model: str) -> list[str]:
+    """Return the names of the endpoints of a network in this package."""
     spec = models.get_spec(model)
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), np.uint8)
-    call = lambda v, x: models.apply(spec, v, x)[1]  # noqa: E731
-    return list(jax.eval_shape(call, models.shapes(spec), images))
+    run = lambda variables, images: models.apply(spec, variables, images)[1]  # noqa: E731
+    return list(jax.eval_shape(run, models.shapes(spec), images))
 
 
-def torch_network(model):
-    """torchvision's network with random variables."""
+def torch_network(model: str) -> torch.nn.Module:
+    """Return torchvision's network with random variables and a classifier."""
     options = {"inception_v3": {"transform_input": True}}.get(model, {})
     network = getattr(torchvision.models, model)(init_weights=False, **options).eval()
-    named = [
+    shapes = [
         (f"torch {'scale' if '.bn.weight' in name else ''} {name}", tuple(t.shape))
         for name, t in network.state_dict().items()
         if t.ndim
     ]
-    arrays = randomise(named)
+    arrays = random_arrays(shapes)
     state = {
         name: torch.tensor(next(arrays), dtype=torch.float32) if t.ndim else t
         for name, t in network.state_dict().items()
@@ -87,25 +112,33 @@ def torch_network(model):
     return network
 
 
-def torch_outputs(model, network, images):
-    """{endpoint: array} of torchvision's network on pictures; 'logits' among them."""
-    ours, arrays = _endpoints(model), {}
-    if model == "inception_v3":
-        pools = {"MaxPool_3a_3x3": "maxpool1", "MaxPool_5a_3x3": "maxpool2"}
-        mixed = {f"mixed{i}": f"Mixed_{b}" for i, b in enumerate(_TORCH_BLOCKS)}
-        theirs = pools | mixed
-        modules = [network.get_submodule(theirs.get(name, name)) for name in ours]
-    else:
-        kinds = (torch.nn.ReLU, torch.nn.MaxPool2d)
-        modules = [layer for layer in network.features if isinstance(layer, kinds)]
-    for name, module in zip(ours, modules, strict=True):
+def torch_outputs(
+    model: str, network: torch.nn.Module, images: UInt8[np.ndarray, "n h w 3"]
+) -> Outputs:
+    """Return the outputs of torchvision's network, by the endpoints of this package."""
+    arrays = {}
+    for name, module in _torch_modules(model, network).items():
 
-        def keep(module, inputs, output, name=name):
+        def record(module, inputs, output, name=name):
             arrays[name] = output.detach().permute(0, 2, 3, 1).numpy().copy()
 
-        module.register_forward_hook(keep)
+        module.register_forward_hook(record)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     inputs = (torch.tensor(np.array(images, np.float32)) / 255 - mean) / std
     with torch.no_grad():
         logits = network(inputs.permute(0, 3, 1, 2))
     return arrays | {"logits": logits.numpy()}
+
+
+def _torch_modules(model: str, network: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return {endpoint: the module of torchvision's network that computes it}."""
+    endpoints = _endpoints(model)
+    if model == "inception_v3":
+        pools = {"MaxPool_3a_3x3": "maxpool1", "MaxPool_5a_3x3": "maxpool2"}
+        mixed = {f"mixed{i}": f"Mixed_{b}" for i, b in enumerate(_TORCH_BLOCKS)}
+        torch_names = pools | mixed
+        modules = [network.get_submodule(torch_names.get(n, n)) for n in endpoints]
+    else:
+        kinds = (torch.nn.ReLU, torch.nn.MaxPool2d)
+        modules = [layer for layer in network.features if isinstance(layer, kinds)]
+    return dict(zip(endpoints, modules, strict=True))

@@ -10,10 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+# A function without arguments whose run time is measured.
+Call: TypeAlias = Callable[[], object]
+# {name of a figure: its value}, or the last line of the error of the process.
+Measurement: TypeAlias = dict[str, float] | str
 
 
-def seconds(function: Callable[[], object], steps: int, warm: int = 2) -> float:
-    """Median time of a call over `steps` calls, after `warm` others."""
+def seconds(function: Call, steps: int, warm: int = 2) -> float:
+    """Return the median time of a call over `steps` calls, after `warm` other calls."""
     times = []
     for _ in range(warm + steps):
         started = time.perf_counter()
@@ -23,7 +29,12 @@ def seconds(function: Callable[[], object], steps: int, warm: int = 2) -> float:
 
 
 def peak_mib(device_bytes: int | None) -> float:
-    """The peak of memory in MiB: the device's if there is one, else this process'."""
+    """Return the peak of memory in MiB.
+
+    Args:
+      device_bytes: the peak of the accelerator's memory in bytes; None without an
+        accelerator, which returns the peak of the process.
+    """
     if device_bytes is None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return device_bytes / 2**20
@@ -31,34 +42,38 @@ def peak_mib(device_bytes: int | None) -> float:
 
 def in_processes(
     command: Sequence[str], workers: Sequence[str], rounds: int
-) -> dict[str, dict | str]:
-    """What each worker measures, the median over rounds, or its error's last line.
+) -> dict[str, Measurement]:
+    """Return what each worker measures, the median over rounds.
 
     Args:
-      command: arguments of Python; `--worker=NAME` is added. The process prints a JSON
-        object of numbers as its last line.
-      workers: names.
-      rounds: how often each is started; they take turns, so that what else the machine
-        does befalls all of them.
+      command: the arguments of Python; this function adds `--worker=NAME`. The process
+        prints a JSON object of numbers as its last line.
+      workers: the names of the workers.
+      rounds: how often each worker starts. The workers take turns, so that other load
+        on the machine affects all of them.
+
+    Returns:
+      {worker: its figures}. A worker that fails has the last line of its error instead,
+      and does not start again.
     """
-    found, failed = {name: [] for name in workers}, {}
+    figures, errors = {name: [] for name in workers}, {}
     for _ in range(rounds):
         for name in workers:
-            if name in failed:
+            if name in errors:
                 continue
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, *command, f"--worker={name}"],
                 capture_output=True,
                 text=True,
             )
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-                failed[name] = lines[-1]
+            if process.returncode:
+                lines = process.stderr.strip().splitlines()
+                errors[name] = lines[-1] if lines else f"exit {process.returncode}"
             else:
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                figures[name].append(json.loads(process.stdout.splitlines()[-1]))
     return {
-        name: failed[name]
-        if name in failed
-        else {key: statistics.median(r[key] for r in rows) for key in rows[0]}
-        for name, rows in found.items()
+        name: errors[name]
+        if name in errors
+        else {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        for name, rows in figures.items()
     }

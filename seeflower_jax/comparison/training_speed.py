@@ -1,29 +1,52 @@
-"""Inception-v3's forward pass and fine-tuning step, here, in Keras and in PyTorch.
+"""Speed of Inception-v3's forward pass and fine-tuning step in three frameworks.
 
 measure("keras", batch_size=16, size=299, steps=4)   # {'forward': ..., 'finetune': ...}
 
-A fine-tuning step is the gradient of all parameters and Adam, with the batch statistics
-frozen. Keras runs on JAX; PyTorch runs torchvision's network.
+A fine-tuning step computes the gradient of all parameters and an update of Adam, with
+frozen batch statistics. Keras runs on JAX. PyTorch runs torchvision's network.
 """
 
 import os
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from seeflower_jax.comparison import timing
 
+# (a forward pass, a fine-tuning step)
+Passes: TypeAlias = tuple[timing.Call, timing.Call]
+# (batch size, side of the images in pixels, 'float32' or 'bfloat16') -> passes
+Framework: TypeAlias = Callable[[int, int, str], Passes]
 
-def _seeflower_jax(batch_size, size, dtype):
+
+def _seeflower_jax(batch_size: int, size: int, dtype: str) -> Passes:
+    import jax
+    import jax.numpy as jnp
+
+    from seeflower_jax import models
+
+    spec = models.get_spec("inception_v3", num_classes=102, dtype=dtype)
+    variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
+    images = jnp.full((batch_size, size, size, 3), 100, jnp.uint8)
+    logits = jax.jit(lambda variables, images: models.apply(spec, variables, images)[0])
+
+    def forward():
+        jax.block_until_ready(logits(variables, images))
+
+    return forward, _finetune(spec, variables, images)
+
+
+def _finetune(spec, variables, images) -> timing.Call:
+    """Return a fine-tuning step of this package, as configs/inception.py sets it."""
     import jax
     import jax.numpy as jnp
     import optax
 
     from configs import inception
-    from seeflower_jax import models
     from seeflower_jax.training import step
 
-    spec = models.get_spec("inception_v3", num_classes=102, dtype=dtype)
-    variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
+    batch_size, size = images.shape[:2]
     stage = inception.get_config().stages.finetune
     stage.augment.update(enabled=False, size=size)
     stage.ema_decay = 0.0
@@ -31,24 +54,20 @@ def _seeflower_jax(batch_size, size, dtype):
     state = step.create_state(variables, ((".*", 1.0),), optimizer, 0.0)
     train_step = jax.jit(step.make_train_step(spec, stage, optimizer))
     batch = {
-        "canvas": jnp.full((batch_size, size, size, 3), 100, jnp.uint8),
+        "canvas": images,
         "sizes": jnp.full((batch_size, 2), size, jnp.int32),
         "labels": jnp.zeros(batch_size, jnp.int32),
         "indices": jnp.arange(batch_size),
     }
-    logits = jax.jit(lambda v, images: models.apply(spec, v, images)[0])
-
-    def forward():
-        jax.block_until_ready(logits(variables, batch["canvas"]))
 
     def finetune():
         nonlocal state
         state, _ = jax.block_until_ready(train_step(state, batch, jax.random.key(0)))
 
-    return forward, finetune
+    return finetune
 
 
-def _keras(batch_size, size, dtype):
+def _keras(batch_size: int, size: int, dtype: str) -> Passes:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -60,7 +79,8 @@ def _keras(batch_size, size, dtype):
     )
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False  # frozen statistics, as the others
+            # The statistics are frozen, as in the other frameworks.
+            layer.trainable = False
             layer.beta.trainable = True
     model = keras.Sequential([base, keras.layers.Dense(102, activation="softmax")])
     model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy")
@@ -72,7 +92,7 @@ def _keras(batch_size, size, dtype):
     )
 
 
-def _torch(batch_size, size, dtype):
+def _torch(batch_size: int, size: int, dtype: str) -> Passes:
     import torch
     import torchvision
 
@@ -101,20 +121,24 @@ def _torch(batch_size, size, dtype):
     return forward, finetune
 
 
-FRAMEWORKS = {"seeflower_jax": _seeflower_jax, "keras": _keras, "torch": _torch}
+FRAMEWORKS: dict[str, Framework] = {
+    "seeflower_jax": _seeflower_jax,
+    "keras": _keras,
+    "torch": _torch,
+}
 
 
 def measure(
     framework: str, batch_size: int, size: int, steps: int, dtype: str = "float32"
 ) -> dict[str, float]:
-    """Images/s of both passes, in this process.
+    """Return {'forward', 'finetune'} in images/s, measured in this process.
 
     Args:
-      framework: key of `FRAMEWORKS`.
-      batch_size: images at once.
-      size: side of the images in pixels.
-      steps: timed calls of each.
-      dtype: of the computation, 'float32' or 'bfloat16'.
+      framework: a key of `FRAMEWORKS`.
+      batch_size: the number of images in a batch.
+      size: the side of the images in pixels.
+      steps: the number of timed calls of each pass.
+      dtype: the type of the computation, 'float32' or 'bfloat16'.
     """
     functions = FRAMEWORKS[framework](batch_size, size, dtype)
     return {
@@ -123,12 +147,13 @@ def measure(
     }
 
 
-def text(rates: dict[str, dict[str, float] | str]) -> str:
-    """Images/s of each framework, or why there are none, for a terminal."""
+def text(rates_by_framework: Mapping[str, timing.Measurement]) -> str:
+    """Format images/s of each framework, or the error of the framework, as a table."""
     lines = [f"{'images/s':16}{'forward':>10}{'finetune':>10}"]
-    for framework, own in rates.items():
-        if isinstance(own, str):
-            lines.append(f"{framework:16}{own}")
+    for framework, rates in rates_by_framework.items():
+        if isinstance(rates, str):
+            lines.append(f"{framework:16}{rates}")
         else:
-            lines.append(f"{framework:16}{own['forward']:10.2f}{own['finetune']:10.2f}")
+            cells = f"{rates['forward']:10.2f}{rates['finetune']:10.2f}"
+            lines.append(f"{framework:16}{cells}")
     return "\n".join(lines)

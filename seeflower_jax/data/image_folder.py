@@ -1,10 +1,11 @@
-"""Pictures of your own: a folder for each class.
+"""A data set of your own images: a folder for each class.
 
     source = load("photos/")
 
-`photos/<class>/*.jpg` is split by `split`, class by class; a tree that has its parts as
-folders, `photos/train/<class>/*.jpg` and `val` or `validation` and `test` beside it,
-keeps them. A class has its folder's name.
+`load` splits a tree `photos/<class>/*.jpg` class by class, by `split`. A tree may also
+have a folder for each split: `photos/train/<class>/*.jpg`, and next to `train` the
+folders `val` or `validation`, and `test`. `load` keeps the splits of such a tree. The
+name of a class is the name of its folder.
 """
 
 import collections
@@ -22,27 +23,39 @@ from seeflower_jax.data.photos import SUFFIXES
 from seeflower_jax.data.source import ImageSource
 
 DEFAULT_SPLIT = "70/15/15"
-# The parts of a tree by the names of their folders, in any case.
+# {name of a folder in lower case: split}
 FOLDERS = {"train": "train", "val": "validation", "validation": "validation"}
 FOLDERS |= {"valid": "validation", "test": "test"}
-_PARTS = ("train", "validation", "test")
+_SPLITS = ("train", "validation", "test")
 _MAX_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    key: str  # its path in the tree
+    """An image file.
+
+    Attributes:
+      key: the path of the file in the tree.
+      class_name: the name of its class.
+      split: 'train', 'validation' or 'test'; '' before it is assigned.
+      size: in bytes.
+      modified: the time of the last change in nanoseconds.
+    """
+
+    key: str
     class_name: str
-    part: str
+    split: str
     size: int
     modified: int
 
 
 def class_name(folder: str) -> str:
-    """The class of a folder's name; letters with accents have more than one encoding.
+    """Return the name of the class of a folder.
+
+    A letter with an accent has more than one encoding; all of them give one class.
 
     Raises:
-      ValueError: for a name that is no text.
+      ValueError: if the name of the folder is not UTF-8.
     """
     try:
         folder.encode()
@@ -54,128 +67,146 @@ def class_name(folder: str) -> str:
 
 
 def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
-    """A tree of pictures as an `ImageSource`.
+    """Return a tree of images as an `ImageSource`.
 
     Args:
-      dir: the folder.
-      split: 'official' takes the parts that are folders of the tree; without any, it
-        is `DEFAULT_SPLIT`. '80/10/10' takes so many percent of each class for training,
-        validation and test, '80/10/10:1' others. Each part that is not 0 gets at least
-        one picture of a class, first training, then test, as long as there are any. The
-        part of a picture is a function of the names of the files in its folder.
+      dir: the root folder of the tree.
+      split: 'official' keeps the splits that are folders of the tree; a tree without
+        such folders is split by `DEFAULT_SPLIT`. '80/10/10' takes these percentages of
+        each class for training, validation and test. '80/10/10:1' draws them with the
+        seed 1 (default 0). Each split of more than 0 % gets at least one image of a
+        class while there are any: training first, then test. The split of an image is
+        a function of the file names in its folder.
 
     Raises:
-      FileNotFoundError: if there is no such folder.
-      ValueError: for another kind of tree, names the folder, and for an unknown split.
+      FileNotFoundError: if the folder does not exist.
+      ValueError: if the tree has another layout, or if `split` is unknown.
     """
     if not dir:
         raise ValueError("data.source 'folder' needs --config.data.dir=DIR")
     root = pathlib.Path(dir).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {root}; expected one with a folder for each class"
+            f"folder {root} does not exist; expected a folder with a folder for each "
+            "class"
         )
-    folders = _part_folders(root)
-    if folders and split != "official":
-        raise ValueError(
-            f"{root} has its parts as folders, {', '.join(folders)}, and cannot be "
-            f"split by {split!r}: leave data.split at 'official'"
-        )
-    if folders:
-        files = [
-            file
-            for folder, part in folders.items()
-            for file in _files(root, f"{folder}/", part)
-        ]
-    else:
-        shares = _shares(DEFAULT_SPLIT if split == "official" else split)
-        files = _split(_files(root, "", ""), *shares)
-    class_names = tuple(sorted({f.class_name for f in files if f.part == "train"}))
-    if len(class_names) < 2:
-        raise ValueError(f"{root} has the classes {class_names}; expected two or more")
-    labels = {name: label for label, name in enumerate(class_names)}
-    for file in files:
-        if file.class_name not in labels:
-            raise ValueError(
-                f"{root / file.key} has a class without a folder in train, where there "
-                f"are {len(labels)}; add {file.class_name!r} there or remove it here"
-            )
-    parts = np.array([file.part for file in files])
+    files = _split_files(root, split)
+    labels = _labels_by_class(root, files)
+    split_of_file = np.array([file.split for file in files])
     stamps = [(file.key, file.size, file.modified) for file in files]
     return ImageSource(
         name="folder_" + re.sub(r"[^A-Za-z0-9-]+", "_", root.resolve().name)[:40],
         fingerprint=hashlib.sha256(repr(stamps).encode()).hexdigest()[:12],
-        class_names=class_names,
+        class_names=tuple(labels),
         keys=tuple(file.key for file in files),
         labels=np.array([labels[file.class_name] for file in files], np.int32),
         splits={
-            part: np.flatnonzero(parts == part).astype(np.int32)
-            for part in _PARTS
-            if part in parts
+            name: np.flatnonzero(split_of_file == name).astype(np.int32)
+            for name in _SPLITS
+            if name in split_of_file
         },
         read=lambda index: (root / files[index].key).read_bytes(),
     )
 
 
-def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
-    """What is in a folder, by name, but hidden things."""
-    with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(shown, key=lambda entry: entry.name)
-
-
-def _part_folders(root: pathlib.Path) -> dict[str, str]:
-    """{folder: part} of a tree that has its parts as folders; otherwise empty.
-
-    `train` may also be a class; as a part, it has folders.
-    """
-    named = {
-        entry.name: FOLDERS[entry.name.lower()]
-        for entry in _entries(root)
-        if entry.is_dir()
-        and entry.name.lower() in FOLDERS
-        and any(inner.is_dir() for inner in _entries(pathlib.Path(entry)))
-    }
-    if not named:
-        return {}
-    others = [e.name for e in _entries(root) if e.is_dir() and e.name not in named]
-    parts = list(named.values())
-    if "train" not in parts or len(set(parts)) < len(parts) or others:
-        raise ValueError(
-            f"{root} has the parts {', '.join(named)} as folders"
-            + (f" and beside them {', '.join(others[:_MAX_LISTED])}" if others else "")
-            + "; expected train, and val or validation and test where there are any, "
-            "each with a folder for each class, or such folders alone"
+def _split_files(root: pathlib.Path, split: str) -> list[_File]:
+    """Return the files of a tree with their splits."""
+    folders = _split_folders(root)
+    if not folders:
+        percentages, seed = _parse_split(
+            DEFAULT_SPLIT if split == "official" else split
         )
-    return named
+        return _assign_splits(_list_files(root, "", ""), percentages, seed)
+    if split != "official":
+        raise ValueError(
+            f"{root} has a folder for each split ({', '.join(folders)}), so data.split "
+            f"cannot be {split!r}: leave data.split at 'official'"
+        )
+    return [
+        file
+        for folder, name in folders.items()
+        for file in _list_files(root, f"{folder}/", name)
+    ]
 
 
-def _files(root: pathlib.Path, prefix: str, part: str) -> list[_File]:
-    """The pictures of the class folders in `root / prefix`, by class and name."""
+def _labels_by_class(root: pathlib.Path, files: list[_File]) -> dict[str, int]:
+    """Return {class name: label} of all classes with training images, by name."""
+    class_names = sorted({file.class_name for file in files if file.split == "train"})
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{root} has the classes {class_names}; expected at least two classes"
+        )
+    labels = {name: label for label, name in enumerate(class_names)}
+    for file in files:
+        if file.class_name not in labels:
+            raise ValueError(
+                f"{root / file.key} is of class {file.class_name!r}, which is not one "
+                f"of the {len(labels)} classes in train; add a folder "
+                f"{file.class_name!r} to train or remove the file"
+            )
+    return labels
+
+
+def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
+    """Return the files and folders in a folder, sorted by name, without hidden ones."""
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _split_folders(root: pathlib.Path) -> dict[str, str]:
+    """Return {folder: split} of a tree with a folder for each split, else {}.
+
+    `train` may also be the name of a class. The folder of a split contains folders, the
+    folder of a class does not.
+    """
+    folders = [entry for entry in _entries(root) if entry.is_dir()]
+    splits = {
+        folder.name: FOLDERS[folder.name.lower()]
+        for folder in folders
+        if folder.name.lower() in FOLDERS
+        and any(entry.is_dir() for entry in _entries(pathlib.Path(folder)))
+    }
+    if not splits:
+        return {}
+    others = [folder.name for folder in folders if folder.name not in splits]
+    names = list(splits.values())
+    if "train" not in names or len(set(names)) < len(names) or others:
+        listed = f" and also {', '.join(others[:_MAX_LISTED])}" if others else ""
+        raise ValueError(
+            f"{root} has the folders of splits {', '.join(splits)}{listed}; expected "
+            "train, and optionally val or validation, and test, each with a folder for "
+            "each class; or folders of classes only"
+        )
+    return splits
+
+
+def _list_files(root: pathlib.Path, prefix: str, split: str) -> list[_File]:
+    """Return the images of the class folders in `root / prefix`, by class and name."""
     files, ignored = [], 0
     for folder in _entries(root / prefix):
         if not folder.is_dir():
             ignored += folder.name.lower().endswith(SUFFIXES)
             continue
         name = class_name(folder.name)
-        pictures = [
-            _File(f"{prefix}{folder.name}/{e.name}", name, part, *_stamp(e))
-            for e in _entries(pathlib.Path(folder))
-            if e.name.lower().endswith(SUFFIXES) and e.is_file()
+        images = [
+            _File(f"{prefix}{folder.name}/{entry.name}", name, split, *_stamp(entry))
+            for entry in _entries(pathlib.Path(folder))
+            if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
         ]
-        if not pictures:
+        if not images:
             raise ValueError(
-                f"{folder.path} has no picture, no file that ends in "
-                f"{', '.join(SUFFIXES)}; add some or remove the folder"
+                f"{folder.path} has no images (files that end in "
+                f"{', '.join(SUFFIXES)}); add images or remove the folder"
             )
-        files += pictures
+        files += images
     if not files:
         raise ValueError(
-            f"{root / prefix} has no class folders, and {ignored} pictures; expected a "
-            "folder for each class with its pictures in it"
+            f"{root / prefix} has no class folders and {ignored} images; expected a "
+            "folder for each class with its images in it"
         )
     if ignored:
-        logging.warning("%d pictures in %s have no class", ignored, root / prefix)
+        logging.warning("ignored %d images without class in %s", ignored, root / prefix)
     return files
 
 
@@ -184,40 +215,45 @@ def _stamp(entry: os.DirEntry) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _shares(split: str) -> tuple[list[int], int]:
-    """Percentages of `_PARTS` and the seed that '80/10/10:1' names."""
+def _parse_split(split: str) -> tuple[dict[str, int], int]:
+    """Return the percentage of each split and the seed of a text like '80/10/10:1'."""
     match = re.fullmatch(r"(\d+)/(\d+)/(\d+)(?::(\d+))?", split)
-    shares = [int(share) for share in match.groups()[:3]] if match else []
-    if sum(shares) != 100 or not shares[0]:
+    percentages = [int(share) for share in match.groups()[:3]] if match else []
+    if sum(percentages) != 100 or not percentages[0]:
         raise ValueError(
             f"unknown split {split!r} of a folder; expected 'official' or percentages "
-            "for training, validation and test as '80/10/10', with a seed '80/10/10:1'"
+            "for training, validation and test that sum to 100, such as '80/10/10', "
+            "with an optional seed '80/10/10:1'"
         )
-    return shares, int(match[4] or 0)
+    return dict(zip(_SPLITS, percentages, strict=True)), int(match[4] or 0)
 
 
-def _split(files: list[_File], shares: list[int], seed: int) -> list[_File]:
-    """Gives each picture its part, class by class."""
-    classes, part_of, lacking = collections.defaultdict(list), {}, []
+def _assign_splits(
+    files: list[_File], percentages: dict[str, int], seed: int
+) -> list[_File]:
+    """Return the files with a split for each, drawn class by class."""
+    keys_by_class, split_of_key = collections.defaultdict(list), {}
+    incomplete = []  # "class (split)" of splits that lack images
     for file in files:
-        classes[file.class_name].append(file.key)
-    for name, keys in classes.items():
+        keys_by_class[file.class_name].append(file.key)
+    for name, keys in keys_by_class.items():
         keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
-        spare, counts = len(keys) - 1, {}  # one is for training
-        for part in ("test", "validation"):
-            share = shares[_PARTS.index(part)]
-            wanted = max(int(len(keys) * share / 100 + 0.5), share > 0)
-            counts[part] = min(wanted, spare)
-            spare -= counts[part]
-            if wanted > counts[part] == 0:
-                lacking.append(f"{name} ({part})")
+        available, counts = len(keys) - 1, {}  # one image is for training
+        for split in ("test", "validation"):
+            percentage = percentages[split]
+            target = max(int(len(keys) * percentage / 100 + 0.5), percentage > 0)
+            counts[split] = min(target, available)
+            available -= counts[split]
+            if target > counts[split] == 0:
+                incomplete.append(f"{name} ({split})")
         drawn = ["test"] * counts["test"] + ["validation"] * counts["validation"]
         drawn += ["train"] * (len(keys) - len(drawn))
-        part_of |= zip(keys, drawn, strict=True)
-    if lacking:
+        split_of_key |= zip(keys, drawn, strict=True)
+    if incomplete:
+        more = len(incomplete) - _MAX_LISTED
         logging.warning(
-            "classes with too few pictures for each part: %s%s",
-            ", ".join(lacking[:_MAX_LISTED]),
-            f" and {len(lacking) - _MAX_LISTED} more" * (len(lacking) > _MAX_LISTED),
+            "classes with too few images for each split: %s%s",
+            ", ".join(incomplete[:_MAX_LISTED]),
+            f" and {more} more" * (more > 0),
         )
-    return [dataclasses.replace(file, part=part_of[file.key]) for file in files]
+    return [dataclasses.replace(file, split=split_of_key[file.key]) for file in files]

@@ -1,16 +1,17 @@
-"""Oxford 102 Flowers (Nilsback and Zisserman 2008), from three kinds of places.
+"""Oxford 102 Flowers (Nilsback and Zisserman 2008), from three kinds of folders.
 
     source = load()                     # downloads the official files
     source = load("flowers/")           # 102flowers.tgz or jpg/, and the two .mat files
     source = load("tensorflow_datasets/")    # oxford_flowers102/2.1.1 in array_record
 
-All give the same pictures, in the order of their ids, and the same splits:
+All of them give the same images, in the order of their ids, and the same splits:
 
     official   train 1,020    validation 1,020   test 6,149
     trainval   train 2,040                       test 6,149
     reversed   train 6,149    validation 1,020   test 1,020
 """
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -19,9 +20,12 @@ import shutil
 import tarfile
 import uuid
 import zlib
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import scipy.io
+from jaxtyping import Int32
 
 from seeflower_jax import download, hints
 from seeflower_jax.data.oxford_names import CLASS_NAMES
@@ -43,75 +47,99 @@ SPLITS = {
     "trainval": {"train": "trnid+valid", "test": "tstid"},
     "reversed": {"train": "tstid", "validation": "valid", "test": "trnid"},
 }
-# The official sizes, and the range of the number of pictures of each class.
+# {part: (number of images, minimum and maximum number of images of a class)}
 _COUNTS = {"trnid": (1020, 10, 10), "valid": (1020, 10, 10), "tstid": (6149, 20, 238)}
 _TFDS_SPLITS = {"trnid": "train", "valid": "validation", "tstid": "test"}
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
 
+# {'trnid', 'valid', 'tstid': indices of images, from 0}, the parts of setid.mat.
+PartIndices: TypeAlias = dict[str, Int32[np.ndarray, "n"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """The data set in one of its layouts.
+
+    Attributes:
+      labels: the label of each image, from 0.
+      indices: the images of each official part.
+      sizes: what tells that the files have changed.
+      read: index -> encoded image.
+    """
+
+    labels: Int32[np.ndarray, "n"]
+    indices: PartIndices
+    sizes: list
+    read: Callable[[int], bytes]
+
 
 def load(
-    dir: str | None = None,
+    dir: str | os.PathLike | None = None,
     split: str = "official",
     verify: bool = True,
-    cache_dir: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> ImageSource:
-    """The flowers as an `ImageSource`.
+    """Return the data set as an `ImageSource`.
 
     Args:
       dir: a folder with `imagelabels.mat`, `setid.mat` and either `jpg/` or
-        `102flowers.tgz` (unpacked once, beside it); or a tensorflow-datasets folder.
-        None downloads to `cache_dir`.
+        `102flowers.tgz`, which is unpacked once, next to it; or a tensorflow-datasets
+        folder. None downloads the files to `cache_dir`.
       split: a key of `SPLITS`.
-      verify: checks the hashes of the label files, the sizes of the splits and the
-        number of pictures of each class; to be switched off for a smaller set in the
+      verify: True checks the hashes of the label files, the sizes of the splits and the
+        number of images of each class. Set it to False for a smaller data set in the
         official layout.
-      cache_dir: of downloads; ~/.cache/seeflower_jax by default.
+      cache_dir: the folder of downloads; ~/.cache/seeflower_jax by default.
 
     Raises:
-      ValueError: for an unknown split and for files that are not what they should be.
-      FileNotFoundError: names what is missing and what is expected.
+      ValueError: if `split` is unknown, or if the files do not hold the data set.
+      FileNotFoundError: if a file is missing; the message says what is expected.
       download.DownloadError: if a download fails.
     """
     if split not in SPLITS:
         hint = hints.did_you_mean(split, SPLITS)
         raise ValueError(f"unknown split {split!r}: known are {list(SPLITS)}{hint}")
-    if dir is None:
-        folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / NAME
-        for name, sha256 in SHA256.items():
-            if name != "102flowers.tgz" or not (folder / "jpg").is_dir():
-                download.fetch(BASE_URL + name, folder / name, sha256=sha256)
-    else:
-        folder = pathlib.Path(dir).expanduser()
+    folder = _download(cache_dir) if dir is None else pathlib.Path(dir).expanduser()
     tfds_folder = _find_tfds(folder)
-    if tfds_folder:
-        labels, ids, sizes, read = _open_tfds(tfds_folder)
-    else:
-        labels, ids, sizes, read = _open_official(folder, verify)
-    _check_ids(folder, labels, ids)
+    files = _open_tfds(tfds_folder) if tfds_folder else _open_official(folder, verify)
+    _check_ids(folder, files.labels, files.indices)
     if verify:
-        _check_counts(folder, labels, ids)
-    keys = tuple(_key(index) for index in range(len(labels)))
-    digest = hashlib.sha256(repr((keys, sizes)).encode()).hexdigest()[:12]
+        _check_counts(folder, files.labels, files.indices)
+    keys = tuple(_key(index) for index in range(len(files.labels)))
+    content = repr((keys, files.sizes)).encode()
     return ImageSource(
         name=NAME,
-        fingerprint=digest,
+        fingerprint=hashlib.sha256(content).hexdigest()[:12],
         class_names=CLASS_NAMES,
         keys=keys,
-        labels=labels,
+        labels=files.labels,
         splits={
-            name: np.sort(np.concatenate([ids[part] for part in parts.split("+")]))
+            name: np.sort(
+                np.concatenate([files.indices[part] for part in parts.split("+")])
+            )
             for name, parts in SPLITS[split].items()
         },
-        read=read,
+        read=files.read,
     )
+
+
+def _download(cache_dir: str | os.PathLike | None) -> pathlib.Path:
+    """Download the official files that are missing, and return their folder."""
+    folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / NAME
+    for name, sha256 in SHA256.items():
+        if name != "102flowers.tgz" or not (folder / "jpg").is_dir():
+            download.fetch(BASE_URL + name, folder / name, sha256=sha256)
+    return folder
 
 
 def _key(index: int) -> str:
     return f"image_{index + 1:05d}.jpg"
 
 
-def read_mat_files(folder: pathlib.Path, verify: bool) -> tuple[np.ndarray, dict]:
-    """Labels int32 [N] from 0, and {'trnid', 'valid', 'tstid': indices from 0}.
+def read_mat_files(
+    folder: pathlib.Path, verify: bool
+) -> tuple[Int32[np.ndarray, "n"], PartIndices]:
+    """Return the labels from 0, and the indices from 0 of the images of each part.
 
     Raises:
       FileNotFoundError, ValueError: as `load`.
@@ -124,13 +152,14 @@ def read_mat_files(folder: pathlib.Path, verify: bool) -> tuple[np.ndarray, dict
         path = folder / name
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} is missing: {folder} should hold imagelabels.mat, setid.mat "
-                f"and jpg/ or 102flowers.tgz, from {BASE_URL}"
+                f"{path} is missing; expected imagelabels.mat, setid.mat, and jpg/ or "
+                f"102flowers.tgz in {folder}, from {BASE_URL}"
             )
-        if verify and (found := download.file_hash(path)) != SHA256[name]:
+        if verify and (sha256 := download.file_hash(path)) != SHA256[name]:
             raise ValueError(
-                f"{path} has SHA-256 {found}, the official file {SHA256[name]}; get it "
-                f"from {BASE_URL}{name}, or set data.verify to False for another set"
+                f"{path} has SHA-256 {sha256}, expected {SHA256[name]}; get the "
+                f"official file from {BASE_URL}{name}, or set data.verify to False for "
+                "another data set"
             )
         try:
             content = scipy.io.loadmat(path)
@@ -142,37 +171,44 @@ def read_mat_files(folder: pathlib.Path, verify: bool) -> tuple[np.ndarray, dict
     return values.pop("labels"), values
 
 
-def _check_ids(folder, labels, ids) -> None:
+def _check_ids(
+    folder: pathlib.Path, labels: Int32[np.ndarray, "n"], indices: PartIndices
+) -> None:
     if labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
         raise ValueError(
             f"labels in {folder} are from {labels.min() + 1} to {labels.max() + 1}; "
             f"expected 1 to {len(CLASS_NAMES)}"
         )
-    everything = np.concatenate(list(ids.values()))
-    if everything.min() < 0 or everything.max() >= len(labels):
+    all_indices = np.concatenate(list(indices.values()))
+    if all_indices.min() < 0 or all_indices.max() >= len(labels):
         raise ValueError(
-            f"the label file in {folder} has {len(labels)} labels, but the splits name "
-            f"picture ids from {everything.min() + 1} to {everything.max() + 1}; the "
-            "two files do not belong together"
+            f"the label file in {folder} has {len(labels)} labels, but the splits have "
+            f"image ids from {all_indices.min() + 1} to {all_indices.max() + 1}; "
+            "expected two files of the same data set"
         )
-    if len(np.unique(everything)) < len(everything):
-        raise ValueError(f"the splits in {folder} share pictures")
+    if len(np.unique(all_indices)) < len(all_indices):
+        raise ValueError(
+            f"the splits in {folder} share images; expected each image in one split"
+        )
 
 
-def _check_counts(folder, labels, ids) -> None:
-    for part, (total, fewest, most) in _COUNTS.items():
-        per_class = np.bincount(labels[ids[part]], minlength=len(CLASS_NAMES))
-        found = len(ids[part]), per_class.min(), per_class.max()
-        if found != (total, fewest, most):
+def _check_counts(
+    folder: pathlib.Path, labels: Int32[np.ndarray, "n"], indices: PartIndices
+) -> None:
+    for part, expected in _COUNTS.items():
+        per_class = np.bincount(labels[indices[part]], minlength=len(CLASS_NAMES))
+        counts = len(indices[part]), per_class.min(), per_class.max()
+        if counts != expected:
             raise ValueError(
-                f"{folder}: split {part} has {found[0]} pictures, {found[1]} to "
-                f"{found[2]} of a class; expected {total}, {fewest} to {most}. Set "
-                "data.verify to False for another set in this layout"
+                f"{folder}: split {part} has {counts[0]} images, {counts[1]} to "
+                f"{counts[2]} of a class; expected {expected[0]}, {expected[1]} to "
+                f"{expected[2]}. Set data.verify to False for another data set in this "
+                "layout"
             )
 
 
-def _open_official(folder: pathlib.Path, verify: bool):
-    labels, ids = read_mat_files(folder, verify)
+def _open_official(folder: pathlib.Path, verify: bool) -> _Files:
+    labels, indices = read_mat_files(folder, verify)
     jpg = folder / "jpg"
     if not jpg.is_dir():
         _unpack(folder / "102flowers.tgz", jpg)
@@ -184,14 +220,14 @@ def _open_official(folder: pathlib.Path, verify: bool):
             missing.append(_key(index))
     if missing:
         raise FileNotFoundError(
-            f"{jpg} lacks {len(missing)} of the {len(labels)} labelled pictures, "
+            f"{jpg} lacks {len(missing)} of the {len(labels)} labelled images, "
             f"first {missing[0]}; delete {jpg} and unpack 102flowers.tgz again"
         )
-    return labels, ids, sizes, lambda index: (jpg / _key(index)).read_bytes()
+    return _Files(labels, indices, sizes, lambda i: (jpg / _key(i)).read_bytes())
 
 
 def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
-    """Unpacks the folder `jpg` of an archive, all or nothing."""
+    """Unpack the folder `jpg` of an archive, completely or not at all."""
     if not archive.exists():
         raise FileNotFoundError(
             f"{archive.parent} has neither jpg/ nor 102flowers.tgz; get the archive "
@@ -204,50 +240,56 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
             tar.extractall(partial, filter="data")
         os.replace(partial / "jpg", jpg)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        if jpg.is_dir():  # another process has just done the same
+        if jpg.is_dir():  # another process has just unpacked the archive
             return
         raise ValueError(
             f"{archive} cannot be unpacked: {error!r}. It has "
-            f"{archive.stat().st_size:,} bytes, the official one 344,862,509; get it "
-            f"again from {BASE_URL}102flowers.tgz"
+            f"{archive.stat().st_size:,} bytes, the official archive has 344,862,509; "
+            f"get it again from {BASE_URL}102flowers.tgz"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _find_tfds(folder: pathlib.Path) -> pathlib.Path | None:
-    """The folder with the files of the tensorflow-datasets version, if there is one."""
+    """Return the folder with the files of tensorflow-datasets, or None."""
     for version in (folder / NAME / "2.1.1", folder / "2.1.1", folder):
         if (version / "dataset_info.json").exists():
             return version
     return None
 
 
-def _open_tfds(folder: pathlib.Path):
-    import tensorflow_datasets as tfds  # takes seconds, and only this way in needs it
+def _open_tfds(folder: pathlib.Path) -> _Files:
+    # The import takes seconds, and only this layout needs it.
+    import tensorflow_datasets as tfds
 
     if not any(folder.glob("*.array_record*")):
         raise ValueError(
-            f"{folder} has no array_record files, and others cannot be read without "
-            "TensorFlow; write such a folder by python -m scripts.prepare_data"
+            f"{folder} has no array_record files, and other formats need TensorFlow; "
+            "write array_record files with python -m scripts.prepare_data"
         )
     builder = tfds.builder_from_directory(folder)
     decoders = {"image": tfds.decode.SkipDecoding()}
-    place, label_of, ids = {}, {}, {}
+    row_of_image, label_of_image, indices = {}, {}, {}
     for part, split in _TFDS_SPLITS.items():
         rows = builder.as_data_source(split, decoders=decoders)
-        ids[part] = np.zeros(len(rows), np.int32)
+        indices[part] = np.zeros(len(rows), np.int32)
         for row, example in enumerate(rows):
             index = int(example["file_name"].decode()[len("image_") : -len(".jpg")]) - 1
-            place[index], label_of[index] = (rows, row), example["label"]
-            ids[part][row] = index
-    if sorted(place) != list(range(len(place))):
-        raise ValueError(f"{folder} does not hold each picture of its splits once")
-    labels = np.array([label_of[i] for i in range(len(place))], np.int32)
+            row_of_image[index] = rows, row
+            label_of_image[index] = example["label"]
+            indices[part][row] = index
+    count = len(row_of_image)
+    if sorted(row_of_image) != list(range(count)):
+        raise ValueError(
+            f"{folder} does not hold each image of its splits once; write it again "
+            "with python -m scripts.prepare_data"
+        )
+    labels = np.array([label_of_image[index] for index in range(count)], np.int32)
     sizes = sorted((f.name, f.stat().st_size) for f in folder.glob("*.array_record*"))
 
-    def read(index):
-        rows, row = place[index]
+    def read(index: int) -> bytes:
+        rows, row = row_of_image[index]
         return rows[row]["image"]
 
-    return labels, ids, sizes, read
+    return _Files(labels, indices, sizes, read)

@@ -1,6 +1,6 @@
-"""The names of the 102 classes, in the order of the official labels."""
+"""The names of the 102 classes of Oxford 102 Flowers, in the order of the labels."""
 
-CLASS_NAMES = (
+CLASS_NAMES: tuple[str, ...] = (
     "pink primrose",
     "hard-leaved pocket orchid",
     "canterbury bells",

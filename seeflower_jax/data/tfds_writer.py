@@ -1,29 +1,33 @@
-"""Writes the tensorflow-datasets form of Oxford 102 Flowers without TensorFlow.
+"""Writing of Oxford 102 Flowers as a tensorflow-datasets folder, without TensorFlow.
 
     write("flowers/", "tensorflow_datasets/")
     tfds.builder("oxford_flowers102", data_dir="tensorflow_datasets/").as_data_source()
 
-The builder is tensorflow-datasets' own, only its reading of the source files is
-replaced: it opens them through TensorFlow.
+The builder of tensorflow-datasets opens the source files through TensorFlow. `write`
+uses this builder and replaces only the reading of the source files.
 """
 
+import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from seeflower_jax.data import oxford_flowers
 
 
-def write(source_dir: str, data_dir: str, verify: bool = True) -> pathlib.Path:
-    """Writes `data_dir`/oxford_flowers102/2.1.1 in array_record.
+def write(
+    source_dir: str | os.PathLike, data_dir: str | os.PathLike, verify: bool = True
+) -> pathlib.Path:
+    """Write `data_dir`/oxford_flowers102/2.1.1 in array_record, and return this folder.
+
+    A folder that exists is kept as it is.
 
     Args:
-      source_dir: as `dir` of `oxford_flowers.load`.
-      data_dir: of tensorflow-datasets.
-      verify: as `oxford_flowers.load`.
-
-    Returns:
-      The folder written; one that is there already is left as it is.
+      source_dir: a folder with the data set, as `dir` of `oxford_flowers.load`.
+      data_dir: the data directory of tensorflow-datasets.
+      verify: as in `oxford_flowers.load`.
 
     Raises:
       ValueError, FileNotFoundError: as `oxford_flowers.load`.
@@ -32,17 +36,15 @@ def write(source_dir: str, data_dir: str, verify: bool = True) -> pathlib.Path:
     data_dir = pathlib.Path(data_dir).expanduser().resolve()
     builder = tfds.builder(oxford_flowers.NAME, data_dir=data_dir)
 
-    def examples(split):
+    def examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index in source.splits[split]:
             key = source.keys[index]
-            yield (
-                key,
-                {
-                    "image": source.read(index),
-                    "label": int(source.labels[index]),
-                    "file_name": key,
-                },
-            )
+            example = {
+                "image": source.read(index),
+                "label": int(source.labels[index]),
+                "file_name": key,
+            }
+            yield key, example
 
     builder._split_generators = lambda dl_manager: {
         split: examples(split) for split in ("train", "test", "validation")

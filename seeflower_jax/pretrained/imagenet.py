@@ -9,7 +9,7 @@ import importlib.resources
 
 @functools.cache
 def class_names() -> tuple[str, ...]:
-    """1,000 names (ILSVRC 2012)."""
+    """Return the 1,000 class names of ILSVRC 2012."""
     package = importlib.resources.files("seeflower_jax.pretrained")
     text = (package / "imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

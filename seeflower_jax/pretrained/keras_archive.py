@@ -1,21 +1,25 @@
-"""The layers of Keras 3's weight files, `.weights.h5` and the one within `.keras`.
+"""The layers of Keras 3's weight files: `.weights.h5`, and the one inside `.keras`.
 
     with h5py.File(path) as file:
-        arrays = layers(file)     # {'conv2d_5': [kernel], ...}, by the layers' names
+        arrays = read_layers(file)     # {'conv2d_5': [kernel], ...}, by layer name
 
-Such a file has a group for each layer, named by its class and a count in the order of
-`model.layers`; that order is not the one in which the layers' names are numbered. Newer
-files have the names too, as attributes; for others they follow from the order.
+Such a file has a group for each layer. The name of a group is the class of the layer
+and a count in the order of `model.layers`. That order differs from the order of the
+numbers in the layers' names. Newer files also store the names, as attributes. For older
+files this module derives the names from the order.
 """
 
 import re
+from collections.abc import Iterable
 
+import h5py
 import numpy as np
 
 from seeflower_jax.models import vgg
 
-# Inception-v3's blocks in the order of `model.layers`, which goes by depth: c is a
-# convolution, b a batch normalisation, with its place in the order of creation.
+# The blocks of Inception-v3 in the order of `model.layers`, which sorts layers by
+# depth. c is a convolution, b a batch normalisation. The number is the place in the
+# order in which Keras creates the layers of a block.
 _STEM = "c0 b0 c1 b1 c2 b2 c3 b3 c4 b4"
 _A = "c3 b3 c1 c4 b1 b4 c0 c2 c5 c6 b0 b2 b5 b6"
 _B = "c1 b1 c2 b2 c0 c3 b0 b3"
@@ -26,7 +30,7 @@ _KINDS = {"c": "conv2d", "b": "batch_normalization"}
 
 
 def inception_v3_layers() -> list[tuple[str, int]]:
-    """(kind, number in the name) of each layer with weights, in Keras' order."""
+    """Return (kind, number in the name) of each layer with weights, in Keras' order."""
     order, first = [], 0
     for block in (_STEM, _A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E):
         places = block.split()
@@ -36,38 +40,37 @@ def inception_v3_layers() -> list[tuple[str, int]]:
 
 
 def inception_v3_order() -> list[int]:
-    """The number in the name of each convolution of Keras' network, by its layers."""
+    """Return the number in the name of each convolution, in Keras' order of layers."""
     return [number for kind, number in inception_v3_layers() if kind == "conv2d"]
 
 
-def layers(file) -> dict[str, list[np.ndarray]]:
-    """The weighted layers of an open file and their arrays.
+def read_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
+    """Return the arrays of each layer with weights, by layer name.
 
     Raises:
-      KeyError: if the file is none of Keras 3.
+      KeyError: if Keras 3 did not write the file.
     """
-    found, named = {}, True
-    for group in sorted(file["layers"], key=_by_count):
+    names, arrays = {}, {}
+    for group in sorted(file["layers"], key=_kind_and_count):
         variables = file["layers"][group]["vars"]
         if len(variables):
-            name = variables.attrs.get("name")
-            named &= name is not None
-            found[group] = name, [variables[str(i)][()] for i in range(len(variables))]
-    if named:
-        return dict(found.values())
-    names = _names(found)
-    return {names.get(group, group): arrays for group, (_, arrays) in found.items()}
+            names[group] = variables.attrs.get("name")
+            arrays[group] = [variables[str(i)][()] for i in range(len(variables))]
+    if None in names.values():
+        names = {group: group for group in arrays} | _names_by_order(arrays)
+    return {names[group]: arrays[group] for group in arrays}
 
 
-def _by_count(group: str) -> tuple[str, int]:
-    kind, number = re.fullmatch(r"(.*?)(?:_(\d+))?", group).groups()
-    return kind, int(number or 0)
+def _kind_and_count(group: str) -> tuple[str, int]:
+    kind, count = re.fullmatch(r"(.*?)(?:_(\d+))?", group).groups()
+    return kind, int(count or 0)
 
 
-def _names(groups) -> dict[str, str]:
-    """{group: name of the layer} for the networks that the number of layers tells."""
-    convs = [group for group in groups if _by_count(group)[0] == "conv2d"]
-    dense = [group for group in groups if _by_count(group)[0] == "dense"]
+def _names_by_order(groups: Iterable[str]) -> dict[str, str]:
+    """Return {group: layer name} of a network that the number of layers identifies."""
+    kinds = {group: _kind_and_count(group)[0] for group in groups}
+    convs = [group for group, kind in kinds.items() if kind == "conv2d"]
+    dense = [group for group, kind in kinds.items() if kind == "dense"]
     tops = ("fc1", "fc2", "predictions")
     names = dict(zip(dense, tops[len(tops) - len(dense) :], strict=False))
     order = inception_v3_order()

@@ -1,11 +1,11 @@
-"""Keras' weight files -> variables of the networks here, and back.
+"""Keras' weight files -> variables of the networks of this package, and back.
 
     variables = convert("vgg16", read(path), path)
-    write(path, layers("vgg16", variables))
+    write(path, to_layers("vgg16", variables))
 
 `read` takes the HDF5 files of Keras 1 and 2, weights alone or whole models, and both
-archives of Keras 3, `.weights.h5` and `.keras`. Only arrays and names are read; nothing
-in a file is run.
+archives of Keras 3, `.weights.h5` and `.keras`. It reads arrays and names only, and
+runs no code from a file.
 """
 
 import io
@@ -13,13 +13,21 @@ import itertools
 import os
 import re
 import zipfile
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import h5py
 import numpy as np
 
-from seeflower_jax.models import vgg as network
+from seeflower_jax.models import vgg
 from seeflower_jax.pretrained import keras_archive
 from seeflower_jax.pretrained.errors import WeightFileError
+from seeflower_jax.pretrained.types import Variables
+
+# {layer name: its arrays in Keras' order}, in the order of the file.
+Layers: TypeAlias = dict[str, list[np.ndarray]]
+# [(layer name, {array name: array})], in the order of Keras' `model.layers`.
+NamedLayers: TypeAlias = list[tuple[str, dict[str, np.ndarray]]]
 
 _ROOT_CONVS = (
     "Conv2d_1a_3x3",
@@ -28,9 +36,8 @@ _ROOT_CONVS = (
     "Conv2d_3b_1x1",
     "Conv2d_4a_3x3",
 )
-# The convolutions of each block in the order in which Keras creates them, which is the
-# order of the numbers in the layers' names. The order of the layers in a file is
-# another.
+# The convolutions of each block in the order in which Keras creates them. The numbers
+# in the layers' names have the same order. The layers of a file have another order.
 _A = ("1x1", "5x5_1", "5x5_2", "3x3dbl_1", "3x3dbl_2", "3x3dbl_3", "_pool")
 _B = ("3x3", "3x3dbl_1", "3x3dbl_2", "3x3dbl_3")
 _C = (
@@ -49,17 +56,17 @@ INCEPTION_V3_CONVS = _ROOT_CONVS + tuple(
 )
 
 
-# Keras' names of dense layers -> ours.
+# {Keras' name of a dense layer: its name in this package}.
 _HEAD = {"fc1": "fc1", "fc2": "fc2", "predictions": "logits"}
-_VGGS = {"vgg16": network.VGG16, "vgg19": network.VGG19}
+_VGGS = {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}
 
 
-def read(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
-    """The weighted layers of a Keras file and their arrays, in the file's order.
+def read(path: str | os.PathLike) -> Layers:
+    """Return the arrays of each layer with weights, in the order of a Keras file.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      WeightFileError: if it is no HDF5 file, truncated, or not written by Keras.
+      FileNotFoundError: if the file does not exist.
+      WeightFileError: if the file is not HDF5, is truncated or is not from Keras.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"weight file {path} does not exist")
@@ -71,17 +78,20 @@ def read(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
             opened = path
         with h5py.File(opened) as file:
             if "layers" in file and "layer_names" not in file.attrs:
-                return keras_archive.layers(file)
-            # A whole model has its weights in a group.
-            return _legacy(file["model_weights"] if "model_weights" in file else file)
+                return keras_archive.read_layers(file)
+            # A file of a whole model has its weights in a group.
+            group = file["model_weights"] if "model_weights" in file else file
+            return _read_legacy(group)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise WeightFileError(
             f"{path} ({os.path.getsize(path):,} bytes) cannot be read as a Keras "
-            f"weight file: {error}. If it was downloaded, it may be incomplete"
+            f"weight file: {error}. A downloaded file may be incomplete: download it "
+            "again"
         ) from error
 
 
-def _legacy(group) -> dict[str, list[np.ndarray]]:
+def _read_legacy(group: h5py.Group) -> Layers:
+    """Read the layers of a file of Keras 1 or 2."""
     layers = {}
     for layer in _names(group, "layer_names"):
         arrays = [
@@ -93,8 +103,11 @@ def _legacy(group) -> dict[str, list[np.ndarray]]:
     return layers
 
 
-def _names(group, attribute) -> list[str]:
-    """An attribute of names; Keras splits one over 64 kB into attribute0, 1, ..."""
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """Return the names in an attribute.
+
+    Keras splits an attribute of more than 64 kB into attribute0, attribute1, ...
+    """
     if attribute in group.attrs:
         names = list(group.attrs[attribute])
     elif f"{attribute}0" in group.attrs:
@@ -108,36 +121,30 @@ def _names(group, attribute) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else name for name in names]
 
 
-def _numbered(layers, kind: str) -> dict[str, list[np.ndarray]]:
-    """Layers named `kind` or `kind`_N, in the order of N (no number is 0)."""
-    found = {}
-    for name in layers:
-        if match := re.fullmatch(rf"{kind}(?:_(\d+))?", name):
-            found[int(match[1] or 0)] = name
-    return {found[number]: layers[found[number]] for number in sorted(found)}
-
-
-def convert(model: str, layers: dict, path: str | os.PathLike = "the file") -> dict:
-    """Variables of a network from the layers of a file, the head where it has one.
+def convert(
+    model: str, layers: Layers, path: str | os.PathLike = "the file"
+) -> Variables:
+    """Convert the layers of a file to the variables of a network.
 
     Args:
       model: 'inception_v3', 'vgg16' or 'vgg19'.
-      layers: from `read`.
-      path: for the error message.
+      layers: the layers from `read`.
+      path: the weight file, for the error message.
 
     Returns:
-      {'params': {'backbone': ..., 'head': ...}, 'batch_stats': ...}.
+      {'params': {'backbone': ..., 'head': ...}, 'batch_stats': ...}; 'head' is absent
+      if the file has no dense layers.
 
     Raises:
-      WeightFileError: lists all that the file lacks or has too much.
+      WeightFileError: lists everything that is missing or not expected.
     """
     if model == "inception_v3":
-        return inception_v3(layers, path)
-    return vgg(_VGGS[model], layers, path)
+        return convert_inception_v3(layers, path)
+    return convert_vgg(_VGGS[model], layers, path)
 
 
-def _head(layers, errors) -> dict:
-    """{'head': its parameters}, or {}; notes what is wrong in `errors`."""
+def _convert_head(layers: Layers, errors: list[str]) -> Variables:
+    """Return {'head': parameters}, or {} without dense layers; extend `errors`."""
     head = {}
     for name in layers.keys() & _HEAD.keys():
         if len(layers[name]) == 2:
@@ -149,29 +156,29 @@ def _head(layers, errors) -> dict:
     return {"head": head} if head else {}
 
 
-def inception_v3(layers: dict[str, list[np.ndarray]], path="the file") -> dict:
-    """As `convert`: 94 convolutions, numbered from any number on, and as many batch
-    normalisations of beta, mean and variance, or of gamma and these."""
+def _numbered(layers: Layers, kind: str) -> Layers:
+    """Return the layers named `kind` or `kind`_N, sorted by N (no number is 0)."""
+    names = {}
+    for name in layers:
+        if match := re.fullmatch(rf"{kind}(?:_(\d+))?", name):
+            names[int(match[1] or 0)] = name
+    return {names[number]: layers[names[number]] for number in sorted(names)}
+
+
+def convert_inception_v3(
+    layers: Layers, path: str | os.PathLike = "the file"
+) -> Variables:
+    """Convert the layers of Inception-v3, as `convert`.
+
+    A file has 94 convolutions, numbered from any number, and as many batch
+    normalisations. Each batch normalisation has beta, mean and variance, or gamma,
+    beta, mean and variance.
+    """
     convs, norms = _numbered(layers, "conv2d"), _numbered(layers, "batch_normalization")
-    wanted, errors = len(INCEPTION_V3_CONVS), []
-    for kind, found in (("convolutions", convs), ("batch normalisations", norms)):
-        if len(found) != wanted:
-            errors.append(f"it has {len(found)} {kind}, expected {wanted}")
     parts = ("scale", "bias", "mean", "var")
     parts = parts if any(len(arrays) == 4 for arrays in norms.values()) else parts[1:]
-    errors += [
-        f"{name} has {len(arrays)} arrays, expected {expected}"
-        for expected, count, found in (
-            ("kernel", 1, convs),
-            ("[gamma,] beta, mean, variance", len(parts), norms),
-        )
-        for name, arrays in found.items()
-        if len(arrays) != count
-    ]
-    other = [name for name in layers if name not in {**convs, **norms, **_HEAD}]
-    if other:
-        errors.append(f"layers that Inception-v3 does not have: {', '.join(other)}")
-    head = _head(layers, errors)
+    errors = _inception_v3_defects(layers, convs, norms, len(parts))
+    head = _convert_head(layers, errors)
     if errors:
         raise WeightFileError.of(path, "Keras' Inception-v3", errors)
     params, stats = {}, {}
@@ -184,69 +191,109 @@ def inception_v3(layers: dict[str, list[np.ndarray]], path="the file") -> dict:
     return {"params": {"backbone": params, **head}, "batch_stats": {"backbone": stats}}
 
 
-def vgg(
-    convs: tuple[int, ...], layers: dict[str, list[np.ndarray]], path="the file"
-) -> dict:
-    """As `convert`: kernel and bias of each `block1_conv1`, ..., and of the dense
-    layers `fc1`, `fc2`, `predictions` of a file with a head."""
-    wanted = network.conv_names(convs)
-    errors = [f"{name} is missing" for name in wanted if name not in layers]
+def _inception_v3_defects(
+    layers: Layers, convs: Layers, norms: Layers, arrays_per_norm: int
+) -> list[str]:
+    """Return what is wrong with the number and the arrays of Inception-v3's layers."""
+    expected = len(INCEPTION_V3_CONVS)
+    errors = [
+        f"it has {len(numbered)} {kind}, expected {expected}"
+        for kind, numbered in (
+            ("convolutions", convs),
+            ("batch normalisations", norms),
+        )
+        if len(numbered) != expected
+    ]
+    errors += [
+        f"{name} has {len(arrays)} arrays, expected {description}"
+        for description, count, numbered in (
+            ("kernel", 1, convs),
+            ("[gamma,] beta, mean, variance", arrays_per_norm, norms),
+        )
+        for name, arrays in numbered.items()
+        if len(arrays) != count
+    ]
+    others = [name for name in layers if name not in {**convs, **norms, **_HEAD}]
+    if others:
+        errors.append(f"layers that Inception-v3 does not have: {', '.join(others)}")
+    return errors
+
+
+def convert_vgg(
+    convs: tuple[int, ...], layers: Layers, path: str | os.PathLike = "the file"
+) -> Variables:
+    """Convert the layers of a VGG, as `convert`.
+
+    A file has kernel and bias of each `block1_conv1`, ..., and of the dense layers
+    `fc1`, `fc2` and `predictions` if it has a head.
+
+    Args:
+      convs: the number of convolutions of each block.
+      layers, path: as in `convert`.
+    """
+    conv_names = vgg.conv_names(convs)
+    errors = [f"{name} is missing" for name in conv_names if name not in layers]
     for name, arrays in layers.items():
-        if name not in wanted and name not in _HEAD:
+        if name not in conv_names and name not in _HEAD:
             errors.append(f"{name} is not expected")
-        elif name in wanted and len(arrays) != 2:
+        elif name in conv_names and len(arrays) != 2:
             errors.append(f"{name} has {len(arrays)} arrays, expected kernel and bias")
-    head = _head(layers, errors)
+    head = _convert_head(layers, errors)
     if errors:
-        holder = f"Keras' VGG of {len(wanted)} convolutions"
-        raise WeightFileError.of(path, holder, errors)
+        expected = f"Keras' VGG of {len(conv_names)} convolutions"
+        raise WeightFileError.of(path, expected, errors)
     params = {
         name: dict(zip(("kernel", "bias"), layers[name], strict=True))
-        for name in wanted
+        for name in conv_names
     }
     return {"params": {"backbone": params, **head}, "batch_stats": {}}
 
 
-def layers(model: str, variables: dict) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """The layers of Keras' network of these variables, the inverse of `convert`.
+def to_layers(model: str, variables: Variables) -> NamedLayers:
+    """Convert variables to the layers of Keras' network, the inverse of `convert`.
 
     Returns:
-      [(layer, {name of the array: array})], in the order of Keras' `model.layers`, by
-      which Keras loads a file.
+      [(layer name, {array name: array})], in the order of Keras' `model.layers`. Keras
+      loads a file by this order.
     """
-    params, found = variables["params"], []
+    params = variables["params"]
     if model == "inception_v3":
-        stats = variables["batch_stats"]["backbone"]
-        for kind, number in keras_archive.inception_v3_layers():
-            ours = INCEPTION_V3_CONVS[number]
-            layer, bn = params["backbone"][ours], params["backbone"][ours]["bn"]
-            arrays = {"kernel": layer["conv"]["kernel"]}
-            if kind == "batch_normalization":
-                arrays = {"gamma": bn["scale"]} if "scale" in bn else {}
-                arrays["beta"] = bn["bias"]
-                arrays["moving_mean"] = stats[ours]["bn"]["mean"]
-                arrays["moving_variance"] = stats[ours]["bn"]["var"]
-            found.append((f"{kind}_{number}" if number else kind, arrays))
+        layers = _inception_v3_layers(variables)
     else:
-        found = [
-            (name, params["backbone"][name])
-            for name in network.conv_names(_VGGS[model])
-        ]
+        names = vgg.conv_names(_VGGS[model])
+        layers = [(name, params["backbone"][name]) for name in names]
     head = params.get("head", {})
-    found += [(keras, head[ours]) for keras, ours in _HEAD.items() if ours in head]
+    layers += [(keras, head[name]) for keras, name in _HEAD.items() if name in head]
     return [
-        (layer, {n: np.asarray(arrays[n]) for n in _order(arrays)})
-        for layer, arrays in found
+        (layer, {name: np.asarray(arrays[name]) for name in _kernel_first(arrays)})
+        for layer, arrays in layers
     ]
 
 
-def _order(arrays):
-    """Keras has the kernel before the bias; other arrays are in order."""
-    return sorted(arrays, key=lambda name: name == "bias")
+def _inception_v3_layers(variables: Variables) -> NamedLayers:
+    params = variables["params"]["backbone"]
+    stats = variables["batch_stats"]["backbone"]
+    layers = []
+    for kind, number in keras_archive.inception_v3_layers():
+        name = INCEPTION_V3_CONVS[number]
+        arrays = {"kernel": params[name]["conv"]["kernel"]}
+        if kind == "batch_normalization":
+            norm = params[name]["bn"]
+            arrays = {"gamma": norm["scale"]} if "scale" in norm else {}
+            arrays["beta"] = norm["bias"]
+            arrays["moving_mean"] = stats[name]["bn"]["mean"]
+            arrays["moving_variance"] = stats[name]["bn"]["var"]
+        layers.append((f"{kind}_{number}" if number else kind, arrays))
+    return layers
 
 
-def write(path: str | os.PathLike, layers) -> None:
-    """Writes `layers` as a weight file of Keras' HDF5 format."""
+def _kernel_first(names: Iterable[str]) -> list[str]:
+    """Sort the kernel before the bias, as Keras does; keep the order of others."""
+    return sorted(names, key=lambda name: name == "bias")
+
+
+def write(path: str | os.PathLike, layers: NamedLayers) -> None:
+    """Write layers as a weight file in Keras' HDF5 format."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name, _ in layers])
         file.attrs["backend"], file.attrs["keras_version"] = b"jax", b"2.0.0"

@@ -1,54 +1,63 @@
-"""Puts loaded variables in the place of initialised ones.
+"""Merging of loaded variables into initialised ones.
 
 variables = merge(loaded, initialised, allow_missing=["params/head/.*"])
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
+
+from seeflower_jax.pretrained.types import Variables
 
 
 class MergeError(ValueError):
     """Loaded and initialised variables do not fit each other."""
 
 
-def merge(loaded: Mapping, initialised: Mapping, allow_missing: Iterable[str] = ()):
-    """The loaded variables, completed by initialised ones where a rule allows it.
+def merge(
+    loaded: Mapping[str, Any],
+    initialised: Mapping[str, Any],
+    allow_missing: Iterable[str] = (),
+) -> Variables:
+    """Return the loaded variables, completed with initialised ones where allowed.
 
     Args:
-      loaded, initialised: trees of arrays.
-      allow_missing: regular expressions on whole names (`params/head/logits/kernel`) of
-        variables that `loaded` may lack.
+      loaded, initialised: nested dicts of arrays.
+      allow_missing: regular expressions on full names (`params/head/logits/kernel`). A
+        variable that matches one of them may be missing in `loaded`.
 
     Returns:
-      A tree with the structure of `initialised`; loaded arrays as float32.
+      Nested dicts with the structure of `initialised`; loaded arrays are float32.
 
     Raises:
-      MergeError: lists every variable that only one side has (- is missing, + is too
-        much), every other shape and every array with a value that is not finite.
+      MergeError: lists every variable that only one side has (`-` is missing, `+` is
+        not expected), every shape that differs and every array with a value that is
+        not finite.
     """
-    flat = traverse_util.flatten_dict(loaded, sep="/")
-    wanted = traverse_util.flatten_dict(initialised, sep="/")
+    loaded_by_name = traverse_util.flatten_dict(loaded, sep="/")
+    expected_by_name = traverse_util.flatten_dict(initialised, sep="/")
     allow_missing, errors, merged = list(allow_missing), [], {}
-    for name, value in wanted.items():
-        merged[name] = value
-        if name not in flat:
+    for name, initial in expected_by_name.items():
+        merged[name] = initial
+        shape = tuple(initial.shape)
+        if name not in loaded_by_name:
             if not any(re.fullmatch(rule, name) for rule in allow_missing):
-                errors.append(f"- {name} {tuple(value.shape)} is missing")
-        elif flat[name].shape != value.shape:
-            errors.append(
-                f"! {name} has shape {flat[name].shape}, expected {tuple(value.shape)}"
-            )
-        elif not np.isfinite(flat[name]).all():
+                errors.append(f"- {name} {shape} is missing")
+            continue
+        array = loaded_by_name[name]
+        if array.shape != shape:
+            errors.append(f"! {name} has shape {array.shape}, expected {shape}")
+        elif not np.isfinite(array).all():
             errors.append(f"! {name} has values that are not finite")
         else:
-            merged[name] = np.asarray(flat[name], np.float32)
+            merged[name] = np.asarray(array, np.float32)
     errors += [
-        f"+ {name} {flat[name].shape} is not expected"
-        for name in flat
-        if name not in wanted
+        f"+ {name} {array.shape} is not expected"
+        for name, array in loaded_by_name.items()
+        if name not in expected_by_name
     ]
     if errors:
         raise MergeError(

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from seeflower_jax import hints
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import published
 
 # The module in configs/ of each network.
 CONFIGS = {"vgg16": "vgg16", "vgg19": "vgg19", "inception_v3": "inception"}
@@ -62,7 +62,7 @@ class Change:
         workdir = f"--workdir={out}/{self.key}"
         values = {**self.values, **(changes or {})}
         if weights_dir:
-            name = catalog.CATALOG[self.model].name
+            name = published.CATALOG[self.model].name
             values["init.weights"] = str(pathlib.Path(weights_dir) / name)
         flags = (f"--config.{key}={_literal(value)}" for key, value in values.items())
         config = f"--config=configs/{CONFIGS[self.model]}.py"

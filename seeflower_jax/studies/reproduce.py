@@ -24,7 +24,7 @@ import jax
 import ml_collections
 
 from seeflower_jax import ablation, data, experiment, hints, paper_figures, records
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import published
 from seeflower_jax.report import curves, dataset, results
 
 SEEDS = (0, 1, 2)
@@ -128,7 +128,7 @@ def select(only: Sequence[str], budget: str) -> list[Row]:
     """
     labels = {row: (row.name, f"table_{row.table}") for row in ROWS}
     known = list(dict.fromkeys(label for pair in labels.values() for label in pair))
-    chosen = hints.matching(only, known, "row and no table")
+    chosen = hints.matching(only, known, "row or table")
     return [
         row
         for row, pair in labels.items()
@@ -210,7 +210,7 @@ def _plan_run(row, seed, out, budget, changes, weights_dir) -> PlannedRun:
     config = importlib.import_module(f"configs.{module}").get_config(variant)
     changes |= {"seed": seed, "data.split": row.split}
     if weights_dir and config.init.weights:
-        name = catalog.CATALOG[row.model].name
+        name = published.CATALOG[row.model].name
         changes["init.weights"] = str(pathlib.Path(weights_dir) / name)
     default = config.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)

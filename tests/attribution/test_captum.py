@@ -11,8 +11,8 @@ import torch
 
 from seeflower_jax import models
 from seeflower_jax.attribution import batch, integrated_gradients, registry
-from seeflower_jax.comparison import attribution_speed
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.comparison import attribution_speed, captum_reference
+from seeflower_jax.pretrained import loading
 from tests import fixtures
 from tests.models import parity
 
@@ -23,10 +23,10 @@ def _both(assets, name):
     """Return (spec, variables, (network, layer) in PyTorch, images)."""
     spec = models.get_spec(name, num_classes=102, pooling="average")
     weights = str(parity.weight_file(assets, name))
-    spec, variables, _ = catalog.load_pretrained(spec, weights)
+    spec, variables, _ = loading.load_pretrained(spec, weights)
     spec = dataclasses.replace(spec, count_include_pad=True)
     images = parity.pictures(assets, SIDE)[:2].astype(np.float32)
-    return spec, variables, attribution_speed.torch_network(spec, variables), images
+    return spec, variables, captum_reference.torch_network(spec, variables), images
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,10 @@ def _torch_images(images):
 def _correlation(both, method):
     """Return the smallest correlation of the two maps of an image."""
     spec, variables, (network, layer), images = both
-    captum_maps = attribution_speed.captum_maps(
+    captum_maps = captum_reference.captum_maps(
         method, network, layer, _torch_images(images), torch.tensor(CLASSES)
     )
-    call = attribution_speed.bind(spec, method)
+    call = attribution_speed.make_map_function(spec, method)
     maps = np.asarray(call(variables, images, jnp.array(CLASSES)))
     assert captum_maps.shape == maps.shape == (2, SIDE, SIDE)
     pairs = zip(maps, captum_maps.detach().numpy(), strict=True)

@@ -1,4 +1,4 @@
-"""Oxford 102 Flowers from all kinds of places, intact and otherwise."""
+"""Oxford 102 Flowers in all layouts, intact and damaged."""
 
 import shutil
 import tarfile
@@ -129,7 +129,7 @@ def test_label_file_of_the_wrong_length(copy):
         oxford_flowers.load(copy, verify=False)
 
 
-def test_label_out_of_range_and_shared_picture(copy):
+def test_label_out_of_range_and_shared_image(copy):
     labels = scipy.io.loadmat(copy / "imagelabels.mat")["labels"]
     scipy.io.savemat(copy / "imagelabels.mat", {"labels": labels * 0 + 103})
     with pytest.raises(ValueError, match="103 to 103; expected 1 to 102"):
@@ -139,11 +139,11 @@ def test_label_out_of_range_and_shared_picture(copy):
     ids = {name: ids[name] for name in ("trnid", "valid", "tstid")}
     ids["valid"][0, 0] = ids["trnid"][0, 0]
     scipy.io.savemat(copy / "setid.mat", ids)
-    with pytest.raises(ValueError, match="share pictures"):
+    with pytest.raises(ValueError, match="share images"):
         oxford_flowers.load(copy, verify=False)
 
 
-def test_wrong_counts_are_found_though_hashes_match(copy, monkeypatch):
+def test_wrong_counts_are_refused_though_hashes_match(copy, monkeypatch):
     from seeflower_jax import download
 
     hashes = {
@@ -152,11 +152,11 @@ def test_wrong_counts_are_found_though_hashes_match(copy, monkeypatch):
     }
     monkeypatch.setattr(oxford_flowers, "SHA256", hashes)
     count = fixtures.CLASSES * fixtures.TRAIN
-    with pytest.raises(ValueError, match=f"trnid has {count} pictures"):
+    with pytest.raises(ValueError, match=f"trnid has {count} images"):
         oxford_flowers.load(copy)
 
 
-def test_missing_picture_and_missing_archive(copy):
+def test_missing_image_and_missing_archive(copy):
     (copy / "jpg/image_00003.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="lacks 1 .* image_00003.jpg"):
         oxford_flowers.load(copy, verify=False)

@@ -10,8 +10,8 @@ import pytest
 
 from configs import inception
 from seeflower_jax import experiment, models
-from seeflower_jax.attribution import registry, store
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.attribution import registry
+from seeflower_jax.pretrained import loading, readers
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
 from tests import fixtures, in_process
@@ -21,7 +21,7 @@ EXAMPLES = ("network", "weight_source", "attribution_method")
 TABLES = (
     (models, "MODELS"),
     (models, "BACKBONES"),
-    (catalog, "READERS"),
+    (readers, "READERS"),
     (registry, "METHODS"),
 )
 
@@ -112,15 +112,15 @@ def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
         [variables["params"]["backbone"], variables["batch_stats"]],
     )
     with pytest.raises(WeightFileError, match="small without a classifier"):
-        catalog.load_classifier("small", str(path))
+        loading.load_classifier("small", str(path))
     spec = models.get_spec("small", num_classes=4)
     del arrays["layer4.norm.bias"]
     np.savez(path, **arrays)
     with pytest.raises(MergeError, match="small.npz.*\n.*block4/bn/bias .* is missing"):
-        catalog.load_pretrained(spec, str(path))
+        loading.load_pretrained(spec, str(path))
     np.savez(path, **arrays, fc=np.zeros(3))
     with pytest.raises(WeightFileError, match="fc is not expected"):
-        catalog.load_pretrained(spec, str(path))
+        loading.load_pretrained(spec, str(path))
 
 
 def test_attribution_method_is_run_by_its_script(example, small_run, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from seeflower_jax import models
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import readers
 from seeflower_jax.pretrained.errors import WeightFileError
 
 LAYERS = {
@@ -25,7 +25,7 @@ NAMES = {
 
 
 def read(model, path):
-    """(variables, spec) of a file; that all are there is checked by `merge`."""
+    """Return (variables, spec) of a file; `merge` checks that none is missing."""
     with np.load(path) as file:
         arrays = dict(file)
     errors = [f"{name} is not expected" for name in arrays if name not in NAMES]
@@ -35,9 +35,9 @@ def read(model, path):
         NAMES[name]: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
         for name, array in arrays.items()
     }
-    # What else the weights expect of the network goes with them.
+    # The weights also determine the preprocessing and the epsilon of the network.
     spec = models.get_spec(model, preprocess="torch", epsilon=1e-5)
     return traverse_util.unflatten_dict(flat, sep="/"), spec
 
 
-catalog.READERS[".npz"] = read
+readers.register([".npz"], read)

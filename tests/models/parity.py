@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from seeflower_jax import models
-from seeflower_jax.pretrained import catalog
+from seeflower_jax.pretrained import loading, published
 
 _INPUTS = {
     "inception_v3": keras.applications.inception_v3.preprocess_input,
@@ -16,8 +16,8 @@ _INPUTS = {
 
 
 def weight_file(assets, model):
-    """The real weight file of a network."""
-    return assets / "weights" / catalog.CATALOG[model].url.rsplit("/", 1)[-1]
+    """Return the path of the real weight file of a network."""
+    return assets / "weights" / published.CATALOG[model].url.rsplit("/", 1)[-1]
 
 
 def pictures(assets, side):
@@ -30,7 +30,7 @@ def pictures(assets, side):
 def errors(model, path, keras_model, images, endpoints):
     """{endpoint: max |difference| / max |reference|}, for the weights in a file."""
     spec = models.get_spec(model, num_classes=102)
-    spec, variables, _ = catalog.load_pretrained(spec, str(path))
+    spec, variables, _ = loading.load_pretrained(spec, str(path))
     ours = jax.jit(lambda v, x: models.apply(spec, v, x)[1])(variables, images)
     outputs = [keras_model.get_layer(name).output for name in endpoints]
     inputs = _INPUTS[model](np.array(images, np.float32))

@@ -138,12 +138,12 @@ def test_parity_with_keras_on_real_weights_and_pictures(assets, name):
 def test_file_of_the_other_vgg_lists_what_differs(assets):
     layers = keras_h5.read(parity.weight_file(assets, "vgg19"))
     with pytest.raises(keras_h5.WeightFileError, match="block4_conv4 is not expected"):
-        keras_h5.vgg((2, 2, 3, 3, 3), layers)
+        keras_h5.convert_vgg((2, 2, 3, 3, 3), layers)
     layers.pop("block1_conv2")
     layers["block2_conv1"].pop()
     layers["fc1"] = [np.zeros((2, 2)), np.zeros(2)]
     with pytest.raises(keras_h5.WeightFileError) as caught:
-        keras_h5.vgg((2, 2, 4, 4, 4), layers)
+        keras_h5.convert_vgg((2, 2, 4, 4, 4), layers)
     message = str(caught.value)
     assert "block1_conv2 is missing" in message and "fc1" not in message
     assert "block2_conv1 has 1 arrays, expected kernel and bias" in message

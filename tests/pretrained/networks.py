@@ -1,4 +1,4 @@
-"""Small networks of Keras and torchvision, and what they compute."""
+"""Small networks of Keras and torchvision, and their outputs."""
 
 import os
 
@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.ui
 
 
 def keras_vgg(top: bool = True) -> keras.Model:
-    """A narrow VGG16 with Keras' names and random variables."""
+    """Return a narrow VGG16 with Keras' names and random variables."""
     inputs = x = keras.Input((224, 224, 3))
     for block, (count, channels) in enumerate(zip(vgg.VGG16, CHANNELS, strict=True), 1):
         for number in range(1, count + 1):
@@ -37,7 +37,7 @@ def keras_vgg(top: bool = True) -> keras.Model:
 
 
 def randomised(network: keras.Model) -> keras.Model:
-    """The network with biases that are not zero."""
+    """Give a network biases that are not zero, and return it."""
     rng = np.random.default_rng(1)
     for layer in network.layers:
         if layer.weights:
@@ -50,13 +50,13 @@ def randomised(network: keras.Model) -> keras.Model:
 
 
 def keras_logits(network: keras.Model, images=IMAGES) -> np.ndarray:
-    """What a Keras VGG computes of pictures."""
+    """Return the logits of a Keras VGG."""
     prepared = keras.applications.vgg16.preprocess_input(images.astype(np.float32))
     return network.predict(prepared, verbose=0)
 
 
 def torch_vgg() -> torch.nn.Module:
-    """A narrow VGG16 of torchvision with random variables."""
+    """Return a narrow VGG16 of torchvision with random variables."""
     plan = []
     for count, channels in zip(vgg.VGG16, CHANNELS, strict=True):
         plan += [channels] * count + ["M"]
@@ -78,7 +78,7 @@ def torch_vgg() -> torch.nn.Module:
 
 
 def torch_logits(network: torch.nn.Module, images=IMAGES) -> np.ndarray:
-    """What a torchvision VGG computes of pictures."""
+    """Return the logits of a torchvision VGG."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     prepared = (torch.tensor(images) / 255 - mean) / std
     with torch.no_grad():
@@ -86,11 +86,11 @@ def torch_logits(network: torch.nn.Module, images=IMAGES) -> np.ndarray:
 
 
 def logits(spec: models.ModelSpec, variables, images=IMAGES) -> np.ndarray:
-    """What a network here computes of pictures."""
+    """Return the logits of a network of this package."""
     return np.asarray(models.apply(spec, variables, images)[0])
 
 
 def assert_close(ours, reference):
-    """Max |difference| is below 1e-4 of max |reference|."""
+    """Assert that max |difference| is below 1e-4 of max |reference|."""
     error = np.abs(ours - reference).max() / np.abs(reference).max()
     assert error < 1e-4, error

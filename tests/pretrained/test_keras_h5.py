@@ -1,4 +1,4 @@
-"""Reading Keras' weight files, intact and otherwise."""
+"""Reading of Keras' weight files, intact and damaged."""
 
 import h5py
 import jax
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models
-from seeflower_jax.pretrained import catalog, keras_h5
+from seeflower_jax.pretrained import keras_h5, loading, published
 from seeflower_jax.pretrained.merge import MergeError
 from tests import fixtures
 
@@ -19,7 +19,7 @@ def variables():
 
 
 def _load(path):
-    return keras_h5.inception_v3(keras_h5.read(path), str(path))
+    return keras_h5.convert_inception_v3(keras_h5.read(path), str(path))
 
 
 @pytest.mark.parametrize("first", [0, 1, 95])
@@ -50,7 +50,7 @@ def test_order_of_the_file_pairs_as_the_numbers_do(assets):
     """Keras pairs by the depth-sorted order of layers; the numbers say the same."""
     import keras
 
-    path = assets / "weights" / catalog.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
+    path = assets / "weights" / published.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
     in_file = [name for name in keras_h5.read(path) if name.startswith("conv2d")]
     model = keras.applications.InceptionV3(weights=None, include_top=False)
     in_keras = [layer.name for layer in model.layers if layer.name.startswith("conv2d")]
@@ -83,7 +83,7 @@ def test_file_of_another_network(assets):
 def test_wrong_shapes_name_every_array(narrow_weights):
     spec = models.get_spec("inception_v3", num_classes=102, width=0.1)
     with pytest.raises(MergeError) as caught:
-        catalog.load_pretrained(spec, str(narrow_weights))
+        loading.load_pretrained(spec, str(narrow_weights))
     assert str(narrow_weights) in str(caught.value)
     assert str(caught.value).count("has shape") == 4 * 94
     assert "params/backbone/mixed10_branch_pool/conv/kernel" in str(caught.value)
@@ -104,12 +104,12 @@ def test_file_that_is_no_hdf5(tmp_path):
 
 def test_missing_file_says_where_to_get_it():
     with pytest.raises(FileNotFoundError, match="MD5 bcbd6486424b2319ff4ef7d526e38f63"):
-        catalog.load_pretrained(SPEC, "nowhere.h5")
+        loading.load_pretrained(SPEC, "nowhere.h5")
 
 
 def test_another_file_than_published_is_reported_not_refused(narrow_weights, caplog):
     key = jax.random.key(3)
-    _, loaded, record = catalog.load_pretrained(SPEC, str(narrow_weights), key=key)
+    _, loaded, record = loading.load_pretrained(SPEC, str(narrow_weights), key=key)
     assert record["exact"] is False and record["name"] == "narrow_notop.h5"
     assert "not the published file" in caplog.text
     head = models.init_head(SPEC, key)["logits"]["kernel"]
@@ -118,20 +118,20 @@ def test_another_file_than_published_is_reported_not_refused(narrow_weights, cap
 
 @pytest.mark.parametrize("model,exact", [("vgg16", True), ("vgg19", False)])
 def test_published_variables_are_known_in_another_file(assets, model, exact):
-    path = assets / "weights" / catalog.CATALOG[model].name
-    assert not catalog.CATALOG[model].matches(path)
-    _, _, record = catalog.load_source(model, str(path))
+    path = assets / "weights" / published.CATALOG[model].name
+    assert not published.CATALOG[model].matches(path)
+    _, _, record = loading.load_source(model, str(path))
     assert record["exact"] is exact
 
 
 def test_one_other_value_is_not_published(tmp_path, variables, monkeypatch):
-    held = catalog._variables_hash(variables)
-    published = catalog.PublishedWeights("w.h5", md5="0" * 32, variables=held)
-    monkeypatch.setitem(catalog.CATALOG, "inception_v3", published)
+    variables_hash = published.backbone_hash(variables)
+    weights = published.PublishedWeights("w.h5", md5="0" * 32, variables=variables_hash)
+    monkeypatch.setitem(published.CATALOG, "inception_v3", weights)
     paths = [tmp_path / name for name in ("same.h5", "other.h5")]
     fixtures.write_inception_h5(paths[0], variables)
     other = jax.tree.map(np.copy, variables)
     jax.tree.leaves(other["batch_stats"])[0][0] += 1e-3
     fixtures.write_inception_h5(paths[1], other)
-    loaded = [catalog.load_pretrained(SPEC, str(path)) for path in paths]
+    loaded = [loading.load_pretrained(SPEC, str(path)) for path in paths]
     assert [record["exact"] for _, _, record in loaded] == [True, False]

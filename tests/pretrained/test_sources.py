@@ -1,4 +1,4 @@
-"""Weight files give what their own framework computes, or are refused."""
+"""Weight files give the outputs of their framework, or are refused."""
 
 import json
 import pickle
@@ -12,7 +12,14 @@ import torch
 
 from seeflower_jax import models
 from seeflower_jax.comparison import parity, references
-from seeflower_jax.pretrained import catalog, keras_archive, keras_h5, torch_state
+from seeflower_jax.pretrained import (
+    keras_archive,
+    keras_h5,
+    loading,
+    published,
+    readers,
+    torch_state,
+)
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
 from tests.pretrained import networks
@@ -45,7 +52,7 @@ def test_keras_vgg_with_its_classifier(keras_vgg, tmp_path, name):
         with h5py.File(path, "a") as file:
             for group in file["layers"].values():
                 group["vars"].attrs.pop("name", None)
-    spec, variables, record = catalog.load_classifier("vgg16", str(path))
+    spec, variables, record = loading.load_classifier("vgg16", str(path))
     assert spec.hidden == networks.HIDDEN and spec.num_classes == networks.CLASSES
     assert spec.preprocess == "caffe" and record["exact"] is False
     networks.assert_close(networks.logits(spec, variables), expected)
@@ -57,7 +64,7 @@ def test_torchvision_vgg_with_its_classifier(torch_vgg, tmp_path, ending):
     path = tmp_path / f"v{ending}"
     save = safetensors.torch.save_file if ending == ".safetensors" else torch.save
     save(network.state_dict(), path)
-    spec, variables, _ = catalog.load_classifier("vgg16", str(path))
+    spec, variables, _ = loading.load_classifier("vgg16", str(path))
     assert spec.preprocess == "torch" and spec.pooling == "flatten"
     networks.assert_close(networks.logits(spec, variables), expected)
 
@@ -65,7 +72,7 @@ def test_torchvision_vgg_with_its_classifier(torch_vgg, tmp_path, ending):
 def test_torchvision_vgg19_names():
     places = [
         int(name.split(".")[1])
-        for name in torch_state.names("vgg19").values()
+        for name in torch_state.torch_names("vgg19").values()
         if name.startswith("features") and name.endswith("weight")
     ]
     assert places == [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
@@ -77,9 +84,11 @@ def test_torchvision_inception_every_block(tmp_path):
     assert any(name.startswith("AuxLogits") for name in network.state_dict())
     reference = references.torch_outputs("inception_v3", network, images)
     torch.save(network.state_dict(), tmp_path / "i.pth")
-    found = parity.errors("inception_v3", tmp_path / "i.pth", images, reference)
-    assert len(found) == 19 and max(found.values()) < 1e-4, found
-    spec = catalog.read("inception_v3", tmp_path / "i.pth")[1]
+    errors = parity.endpoint_errors(
+        "inception_v3", tmp_path / "i.pth", images, reference
+    )
+    assert len(errors) == 19 and max(errors.values()) < 1e-4, errors
+    spec = readers.read("inception_v3", tmp_path / "i.pth")[1]
     assert spec.count_include_pad and spec.batch_norm_scale and spec.preprocess == "tf"
 
 
@@ -95,12 +104,12 @@ def test_keras_inception_archive_every_block(tmp_path, named):
             for group in file["layers"].values():
                 group["vars"].attrs.pop("name", None)
     reference = references.keras_outputs("inception_v3", network, images)
-    found = parity.errors("inception_v3", path, images, reference)
-    assert len(found) == 12 and max(found.values()) < 1e-4, found
+    errors = parity.endpoint_errors("inception_v3", path, images, reference)
+    assert len(errors) == 12 and max(errors.values()) < 1e-4, errors
 
 
 def test_order_of_layers_is_that_of_the_published_file(assets):
-    path = assets / "weights" / catalog.CATALOG["inception_v3"].name
+    path = assets / "weights" / published.CATALOG["inception_v3"].name
     order = keras_archive.inception_v3_layers()
     assert [f"{kind}_{number + 1}" for kind, number in order] == list(
         keras_h5.read(path)
@@ -115,41 +124,41 @@ def test_hidden_layers_of_the_classifier_are_kept(keras_vgg, tmp_path):
         "vgg16", num_classes=4, width=0.05, pooling="flatten", hidden=networks.HIDDEN
     )
     key = jax.random.key(5)
-    _, variables, _ = catalog.load_pretrained(spec, weights, "hidden", key)
+    _, variables, _ = loading.load_pretrained(spec, weights, "hidden", key)
     head = variables["params"]["head"]
     kernel, bias = network.get_layer("fc1").get_weights()
     np.testing.assert_array_equal(head["fc1"]["kernel"], kernel)
     np.testing.assert_array_equal(head["fc1"]["bias"], bias)
     new = models.init_head(spec, key)
     np.testing.assert_array_equal(head["logits"]["kernel"], new["logits"]["kernel"])
-    _, variables, _ = catalog.load_pretrained(spec, weights, "new", key)
+    _, variables, _ = loading.load_pretrained(spec, weights, "new", key)
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["head"], new)
     with pytest.raises(MergeError, match=r"logits/kernel has shape \(10, 7\)"):
-        catalog.load_pretrained(spec, weights, "all")
+        loading.load_pretrained(spec, weights, "all")
     with pytest.raises(ValueError, match="init.head is 'old'; expected one of"):
-        catalog.load_pretrained(spec, weights, "old")
+        loading.load_pretrained(spec, weights, "old")
 
 
-def test_file_without_the_layers_to_keep(tmp_path):
+def test_file_without_the_layers_of_the_head(tmp_path):
     networks.keras_vgg(top=False).save_weights(tmp_path / "v.weights.h5")
     weights = str(tmp_path / "v.weights.h5")
     spec = models.get_spec(
         "vgg16", num_classes=4, width=0.05, pooling="flatten", hidden=networks.HIDDEN
     )
     with pytest.raises(MergeError, match="v.weights.h5.*\n.*head/fc1/.* is missing"):
-        catalog.load_pretrained(spec, weights, "hidden")
-    with pytest.raises(WeightFileError, match="without a classifier, expected one"):
-        catalog.load_classifier("vgg16", weights)
+        loading.load_pretrained(spec, weights, "hidden")
+    with pytest.raises(WeightFileError, match="without a classifier, expected a file"):
+        loading.load_classifier("vgg16", weights)
 
 
 def test_no_weights_are_random_variables():
     spec = models.get_spec("baseline", num_classes=5)
     key = jax.random.key(2)
-    found, variables, record = catalog.load_pretrained(spec, "", key=key)
-    assert found == spec and set(record.values()) == {None}
+    loaded_spec, variables, record = loading.load_pretrained(spec, "", key=key)
+    assert loaded_spec == spec and set(record.values()) == {None}
     jax.tree.map(np.testing.assert_array_equal, variables, models.init(spec, key))
     with pytest.raises(ValueError, match="no weights 'imagenet' of baseline"):
-        catalog.load_pretrained(spec, "imagenet")
+        loading.load_pretrained(spec, "imagenet")
 
 
 class _Hostile:
@@ -166,7 +175,7 @@ def test_hostile_pickle_is_refused(tmp_path, capfd, protocol):
     else:
         path.write_bytes(pickle.dumps({"more": _Hostile()}))
     with pytest.raises(WeightFileError, match="hostile.pth holds more than tensors"):
-        catalog.load_pretrained(SPEC, str(path))
+        loading.load_pretrained(SPEC, str(path))
     assert "was run" not in capfd.readouterr().out
 
 
@@ -194,7 +203,7 @@ def test_truncated_file(torch_vgg, keras_vgg, tmp_path, ending):
         save(torch_vgg[0].state_dict(), path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(WeightFileError, match=r"v\..* \(5,000 bytes\).*incomplete"):
-        catalog.read("vgg16", path)
+        readers.read("vgg16", path)
 
 
 def test_missing_and_additional_tensors_are_listed(torch_vgg, tmp_path):
@@ -202,7 +211,7 @@ def test_missing_and_additional_tensors_are_listed(torch_vgg, tmp_path):
     state["tail.weight"] = state.pop("features.28.weight")
     torch.save(state, tmp_path / "v.pth")
     with pytest.raises(WeightFileError) as caught:
-        catalog.read("vgg16", tmp_path / "v.pth")
+        readers.read("vgg16", tmp_path / "v.pth")
     message = str(caught.value)
     assert "v.pth does not hold torchvision's vgg16" in message
     assert "features.28.weight is missing" in message
@@ -212,23 +221,23 @@ def test_missing_and_additional_tensors_are_listed(torch_vgg, tmp_path):
 def test_weights_of_another_architecture(torch_vgg, tmp_path):
     torch.save(torch_vgg[0].state_dict(), tmp_path / "v.pth")
     with pytest.raises(WeightFileError) as caught:
-        catalog.read("inception_v3", tmp_path / "v.pth")
+        readers.read("inception_v3", tmp_path / "v.pth")
     message = str(caught.value)
     assert "v.pth does not hold torchvision's inception_v3" in message
     assert "Conv2d_1a_3x3.conv.weight is missing" in message
     assert len(message.splitlines()) == 42  # the rest is counted
     with pytest.raises(WeightFileError, match="features.26.weight .* is not expected"):
-        catalog.read("vgg19", tmp_path / "v.pth")
+        readers.read("vgg19", tmp_path / "v.pth")
 
 
 def test_unknown_format_and_source(tmp_path):
     (tmp_path / "v.bin").write_bytes(b"")
     with pytest.raises(WeightFileError, match="v.bin has an unknown format: .*.keras"):
-        catalog.read("vgg16", tmp_path / "v.bin")
+        readers.read("vgg16", tmp_path / "v.bin")
     with pytest.raises(WeightFileError, match=r"holds \['v.bin'\], expected a folder"):
-        catalog.read("vgg16", tmp_path)
-    with pytest.raises(ValueError, match="'imagenet:tf' of vgg16; .*'imagenet:top'"):
-        catalog.load_pretrained(SPEC, "imagenet:tf")
+        readers.read("vgg16", tmp_path)
+    with pytest.raises(ValueError, match="'imagenet:tf' of vgg16 .*'imagenet:top'"):
+        loading.load_pretrained(SPEC, "imagenet:tf")
 
 
 def test_safetensors_of_another_network_here(torch_vgg, tmp_path):
@@ -236,4 +245,17 @@ def test_safetensors_of_another_network_here(torch_vgg, tmp_path):
     spec = json.dumps(models.get_spec("vgg19").to_dict())
     torch_state.write(tmp_path / "v.safetensors", state, {"spec": spec})
     with pytest.raises(WeightFileError, match="v.safetensors holds vgg19, expected"):
-        catalog.read("vgg16", tmp_path / "v.safetensors")
+        readers.read("vgg16", tmp_path / "v.safetensors")
+
+
+def test_registered_reader_is_chosen_by_its_suffix(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "READERS", dict(readers.READERS))
+    spec = models.get_spec("baseline")
+    readers.register([".a", ".b"], lambda model, path: (models.shapes(spec), spec))
+    for suffix in (".a", ".b"):
+        variables, read_spec = readers.read("baseline", tmp_path / f"w{suffix}")
+        assert read_spec == spec and "head" in variables["params"]
+    for suffix in ("npz", ".tar.gz"):
+        with pytest.raises(ValueError, match=f"suffix '{suffix}' of weight files"):
+            readers.register([".c", suffix], lambda model, path: None)
+    assert ".c" not in readers.READERS

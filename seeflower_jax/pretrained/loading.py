@@ -1,0 +1,186 @@
+"""Loading of a network with pretrained weights.
+
+    spec, variables, record = load_pretrained(spec, "imagenet", key=jax.random.key(0))
+    spec, variables, record = load_classifier("vgg16", "vgg16-397923af.pth")
+
+A weight file determines more than the variables: the preprocessing, how average pooling
+treats the border, and whether batch normalisation has a scale. All functions therefore
+return the spec with the values of the file.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from seeflower_jax import download, models
+from seeflower_jax.pretrained import converted, published, readers
+from seeflower_jax.pretrained.errors import WeightFileError
+from seeflower_jax.pretrained.merge import MergeError, merge
+from seeflower_jax.pretrained.spec_inference import infer_spec
+from seeflower_jax.pretrained.types import Variables, WeightRecord
+
+_DEFAULT_DIR = "~/.cache/seeflower_jax/weights"
+# The fields of a ModelSpec that a weight file determines, besides the shapes.
+_RULES = ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad")
+# The part of a file's classifier that `load_pretrained` takes.
+HEADS = ("new", "hidden", "all")
+
+# (spec with the values of the file, variables, origin of the weights)
+Loaded: TypeAlias = tuple[models.ModelSpec, Variables, WeightRecord]
+
+
+def load_pretrained(
+    spec: models.ModelSpec,
+    weights: str = "imagenet",
+    head: str = "new",
+    key: PRNGKeyArray | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Loaded:
+    """Load a network with the variables of a weight file and a head to train.
+
+    Args:
+      spec: the network. The returned spec has the preprocessing, the epsilon, the
+        scale of batch normalisation and the pooling rule of the file.
+      weights: 'imagenet' downloads Keras' file, 'imagenet:top' Keras' file with the
+        classifier, 'imagenet:torchvision' the file of torchvision. '' initialises all
+        variables. Any other text is the path of a weight file or of a folder that
+        scripts.convert_weights wrote.
+      head: 'new' initialises the whole head. 'hidden' takes the dense layers below the
+        last one from the file. 'all' takes the whole head from the file.
+      key: the key for the variables that are initialised; `jax.random.key(0)` by
+        default.
+      cache_dir: the folder of downloads; ~/.cache/seeflower_jax/weights by default.
+
+    Returns:
+      (spec, variables, record); all values of the record are None without a file.
+
+    Raises:
+      FileNotFoundError: if the file does not exist; the message says where to get it.
+      download.DownloadError: if the download fails.
+      ValueError: if the file does not fit the network; the message lists all variables
+        that differ.
+    """
+    if head not in HEADS:
+        raise ValueError(f"init.head is {head!r}; expected one of {HEADS}")
+    key = jax.random.key(0) if key is None else key
+    if not weights:
+        record = WeightRecord(name=None, sha256=None, exact=None)
+        return spec, models.init(spec, key), record
+    path = _locate(spec.name, weights, cache_dir)
+    loaded, file_spec = readers.read(spec.name, path)
+    rules = {rule: getattr(file_spec, rule) for rule in _RULES}
+    spec = dataclasses.replace(spec, **rules)
+    file_head = loaded["params"].pop("head", {})
+    if head != "new":
+        loaded["params"]["head"] = {
+            name: layer
+            for name, layer in file_head.items()
+            if head == "all" or name != "logits"
+        }
+    initialised = models.shapes(spec)
+    allow_missing = {
+        "new": ["params/head/.*"],
+        "hidden": ["params/head/logits/.*"],
+        "all": [],
+    }[head]
+    if allow_missing:
+        initialised["params"]["head"] = models.init_head(spec, key)
+    variables = _merge(path, loaded, initialised, allow_missing)
+    return spec, variables, _record(spec.name, path, variables)
+
+
+def load_source(
+    model: str, weights: str, cache_dir: str | os.PathLike | None = None
+) -> Loaded:
+    """Load a network exactly as a weight file holds it, with or without a head.
+
+    Args:
+      model: the name of the network, a key of `models.MODELS`.
+      weights, cache_dir: as in `load_pretrained`.
+
+    Returns:
+      (spec, variables, record); the spec has the width and the head of the file.
+
+    Raises:
+      FileNotFoundError, download.DownloadError, ValueError: as `load_pretrained`.
+    """
+    path = _locate(model, weights, cache_dir)
+    loaded, spec = readers.read(model, path)
+    spec = infer_spec(spec, loaded["params"], path)
+    expected = models.shapes(spec)
+    if "head" not in loaded["params"]:
+        expected["params"].pop("head")
+    variables = _merge(path, loaded, expected)
+    return spec, variables, _record(model, path, variables)
+
+
+def load_classifier(
+    model: str, weights: str, cache_dir: str | os.PathLike | None = None
+) -> Loaded:
+    """Load a network exactly as a weight file holds it, with its classifier.
+
+    Arguments and values are those of `load_source`.
+
+    Raises:
+      WeightFileError: if the file has no classifier.
+      FileNotFoundError, download.DownloadError, ValueError: as `load_pretrained`.
+    """
+    spec, variables, record = load_source(model, weights, cache_dir)
+    if "logits" not in variables["params"].get("head", {}):
+        with_top = published.CATALOG.get(f"{model}:top")
+        example = f", such as {with_top.name}" if with_top else ""
+        raise WeightFileError(
+            f"{weights} holds {model} without a classifier, expected a file with "
+            f"a classifier{example}"
+        )
+    return spec, variables, record
+
+
+def _locate(
+    model: str, weights: str, cache_dir: str | os.PathLike | None
+) -> pathlib.Path:
+    """Return the path of a weight file, which is downloaded if it is published."""
+    if weights.partition(":")[0] == published.PREFIX:
+        source = published.find(model, weights)
+        folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser()
+        path = folder / source.name
+        return download.fetch(source.url, path, md5=source.md5, sha256=source.sha256)
+    path = pathlib.Path(weights).expanduser()
+    if not path.exists():
+        source = published.CATALOG.get(model)
+        advice = (
+            f"get {source.url} (MD5 {source.md5}), or set init.weights to 'imagenet'"
+            if source
+            else "set init.weights to the path of a file, or to '' for random variables"
+        )
+        raise FileNotFoundError(f"weight file {path} does not exist: {advice}")
+    return path
+
+
+def _merge(
+    path: pathlib.Path,
+    loaded: Variables,
+    initialised: Variables,
+    allow_missing: Iterable[str] = (),
+) -> Variables:
+    """Merge as `merge` does; its error names the file."""
+    try:
+        return merge(loaded, initialised, allow_missing)
+    except MergeError as error:
+        raise MergeError(f"{path}: {error}") from error
+
+
+def _record(model: str, path: pathlib.Path, variables: Variables) -> WeightRecord:
+    """Return the origin of the weights in a file or a folder."""
+    if path.is_dir():
+        return converted.load(path)[0]["source"]
+    exact = published.is_published(model, path, variables)
+    if not exact:
+        logging.warning("%s is not the published file: its hash differs", path)
+    return WeightRecord(name=path.name, sha256=download.file_hash(path), exact=exact)

@@ -1,0 +1,137 @@
+"""Reading of weight files: the suffix of a file name chooses the reader.
+
+variables, spec = read("vgg16", "vgg16-397923af.pth")
+register([".npz"], read_npz)    # files of another framework
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+
+from seeflower_jax import models
+from seeflower_jax.pretrained import converted, keras_h5, torch_state
+from seeflower_jax.pretrained.errors import WeightFileError
+from seeflower_jax.pretrained.types import Variables
+
+
+class Reader(Protocol):
+    """A function that reads one format of weight files.
+
+    Args:
+      model: the name of the network.
+      path: the weight file.
+
+    Returns:
+      (variables, spec): the variables by the names of this package, and the spec with
+      the preprocessing, the pooling rule and the epsilon that the weights expect. The
+      variables may lack the head. The reader need not check that they are complete:
+      `merge` checks names and shapes.
+
+    Raises:
+      WeightFileError: if the file does not hold the network.
+    """
+
+    def __call__(
+        self, model: str, path: pathlib.Path, /
+    ) -> tuple[Variables, models.ModelSpec]: ...
+
+
+def _read_keras(model: str, path: pathlib.Path) -> tuple[Variables, models.ModelSpec]:
+    _check_convertible(model, path)
+    return keras_h5.convert(model, keras_h5.read(path), path), models.get_spec(model)
+
+
+def _read_torch(model: str, path: pathlib.Path) -> tuple[Variables, models.ModelSpec]:
+    _check_convertible(model, path)
+    state, metadata = torch_state.read(path)
+    if "spec" in metadata:
+        spec = _stored_spec(model, json.loads(metadata["spec"]), path)
+    else:
+        spec = models.get_spec(model, **torch_state.RULES[model])
+    return torch_state.convert(model, state, path), spec
+
+
+def _check_convertible(model: str, path: pathlib.Path) -> None:
+    if model not in torch_state.RULES:
+        raise WeightFileError(
+            f"{path} cannot be read as weights of {model}: only files of "
+            f"{list(torch_state.RULES)} can be converted from Keras and torchvision"
+        )
+
+
+# The reader of each suffix. `register` adds entries.
+READERS: dict[str, Reader] = {
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), _read_keras),
+    **dict.fromkeys((".pth", ".pt", ".safetensors"), _read_torch),
+}
+
+
+def register(suffixes: Iterable[str], reader: Reader) -> None:
+    """Make `read`, and so every config and script, use a reader for some suffixes.
+
+    A reader that is registered later replaces the earlier reader of the same suffix.
+
+    Args:
+      suffixes: the ends of file names, such as `[".npz"]`.
+      reader: a function (model, path) -> (variables, spec).
+
+    Raises:
+      ValueError: if a suffix does not start with a dot.
+
+    Example:
+      >>> def read_npz(model, path):
+      ...     with np.load(path) as file:
+      ...         return to_variables(dict(file)), models.get_spec(model)
+      >>> register([".npz"], read_npz)
+    """
+    suffixes = list(suffixes)
+    for suffix in suffixes:
+        if not suffix.startswith(".") or suffix.count(".") > 1:
+            raise ValueError(
+                f"invalid suffix {suffix!r} of weight files; expected a dot and a name "
+                "without dots, such as '.npz'"
+            )
+    READERS.update(dict.fromkeys(suffixes, reader))
+
+
+def read(model: str, path: str | os.PathLike) -> tuple[Variables, models.ModelSpec]:
+    """Read a weight file or a folder of converted weights.
+
+    Args:
+      model: the name of the network.
+      path: the file or the folder.
+
+    Returns:
+      (variables, spec): the variables, with the head if the file has one; the spec with
+      the preprocessing, the pooling rule and the batch normalisation of the weights.
+
+    Raises:
+      WeightFileError: if the format is unknown or the file holds another network.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        description, variables = converted.load(path)
+        return variables, _stored_spec(model, description["spec"], path)
+    if path.suffix not in READERS:
+        raise WeightFileError(
+            f"{path} has an unknown format: expected a file name that ends in one of "
+            f"{', '.join(READERS)}, or a folder of converted weights"
+        )
+    variables, spec = READERS[path.suffix](model, path)
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
+    has_scale = any(name[-1].key == "scale" for name, _ in leaves)
+    return variables, dataclasses.replace(spec, batch_norm_scale=has_scale)
+
+
+def _stored_spec(
+    model: str, fields: Mapping[str, Any], path: pathlib.Path
+) -> models.ModelSpec:
+    """Return the spec that a file stores, if it is of `model`."""
+    if fields["name"] != model:
+        raise WeightFileError(f"{path} holds {fields['name']}, expected {model}")
+    return models.ModelSpec(**fields)
