@@ -5,6 +5,8 @@ raise ValueError(f"unknown model {name!r}{hints.did_you_mean(name, MODELS)}")
 
 import difflib
 import fnmatch
+import os
+import pathlib
 from collections.abc import Iterable, Sequence
 
 
@@ -54,3 +56,14 @@ def matching(patterns: Iterable[str], known: Sequence[str], kind: str) -> set[st
             )
         selected.update(matches)
     return selected or set(known)
+
+
+def nearest_path(path: str | os.PathLike) -> str | None:
+    """Return the existing path most like a missing one; None if nothing is near."""
+    missing = pathlib.Path(path).expanduser()
+    while not missing.parent.exists():
+        missing = missing.parent
+    if missing.exists() or not missing.parent.is_dir():
+        return None
+    near = nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
+    return str(missing.with_name(near[0])) if near else None

@@ -38,7 +38,7 @@ from seeflower_jax.attribution.types import (
     NetworkFunction,
     Taps,
 )
-from seeflower_jax.data import augment
+from seeflower_jax.data.augmentation import Augmentation, augment
 
 # Columns: how brightness, blue-yellow and green-purple vary in natural images, as the
 # square root of the covariance of ImageNet's colours (Olah et al. 2017).
@@ -255,15 +255,10 @@ def _transform(
         return images
     size = images.shape[1]
     sizes = jnp.full((len(images), 2), size)
-    return augment.augment(
-        keys,
-        images,
-        sizes,
-        size,
-        rotation=form.rotation,
-        zoom=form.zoom,
-        shift=form.shift,
+    augmentation = Augmentation(
+        size=size, rotation=form.rotation, zoom=form.zoom, shift=form.shift
     )
+    return augment(keys, images, sizes, augmentation)
 
 
 def _penalty(images: Float[Array, "k size size 3"], form: Form) -> Float[Array, "k"]:

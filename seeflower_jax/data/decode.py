@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
+# How the names of image files end.
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # A longer image is cut to its centre: the longer side is at most this many times the
 # shorter one.
 MAX_ASPECT = 2.0

@@ -19,7 +19,7 @@ import unicodedata
 
 import numpy as np
 
-from seeflower_jax.data.photos import SUFFIXES
+from seeflower_jax.data.decode import SUFFIXES
 from seeflower_jax.data.source import ImageSource
 
 DEFAULT_SPLIT = "70/15/15"

@@ -16,10 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seeflower_jax.data import decode
-from seeflower_jax.data.decode import UnreadableImage
+from seeflower_jax.data.decode import SUFFIXES, UnreadableImage
 from seeflower_jax.data.image_folder import class_name
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)

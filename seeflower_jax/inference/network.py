@@ -13,7 +13,7 @@ without it.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -124,6 +124,11 @@ class Network:
 
         return compute
 
+    def see(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+        """Return what the network sees of an image, rounded, to be shown."""
+        sizes = np.array([pixels.shape[:2]], np.int32)
+        return np.asarray(self.view(pixels[None], sizes)[0].round()).astype(np.uint8)
+
     def probabilities(
         self, logits: Float[np.ndarray, "n c"]
     ) -> Float[np.ndarray, "n c"]:
@@ -202,20 +207,30 @@ class Network:
         )
 
 
-def class_index(target: str | int, class_names: tuple[str, ...]) -> int:
+def class_index(
+    target: str | int,
+    class_names: Sequence[str],
+    other_words: Sequence[str] = ("predicted",),
+) -> int:
     """Return the index of a class from its name or index; -1 for 'predicted'.
+
+    Args:
+      target: what is typed.
+      class_names: of the network.
+      other_words: what else is allowed, for the message; () allows classes alone.
 
     Raises:
       ValueError: for an unknown name and an index out of range.
     """
-    if target == "predicted":
+    if target == "predicted" and target in other_words:
         return -1
     if target in class_names:
-        return class_names.index(target)
+        return list(class_names).index(str(target))
     if str(target).isdigit() and int(target) < len(class_names):
         return int(target)
-    hint = hints.did_you_mean(str(target), ["predicted", *class_names])
+    hint = hints.did_you_mean(str(target), [*other_words, *class_names])
+    words = "".join(f"{word!r}, " for word in other_words)
     raise ValueError(
-        f"unknown class {target!r}: expected 'predicted', a class name or an index from "
-        f"0 to {len(class_names) - 1}{hint}"
+        f"unknown class {target!r}: expected {words}a class name or an index from 0 to "
+        f"{len(class_names) - 1}{hint}"
     )

@@ -11,6 +11,7 @@ unknown to the optimizer. They get no gradient, no optimizer memory and no weigh
 and do not count in the clipping norm.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -86,19 +87,18 @@ def describe(trainable: Mapping, frozen: Mapping) -> str:
         for name, value in part.items():
             block = "/".join(name.split("/")[:2])
             counts.setdefault(block, [0, 0])[column] += int(np.prod(value.shape))
-    rows: list[tuple[str, str, list[int]]] = []  # first block, last block, counts
-    for block, sums in counts.items():
-        if rows and [n > 0 for n in rows[-1][2]] == [n > 0 for n in sums]:
-            first, _, previous = rows[-1]
-            merged = [a + b for a, b in zip(previous, sums, strict=True)]
-            rows[-1] = first, block, merged
-        else:
-            rows.append((block, block, sums))
-    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
-    labels = [first if first == last else f"{first} ... {last}" for first, last, _ in rows]
-    width = max(map(len, [*labels, "parameters"]))
+
+    def kind(block: str) -> tuple:
+        """Blocks of one kind share a line: of one part, trained or frozen alike."""
+        return block.split("/")[0], *(count > 0 for count in counts[block])
+
+    rows = []
+    for _, group in itertools.groupby(counts, kind):
+        first, *others = blocks = list(group)
+        label = f"{first} ... {others[-1]}" if others else first
+        rows.append((label, *(sum(counts[b][i] for b in blocks) for i in (0, 1))))
+    rows.append(("all", *(sum(column) for column in zip(*counts.values(), strict=True))))
+    width = max(len(label) for label, *_ in [*rows, ("parameters",)])
     lines = [f"{'parameters':{width}}{'trained':>14}{'frozen':>14}"]
-    columns = [sums for *_, sums in rows]
-    for label, sums in zip([*labels, "all"], [*columns, totals], strict=True):
-        lines.append(f"{label:{width}}{sums[0]:>14,}{sums[1]:>14,}")
+    lines += [f"{label:{width}}{a:>14,}{b:>14,}" for label, a, b in rows]
     return "\n".join(lines)

@@ -1,0 +1,38 @@
+"""Which class is explained for each image, from what is typed.
+
+    labels = target_labels("true", images, network.class_names)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int32
+
+from seeflower_jax.data.images import Images
+from seeflower_jax.inference.network import class_index
+
+
+def target_labels(
+    target: str, images: Images, class_names: Sequence[str]
+) -> Int32[np.ndarray, " n"]:
+    """Return the class to explain for each image; -1 stands for the predicted one.
+
+    Args:
+      target: 'predicted', 'true', a class name or a class index.
+      images: to explain.
+      class_names: of the network.
+
+    Raises:
+      ValueError: for an unknown name, an index out of range, or 'true' where the class
+        of an image is not known.
+    """
+    if target != "true":
+        label = class_index(target, class_names, other_words=("predicted", "true"))
+        return np.full(len(images), label, np.int32)
+    if None in images.labels:
+        name = images.names[list(images.labels).index(None)]
+        raise ValueError(
+            f"the true class of {name} is not known: its folder is not named as a "
+            "class; use another target"
+        )
+    return np.array(images.labels, np.int32)

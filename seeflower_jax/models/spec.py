@@ -1,0 +1,1 @@
+from seeflower_jax.models import ModelSpec  # noqa: F401
