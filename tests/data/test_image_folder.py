@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import data
-from seeflower_jax.data import cache, image_folder
-from tests import tiny_config
+from seeflower_jax.data import cache, image_folder, sources
+from seeflower_jax.data.sources import DataSettings
 
 # Counts by class; names with spaces and other letters, sorted by code point.
 CLASSES = {"Gänse blümchen": 10, "rosa": 3, "β": 2, "薔薇": 1}
@@ -178,9 +177,7 @@ def test_memory_for_decoding_does_not_grow_with_the_images(tmp_path):
 
 
 def test_values_for_other_sources_do_not_matter(tree):
-    config = tiny_config.get_config().data
-    config.source, config.dir, config.verify = "folder", str(tree), True
-    assert data.load(config).class_names == tuple(CLASSES)
-    config.source = "folders"
+    settings = DataSettings(source="folder", dir=str(tree), species=7, verify=True)
+    assert sources.load_source(settings).class_names == tuple(CLASSES)
     with pytest.raises(ValueError, match="did you mean 'folder'"):
-        data.load(config)
+        sources.load_source(DataSettings(source="folders"))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from seeflower_jax import data
-from seeflower_jax.data import oxford_flowers, tfds_writer
+
+from seeflower_jax.data import oxford_flowers, sources, tfds_writer
+from seeflower_jax.data.sources import DataSettings
 from tests import fixtures
 
 
@@ -97,12 +98,10 @@ def test_tensorflow_datasets_folder_is_the_same_set(copy, tmp_path):
 
 
 def test_unknown_split_and_source_suggest_the_nearest(flowers):
-    from ml_collections import ConfigDict
-
     with pytest.raises(ValueError, match="did you mean 'official'"):
         oxford_flowers.load(flowers, "oficial")
     with pytest.raises(ValueError, match="did you mean 'oxford_flowers102'"):
-        data.load(ConfigDict({"source": "oxford_flowers"}))
+        sources.load_source(DataSettings(source="oxford_flowers"))
 
 
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from seeflower_jax.data import cache, drawing, synthetic
+from seeflower_jax.data import decode, drawing, synthetic
 
 
 def test_an_image_is_a_function_of_species_seed_and_index():
@@ -67,7 +67,7 @@ def test_source_has_what_was_drawn(tmp_path):
     kinds = [drawing.species("target", number) for number in range(3)]
     assert source.class_names == tuple(kind.name for kind in kinds)
     image, mask = drawing.draw(kinds[1], 5, 2)
-    np.testing.assert_array_equal(np.asarray(cache.decode(source.read(5))), image)
+    np.testing.assert_array_equal(np.asarray(decode.decode(source.read(5))), image)
     np.testing.assert_array_equal(source.mask(5), mask)
     others = [
         synthetic.load("source", 3, (2, 0, 1), seed=5),

@@ -1,68 +1,81 @@
 """The loop of a stage: what is best, when it stops, what is kept."""
 
+import contextlib
+import json
+
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+import optax
 import pytest
 
-from seeflower_jax.training import loop, stages, step
+from seeflower_jax import sharding
+from seeflower_jax.data.loader import FeatureReader, TrainLoader
+from seeflower_jax.data.view import View
+from seeflower_jax.training import loop
 from seeflower_jax.training.checkpoint import Checkpoints
+from seeflower_jax.training.plan import StagePlan
+from seeflower_jax.training.progress import MetricsLog, NonFiniteLossError, Progress
+from seeflower_jax.training.stages import Stage
+from seeflower_jax.training.state import TrainState
+
+PROGRESS = Progress("head")
 
 
-def _fit(workdir, values, metric="top1", **changes):
-    """Runs a stage, one step an epoch, whose validations give `values` in turn.
+def _step(state, batch, key):
+    """Counts steps in the only parameter."""
+    metrics = {"loss": 1.0, "correct": 1, "count": 2}
+    metrics |= {"gradient_norm": 3.0, "update_norm": 0.5}
+    trainable = {"w": state.trainable["w"] + 1}
+    after = state.replace(step=state.step + 1, trainable=trainable)
+    return after, jax.tree.map(jnp.asarray, metrics)
 
-    The only parameter is the number of steps done.
-    """
-    config = ml_collections.ConfigDict(
-        {
-            "epochs": len(values),
-            "validate_every": 1,
-            "early_stopping": {"patience": 0, "min_delta": 0.0},
-        }
+
+def _plan(values, metric="top1", step=_step, **changes):
+    """Return a plan, one step an epoch, whose validations give `values` in turn."""
+    settings = {"epochs": len(values), "batch_size": 2, "rules": (), "index": 0}
+    settings |= {"learning_rate": 0.1, "view": View(1, 1)}
+    remaining = iter(values)
+    return StagePlan(
+        stage=Stage(name="head", **settings | changes),
+        step=jax.jit(step, donate_argnums=0),
+        batches=TrainLoader(
+            FeatureReader(np.zeros((2, 1), np.float32), np.arange(2)),
+            np.zeros(2, np.int32),
+            np.arange(2),
+            2,
+            sharding.make_mesh(),
+            (0,),
+        ),
+        validate=lambda variables: dict.fromkeys(("top1", "loss"), next(remaining)),
+        metric=metric,
+        key=jax.random.key(0),
+        learning_rate=optax.linear_schedule(1.0, 0.0, 4),
     )
-    config.update(changes)
-    state = step.TrainState(
-        jnp.zeros((), jnp.int32), {"w": jnp.zeros(())}, {}, {}, (), {}
-    )
-    progress = loop.Progress("head")
-    checkpoints = Checkpoints(workdir)
-    given = iter(values)
-
-    def step_fn(state, batch, key):
-        metrics = {"loss": 1.0, "correct": 1, "count": 2}
-        after = state.replace(
-            step=state.step + 1, trainable={"w": state.trainable["w"] + 1}
-        )
-        return after, jax.tree.map(jnp.asarray, metrics)
-
-    loop.fit(
-        stages.Stage("head", 0, config),
-        state,
-        step_fn,
-        lambda start, stop: ({"labels": np.zeros(2)} for _ in range(start, stop)),
-        lambda variables: dict.fromkeys(("top1", "loss"), next(given)),
-        progress,
-        1,
-        checkpoints,
-        loop.MetricsLog(workdir / "metrics.jsonl", 0),
-        {},
-        metric,
-        jax.random.key(0),
-    )
-    best = checkpoints.restore_best({"params": {"w": 0.0}, "batch_stats": {}})
-    meta = checkpoints.best_meta()
-    checkpoints.close()
-    return progress, float(best["params"]["w"]), meta
 
 
-@pytest.mark.parametrize("metric,at", [("top1", 2), ("loss", 4)])
-def test_best_is_kept_whatever_comes_later(tmp_path, metric, at):
+def _state():
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, {"w": jnp.zeros(())}, {}, {}, (), {})
+
+
+def _fit(workdir, plan, progress=PROGRESS):
+    """Run a stage; return its progress and the best value of the parameter."""
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        log = MetricsLog(workdir / "metrics.jsonl", 0)
+        _, progress = loop.fit(plan, _state(), progress, checkpoints, log)
+        like = {"params": {"w": np.zeros((), np.float32)}, "batch_stats": {}}
+        best = checkpoints.restore_best(like)
+        assert checkpoints.meta()["progress"] == progress.to_dict()
+    return progress, float(best["params"]["w"])
+
+
+@pytest.mark.parametrize("metric,best_step", [("top1", 2), ("loss", 4)])
+def test_best_is_kept_whatever_comes_later(tmp_path, metric, best_step):
     values = [0.5, 0.9, 0.7, 0.4, 0.8]
-    progress, best, meta = _fit(tmp_path, values, metric)
-    assert best == at and progress.best == values[at - 1]
-    assert meta["validation"][metric] == values[at - 1]
+    progress, best = _fit(tmp_path, _plan(values, metric))
+    assert best == best_step == progress.best_step
+    assert progress.best == values[best_step - 1]
     assert progress.done and progress.step == 5
 
 
@@ -72,21 +85,64 @@ def test_best_is_kept_whatever_comes_later(tmp_path, metric, at):
 )
 def test_early_stopping(tmp_path, patience, min_delta, stops):
     values = [0.5, 0.7, 0.6, 0.65, 0.8, 0.79, 0.78]
-    stopping = {"patience": patience, "min_delta": min_delta}
-    progress, best, _ = _fit(tmp_path, values, early_stopping=stopping)
+    progress, best = _fit(
+        tmp_path, _plan(values, patience=patience, min_delta=min_delta)
+    )
     assert progress.step == stops and progress.done
     assert best == 1 + int(np.argmax(values[:stops]))
 
 
 def test_a_stage_validates_at_its_end(tmp_path):
-    progress, best, _ = _fit(tmp_path, [0.5, 0.6], epochs=3, validate_every=2)
+    progress, best = _fit(tmp_path, _plan([0.5, 0.6], epochs=3, validate_every=2))
     assert progress.step == 3 and best == 3
+
+
+def test_log_has_learning_rate_norms_and_speed(tmp_path):
+    _fit(tmp_path, _plan([0.5, 0.6]))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert (first["learning_rate"], second["learning_rate"]) == (1.0, 0.75)
+    assert first["train"] == {
+        "loss": 0.5,
+        "top1": 0.5,
+        "gradient_norm": 3.0,
+        "update_norm": 0.5,
+    }
+    assert first["images_per_second"] > 0 and second["validation"]["top1"] == 0.6
+
+
+def test_loss_that_is_not_finite_keeps_the_checkpoint_before(tmp_path):
+    def step(state, batch, key):
+        state, metrics = _step(state, batch, key)
+        return state, metrics | {"loss": jnp.where(state.step == 3, jnp.nan, 1.0)}
+
+    plan = _plan([0.5, 0.6, 0.7], step=step)
+    object.__setattr__(plan, "checkpoint_seconds", 0.0)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+        with pytest.raises(NonFiniteLossError, match="nan at step 3 of stage 'head'"):
+            loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+        assert checkpoints.meta()["progress"]["step"] == 2
+        assert float(checkpoints.restore_state(_state()).trainable["w"]) == 2
 
 
 def test_log_forgets_what_comes_after_the_step_gone_on_from(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = loop.MetricsLog(path, 0)
+    log = MetricsLog(path, 0)
     for run_step in (1, 2, 3):
         log.write(run_step=run_step)
-    loop.MetricsLog(path, 2).write(run_step=3, again=True)
+    MetricsLog(path, 2).write(run_step=3, again=True)
     assert path.read_text().splitlines()[2:] == ['{"run_step": 3, "again": true}']
+
+
+def test_progress_is_a_value():
+    metrics = {"loss": 2.0, "correct": 1, "count": 4}
+    metrics |= {"gradient_norm": 1.0, "update_norm": 1.0}
+    first = PROGRESS.account(metrics)
+    second = first.account(metrics).spend(2.0)
+    assert PROGRESS == Progress("head") and first.step == 1 and second.step == 2
+    assert second.images == {"head": 8} and second.seconds == {"head": 2.0}
+    assert second.train_metrics()["loss"] == 0.5
+    assert Progress(**json.loads(json.dumps(second.to_dict()))) == second
+    following = second.start_stage("finetune")
+    assert (following.step, following.run_step) == (0, 2)

@@ -5,23 +5,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
+from seeflower_jax.data.view import View
+from seeflower_jax.training import optimizer as optimizers
 from seeflower_jax.training import partition
+from seeflower_jax.training.stages import Stage
 
 PARAMS = {
     "backbone": {"conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
     "head": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
 }
-STAGE = ConfigDict(
-    {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
-)
+HEAD_ALONE = (("head/.*", 1.0), ("backbone/.*", None))
 
 
-def _update(rules, stage=STAGE, grads=None, **changes):
-    stage = ConfigDict({**stage, **changes})
+def _stage(rules, **changes):
+    settings = {"name": "head", "index": 0, "epochs": 1, "batch_size": 1}
+    settings |= {"learning_rate": 0.1, "view": View(1, 1), "optimizer": "sgd"}
+    return Stage(rules=rules, **settings | changes)
+
+
+def _update(rules, grads=None, **changes):
     trainable, _ = partition.split(PARAMS, rules)
-    optimizer = partition.make_optimizer(stage, rules, optax.constant_schedule(0.1))
+    optimizer = optimizers.make_optimizer(
+        _stage(rules, **changes), optax.constant_schedule(0.1)
+    )
     grads = grads or jax.tree.map(jnp.ones_like, trainable)
     state = optimizer.init(trainable)
     return optimizer.update(grads, state, trainable)[0], state
@@ -58,17 +65,17 @@ def test_factors_scale_the_learning_rate():
 
 
 def test_frozen_parameters_are_unknown_to_the_optimizer():
-    rules = (("head/.*", 1.0), ("backbone/.*", None))
-    updates, state = _update(rules, optimizer="adam")
+    updates, state = _update(HEAD_ALONE, optimizer="adam")
     assert sorted(updates) == ["head/bias", "head/kernel"]
     elements = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
     assert elements == 2 * 9  # two moments of the head's 9 parameters
 
 
 def test_weight_decay_is_on_kernels_alone():
-    rules = (("head/.*", 1.0), ("backbone/.*", None))
     zeros = {"head/kernel": jnp.zeros((2, 3)), "head/bias": jnp.zeros(3)}
-    updates, _ = _update(rules, grads=zeros, weight_decay=0.5)
+    updates, _ = _update(
+        HEAD_ALONE, grads=zeros, optimizer="adamw", weight_decay=0.5
+    )
     np.testing.assert_allclose(updates["head/kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["head/bias"], 0)
 
@@ -78,16 +85,50 @@ def test_clipping_norm_is_of_all_trainable_gradients_together():
     norm = np.sqrt(9 + 6)
     np.testing.assert_allclose(updates["head/bias"], -0.1 / norm, rtol=1e-5)
     np.testing.assert_allclose(updates["backbone/conv/bias"], -0.2 / norm, rtol=1e-5)
-    frozen, _ = _update((("head/.*", 1.0), ("backbone/.*", None)), clip_norm=1.0)
+    frozen, _ = _update(HEAD_ALONE, clip_norm=1.0)
     np.testing.assert_allclose(frozen["head/bias"], -0.1 / 3, rtol=1e-5)
 
 
 def test_rmsprop_divides_by_the_root_of_the_mean_square():
-    updates, _ = _update((("head/.*", 1.0), ("backbone/.*", None)), optimizer="rmsprop")
+    updates, _ = _update(HEAD_ALONE, optimizer="rmsprop")
     # The first mean square is a tenth of the square.
     np.testing.assert_allclose(updates["head/bias"], -0.1 / 0.1**0.5, rtol=1e-4)
 
 
-def test_unknown_optimizer():
-    with pytest.raises(ValueError, match="'adam', 'rmsprop', 'sgd'"):
-        _update((("head/.*", 1.0), ("backbone/.*", None)), optimizer="adamm")
+def test_options_of_an_optimizer():
+    options = (("momentum", 0.9), ("nesterov", True))
+    updates, _ = _update(HEAD_ALONE, optimizer_options=options)
+    np.testing.assert_allclose(updates["head/bias"], -0.19, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lion", "lamb", "nadamw", "adagrad", "adafactor"])
+def test_any_optimizer_of_optax_goes_by_its_name(name):
+    updates, _ = _update(HEAD_ALONE, optimizer=name)
+    assert jnp.abs(updates["head/kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm' .*did you mean 'adam'"),
+        ({"optimizer": "scale_by_adam"}, "unknown optimizer"),
+        ({"weight_decay": 0.1}, "optax.sgd has no weight decay"),
+        (
+            {"optimizer_options": (("momentun", 0.9),)},
+            "takes no option 'momentun' .*momentum",
+        ),
+    ],
+)
+def test_optimizers_that_optax_does_not_have(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _update(HEAD_ALONE, **changes)
+
+
+def test_table_of_what_is_trained():
+    lines = partition.describe(*partition.split(PARAMS, HEAD_ALONE)).splitlines()
+    assert [line.split() for line in lines] == [
+        ["parameters", "trained", "frozen"],
+        ["head/bias", "...", "head/kernel", "9", "0"],
+        ["backbone/conv", "0", "6"],
+        ["all", "9", "6"],
+    ]

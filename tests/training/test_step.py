@@ -9,8 +9,12 @@ import pytest
 
 from configs import inception
 from seeflower_jax import models
-from seeflower_jax.data import augment
-from seeflower_jax.training import partition, stages, step
+from seeflower_jax.data.augmentation import augment
+from seeflower_jax.data.view import View
+from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.training import step
+from seeflower_jax.training.optimizer import make_optimizer
+from seeflower_jax.training.state import create_state
 from tests import fixtures
 
 SPEC = models.get_spec(
@@ -35,17 +39,19 @@ def batch():
     }
 
 
-def _stage(name, **changes):
-    config = inception.get_config().stages[name]
-    config.update(changes)
-    config.augment.size = SIZE
-    return stages.Stage(name, 0, config)
+def _stage(name, augment=None, **changes):
+    """Return a stage of the recipe of Inception-v3, at a small size."""
+    config = inception.get_config()
+    config.stages[name].augment.update({"size": SIZE, **(augment or {})})
+    stages = {stage.name: stage for stage in read_settings(config).stages}
+    stage = dataclasses.replace(stages[name], **changes)
+    return dataclasses.replace(stage, view=View(SIZE, 100))
 
 
-def _prepare(stage, variables):
-    optimizer = partition.make_optimizer(stage.config, stage.rules, stage.schedule(10))
-    state = step.create_state(variables, stage.rules, optimizer, stage.config.ema_decay)
-    return state, jax.jit(step.make_train_step(SPEC, stage.config, optimizer))
+def _prepare(stage, variables, spec=SPEC):
+    optimizer = make_optimizer(stage, stage.schedule(10))
+    state = create_state(variables, stage, optimizer)
+    return state, jax.jit(step.make_image_step(spec, stage, optimizer))
 
 
 def _flops(compiled):
@@ -54,18 +60,14 @@ def _flops(compiled):
 
 
 def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, batch):
-    stage = _stage("head", clip_norm=1.0, weight_decay=0.1)
-    stage.config.augment.update(enabled=True, mixup=0.0, cutmix=0.0)
+    augmentation = {"enabled": True, "mixup": 0.0, "cutmix": 0.0}
+    stage = _stage("head", augmentation, clip_norm=1.0, weight_decay=0.1)
     state, train_step = _prepare(stage, variables)
     key = jax.random.key(1)
     compiled = train_step.lower(state, batch, key).compile()
-    options = stage.config.augment.to_dict()
-    for name in ("enabled", "size", "mixup", "cutmix"):
-        options.pop(name)
-
     def forward(variables, batch, key):
         keys = step.example_keys(key, batch["indices"])
-        images = augment.augment(keys, batch["canvas"], batch["sizes"], SIZE, **options)
+        images = augment(keys, batch["canvas"], batch["sizes"], stage.augmentation)
         return models.apply(SPEC, variables, images)[0]
 
     plain = jax.jit(forward).lower(variables, batch, key).compile()
@@ -144,18 +146,62 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels(variables):
         "indices": jnp.arange(2),
     }
     spec = dataclasses.replace(SPEC, dropout=0.0)
-    log_p = np.asarray(jax.nn.log_softmax(models.classify(spec, variables, features)))
-    own = log_p[[0, 1], [1, 4]]
+    log_p = np.asarray(jax.nn.log_softmax(models.apply_head(spec, variables, features)))
+    label_log_p = log_p[[0, 1], [1, 4]]
     for smoothing in (0.0, 0.3):
         stage = _stage("head", label_smoothing=smoothing)
-        optimizer = partition.make_optimizer(
-            stage.config, stage.rules, stage.schedule(10)
-        )
-        state = step.create_state(variables, stage.rules, optimizer, 0.0)
-        train_step = step.make_train_step(spec, stage.config, optimizer)
+        optimizer = make_optimizer(stage, stage.schedule(10))
+        state = create_state(variables, stage, optimizer)
+        train_step = step.make_feature_step(spec, stage, optimizer)
         _, metrics = train_step(state, batch, jax.random.key(0))
-        expected = (1 - smoothing) * own + smoothing * log_p.mean(-1)
+        expected = (1 - smoothing) * label_log_p + smoothing * log_p.mean(-1)
         np.testing.assert_allclose(metrics["loss"], -expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head", "finetune"])
+def test_accumulated_gradients_are_those_of_the_batch(variables, batch, name):
+    spec = dataclasses.replace(SPEC, dropout=0.0)
+    after = []
+    for parts in (1, 2, 4):
+        stage = _stage(name, accum_steps=parts, warmup_steps=0, optimizer="sgd")
+        stage = dataclasses.replace(stage, weight_decay=0.0, learning_rate=1.0)
+        state, train_step = _prepare(stage, variables, spec)
+        after.append(train_step(state, batch, jax.random.key(1)))
+    for state, metrics in after[1:]:
+        assert metrics["count"] == 4 and metrics["correct"] == after[0][1]["correct"]
+        for key in ("loss", "gradient_norm", "update_norm"):
+            np.testing.assert_allclose(metrics[key], after[0][1][key], rtol=1e-4)
+        for parameter, value in state.trainable.items():
+            before = variables["params"]
+            for part in parameter.split("/"):
+                before = before[part]
+            moved, expected = value - before, after[0][0].trainable[parameter] - before
+            scale = float(jnp.abs(expected).max()) + 1e-6
+            np.testing.assert_allclose(moved, expected, atol=2e-3 * scale)
+
+
+def test_without_augmentation_it_trains_on_what_evaluation_sees(variables, batch):
+    """The loss of a step without randomness is that of the view."""
+    spec = dataclasses.replace(SPEC, dropout=0.0)
+    stage = _stage("head", label_smoothing=0.0)
+    assert stage.augmentation is None
+    state, train_step = _prepare(stage, variables, spec)
+    images = stage.view(batch["canvas"], batch["sizes"])
+    logits, _ = models.apply(spec, variables, images)
+    expected = -jax.nn.log_softmax(logits)[jnp.arange(4), batch["labels"]].sum()
+    _, metrics = train_step(state, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)
+
+
+def test_gradient_norm_is_of_what_is_trained(variables, batch):
+    stage = _stage("head", optimizer="sgd", weight_decay=0.0, learning_rate=0.5)
+    stage = dataclasses.replace(stage, schedule_name="constant")
+    state, train_step = _prepare(stage, variables)
+    after, metrics = train_step(state, batch, jax.random.key(1))
+    moves = [after.trainable[k] - v for k, v in state.trainable.items()]
+    norm = np.sqrt(sum(float((move**2).sum()) for move in moves))
+    np.testing.assert_allclose(metrics["update_norm"], norm, rtol=1e-4)
+    np.testing.assert_allclose(metrics["gradient_norm"], norm / 0.5, rtol=1e-4)
 
 
 def test_example_keys_do_not_depend_on_the_batch():
@@ -171,16 +217,9 @@ def test_example_keys_do_not_depend_on_the_batch():
     "name,values", [("cosine", (0, 1, 0)), ("constant", (0, 1, 1))]
 )
 def test_schedules(name, values):
-    stage = _stage("finetune", schedule=name, learning_rate=1.0, warmup_steps=10)
+    stage = _stage("finetune", schedule_name=name, learning_rate=1.0, warmup_steps=10)
     schedule = stage.schedule(100)
-    found = [float(schedule(at)) for at in (0, 10, 100)]
-    np.testing.assert_allclose(found, values, atol=1e-6)
+    rates = [float(schedule(at)) for at in (0, 10, 100)]
+    np.testing.assert_allclose(rates, values, atol=1e-6)
     with pytest.raises(ValueError, match="unknown schedule 'linear' in stage"):
-        _stage("finetune", schedule="linear").schedule(100)
-
-
-def test_unknown_stage_name():
-    config = inception.get_config()
-    config.stage_order = ("head", "fintune")
-    with pytest.raises(ValueError, match="stage_order names \\['fintune'\\]"):
-        stages.stages(config)
+        _stage("finetune", schedule_name="linear").schedule(100)

@@ -1,4 +1,4 @@
-"""Augmentation and cropping."""
+"""Augmentation."""
 
 import jax
 import jax.numpy as jnp
@@ -6,21 +6,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax.data import augment
+from seeflower_jax.data import augmentation
+from seeflower_jax.data.augmentation import Augmentation, augment, mix
+from seeflower_jax.data.view import View
 
 
-def _picture(height, width):
+def _image(height, width):
     y, x = np.mgrid[:height, :width]
     return np.stack([y * 255 / height, x * 255 / width, (x + y) % 256], -1).astype(
         np.uint8
     )
 
 
-def _batch(*pictures):
-    sizes = np.array([p.shape[:2] for p in pictures], np.int32)
-    canvas = np.zeros((len(pictures), *sizes.max(0), 3), np.uint8)
-    for row, picture in zip(canvas, pictures, strict=True):
-        row[: picture.shape[0], : picture.shape[1]] = picture
+def _batch(*images):
+    sizes = np.array([p.shape[:2] for p in images], np.int32)
+    canvas = np.zeros((len(images), *sizes.max(0), 3), np.uint8)
+    for row, image in zip(canvas, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
     return jnp.asarray(canvas), jnp.asarray(sizes)
 
 
@@ -28,61 +30,40 @@ def _keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
-def test_center_crop_at_full_size_is_the_picture_itself():
-    canvas, sizes = _batch(_picture(20, 30), _picture(40, 20))
-    crops = augment.center_crop(canvas, sizes, 20)
-    np.testing.assert_allclose(crops[0], _picture(20, 30)[:, 5:25], atol=1e-3)
-    np.testing.assert_allclose(crops[1], _picture(40, 20)[10:30], atol=1e-3)
-    mirrored = augment.center_crop(canvas, sizes, 20, hflip=True)
-    np.testing.assert_allclose(mirrored, crops[:, :, ::-1], atol=1e-3)
-
-
-def test_center_crop_enlarges_as_bilinear_interpolation_does():
-    picture = _picture(16, 16)
-    ours = augment.center_crop(*_batch(picture), 40)[0]
-    pillow = Image.fromarray(picture).resize((40, 40), Image.Resampling.BILINEAR)
-    assert np.abs(ours - np.asarray(pillow, np.float32)).max() <= 1.0
-
-
 @pytest.mark.parametrize("keep_aspect", [True, False])
-def test_without_options_augmentation_is_the_center_crop(keep_aspect):
-    canvas, sizes = _batch(_picture(20, 30))
-    np.testing.assert_allclose(
-        augment.augment(_keys(1), canvas, sizes, 24, keep_aspect=keep_aspect),
-        augment.center_crop(canvas, sizes, 24, keep_aspect=keep_aspect),
-        atol=1e-3,
-    )
-
-
-def test_squashed_pictures_are_whole():
-    picture = _picture(16, 24)
-    canvas, sizes = _batch(picture, _picture(40, 20))
-    ours = augment.center_crop(canvas, sizes, 48, keep_aspect=False)[0]
-    pillow = Image.fromarray(picture).resize((48, 48), Image.Resampling.BILINEAR)
-    assert np.abs(ours - np.asarray(pillow, np.float32)).max() <= 1.0
-    mirrored = augment.center_crop(canvas, sizes, 48, hflip=True, keep_aspect=False)[0]
-    np.testing.assert_allclose(mirrored, ours[:, ::-1], atol=1e-3)
+def test_without_options_it_is_the_view(keep_aspect):
+    """So it is where the view enlarges, and samples as it does, but at the border."""
+    canvas, sizes = _batch(_image(20, 30))
+    images = _augment(_keys(1), canvas, sizes, 24, keep_aspect=keep_aspect)
+    seen = View(24, 20, keep_aspect=keep_aspect)(canvas, sizes)
+    inside = np.s_[:, 2:-2, 2:-2] if keep_aspect else np.s_[:, 2:-2]
+    if keep_aspect:
+        np.testing.assert_allclose(images[inside], seen[inside], atol=1e-3)
+    else:  # which shrinks along x, by a quarter
+        assert np.abs(images - seen)[inside].max() < 3
 
 
 @pytest.mark.parametrize(
     "flip,view",
     [("hflip", lambda p: p[:, ::-1]), ("vflip", lambda p: p[::-1])],
 )
-def test_flips_mirror_half_of_the_pictures(flip, view):
-    picture = _picture(16, 16)
-    canvas, sizes = _batch(*[picture] * 64)
-    out = augment.augment(_keys(64), canvas, sizes, 16, **{flip: True})
-    same = np.abs(out - picture).max(axis=(1, 2, 3)) < 1e-2
-    mirrored = np.abs(out - view(picture)).max(axis=(1, 2, 3)) < 1e-2
+def test_flips_mirror_half_of_the_images(flip, view):
+    image = _image(16, 16)
+    canvas, sizes = _batch(*[image] * 64)
+    out = _augment(_keys(64), canvas, sizes, 16, **{flip: True})
+    same = np.abs(out - image).max(axis=(1, 2, 3)) < 1e-2
+    mirrored = np.abs(out - view(image)).max(axis=(1, 2, 3)) < 1e-2
     assert (same ^ mirrored).all() and 16 < same.sum() < 48
+
+
+def _augment(keys, canvas, sizes, size, **options):
+    return augment(keys, canvas, sizes, Augmentation(size, **options))
 
 
 def _points(**options):
     """Where, in [-1, 1], the corners and centre of 500 outputs come from."""
-    identity = dict(rotation=0.0, shear=0.0, shift=0.0, zoom=0.0)
-    flips = dict(hflip=False, vflip=False)
     matrices = jax.vmap(
-        lambda key: augment._random_affine(key, **identity | flips | options)
+        lambda key: augmentation._random_affine(key, Augmentation(8, **options))
     )(_keys(500))
     return np.asarray(matrices)
 
@@ -106,7 +87,7 @@ def test_shift_zoom_and_shear_are_within_their_limits():
 def test_random_crop_has_the_asked_area_and_ratio_and_stays_inside():
     size = jnp.array([100, 150])
     center, half = jax.vmap(
-        lambda key: augment._crop_box(key, size, (0.35, 1.0), (3 / 4, 4 / 3))
+        lambda key: augmentation._crop_box(key, size, (0.35, 1.0), (3 / 4, 4 / 3))
     )(_keys(500))
     area = 4 * half.prod(axis=1) / 15000
     assert 0.3 < area.min() and area.max() <= 1
@@ -118,44 +99,44 @@ def test_random_crop_has_the_asked_area_and_ratio_and_stays_inside():
 
 def test_a_view_depends_on_its_own_key_alone():
     options = dict(rotation=30.0, shear=0.2, shift=0.2, zoom=0.2, crop_area=(0.3, 1.0))
-    canvas, sizes = _batch(_picture(20, 30), _picture(30, 20))
-    together = augment.augment(_keys(2), canvas, sizes, 16, **options)
-    alone = augment.augment(_keys(2)[1:], canvas[1:], sizes[1:], 16, **options)
+    canvas, sizes = _batch(_image(20, 30), _image(30, 20))
+    together = _augment(_keys(2), canvas, sizes, 16, **options)
+    alone = _augment(_keys(2)[1:], canvas[1:], sizes[1:], 16, **options)
     np.testing.assert_allclose(together[1:], alone, atol=1e-3)
-    other = augment.augment(_keys(2, seed=1), canvas, sizes, 16, **options)
+    other = _augment(_keys(2, seed=1), canvas, sizes, 16, **options)
     assert np.abs(other - together).max() > 1
     assert together.min() >= 0 and together.max() <= 255
 
 
-def test_canvas_beyond_the_picture_is_never_seen():
-    picture = np.full((10, 12, 3), 200, np.uint8)
-    canvas, sizes = _batch(picture, np.zeros((30, 30, 3), np.uint8))
+def test_canvas_beyond_the_image_is_never_seen():
+    image = np.full((10, 12, 3), 200, np.uint8)
+    canvas, sizes = _batch(image, np.zeros((30, 30, 3), np.uint8))
     options = dict(rotation=30.0, shift=0.5, zoom=0.5)
-    out = augment.augment(_keys(2), canvas, sizes, 16, **options)
+    out = _augment(_keys(2), canvas, sizes, 16, **options)
     np.testing.assert_allclose(out[0], 200, atol=1e-3)
 
 
 def test_light_varies_within_its_limits_and_keeps_the_range():
-    picture = np.full((8, 8, 3), 100, np.uint8)
-    picture[:4] = 140  # mean 120, differences 20
-    canvas, sizes = _batch(*[picture] * 200)
-    out = augment.augment(_keys(200), canvas, sizes, 8, brightness=0.3)
+    image = np.full((8, 8, 3), 100, np.uint8)
+    image[:4] = 140  # mean 120, differences 20
+    canvas, sizes = _batch(*[image] * 200)
+    out = _augment(_keys(200), canvas, sizes, 8, brightness=0.3)
     factors = out.mean((1, 2, 3)) / 120
     assert 0.7 <= factors.min() < 0.75 and 1.25 < factors.max() <= 1.3
-    out = augment.augment(_keys(200), canvas, sizes, 8, contrast=0.5)
+    out = _augment(_keys(200), canvas, sizes, 8, contrast=0.5)
     np.testing.assert_allclose(out.mean((1, 2, 3)), 120, rtol=1e-4)
     spread = out[:, 0].mean((1, 2)) - 120
     assert 10 <= spread.min() < 12 and 28 < spread.max() <= 30
     bright = jnp.full_like(canvas, 250)
-    assert augment.augment(_keys(200), bright, sizes, 8, brightness=0.3).max() == 255
+    assert _augment(_keys(200), bright, sizes, 8, brightness=0.3).max() == 255
 
 
 def _mixed(**options):
-    """Black, white, black, ... pictures, mixed, with targets 0, 1, 0, ..."""
+    """Black, white, black, ... images, mixed, with targets 0, 1, 0, ..."""
     values = jnp.arange(400) % 2
     images = jnp.broadcast_to(255.0 * values[:, None, None, None], (400, 16, 12, 3))
     targets = jax.nn.one_hot(values, 2)
-    return values, *augment.mix(_keys(400), images, targets, **options)
+    return values, *mix(_keys(400), images, targets, Augmentation(16, **options))
 
 
 @pytest.mark.parametrize("options", [{"mixup": 1.0}, {"cutmix": 1.0}])
@@ -180,3 +161,17 @@ def test_both_ways_of_mixing_are_drawn_equally_and_neither_is_nothing():
     values, images, targets = _mixed()
     np.testing.assert_array_equal(images[:, 0, 0, 0], 255.0 * values)
     np.testing.assert_array_equal(targets.argmax(-1), values)
+
+
+def test_oversampling_averages_what_would_be_skipped():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    canvas, sizes = _batch(noise)
+    coarse = _augment(_keys(1), canvas, sizes, 8, shift=0.1)
+    smooth = _augment(_keys(1), canvas, sizes, 8, shift=0.1, oversampling=8)
+    assert coarse.std() > 30 and smooth.std() < 15
+    image = _image(64, 64)
+    canvas, sizes = _batch(image)
+    ours = _augment(_keys(1), canvas, sizes, 8, oversampling=8)[0]
+    np.testing.assert_allclose(
+        ours, image.reshape(8, 8, 8, 8, 3).mean((1, 3)), atol=1e-2
+    )
