@@ -16,8 +16,8 @@ Sources:
   10.23915/distill.00007. It optimises Fourier coefficients of decorrelated colours, and
   transforms the image randomly inside the differentiated function.
 - The statistics of features follow Yin et al. 2020, arXiv 1912.08795, equation 4. This
-  module computes them for each image, in units of how much photographs differ. With them,
-  other networks recognise the class too.
+  module computes them for each image, in units of how much photographs differ. With
+  these statistics, other networks recognise the class too.
 """
 
 import dataclasses
