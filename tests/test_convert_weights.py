@@ -147,7 +147,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match="preprocess is 'torch', Keras' 'caffe'"):
         writers.write(tmp_path / "v.h5", "keras_h5", torch_spec, variables, {})
     small = models.get_spec("baseline")
-    with pytest.raises(ValueError, match="files are of .*, not baseline"):
+    with pytest.raises(ValueError, match="files support .*, not baseline"):
         writers.write(tmp_path / "b.h5", "keras_h5", small, {}, {})
     assert not list(tmp_path.iterdir())
 

@@ -153,13 +153,11 @@ def _captum(
     import torch
 
     cuda = torch.cuda.is_available()
-    place = {
-        "device": "cuda" if cuda else "cpu",
-        "memory_format": torch.channels_last,
-    }
+    device = "cuda" if cuda else "cpu"
     network, layer = captum_reference.torch_network(spec, variables)
-    network = network.to(**place)
-    tensor = torch.tensor(images.transpose(0, 3, 1, 2).copy()).to(**place)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    tensor = torch.tensor(images.transpose(0, 3, 1, 2).copy())
+    tensor = tensor.to(device, memory_format=torch.channels_last)
     targets = torch.arange(len(tensor), device=tensor.device)
 
     def run():
@@ -217,7 +215,7 @@ def table(measurements: Mapping[str, timing.Measurement]) -> dict[str, dict[str,
       names of captum's figures start with `captum_`. A run directory also has `run`,
       the hash of its config.
     """
-    networks = {}
+    networks: dict[str, dict[str, Any]] = {}
     for name, measurement in measurements.items():
         network, framework, method = name.rsplit(":", 2)
         if network not in networks:
@@ -225,7 +223,7 @@ def table(measurements: Mapping[str, timing.Measurement]) -> dict[str, dict[str,
             networks[network] = identity | {"methods": {}}
         prefix = "" if framework == "seeflower_jax" else "captum_"
         if isinstance(measurement, str):
-            figures = {f"{prefix}error": measurement}
+            figures: dict[str, Any] = {f"{prefix}error": measurement}
         elif method == "forward":
             rate = round(measurement["rate"], 3)
             figures = {f"{prefix}forward_images_per_second": rate}

@@ -9,7 +9,7 @@ file and runs its own network.
 
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -73,16 +73,20 @@ def compare(
         yield "Keras .h5, ImageNet", endpoint_errors(model, path, images, reference)
     network = references.keras_network(model, side)
     reference = references.keras_outputs(model, network, images)
-    for ending, save in ((".weights.h5", "save_weights"), (".keras", "save")):
+    keras_saves = {".weights.h5": network.save_weights, ".keras": network.save}
+    for ending, save in keras_saves.items():
         path = folder / f"{model}{ending}"
-        getattr(network, save)(path)
+        save(path)
         yield f"Keras {ending}", endpoint_errors(model, path, images, reference)
         path.unlink()
     network = references.torch_network(model)
     reference = references.torch_outputs(model, network, images)
-    saves = {".pth": torch.save, ".safetensors": safetensors.torch.save_file}
-    for ending, save in saves.items():
+    torch_saves: dict[str, Callable[..., object]] = {
+        ".pth": torch.save,
+        ".safetensors": safetensors.torch.save_file,
+    }
+    for ending, save_state in torch_saves.items():
         path = folder / f"{model}{ending}"
-        save(network.state_dict(), path)
+        save_state(network.state_dict(), path)
         yield f"torchvision {ending}", endpoint_errors(model, path, images, reference)
         path.unlink()

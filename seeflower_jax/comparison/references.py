@@ -140,5 +140,6 @@ def _torch_modules(model: str, network: torch.nn.Module) -> dict[str, torch.nn.M
         modules = [network.get_submodule(torch_names.get(n, n)) for n in endpoints]
     else:
         kinds = (torch.nn.ReLU, torch.nn.MaxPool2d)
-        modules = [layer for layer in network.features if isinstance(layer, kinds)]
+        layers = network.get_submodule("features").children()
+        modules = [layer for layer in layers if isinstance(layer, kinds)]
     return dict(zip(endpoints, modules, strict=True))

@@ -56,7 +56,8 @@ def in_processes(
       {worker: its figures}. A worker that fails has the last line of its error instead,
       and does not start again.
     """
-    figures, errors = {name: [] for name in workers}, {}
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    errors: dict[str, str] = {}
     for _ in range(rounds):
         for name in workers:
             if name in errors:

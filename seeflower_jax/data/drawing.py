@@ -337,14 +337,14 @@ def draw(
     mask = np.zeros((side, side), np.float32)
     mask[around] = alpha
 
-    front = Image.new("RGBA", image.size)
-    pen = ImageDraw.Draw(front)
+    foreground = Image.new("RGBA", image.size)
+    pen = ImageDraw.Draw(foreground)
     for _ in range(rng.integers(0, 4)):
         start, angle = 2 * side * np.array([rng.random(), 1.05]), rng.normal(-1.57, 0.4)
         _draw_leaf(
             pen, start, angle, 2 * side * rng.uniform(0.4, 0.9), 0.1, _green(rng)
         )
-    front = np.asarray(front.reduce(2), np.float32) / 255
+    front = np.asarray(foreground.reduce(2), np.float32) / 255
     canvas += front[..., 3:] * (front[..., :3] - canvas)
     mask *= 1 - front[..., 3]
 

@@ -219,7 +219,7 @@ def _parse_split(split: str) -> tuple[dict[str, int], int]:
     """Return the percentage of each split and the seed of a text like '80/10/10:1'."""
     match = re.fullmatch(r"(\d+)/(\d+)/(\d+)(?::(\d+))?", split)
     percentages = [int(share) for share in match.groups()[:3]] if match else []
-    if sum(percentages) != 100 or not percentages[0]:
+    if match is None or sum(percentages) != 100 or not percentages[0]:
         raise ValueError(
             f"unknown split {split!r} of a folder; expected 'official' or percentages "
             "for training, validation and test that sum to 100, such as '80/10/10', "
@@ -232,7 +232,8 @@ def _assign_splits(
     files: list[_File], percentages: dict[str, int], seed: int
 ) -> list[_File]:
     """Return the files with a split for each, drawn class by class."""
-    keys_by_class, split_of_key = collections.defaultdict(list), {}
+    keys_by_class: dict[str, list[str]] = collections.defaultdict(list)
+    split_of_key: dict[str, str] = {}
     incomplete = []  # "class (split)" of splits that lack images
     for file in files:
         keys_by_class[file.class_name].append(file.key)

@@ -144,7 +144,7 @@ def read_mat_files(
     Raises:
       FileNotFoundError, ValueError: as `load`.
     """
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for name, keys in (
         ("imagelabels.mat", ["labels"]),
         ("setid.mat", ["trnid", "valid", "tstid"]),

@@ -9,7 +9,6 @@ numbers in the layers' names. Newer files also store the names, as attributes. F
 files this module derives the names from the order.
 """
 
-import re
 from collections.abc import Iterable
 
 import h5py
@@ -62,8 +61,8 @@ def read_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
 
 
 def _kind_and_count(group: str) -> tuple[str, int]:
-    kind, count = re.fullmatch(r"(.*?)(?:_(\d+))?", group).groups()
-    return kind, int(count or 0)
+    kind, _, count = group.rpartition("_")
+    return (kind, int(count)) if kind and count.isdecimal() else (group, 0)
 
 
 def _names_by_order(groups: Iterable[str]) -> dict[str, str]:

@@ -71,11 +71,10 @@ def read(path: str | os.PathLike) -> Layers:
     if not os.path.exists(path):
         raise FileNotFoundError(f"weight file {path} does not exist")
     try:
+        opened: str | os.PathLike | io.BytesIO = path
         if str(path).endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
                 opened = io.BytesIO(archive.read("model.weights.h5"))
-        else:
-            opened = path
         with h5py.File(opened) as file:
             if "layers" in file and "layer_names" not in file.attrs:
                 return keras_archive.read_layers(file)
@@ -175,8 +174,9 @@ def convert_inception_v3(
     beta, mean and variance.
     """
     convs, norms = _numbered(layers, "conv2d"), _numbered(layers, "batch_normalization")
-    parts = ("scale", "bias", "mean", "var")
-    parts = parts if any(len(arrays) == 4 for arrays in norms.values()) else parts[1:]
+    parts = ["scale", "bias", "mean", "var"]
+    if all(len(arrays) != 4 for arrays in norms.values()):
+        parts.remove("scale")
     errors = _inception_v3_defects(layers, convs, norms, len(parts))
     head = _convert_head(layers, errors)
     if errors:

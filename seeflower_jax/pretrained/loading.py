@@ -13,7 +13,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -147,10 +147,10 @@ def _locate(
 ) -> pathlib.Path:
     """Return the path of a weight file, which is downloaded if it is published."""
     if weights.partition(":")[0] == published.PREFIX:
-        source = published.find(model, weights)
+        file = published.find(model, weights)
         folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser()
-        path = folder / source.name
-        return download.fetch(source.url, path, md5=source.md5, sha256=source.sha256)
+        path = folder / file.name
+        return download.fetch(file.url, path, md5=file.md5, sha256=file.sha256)
     path = pathlib.Path(weights).expanduser()
     if not path.exists():
         source = published.CATALOG.get(model)
@@ -179,7 +179,7 @@ def _merge(
 def _record(model: str, path: pathlib.Path, variables: Variables) -> WeightRecord:
     """Return the origin of the weights in a file or a folder."""
     if path.is_dir():
-        return converted.load(path)[0]["source"]
+        return cast(WeightRecord, converted.load(path)[0]["source"])
     exact = published.is_published(model, path, variables)
     if not exact:
         logging.warning("%s is not the published file: its hash differs", path)

@@ -63,5 +63,5 @@ def merge(
         raise MergeError(
             "the loaded variables do not fit the network:\n  " + "\n  ".join(errors)
         )
-    empty = {name: {} for name, value in initialised.items() if not value}
+    empty: Variables = {name: {} for name, value in initialised.items() if not value}
     return empty | traverse_util.unflatten_dict(merged, sep="/")

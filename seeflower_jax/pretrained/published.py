@@ -39,7 +39,9 @@ class PublishedWeights:
         """Return whether a file has the published hash."""
         if self.md5:
             return download.file_hash(path, "md5") == self.md5
-        return download.file_hash(path).startswith(self.sha256)
+        if self.sha256:
+            return download.file_hash(path).startswith(self.sha256)
+        return False
 
 
 def _keras(

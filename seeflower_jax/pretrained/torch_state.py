@@ -117,7 +117,8 @@ def torch_names(model: str) -> dict[str, str]:
     convs = {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}[model]
     # In `features`, each convolution has a ReLU after it, and each block ends with a
     # pooling layer.
-    places, place = [], 0
+    places: list[int] = []
+    place = 0
     for count in convs:
         places += range(place, place + 2 * count, 2)
         place += 2 * count + 1

@@ -28,7 +28,7 @@ TABLES = (
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports an example; what it adds to the tables is forgotten after the test."""
+    """Imports an example; the tables are restored after the test."""
     for module, table in TABLES:
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
 
@@ -42,7 +42,7 @@ def example(monkeypatch):
 
 @pytest.fixture
 def config(flowers, tmp_path):
-    """A config whose network and weights a test fills in, on pictures of 64 pixels."""
+    """A config whose network and weights a test fills in, on images of 64 pixels."""
     config = inception.get_config()
     config.data.update(dir=str(flowers), cache_dir=str(tmp_path), verify=False)
     config.data.shortest_side = 64
@@ -63,8 +63,8 @@ def test_examples_are_short(name):
 
 
 def test_there_are_no_other_examples():
-    there = {path.stem for path in FOLDER.glob("[a-z]*.py")}
-    assert there == {*EXAMPLES, "test_extending"}
+    stems = {path.stem for path in FOLDER.glob("[a-z]*.py")}
+    assert stems == {*EXAMPLES, "test_extending"}
 
 
 def test_network_is_trained(example, config, tmp_path):
@@ -85,7 +85,7 @@ def test_network_is_trained(example, config, tmp_path):
 
 
 def _write_npz(path, source):
-    """A file in the example's layout: (its arrays, the variables that they are)."""
+    """Write a file in the example's layout; return (its arrays, the variables)."""
     variables = fixtures.random_variables(models.get_spec("small"), 3)
     arrays = {}
     for theirs, ours in source.NAMES.items():
