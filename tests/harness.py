@@ -1,7 +1,6 @@
 """Run scripts and compare trees of arrays in tests.
 
-completed = harness.run_here("evaluate", f"--workdir={workdir}")  # in this process
-completed = harness.run_apart("train", "--help")  # in a process of its own
+completed = harness.run_here("evaluate", f"--workdir={workdir}")
 assert completed.returncode == 0, completed.stderr
 harness.assert_trees_equal(restored, saved)
 """
@@ -47,7 +46,7 @@ def run_here(script: str, *arguments: Any, root: pathlib.Path = ROOT) -> Complet
     Args:
       script: name of the script.
       *arguments: its command line.
-      root: folder of scripts/; another one for a script that writes beside it.
+      root: folder of scripts/. A script that writes next to scripts/ needs a copy.
     """
     path = str(root / "scripts" / f"{script}.py")
     with (
@@ -193,7 +192,7 @@ def _imported_modules() -> list[str]:
 
 
 def _become(script: str, arguments: list[str], *paths: pathlib.Path) -> None:
-    """Turn this process into a script whose output goes to two files."""
+    """Turn this process into a script, and write its output to two files."""
     for descriptor, path in enumerate(paths, start=1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), descriptor)
     os.chdir(ROOT)
