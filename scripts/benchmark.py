@@ -16,7 +16,7 @@ import json
 import pathlib
 import sys
 
-from absl import flags
+from absl import app, flags
 
 from scripts import console
 from seeflower_jax import records
@@ -66,9 +66,12 @@ def _in_processes(workers: list[str]) -> dict:
 
 
 COMMANDS = {"train": _train, "attribution": _attribution}
+TAKES = " or ".join(COMMANDS)
 
 
 def main(argv) -> None:
+    if argv[1:] not in [[command] for command in COMMANDS]:
+        raise app.UsageError(f"expected {TAKES}, got {' '.join(argv[1:])!r}")
     if _WORKER.value:
         print(json.dumps(_measure(argv[1], _WORKER.value)))
         return
@@ -81,4 +84,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, commands=list(COMMANDS))
+    console.run(main, TAKES)

@@ -15,13 +15,17 @@ from scripts import console
 from seeflower_jax.data import tfds_writer
 
 _SOURCE = flags.DEFINE_string(
-    "source", None, "Folder with imagelabels.mat, setid.mat, jpg/ or 102flowers.tgz."
+    "source",
+    None,
+    "Folder with imagelabels.mat, setid.mat, jpg/ or 102flowers.tgz.",
+    required=True,
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder to write to.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "The folder to write to.", required=True
+)
 _VERIFY = flags.DEFINE_bool(
     "verify", True, "Check hashes and counts; off for a smaller set in this layout."
 )
-flags.mark_flags_as_required(["source", "data_dir"])
 
 
 def main(_) -> None:

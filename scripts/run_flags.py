@@ -1,4 +1,4 @@
-"""The flags of what makes runs by itself: where the files are, and the precision.
+"""Define the flags of scripts that train several runs: folders and precision.
 
 plan = reproduction.plan(rows, seeds, out, budget, **run_flags.options())
 """
@@ -7,21 +7,23 @@ import os
 
 from absl import flags
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "The pictures; downloads by default.")
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "For decoded pictures and downloads.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Folder of the images; downloads by default."
+)
+_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "For decoded images and downloads.")
 _WEIGHTS_DIR = flags.DEFINE_string(
-    "weights_dir", "", "Folder of Keras' weight files; downloads by default."
+    "weights_dir", "", "Folder of Keras weight files; downloads by default."
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "Of the computation; the recipe's by default.",
+    "Precision of the computation; the recipe decides by default.",
 )
 
 
 def options() -> dict:
-    """`changes`, values of every config by their flat keys, and `weights_dir`."""
+    """Return `changes`, {key of the config: value}, and `weights_dir`."""
     changes = {
         "data.dir": os.path.expanduser(_DATA_DIR.value),
         "data.cache_dir": os.path.expanduser(_CACHE_DIR.value),

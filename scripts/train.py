@@ -14,14 +14,11 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from scripts import console, usage
+from scripts import config_flag, console
 from seeflower_jax import experiment, quickstart, records, reporting
 from seeflower_jax.report import curves, results
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; its values are changed by --config.KEY=VALUE."
-)
-flags.FLAGS["config"].parser = usage.ConfigParser(flags.FLAGS["config"].parser)
+flags.adopt_module_key_flags(config_flag)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -31,11 +28,10 @@ _CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds", 300.0, "How often the state is saved, to go on from."
 )
 _TEST = flags.DEFINE_bool("test", True, "Whether the test split is looked at too.")
-flags.mark_flag_as_required("config")
 
 
 def main(_) -> None:
-    config = _CONFIG.value
+    config = config_flag.CONFIG.value
     if "quickstart" in config and not _TEST.value:
         raise app.UsageError("the quick start compares on test; leave --notest out")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from seeflower_jax import ablation, models, records
 from seeflower_jax.training import partition, stages
-from tests import in_process
+from tests import harness
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -71,7 +71,7 @@ def test_commands_take_local_files(key):
     assert f"--workdir=o/{key}" in train and evaluate[0] in train
 
 
-def test_script_records_what_is_missing(tiny_run, tmp_path, capfd, monkeypatch):
+def test_script_records_what_is_missing(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     out = tmp_path / "runs"
     out.mkdir()
@@ -82,16 +82,17 @@ def test_script_records_what_is_missing(tiny_run, tmp_path, capfd, monkeypatch):
         "--only=vgg19_also_mirrored,inception_v3_not_mirrored",
         "--json",
     ]
-    assert in_process.run("ablation", *arguments, "--dry_run") == 0
-    rows = json.loads(capfd.readouterr().out)["rows"]
+    planned = harness.run_here("ablation", *arguments, "--dry_run")
+    rows = json.loads(planned.stdout)["rows"]
     assert [row["state"] for row in rows] == ["missing"] * 2
     # No run of VGG19 is there; the other row is made all the same.
-    assert in_process.run("ablation", *arguments) == 1
-    assert "these rows failed: vgg19_also_mirrored" in capfd.readouterr().err
+    made = harness.run_here("ablation", *arguments)
+    assert made.returncode == 1
+    assert "these rows failed: vgg19_also_mirrored" in made.stderr
     rows = ablation.recorded(tmp_path)
     assert list(rows) == ["inception_v3"] and rows["inception_v3"]["not mirrored"]
-    assert in_process.run("ablation", *arguments, "--dry_run") == 0
-    rows = json.loads(capfd.readouterr().out)["rows"]
+    planned = harness.run_here("ablation", *arguments, "--dry_run")
+    rows = json.loads(planned.stdout)["rows"]
     assert {row["name"]: row["state"] for row in rows} == {
         "inception_v3_not_mirrored": "recorded",
         "vgg19_also_mirrored": "missing",

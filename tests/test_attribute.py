@@ -3,10 +3,7 @@
 import dataclasses
 import gc
 import json
-import pathlib
 import shutil
-import subprocess
-import sys
 import tracemalloc
 
 import jax
@@ -19,9 +16,7 @@ from seeflower_jax import network as networks
 from seeflower_jax.attribution import batch, registry, store
 from seeflower_jax.data import photos
 from seeflower_jax.report import attribution as figures
-from tests import fixtures
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import fixtures, harness
 
 
 @pytest.fixture
@@ -209,11 +204,6 @@ def _baseline(variables=None, **options) -> networks.Network:
     )
 
 
-def _script(*arguments):
-    command = [sys.executable, "-m", "scripts.attribute", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 def test_export(tmp_path):
     exported.save(tmp_path / "export", _baseline(), {})
     place = tmp_path / "photos"
@@ -222,8 +212,11 @@ def test_export(tmp_path):
         _noise((32, 32), seed=number).save(place / f"{number}.png")
     (place / "broken.jpg").write_bytes(b"no picture")
     arguments = [f"--export={tmp_path / 'export'}", f"--images={place}", "--overlays"]
-    done = _script(
-        *arguments, "--methods=saliency,eigen_cam", f"--out={tmp_path / 'o'}"
+    done = harness.run_apart(
+        "attribute",
+        *arguments,
+        "--methods=saliency,eigen_cam",
+        f"--out={tmp_path / 'o'}",
     )
     assert done.returncode == 3, done.stderr
     assert f"skipped {place / 'broken.jpg'}: " in done.stderr
@@ -249,9 +242,13 @@ def test_export(tmp_path):
 
 
 def test_networks_that_have_no_splits(tmp_path):
-    wrong = _script("--export=x", "--split=test", f"--out={tmp_path}")
+    wrong = harness.run_apart(
+        "attribute", "--export=x", "--split=test", f"--out={tmp_path}"
+    )
     assert "--split is of a run's data: give --workdir" in wrong.stderr
-    wrong = _script("--export=x", "--workdir=y", "--images=z", f"--out={tmp_path}")
+    wrong = harness.run_apart(
+        "attribute", "--export=x", "--workdir=y", "--images=z", f"--out={tmp_path}"
+    )
     assert "expected one of --workdir, --weights and --export" in wrong.stderr
 
 

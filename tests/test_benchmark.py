@@ -1,9 +1,6 @@
 """The speed benchmarks, on small images."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,21 +13,14 @@ from seeflower_jax.comparison import (
     timing,
     training_speed,
 )
-from tests import fixtures
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def _benchmark(*arguments):
-    command = [sys.executable, "-m", "scripts.benchmark", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+from tests import fixtures, harness
 
 
 @pytest.mark.slow
 def test_both_passes_are_timed_in_each_framework(tmp_path):
     out = tmp_path / "benchmark.json"
     small = ["--batch_size=1", "--size=75", "--steps=1", "--rounds=1"]
-    done = _benchmark("train", *small, f"--out={out}")
+    done = harness.run_apart("benchmark", "train", *small, f"--out={out}")
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     for framework in ("seeflower_jax", "keras", "torch"):
@@ -42,7 +32,7 @@ def test_both_passes_are_timed_in_each_framework(tmp_path):
 
 @pytest.mark.parametrize("arguments", [(), ("train", "forward"), ("tarin",)])
 def test_unknown_command(arguments):
-    done = _benchmark(*arguments)
+    done = harness.run_apart("benchmark", *arguments)
     assert done.returncode != 0 and "'train'" in done.stdout + done.stderr
 
 

@@ -1,63 +1,39 @@
-"""What scripts say: how they are used, what they found and why they failed."""
+"""What scripts print: their help, their results and their errors."""
 
 import json
 import os
-import pathlib
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import scripts
-from scripts import usage
-from tests import forked
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from scripts import errors
+from tests import harness
 
 
-@pytest.fixture(scope="module")
-def script():
-    """Runs a script: (name, *arguments) -> returncode, stdout, stderr."""
-    process = forked.Scripts()
-    yield process.run
-    process.close()
-
-
-@pytest.fixture
-def refused(script):
-    """Runs a script that refuses its command line, and returns the line it says so."""
-
-    def run(name, *arguments):
-        done = script(name, *arguments)
-        assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.count("\n") == 1
-        assert done.stderr.startswith(f"scripts.{name}: ")
-        return done.stderr
-
-    return run
-
-
-def _python(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def _assert_refused(completed, script):
+    """Assert that a script refused its command line, in one line."""
+    assert completed.returncode == 2 and completed.stdout == ""
+    assert completed.stderr.count("\n") == 1
+    assert completed.stderr.startswith(f"scripts.{script}: ")
 
 
 @pytest.mark.parametrize("name", scripts.names())
-def test_help_shows_examples(script, name):
-    done = script(name, "--help")
+def test_help_shows_examples(name):
+    done = harness.run_here(name, "--help")
     assert done.returncode == 0 and done.stderr == ""
     assert f"\n    python -m scripts.{name} " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 88
-    assert {"--[no]json:", "--[no]debug:"} <= set(done.stdout.split())
+    listed = set(done.stdout.split())
+    assert {"--[no]json:", "--[no]debug:", "--plugins:"} <= listed
 
 
 @pytest.mark.parametrize("name", scripts.names())
-def test_examples_have_flags_that_are_there(script, name):
-    text = script(name, "--help").stdout
+def test_examples_have_flags_that_are_there(name):
+    text = harness.run_here(name, "--help").stdout
     docstring, listed = text.split("\nflags:\n")
     flags = re.findall(r"^ +(?:-\w,)?--(\[no\])?(\w+)", listed, re.MULTILINE)
     known = {flag for _, flag in flags} | {f"no{flag}" for no, flag in flags if no}
@@ -71,26 +47,17 @@ def test_examples_have_flags_that_are_there(script, name):
 
 
 @pytest.mark.parametrize("name", scripts.names())
-def test_mistyped_flag(refused, name):
-    assert "Unknown command line flag 'jsno'. Did you mean: json ?" in refused(
-        name, "--jsno"
-    )
+def test_mistyped_flag(name):
+    done = harness.run_here(name, "--jsno")
+    _assert_refused(done, name)
+    assert "Unknown command line flag 'jsno'. Did you mean: json ?" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["trian", "train.py"])
-def test_mistyped_script(name):
-    done = _python("-m", f"scripts.{name}", "--help")
-    assert done.returncode == 2 and done.stdout == ""
-    expected = f"scripts.{name} is no script; did you mean scripts.train?\n"
-    assert done.stderr == expected
-
-
-def test_scripts_are_listed():
-    for module in ("scripts", "scripts.xyz"):
-        done = _python("-m", module)
-        assert done.returncode == 2
-        assert f"{module} is no script; there are scripts.{{ablation,act" in done.stderr
-    assert _python("-c", "import scripts").returncode == 0
+def test_every_other_module_is_shared_by_scripts():
+    """Scripts are told apart from the modules that they share."""
+    modules = {path.stem for path in (harness.ROOT / "scripts").glob("[a-z]*.py")}
+    shared = modules - set(scripts.names())
+    assert shared == {"config_flag", "console", "errors", "network_flags", "run_flags"}
 
 
 INCEPTION = "--config=configs/inception.py"
@@ -99,8 +66,8 @@ INCEPTION = "--config=configs/inception.py"
 @pytest.mark.parametrize(
     "name,arguments,said",
     [
-        ("train", [], "--config must be given"),
-        ("prepare_data", [], "--source and --data_dir must be given"),
+        ("train", [], "--config must have a value"),
+        ("prepare_data", [], "--source must have a value"),
         (
             "train",
             ["--config=configs/inceptoin.py:zca", "--config.seed=1"],
@@ -112,33 +79,35 @@ INCEPTION = "--config=configs/inception.py"
         (
             "train",
             [INCEPTION, "--config.stages.haed.epochs=1"],
-            "unknown config key 'haed'; did you mean 'head'?",
+            'unknown config key \'haed\'; Did you mean "head" instead of "haed"?',
         ),
-        ("train", [INCEPTION, "--config.sead=1"], "'sead'; did you mean 'seed'?"),
-        ("train", [INCEPTION, "--config.xyz=1"], "unknown config key: 'xyz'"),
+        ("train", [INCEPTION, "--config.sead=1"], "key 'sead'; Did you mean \"seed\""),
+        ("train", [INCEPTION, "--config.xyz=1"], "unknown config key 'xyz'"),
         ("train", [INCEPTION, "--config.seed=x"], "--config.seed=x: .* 'x'"),
         (
             "evaluate",
             ["--workdir=runs", "--split=tset"],
-            "--split: expected 'train', 'validation' or 'test', got 'tset'; "
-            "did you mean 'test'?",
+            "--split=tset: value should be one of <train.validation.test>",
         ),
-        ("evaluate", ["--workdir=runs", "tset"], "unexpected arguments: tset"),
+        ("evaluate", ["--workdir=runs", "tset"], "expected flags only, got 'tset'"),
         ("evaluate", ["--workdir=runs", "--ablation=a"], "--split=validation"),
         (
             "train",
             ["--config=configs/quickstart.py", "--notest"],
             "the quick start compares on test",
         ),
-        ("benchmark", ["tarin"], "got 'tarin'; did you mean 'train'?"),
-        ("benchmark", [], "expected 'train' or 'attribution', got ''"),
-        ("predict", ["--workdir=runs"], "expected the paths of pictures"),
+        ("benchmark", ["tarin"], "expected train or attribution, got 'tarin'"),
+        ("benchmark", [], "expected train or attribution, got ''"),
+        ("predict", ["--workdir=runs"], "expected the paths of images"),
         ("predict", ["rose.jpg"], "expected one of --workdir, --weights and --export"),
         ("reproduce", ["--seeds=a"], "--seeds=.*'a'.*: expected numbers"),
+        ("report", ["--workdir=x", "--plugins=a.b"], "import a.b: No module named 'a'"),
     ],
 )
-def test_command_line_that_cannot_be_followed(refused, name, arguments, said):
-    assert re.search(said.replace("?", r"\?"), refused(name, *arguments))
+def test_command_line_that_cannot_be_followed(name, arguments, said):
+    done = harness.run_here(name, *arguments)
+    _assert_refused(done, name)
+    assert re.search(said.replace("?", r"\?"), done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -151,40 +120,43 @@ def test_command_line_that_cannot_be_followed(refused, name, arguments, said):
         ("", "AttributeError: .*no attribute 'get_config'"),
     ],
 )
-def test_config_that_does_not_load(refused, script, tmp_path, text, said):
+def test_config_that_does_not_load(tmp_path, text, said):
     path = tmp_path / "config.py"
     path.write_text(text)
-    assert re.search(f"--config={path}: .*{said}", refused("train", f"--config={path}"))
-    done = script("train", f"--config={path}", "--debug")
+    done = harness.run_here("train", f"--config={path}")
+    _assert_refused(done, "train")
+    assert re.search(f"--config={path}: .*{said}", done.stderr)
+    done = harness.run_here("train", f"--config={path}", "--debug")
     assert done.returncode == 2 and "Traceback" in done.stderr
 
 
 def test_error_is_its_message(tmp_path):
-    (tmp_path / "rosa_seed0").mkdir()
-    mistyped = tmp_path / "rosa_sed0"
-    done = _python("-m", "scripts.report", f"--workdir={mistyped}")
+    workdir = tmp_path / "absent"
+    done = harness.run_apart("report", f"--workdir={workdir}")
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"scripts.report: {mistyped} is no run directory")
-    assert f"did you mean {tmp_path / 'rosa_seed0'}?" in done.stderr
-    done = _python("-m", "scripts.report", f"--workdir={mistyped}", "--debug")
+    assert done.stderr.startswith(f"scripts.report: {workdir} is no run directory")
+    done = harness.run_apart("report", f"--workdir={workdir}", "--debug")
     assert done.returncode == 1 and done.stdout == ""
     assert "Traceback" in done.stderr and "is no run directory" in done.stderr
 
 
-def test_value_of_a_choice_is_no_path(script, tiny_run):
-    said = script("evaluate", f"--workdir={tiny_run.workdir}/absent", "--split=test")
-    assert said.returncode == 1 and "tests" not in said.stderr
-
-
-def test_interruption_is_no_traceback(tmp_path):
+def test_interruption_is_no_traceback():
     code = (
         "import sys; from scripts import console; sys.argv[1:] = []\n"
         "def main(_): raise KeyboardInterrupt\n"
         "console.run(main)"
     )
-    done = _python("-c", code)
+    done = harness.run_python("-c", code)
     assert done.returncode == 130
     assert done.stderr.endswith(": interrupted\n") and "Traceback" not in done.stderr
+
+
+def test_plugin_that_fails_is_named(tmp_path):
+    (tmp_path / "broken_plugin.py").write_text("raise ValueError('no\\nway')")
+    arguments = ["--workdir=x", "--plugins=json,broken_plugin"]
+    done = harness.run_apart("report", *arguments, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2 and done.stdout == ""
+    assert "--plugins: cannot import broken_plugin: no" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -195,12 +167,12 @@ def photo(tmp_path_factory):
     return path
 
 
-def test_results_as_text_and_as_json(script, tiny_run, flowers, photo, tmp_path):
+def test_results_as_text_and_as_json(tiny_run, flowers, photo, tmp_path):
     """Every line of stdout is the result; nothing else is there."""
     workdir = f"--workdir={tiny_run.workdir}"
 
     def run(name, *arguments):
-        done = script(name, *arguments)
+        done = harness.run_apart(name, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -249,23 +221,17 @@ def test_reader_that_has_enough_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     code = "from scripts import console; console.run(lambda _: console.show({}, 'a'))"
-    command = [sys.executable, "-c", code, *arguments]
-    # Written as it is printed, as if it were longer than what a pipe holds.
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
+    # Unbuffered output is written as it is printed, as if it filled the pipe.
+    environment = {"PYTHONUNBUFFERED": "1"}
+    done = harness.run_python("-c", code, *arguments, stdout=writer, **environment)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_nearest_path(tmp_path):
     (tmp_path / "photos").mkdir()
     near = str(tmp_path / "photos")
-    assert usage.nearest_path(tmp_path / "photso") == near
-    assert usage.nearest_path(tmp_path / "photso" / "deeper") == near
-    assert usage.nearest_path(near) is None
-    assert usage.nearest_path(tmp_path / "unlike") is None
+    assert errors.nearest_path(tmp_path / "photso") == near
+    assert errors.nearest_path(tmp_path / "photso" / "deeper") == near
+    assert errors.nearest_path(near) is None
+    assert errors.nearest_path(tmp_path / "unlike") is None

@@ -1,9 +1,6 @@
 """Converting weights from the command line, and what Keras and PyTorch make of it."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import keras
@@ -15,15 +12,8 @@ import torch
 from seeflower_jax import models
 from seeflower_jax.download import file_hash
 from seeflower_jax.pretrained import loading, readers, writers
-from tests import fixtures
+from tests import fixtures, harness
 from tests.pretrained import networks
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def _convert(*arguments):
-    command = [sys.executable, "-m", "scripts.convert_weights", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def _vgg():
@@ -43,7 +33,13 @@ def test_torchvision_file_becomes_a_checkpoint_that_trains(tmp_path):
     source = tmp_path / "v.pth"
     torch.save(network.state_dict(), source)
     out = tmp_path / "converted"
-    done = _convert("--model=vgg16", f"--source={source}", f"--out={out}", "--json")
+    done = harness.run_apart(
+        "convert_weights",
+        "--model=vgg16",
+        f"--source={source}",
+        f"--out={out}",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["spec"]["preprocess"] == "torch"
     content = json.loads((out / "model.json").read_text())
@@ -58,7 +54,9 @@ def test_torchvision_file_becomes_a_checkpoint_that_trains(tmp_path):
     assert new.preprocess == "torch" and new.hidden == ()
     with pytest.raises(ValueError, match="converted holds vgg16, expected vgg19"):
         readers.read("vgg19", out)
-    again = _convert("--model=vgg16", f"--source={source}", f"--out={out}")
+    again = harness.run_apart(
+        "convert_weights", "--model=vgg16", f"--source={source}", f"--out={out}"
+    )
     assert again.returncode != 0 and "exists; give another name" in again.stderr
 
 
@@ -72,8 +70,7 @@ def test_file_without_a_classifier(tmp_path, narrow_weights):
         models.get_spec("inception_v3", num_classes=3, width=spec.width),
         str(tmp_path / "out"),
     )
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    harness.assert_trees_equal(
         whole["params"]["backbone"],
         variables["params"]["backbone"],
     )
@@ -138,7 +135,7 @@ def test_inception_round_trip_in_torchvisions_names(tmp_path, narrow_weights):
         for name in again["params"]["backbone"]
     ]
     assert all((scale == 1).all() for scale in scales)
-    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    harness.assert_trees_equal(again, variables)
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path):
@@ -153,5 +150,5 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
 
 
 def test_arguments():
-    done = _convert("--out=x", "--source=y", "--workdir=z")
+    done = harness.run_apart("convert_weights", "--out=x", "--source=y", "--workdir=z")
     assert done.returncode != 0 and "one of --workdir and --source" in done.stderr

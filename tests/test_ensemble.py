@@ -8,7 +8,7 @@ import pytest
 
 from seeflower_jax import ensemble, experiment, records, reproduction
 from seeflower_jax.report import results
-from tests import in_process
+from tests import harness
 
 
 def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
@@ -39,7 +39,7 @@ def test_ensemble_of_what_does_not_belong_together(tiny_run):
 
 def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     def evaluate(*flags):
-        return in_process.run(
+        return harness.run_here(
             "evaluate",
             f"--workdir={tiny_run.workdir}",
             "--split=validation",
@@ -48,7 +48,7 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
         )
 
     row = f"--results={tmp_path}", "--ablation=two sizes"
-    assert evaluate("--views=75,96:0.8", "--hflip", *row) == 0
+    assert evaluate("--views=75,96:0.8", "--hflip", *row).returncode == 0
     entry = json.loads((tmp_path / "ablation.json").read_text())
     entry = entry["inception_v3"]["two sizes"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -57,8 +57,8 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     assert "--views=75,96:0.8" in entry["command"]
     plain, _, _ = experiment.evaluate(tiny_run, "validation")
     assert metrics["loss"] != plain["loss"]
-    assert evaluate("--views=wide") == 2
-    assert evaluate("--views=75", "--crop") == 2
+    assert evaluate("--views=wide").returncode == 2
+    assert evaluate("--views=75", "--crop").returncode == 2
 
 
 def test_ablation_table_compares_with_the_recipe():

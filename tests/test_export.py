@@ -1,9 +1,6 @@
 """An exported network gives what its checkpoint gives, without the training code."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,9 +10,8 @@ from PIL import Image
 from seeflower_jax import exported, models, network
 from seeflower_jax.attribution import grad_cam
 from seeflower_jax.report import attribution
-from tests import fixtures
+from tests import fixtures, harness
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 75, 75, 3), dtype=np.uint8)
 # Loads an export, with pictures on stdin, and lists what else it took.
 _ALONE = """
@@ -80,8 +76,8 @@ def test_same_logits_for_any_batch_size(export):
 def test_loaded_alone(baseline, tmp_path):
     folder, spec, variables, images = baseline
     np.save(tmp_path / "in.npy", images)
-    command = [sys.executable, "-c", _ALONE, folder, *map(tmp_path.joinpath, IN_OUT)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    paths = map(tmp_path.joinpath, IN_OUT)
+    done = harness.run_python("-c", _ALONE, folder, *paths)
     assert done.returncode == 0, done.stderr
     expected = models.apply(spec, variables, images)[0]
     found = np.load(tmp_path / "out.npy")
@@ -97,9 +93,9 @@ def test_command_line(baseline, tmp_path):
     paths[1].parent.mkdir()
     for path in paths:
         Image.fromarray(images[0]).save(path)
-    command = [sys.executable, "-m", "scripts.predict", f"--export={folder}", "--json"]
-    command += ["--explain", f"--out={tmp_path / 'out'}", *paths]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    arguments = [f"--export={folder}", "--json", "--explain"]
+    arguments += [f"--out={tmp_path / 'out'}", *paths]
+    done = harness.run_apart("predict", *arguments)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     classes = lines[0]["classes"]

@@ -1,9 +1,6 @@
 """Naming what is in pictures from the command line."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,15 +10,8 @@ from PIL import Image
 from seeflower_jax import classify, explain, exported, models, network
 from seeflower_jax.attribution import store
 from seeflower_jax.pretrained import imagenet
-from tests import fixtures
+from tests import fixtures, harness
 from tests.pretrained import networks
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def _predict(*arguments):
-    command = [sys.executable, "-m", "scripts.predict", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +40,12 @@ def test_weight_file_with_its_classifier(picture, tmp_path):
     assert path == str(picture) and [n for n, _ in top] == [f"class {i}" for i in order]
     np.testing.assert_allclose([p for _, p in top], expected[order], rtol=1e-4)
 
-    done = _predict(
-        "--model=vgg16", f"--weights={tmp_path / 'v.weights.h5'}", "--json", picture
+    done = harness.run_apart(
+        "predict",
+        "--model=vgg16",
+        f"--weights={tmp_path / 'v.weights.h5'}",
+        "--json",
+        picture,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -97,7 +91,7 @@ def test_central_square_of_a_picture(tmp_path):
 
 
 def test_bad_arguments_and_pictures(picture, tmp_path):
-    assert "paths of pictures" in _predict("--workdir=runs/x").stderr
+    assert "paths of images" in harness.run_apart("predict", "--workdir=runs/x").stderr
     with pytest.raises(FileNotFoundError, match="no run directory"):
         classify.from_run(tmp_path)
     (tmp_path / "page.jpg").write_text("<html>")

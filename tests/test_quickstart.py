@@ -1,23 +1,18 @@
 """The quick start: a small one by the real script, and its whole claim."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from seeflower_jax import experiment, quickstart
 from seeflower_jax.data import synthetic
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import harness
 
 
 def _train(*arguments):
-    command = [sys.executable, "-m", "scripts.train", "--config=configs/quickstart.py"]
-    command += ["--json", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    config = "--config=configs/quickstart.py"
+    done = harness.run_apart("train", config, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -15,7 +15,7 @@ import scripts
 from seeflower_jax import models
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.pretrained import converted, writers
-from tests import fixtures, in_process
+from tests import fixtures, harness
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -228,12 +228,14 @@ def _cases():
 
 
 @pytest.mark.parametrize("block", list(_cases()))
-def test_commands_run(block, place, small_arguments, capsys):
+def test_commands_run(block, place, small_arguments):
     def run(script, *arguments):
         filled = []
         for argument in arguments:
             filled += small_arguments if argument == TRAINING else [argument]
-        assert in_process.run(script, *filled, root=place) == 0, command
+        completed = harness.run_here(script, *filled, root=place)
+        assert completed.returncode == 0, f"{command}: {completed.stderr}"
+        return completed.stdout
 
     for command in block:
         if command not in RUNS:
@@ -247,9 +249,9 @@ def test_commands_run(block, place, small_arguments, capsys):
         if how.before:
             run(*how.before)
         assert not any((place / name).exists() for name in how.makes)
-        run(script.removeprefix("scripts."), *arguments, *how.more)
+        stdout = run(script.removeprefix("scripts."), *arguments, *how.more)
         assert all((place / name).exists() for name in how.makes)
-        assert "failed" not in capsys.readouterr().out  # which benchmarks go on after
+        assert "failed" not in stdout  # which benchmarks go on after
 
 
 def test_every_command_is_run():

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,7 +9,7 @@ from configs import baseline, inception, vgg16, vgg19
 from seeflower_jax import classify, experiment, models, records
 from seeflower_jax.data import augment
 from seeflower_jax.training import partition, stages
-from tests import fixtures
+from tests import fixtures, harness
 
 
 def test_the_best_recipe_of_inception_is_the_one_that_was_run():
@@ -99,7 +98,7 @@ def test_paper_shows_the_network_whole_pictures_in_0_to_1(
     # The statistics of the frozen layers are the file's, though batches were
     # normalised by their own.
     loaded = fixtures.narrow_variables(seed=1)["batch_stats"]
-    jax.tree.map(np.testing.assert_array_equal, run.variables["batch_stats"], loaded)
+    harness.assert_trees_equal(run.variables["batch_stats"], loaded)
 
     _, logits, _ = experiment.evaluate(run, "test")
     pictures = experiment.Pictures.open(run.config, run.workdir)

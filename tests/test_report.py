@@ -5,8 +5,6 @@ import html.parser
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -15,10 +13,9 @@ from PIL import Image
 
 from seeflower_jax import experiment, records, reporting
 from seeflower_jax.report import html as html_report
-from tests import tiny_config
+from tests import harness, tiny_config
 from tests.browser import Browser
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOSTILE = '"><script>alert(1)</script>'
 
 
@@ -36,8 +33,7 @@ def run(tiny_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(run):
     """The report as the script writes it."""
-    command = [sys.executable, "-m", "scripts.report", f"--workdir={run.workdir}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = harness.run_apart("report", f"--workdir={run.workdir}")
     assert done.returncode == 0, done.stderr
     path = run.workdir / "report.html"
     assert done.stdout == f"{path}\n"

@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from seeflower_jax import records, reproduction
 from seeflower_jax.report import results
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import harness
 
 
 def _result(model="vgg16", split="official", recipe="paper", seed=0, top1=0.8, **more):
@@ -30,9 +26,9 @@ def _result(model="vgg16", split="official", recipe="paper", seed=0, top1=0.8, *
 
 
 def test_committed_results_are_those_of_the_records(tmp_path):
-    reproduction.write_results(ROOT / "results", tmp_path / "RESULTS.md")
+    reproduction.write_results(harness.ROOT / "results", tmp_path / "RESULTS.md")
     written = (tmp_path / "RESULTS.md").read_text()
-    assert (ROOT / "RESULTS.md").read_text() == written, (
+    assert (harness.ROOT / "RESULTS.md").read_text() == written, (
         "write it again by python -m scripts.reproduce --report"
     )
 
@@ -146,9 +142,8 @@ def test_recording(tmp_path):
 
 
 def test_script_shows_the_plan(tmp_path):
-    command = [sys.executable, "-m", "scripts.reproduce", "--only=table_4.1"]
-    command += [f"--out={tmp_path}", "--dry_run", "--seeds=0,1", "--budget=cpu"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    arguments = [f"--out={tmp_path}", "--dry_run", "--seeds=0,1", "--budget=cpu"]
+    done = harness.run_apart("reproduce", "--only=table_4.1", *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2 * 3 * 2 and list(tmp_path.iterdir()) == []

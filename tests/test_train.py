@@ -3,11 +3,7 @@
 import csv
 import dataclasses
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,17 +14,7 @@ from seeflower_jax import classify, experiment, models, reproduction
 from seeflower_jax.data import loader
 from seeflower_jax.report import results
 from seeflower_jax.training import loop
-from tests import fixtures, tiny_config
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def _script(name, *arguments, **environment):
-    command = [sys.executable, "-m", f"scripts.{name}", *map(str, arguments)]
-    environment = os.environ | environment
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=environment
-    )
+from tests import fixtures, harness, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +31,7 @@ def arguments(flowers, narrow_weights, tmp_path_factory):
 def finished(arguments, tmp_path_factory):
     """A run of the real script."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    done = _script("train", *arguments, f"--workdir={workdir}", "--json")
+    done = harness.run_apart("train", *arguments, f"--workdir={workdir}", "--json")
     assert done.returncode == 0, done.stderr
     return workdir, done
 
@@ -90,7 +76,7 @@ def test_run_directory_and_result(finished):
 def test_finished_run_is_only_read(finished, arguments):
     workdir, done = finished
     before = (workdir / "result.json").stat().st_mtime_ns
-    again = _script("train", *arguments, f"--workdir={workdir}")
+    again = harness.run_apart("train", *arguments, f"--workdir={workdir}")
     lines = again.stdout.splitlines()
     assert again.returncode == 0 and lines[0] == str(workdir)
     test = json.loads(done.stdout)["test"]
@@ -103,7 +89,7 @@ def test_two_devices_train_the_same_run(finished, arguments, tmp_path):
     _, one = finished
     flags = "--xla_force_host_platform_device_count=2"
     arguments = [*arguments, f"--workdir={tmp_path}", "--json"]
-    two = _script("train", *arguments, XLA_FLAGS=flags)
+    two = harness.run_apart("train", *arguments, XLA_FLAGS=flags)
     assert two.returncode == 0, two.stderr
     one, two = json.loads(one.stdout), json.loads(two.stdout)
     assert two["device"].startswith("2 x cpu") and one["device"].startswith("1 x cpu")
@@ -112,7 +98,9 @@ def test_two_devices_train_the_same_run(finished, arguments, tmp_path):
 
 def test_workdir_of_another_config(finished, arguments):
     workdir, _ = finished
-    done = _script("train", *arguments, f"--workdir={workdir}", "--config.seed=7")
+    done = harness.run_apart(
+        "train", *arguments, f"--workdir={workdir}", "--config.seed=7"
+    )
     assert done.returncode != 0
     assert "config.seed: 0 there, 7 now" in done.stderr
 
@@ -154,7 +142,7 @@ def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_p
     ],
 )
 def test_mistyped_config_key_or_value(arguments, tmp_path, override, message):
-    done = _script("train", *arguments, f"--workdir={tmp_path}", override)
+    done = harness.run_apart("train", *arguments, f"--workdir={tmp_path}", override)
     assert done.returncode != 0
     assert any(message in line for line in done.stderr.splitlines()[-2:])
     assert list(tmp_path.iterdir()) == []
@@ -162,7 +150,9 @@ def test_mistyped_config_key_or_value(arguments, tmp_path, override, message):
 
 def test_evaluate_script_repeats_the_result_and_writes_tables(finished):
     workdir, train = finished
-    done = _script("evaluate", f"--workdir={workdir}", "--split=test", "--json")
+    done = harness.run_apart(
+        "evaluate", f"--workdir={workdir}", "--split=test", "--json"
+    )
     assert done.returncode == 0, done.stderr
     found, expected = json.loads(done.stdout), json.loads(train.stdout)["test"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
@@ -204,7 +194,7 @@ def test_run_without_calibration_in_its_result(finished, tmp_path):
 
 
 def test_evaluate_without_a_run(tmp_path):
-    done = _script("evaluate", f"--workdir={tmp_path}")
+    done = harness.run_apart("evaluate", f"--workdir={tmp_path}")
     assert done.returncode != 0 and "no run directory" in done.stderr
 
 
@@ -250,7 +240,7 @@ def test_interrupted_run_is_the_same_run(
     logs = [(path / "metrics.jsonl").read_text() for path in (whole, parts)]
     assert logs[0] == logs[1]
     best = [experiment.load_run(path).variables for path in (whole, parts)]
-    jax.tree.map(np.testing.assert_array_equal, *best)
+    harness.assert_trees_equal(*best)
 
 
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
@@ -291,7 +281,9 @@ def test_whitened_run(config, tmp_path):
     assert found["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
 
     folder = tmp_path / "export"
-    done = _script("export", f"--workdir={tmp_path / 'run'}", f"--out={folder}")
+    done = harness.run_apart(
+        "export", f"--workdir={tmp_path / 'run'}", f"--out={folder}"
+    )
     assert done.returncode == 0, done.stderr
     classifier = classify.from_export(folder)
     images = np.random.default_rng(0).integers(0, 256, (1, 80, 80, 3), np.uint8)

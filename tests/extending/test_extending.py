@@ -14,7 +14,7 @@ from seeflower_jax.attribution import registry
 from seeflower_jax.pretrained import loading, readers
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
-from tests import fixtures, in_process
+from tests import fixtures, harness
 
 FOLDER = pathlib.Path(__file__).parent
 EXAMPLES = ("network", "weight_source", "attribution_method")
@@ -106,8 +106,7 @@ def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
     assert result["weights"]["name"] == "small.npz" and not result["weights"]["exact"]
     run = experiment.load_run(tmp_path / "run")
     assert (run.spec.preprocess, run.spec.epsilon) == ("torch", 1e-5)
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    harness.assert_trees_equal(
         [run.variables["params"]["backbone"], run.variables["batch_stats"]],
         [variables["params"]["backbone"], variables["batch_stats"]],
     )
@@ -123,12 +122,43 @@ def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
         loading.load_pretrained(spec, str(path))
 
 
-def test_attribution_method_is_run_by_its_script(example, small_run, tmp_path):
-    example("attribution_method")
+@pytest.fixture
+def short_arguments(small_arguments):
+    """Make scripts.train train the head of the network `small` for one epoch."""
+    config = f"--config={harness.ROOT / 'configs/inception.py'}"
+    return [config, *small_arguments, "--config.stages.head.epochs=1"]
+
+
+def test_scripts_use_a_network_plugin(short_arguments, tmp_path):
+    plugin, workdir = f"--plugins={__package__}.network", f"--workdir={tmp_path}/run"
+    model = "--config.model.name=residual"
+    done = harness.run_apart("train", *short_arguments, model, workdir, plugin)
+    assert done.returncode == 0, done.stderr
+    done = harness.run_apart("evaluate", workdir, plugin, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["count"] == fixtures.CLASSES * fixtures.TEST
+    done = harness.run_apart("evaluate", workdir)
+    assert done.returncode == 1 and "'residual'" in done.stderr
+
+
+def test_scripts_use_a_weight_source_plugin(example, short_arguments, tmp_path):
+    path, workdir = tmp_path / "small.npz", tmp_path / "run"
+    _, variables = _write_npz(path, example("weight_source"))
+    arguments = [*short_arguments, f"--config.init.weights={path}"]
+    arguments += [f"--workdir={workdir}", f"--plugins={__package__}.weight_source"]
+    done = harness.run_apart("train", *arguments)
+    assert done.returncode == 0, done.stderr
+    trained = experiment.load_run(workdir).variables["params"]["backbone"]
+    harness.assert_trees_equal(trained, variables["params"]["backbone"])
+
+
+def test_scripts_use_an_attribution_method_plugin(small_run, tmp_path):
     out = tmp_path / "maps"
     arguments = ["--split=test", "--methods=grad_cam,xgrad_cam", "--dtype=float32"]
     arguments += [f"--workdir={small_run}", f"--out={out}"]
-    assert in_process.run("attribute", *arguments) == 0
+    plugin = f"--plugins={__package__}.attribution_method"
+    done = harness.run_apart("attribute", *arguments, plugin)
+    assert done.returncode == 0, done.stderr
     lines = [json.loads(x) for x in (out / "index.jsonl").read_text().splitlines()]
     maps = {name: [] for name in ("grad_cam", "xgrad_cam")}
     for line in lines:

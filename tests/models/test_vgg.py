@@ -13,7 +13,7 @@ import pytest
 from seeflower_jax import models
 from seeflower_jax.models import classifier
 from seeflower_jax.pretrained import keras_h5
-from tests import fixtures
+from tests import fixtures, harness
 from tests.models import parity
 
 
@@ -117,7 +117,7 @@ def test_head_alone_is_initialised_as_with_the_network():
     )
     key = jax.random.key(3)
     whole, alone = models.init(spec, key), models.init_head(spec, key)
-    jax.tree.map(np.testing.assert_array_equal, whole["params"]["head"], alone)
+    harness.assert_trees_equal(whole["params"]["head"], alone)
     found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), models.shapes(spec))
     assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), whole)
 

@@ -8,7 +8,7 @@ import pytest
 from seeflower_jax import models
 from seeflower_jax.pretrained import keras_h5, loading, published
 from seeflower_jax.pretrained.merge import MergeError
-from tests import fixtures
+from tests import fixtures, harness
 
 SPEC = models.get_spec("inception_v3", num_classes=102, width=fixtures.NARROW_WIDTH)
 
@@ -26,8 +26,7 @@ def _load(path):
 def test_round_trip_whatever_number_comes_first(tmp_path, variables, first):
     fixtures.write_inception_h5(tmp_path / "w.h5", variables, first)
     loaded = _load(tmp_path / "w.h5")
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    harness.assert_trees_equal(
         loaded,
         {
             "params": {"backbone": variables["params"]["backbone"]},

@@ -22,6 +22,7 @@ from seeflower_jax.pretrained import (
 )
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
+from tests import harness
 from tests.pretrained import networks
 
 SPEC = models.get_spec("vgg16", num_classes=4, width=networks.WIDTH)
@@ -132,7 +133,7 @@ def test_hidden_layers_of_the_classifier_are_kept(keras_vgg, tmp_path):
     new = models.init_head(spec, key)
     np.testing.assert_array_equal(head["logits"]["kernel"], new["logits"]["kernel"])
     _, variables, _ = loading.load_pretrained(spec, weights, "new", key)
-    jax.tree.map(np.testing.assert_array_equal, variables["params"]["head"], new)
+    harness.assert_trees_equal(variables["params"]["head"], new)
     with pytest.raises(MergeError, match=r"logits/kernel has shape \(10, 7\)"):
         loading.load_pretrained(spec, weights, "all")
     with pytest.raises(ValueError, match="init.head is 'old'; expected one of"):
@@ -156,7 +157,7 @@ def test_no_weights_are_random_variables():
     key = jax.random.key(2)
     loaded_spec, variables, record = loading.load_pretrained(spec, "", key=key)
     assert loaded_spec == spec and set(record.values()) == {None}
-    jax.tree.map(np.testing.assert_array_equal, variables, models.init(spec, key))
+    harness.assert_trees_equal(variables, models.init(spec, key))
     with pytest.raises(ValueError, match="no weights 'imagenet' of baseline"):
         loading.load_pretrained(spec, "imagenet")
 

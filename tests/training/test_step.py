@@ -15,7 +15,7 @@ from seeflower_jax.experiment.settings import read_settings
 from seeflower_jax.training import step
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.state import create_state
-from tests import fixtures
+from tests import fixtures, harness
 
 SPEC = models.get_spec(
     "inception_v3", num_classes=5, width=fixtures.NARROW_WIDTH, dropout=0.1
@@ -80,8 +80,8 @@ def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, bat
     for _ in range(3):
         state, metrics = compiled(state, batch, key)
     assert np.isfinite(metrics["loss"]) and int(state.step) == 3
-    jax.tree.map(np.testing.assert_array_equal, state.frozen, before.frozen)
-    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, before.batch_stats)
+    harness.assert_trees_equal(state.frozen, before.frozen)
+    harness.assert_trees_equal(state.batch_stats, before.batch_stats)
     for name, value in before.trainable.items():
         assert not np.array_equal(state.trainable[name], value)
 
@@ -95,8 +95,8 @@ def test_finetune_stage_keeps_stem_and_statistics(variables, batch):
         for name in SHAPES_OF_STEM
         for leaf in ("conv/kernel", "bn/bias")
     }
-    jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
-    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, state.batch_stats)
+    harness.assert_trees_equal(after.frozen, state.frozen)
+    harness.assert_trees_equal(after.batch_stats, state.batch_stats)
     moved = [
         not np.array_equal(after.trainable[name], state.trainable[name])
         for name in state.trainable
