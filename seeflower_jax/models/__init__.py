@@ -224,6 +224,3 @@ def features(spec: ModelSpec, variables, images):
 def classify(spec: ModelSpec, variables, features, **options):
     """The head alone: features [N, C] -> logits [N, num_classes]."""
     return build(spec).apply(variables, features, method="classify", **options)
-
-
-apply_head = classify

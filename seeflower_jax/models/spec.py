@@ -1,1 +1,0 @@
-from seeflower_jax.models import ModelSpec  # noqa: F401
