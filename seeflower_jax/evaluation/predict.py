@@ -45,7 +45,7 @@ def make_predictor(
     @jax.jit
     def predict(variables, batch):
         if "features" in batch:
-            return models.classify(spec, variables, batch["features"])
+            return models.apply_head(spec, variables, batch["features"])
         network = models.bind(spec, variables, preprocess)
         total = 0.0
         for (size, crop), mirror in itertools.product(views, mirrors):

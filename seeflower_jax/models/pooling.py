@@ -1,7 +1,7 @@
 """Pooling that is also fast on a CPU.
 
-    y = max_pool(x, window=3, stride=2)
-    z = average_pool(x, window=3)
+y = max_pool(x, window=3, stride=2)
+z = average_pool(x, window=3)
 """
 
 import functools

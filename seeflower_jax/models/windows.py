@@ -1,7 +1,7 @@
 """Windows that slide over images, for convolution and pooling on a CPU.
 
-    windows = Windows((15, 15), size=(3, 3), strides=(2, 2))
-    total = sum(windows.gather(images))   # sums over all 3 x 3 windows
+windows = Windows((15, 15), size=(3, 3), strides=(2, 2))
+total = sum(windows.gather(images))   # sums over all 3 x 3 windows
 """
 
 import dataclasses

@@ -103,7 +103,7 @@ def make_train_step(
 
     def forward(variables, batch, images, **options):
         if images is None:
-            return models.classify(spec, variables, batch["features"], **options)
+            return models.apply_head(spec, variables, batch["features"], **options)
         if preprocess:
             images = preprocess(images)
         out = models.apply(spec, variables, images, **options)

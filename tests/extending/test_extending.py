@@ -11,6 +11,7 @@ import pytest
 from configs import inception
 from seeflower_jax import experiment, models
 from seeflower_jax.attribution import batch, store
+from seeflower_jax.models import registry
 from seeflower_jax.pretrained import catalog
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
@@ -19,8 +20,7 @@ from tests import fixtures, in_process
 FOLDER = pathlib.Path(__file__).parent
 EXAMPLES = ("network", "weight_source", "attribution_method")
 TABLES = (
-    (models, "MODELS"),
-    (models, "BACKBONES"),
+    (registry, "MODELS"),
     (catalog, "READERS"),
     (batch, "METHODS"),
 )

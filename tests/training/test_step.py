@@ -144,7 +144,7 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels(variables):
         "indices": jnp.arange(2),
     }
     spec = dataclasses.replace(SPEC, dropout=0.0)
-    log_p = np.asarray(jax.nn.log_softmax(models.classify(spec, variables, features)))
+    log_p = np.asarray(jax.nn.log_softmax(models.apply_head(spec, variables, features)))
     own = log_p[[0, 1], [1, 4]]
     for smoothing in (0.0, 0.3):
         stage = _stage("head", label_smoothing=smoothing)
