@@ -132,15 +132,16 @@ class InceptionV3(nn.Module):
     @nn.nowrap
     def _reduce_to_17x17(self, x, block):
         """Compute the reduction of figure 10 from 35 x 35 pixels."""
+        # The order of the branches is the order in which their gradients are summed.
+        y = self._branch(
+            x,
+            block,
+            ("branch3x3dbl_1", 64, (1, 1)),
+            ("branch3x3dbl_2", 96, (3, 3)),
+        )
         branches = [
             self._branch(x, block, ("branch3x3", 384, (3, 3), _TWO, _VALID)),
-            self._branch(
-                x,
-                block,
-                ("branch3x3dbl_1", 64, (1, 1)),
-                ("branch3x3dbl_2", 96, (3, 3)),
-                ("branch3x3dbl_3", 96, (3, 3), _TWO, _VALID),
-            ),
+            self._branch(y, block, ("branch3x3dbl_3", 96, (3, 3), _TWO, _VALID)),
             _halve(x),
         ]
         return jnp.concatenate(branches, -1)
