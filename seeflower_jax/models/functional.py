@@ -146,13 +146,14 @@ def apply_head(
     variables: Variables,
     features: Float[Array, "n features"],
     **options: Any,
-) -> Float[Array, "n classes"]:
-    """Compute the logits of features.
+) -> Any:
+    """Compute the logits, float32 [n, num_classes], of features.
 
     Args:
       spec: the network.
       variables: {'params', 'batch_stats'}.
       features: as `features` returns them.
-      **options: of `flax.linen.Module.apply`.
+      **options: of `flax.linen.Module.apply`. With `mutable`, the result is a pair of
+        the logits and the updated collections.
     """
     return build(spec).apply(variables, features, method="apply_head", **options)
