@@ -1,28 +1,33 @@
-"""The paper's baseline, two convolutions on 32 x 32 pixels (Qu 2018, figure 4.2).
+"""The paper's baseline of two convolutions on 32 x 32 pixels (Qu 2018, figure 4.2).
 
     model = Baseline()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     endpoints = model.apply(variables, images)   # images in [0, 1]
 
-Its classifier, 1024 units and the classes, is `Classifier` with pooling 'flatten' and
-hidden (1024,). Dropout is active when `apply` gets a `dropout` random key.
+The paper's classifier is `Classifier` with pooling 'flatten' and hidden (1024,).
+Dropout is active when `apply` gets a random key `dropout`.
 """
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import Conv, recorder
+from seeflower_jax.models.layers import (
+    Activation,
+    Conv,
+    Endpoints,
+    Features,
+    Taps,
+    recorder,
+)
 
 
 class Baseline(nn.Module):
-    """All layers up to the second pooling; returns a dict of endpoints [N, H, W, C].
+    """Compute all layers up to the second pooling; returns {endpoint: [n, h, w, c]}.
 
-    Args:
+    Attributes:
       features: channels of each convolution.
-      width: factor on them; 1 is the paper's network.
+      width: factor on the number of channels; 1 is the paper's network.
       dropout: rate after each pooling.
       act: the activation function.
       dtype: of the computation; parameters are float32.
@@ -31,11 +36,11 @@ class Baseline(nn.Module):
     features: tuple[int, ...] = (16, 32)
     width: float = 1.0
     dropout: float = 0.25
-    act: Callable = nn.relu
+    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, taps=None):
+    def __call__(self, x: Features, taps: Taps | None = None) -> Endpoints:
         endpoints, end = recorder(taps)
         x = x.astype(self.dtype)
         dropout = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))

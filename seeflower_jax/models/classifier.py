@@ -3,10 +3,10 @@
     model = Classifier(InceptionV3(), num_classes=102, dropout=0.2)
     logits, endpoints = model.apply(variables, images)
     features, _ = model.apply(variables, images, method="features")
-    logits = model.apply(variables, features, method="classify")
+    logits = model.apply(variables, features, method="apply_head")
 
 The parameters are `backbone/...` and `head/...`. Dropout is active when `apply` gets a
-`dropout` random key.
+random key `dropout`.
 """
 
 from collections.abc import Callable
@@ -14,26 +14,39 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
+
+from seeflower_jax import hints
+from seeflower_jax.models.layers import Activation, Endpoints, Features, Taps
+
+Pooled = Float[Array, "n features"]
+Logits = Float[Array, "n classes"]
 
 
-def _root_average(x):
-    """Square root of each channel's mean, of root mean square 1; of what ReLUs give.
+def _average(x: Features) -> Pooled:
+    return jnp.mean(x, (1, 2))
+
+
+def _root_average(x: Features) -> Pooled:
+    """Compute the square root of each channel's mean, scaled to root mean square 1.
 
     The features of a network without normalisation are of any size, up to hundreds for
-    VGG, and a few channels outweigh all others: a linear head on them as they are
-    hardly converges. Roots before the norm are the Hellinger kernel (Arandjelovic and
-    Zisserman 2012, "Three things everyone should know to improve object retrieval").
+    VGG. A few channels then outweigh all others, and a linear head hardly converges.
+    Square roots before the norm are the Hellinger kernel.
+
+    Source: Arandjelovic and Zisserman 2012, "Three things everyone should know to
+    improve object retrieval".
     """
     x = nn.relu(jnp.mean(x, (1, 2)))  # a tap may be negative
     x = jnp.sqrt(x + 0.25)  # bounds the root's slope near 0
     return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
 
 
-def _bilinear(x):
-    """Products of all pairs of channels, averaged over places; [N, C * C], norm 1.
+def _bilinear(x: Features) -> Pooled:
+    """Average the products of all pairs of channels; [n, c * c], norm 1.
 
-    Lin, RoyChowdhury and Maji 2015, "Bilinear CNN models for fine-grained visual
-    recognition", of one network with itself: signed roots, then the L2 norm.
+    Source: Lin, RoyChowdhury and Maji 2015, "Bilinear CNN models for fine-grained
+    visual recognition", for two equal networks: signed square roots, then the L2 norm.
     """
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     products = jnp.einsum("npc,npd->ncd", x, x) / x.shape[1]
@@ -42,31 +55,36 @@ def _bilinear(x):
     return roots * lax.rsqrt(jnp.sum(roots**2, -1, keepdims=True) + 1e-12)
 
 
-POOLING = {
-    "average": lambda x: jnp.mean(x, (1, 2)),
+def _flatten(x: Features) -> Pooled:
+    return x.reshape(x.shape[0], -1)
+
+
+POOLING: dict[str, Callable[[Features], Pooled]] = {
+    "average": _average,
     "root_average": _root_average,
     "bilinear": _bilinear,
-    "flatten": lambda x: x.reshape(x.shape[0], -1),
+    "flatten": _flatten,
 }
 
 
 class Head(nn.Module):
-    """Dense layers on features, in float32.
+    """Compute logits of features by dense layers, in float32.
 
-    Args:
+    Attributes:
       num_classes: width of the last layer.
-      dropout: rate after each hidden layer or, without any, in front of the last layer.
-      hidden: widths of the layers in between, with ReLU.
-      act: their activation function.
+      dropout: rate after each hidden layer. Without hidden layers, the rate before the
+        last layer.
+      hidden: widths of the layers before the last.
+      act: the activation function of the hidden layers.
     """
 
     num_classes: int
     dropout: float = 0.0
     hidden: tuple[int, ...] = ()
-    act: Callable = nn.relu
+    act: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Pooled) -> Logits:
         dropout = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
         for number, features in enumerate(self.hidden, start=1):
             x = dropout(self.act(nn.Dense(features, name=f"fc{number}")(x)))
@@ -80,14 +98,16 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Backbone, pooling of its last endpoint or of several, head.
+    """Compute a backbone, pool one or several endpoints, apply a head.
 
-    Args:
-      backbone: (images, taps) -> {endpoint: [N, H, W, C]}.
-      num_classes, dropout, hidden: of the head.
+    Attributes:
+      backbone: module of (images, taps) that returns {endpoint: [n, h, w, c]}.
+      num_classes: of the head.
+      dropout: of the head.
+      hidden: of the head.
       pooling: key of `POOLING`.
-      pooled: the endpoints that are pooled, for the head side by side; the last one
-        alone if empty.
+      pooled: the endpoints that are pooled and concatenated; only the last endpoint if
+        empty.
     """
 
     backbone: nn.Module
@@ -97,22 +117,37 @@ class Classifier(nn.Module):
     pooling: str = "average"
     pooled: tuple[str, ...] = ()
 
-    def setup(self):
+    def setup(self) -> None:
         self.head = Head(self.num_classes, self.dropout, self.hidden, self.backbone.act)
 
-    def features(self, x, taps=None):
-        """Preprocessed images [N, H, W, 3] -> (features [N, C] float32, endpoints)."""
+    def features(
+        self, x: Float[Array, "n h w 3"], taps: Taps | None = None
+    ) -> tuple[Pooled, Endpoints]:
+        """Compute (features in float32, endpoints) of preprocessed images.
+
+        Raises:
+          ValueError: if one of `pooled` is not an endpoint of the backbone.
+        """
         endpoints = self.backbone(x, taps)
         pool = POOLING[self.pooling]
         names = self.pooled or (list(endpoints)[-1],)
+        for name in names:
+            if name not in endpoints:
+                hint = hints.did_you_mean(name, endpoints)
+                raise ValueError(
+                    f"unknown endpoint {name!r} in pooled: known are "
+                    f"{list(endpoints)}{hint}"
+                )
         pooled = [pool(endpoints[name].astype(jnp.float32)) for name in names]
         return jnp.concatenate(pooled, -1), endpoints
 
-    def classify(self, features):
-        """Features [N, C] -> logits [N, num_classes]."""
+    def apply_head(self, features: Pooled) -> Logits:
+        """Compute the logits of features."""
         return self.head(features)
 
-    def __call__(self, x, taps=None):
-        """Preprocessed images -> (logits [N, num_classes], endpoints)."""
+    def __call__(
+        self, x: Float[Array, "n h w 3"], taps: Taps | None = None
+    ) -> tuple[Logits, Endpoints]:
+        """Compute (logits, endpoints) of preprocessed images."""
         features, endpoints = self.features(x, taps)
-        return self.classify(features), endpoints
+        return self.apply_head(features), endpoints

@@ -8,6 +8,8 @@ respect to the images and the gradient with respect to the kernel. Each is a pri
 and the transposes of each are the other two.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -60,7 +62,8 @@ def _cpu(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
         taps = list(windows.gather(x))
         if x.shape[3] < _FEW_CHANNELS:
             return jnp.concatenate(taps, -1) @ kernel.reshape(-1, kernel.shape[-1])
-        return sum(tap @ kernel[i // kw, i % kw] for i, tap in enumerate(taps))
+        products = (tap @ kernel[i // kw, i % kw] for i, tap in enumerate(taps))
+        return functools.reduce(jnp.add, products)
     if not any(map(any, windows.padding)):
         # XLA's unpadded convolution takes a slow path: pad, convolve, crop (2 times).
         y = lax.conv_general_dilated(
@@ -159,7 +162,11 @@ def conv2d(
     """
     if padding not in ("SAME", "VALID"):
         raise ValueError(f"padding is {padding!r}; expected 'SAME' or 'VALID'")
-    image_size, size, strides = x.shape[1:3], kernel.shape[:2], tuple(strides)
-    pads = tuple(lax.padtype_to_pads(image_size, size, strides, padding))
-    windows = Windows(image_size, size, strides, pads)
+    (_, height, width, _), (kh, kw, _, _), (down, right) = (
+        x.shape,
+        kernel.shape,
+        strides,
+    )
+    rows, columns = lax.padtype_to_pads((height, width), (kh, kw), strides, padding)
+    windows = Windows((height, width), (kh, kw), (down, right), (rows, columns))
     return _convolution.bind(x, kernel, windows=windows)

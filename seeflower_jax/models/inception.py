@@ -5,26 +5,48 @@
     endpoints = model.apply(variables, images)   # images in [-1, 1]
 
 Layers, padding and block outputs `mixed0` ... `mixed10` are those of the network whose
-ImageNet weights Keras publishes; stem endpoints have their TF-Slim names.
+ImageNet weights Keras publishes. The stem's endpoints have their TF-Slim names.
 """
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import ConvBN, recorder
+from seeflower_jax.models.layers import (
+    Activation,
+    ConvBN,
+    Endpoints,
+    Features,
+    Taps,
+    recorder,
+)
+
+_ONE, _TWO = (1, 1), (2, 2)
+_VALID = "VALID"
+
+# Endpoint, channels, kernel, strides, padding; the pooling layers have only a name.
+_STEM = (
+    ("Conv2d_1a_3x3", 32, (3, 3), _TWO, _VALID),
+    ("Conv2d_2a_3x3", 32, (3, 3), _ONE, _VALID),
+    ("Conv2d_2b_3x3", 64, (3, 3)),
+    ("MaxPool_3a_3x3",),
+    ("Conv2d_3b_1x1", 80, (1, 1), _ONE, _VALID),
+    ("Conv2d_4a_3x3", 192, (3, 3), _ONE, _VALID),
+    ("MaxPool_5a_3x3",),
+)
 
 
 class InceptionV3(nn.Module):
-    """All layers up to `mixed10`; returns a dict of endpoints [N, H, W, C].
+    """Compute all layers up to `mixed10`; returns {endpoint: [n, h, w, c]}.
 
-    Args:
-      width: factor on every layer's channels; 1 is Inception-v3.
-      epsilon, use_scale: of the batch normalisations; Keras' weights have 1e-3, False.
-      count_include_pad: whether 3x3 average pooling counts the padding at the border;
-        Keras' weights were trained without, torchvision's network counts it.
+    Source: Szegedy et al. 2016, table 1.
+
+    Attributes:
+      width: factor on the number of channels; 1 is Inception-v3.
+      epsilon: of batch normalisation; Keras' weights have 1e-3.
+      use_scale: whether batch normalisation has a scale; Keras' weights have none.
+      count_include_pad: whether average pooling counts the padding. Keras' weights were
+        trained without; torchvision's network counts the padding.
       act: the activation function.
       dtype: of the computation; parameters are float32.
     """
@@ -33,155 +55,164 @@ class InceptionV3(nn.Module):
     epsilon: float = 1e-3
     use_scale: bool = False
     count_include_pad: bool = False
-    act: Callable = nn.relu
+    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, taps=None):
-        endpoints, record = recorder(taps)
+    def __call__(self, x: Features, taps: Taps | None = None) -> Endpoints:
+        endpoints, end = recorder(taps)
         x = x.astype(self.dtype)
-
-        def conv(block, branch, features, size, strides=(1, 1), padding="SAME"):
-            name = f"{block}/{branch}" if branch else block
-            return ConvBN(
-                max(1, round(features * self.width)),
-                size,
-                strides,
-                padding,
-                self.epsilon,
-                self.use_scale,
-                act=self.act,
-                dtype=self.dtype,
-                name=name.replace("/", "_"),
-            )
-
-        def chain(block, x, *layers):
-            for branch, features, size in layers:
-                x = conv(block, branch, features, size)(x)
-            return x
-
-        def end(name, x):
-            return record(name, jnp.concatenate(x, -1) if isinstance(x, list) else x)
-
-        def average(x):
-            return ops.average_pool(x, 3, self.count_include_pad)
-
-        def halve(x):
-            return ops.max_pool(x, 3, 2)
-
-        valid, two = "VALID", (2, 2)
-        x = end("Conv2d_1a_3x3", conv("Conv2d_1a_3x3", "", 32, (3, 3), two, valid)(x))
-        x = end(
-            "Conv2d_2a_3x3", conv("Conv2d_2a_3x3", "", 32, (3, 3), (1, 1), valid)(x)
-        )
-        x = end("Conv2d_2b_3x3", conv("Conv2d_2b_3x3", "", 64, (3, 3))(x))
-        x = end("MaxPool_3a_3x3", halve(x))
-        x = end(
-            "Conv2d_3b_1x1", conv("Conv2d_3b_1x1", "", 80, (1, 1), (1, 1), valid)(x)
-        )
-        x = end(
-            "Conv2d_4a_3x3", conv("Conv2d_4a_3x3", "", 192, (3, 3), (1, 1), valid)(x)
-        )
-        x = end("MaxPool_5a_3x3", halve(x))
-
+        for name, *layer in _STEM:
+            x = end(name, self._conv(x, name, *layer) if layer else _halve(x))
         for block, pool in (("mixed0", 32), ("mixed1", 64), ("mixed2", 64)):
-            x = end(
-                block,
-                [
-                    chain(block, x, ("branch1x1", 64, (1, 1))),
-                    chain(
-                        block,
-                        x,
-                        ("branch5x5_1", 48, (1, 1)),
-                        ("branch5x5_2", 64, (5, 5)),
-                    ),
-                    chain(
-                        block,
-                        x,
-                        ("branch3x3dbl_1", 64, (1, 1)),
-                        ("branch3x3dbl_2", 96, (3, 3)),
-                        ("branch3x3dbl_3", 96, (3, 3)),
-                    ),
-                    chain(block, average(x), ("branch_pool", pool, (1, 1))),
-                ],
-            )
-
-        y = chain(
-            "mixed3", x, ("branch3x3dbl_1", 64, (1, 1)), ("branch3x3dbl_2", 96, (3, 3))
-        )
-        x = end(
-            "mixed3",
-            [
-                conv("mixed3", "branch3x3", 384, (3, 3), two, valid)(x),
-                conv("mixed3", "branch3x3dbl_3", 96, (3, 3), two, valid)(y),
-                halve(x),
-            ],
-        )
-
+            x = end(block, self._block_35x35(x, block, pool))
+        x = end("mixed3", self._reduce_to_17x17(x, "mixed3"))
         for block, c in (
             ("mixed4", 128),
             ("mixed5", 160),
             ("mixed6", 160),
             ("mixed7", 192),
         ):
-            x = end(
-                block,
-                [
-                    chain(block, x, ("branch1x1", 192, (1, 1))),
-                    chain(
-                        block,
-                        x,
-                        ("branch7x7_1", c, (1, 1)),
-                        ("branch7x7_2", c, (1, 7)),
-                        ("branch7x7_3", 192, (7, 1)),
-                    ),
-                    chain(
-                        block,
-                        x,
-                        ("branch7x7dbl_1", c, (1, 1)),
-                        ("branch7x7dbl_2", c, (7, 1)),
-                        ("branch7x7dbl_3", c, (1, 7)),
-                        ("branch7x7dbl_4", c, (7, 1)),
-                        ("branch7x7dbl_5", 192, (1, 7)),
-                    ),
-                    chain(block, average(x), ("branch_pool", 192, (1, 1))),
-                ],
-            )
-
-        y = chain("mixed8", x, ("branch3x3_1", 192, (1, 1)))
-        z = chain(
-            "mixed8",
-            x,
-            ("branch7x7x3_1", 192, (1, 1)),
-            ("branch7x7x3_2", 192, (1, 7)),
-            ("branch7x7x3_3", 192, (7, 1)),
-        )
-        x = end(
-            "mixed8",
-            [
-                conv("mixed8", "branch3x3_2", 320, (3, 3), two, valid)(y),
-                conv("mixed8", "branch7x7x3_4", 192, (3, 3), two, valid)(z),
-                halve(x),
-            ],
-        )
-
+            x = end(block, self._block_17x17(x, block, c))
+        x = end("mixed8", self._reduce_to_8x8(x, "mixed8"))
         for block in ("mixed9", "mixed10"):
-            y = chain(block, x, ("branch3x3_1", 384, (1, 1)))
-            z = chain(
-                block,
-                x,
-                ("branch3x3dbl_1", 448, (1, 1)),
-                ("branch3x3dbl_2", 384, (3, 3)),
-            )
-            x = end(
-                block,
-                [
-                    chain(block, x, ("branch1x1", 320, (1, 1))),
-                    chain(block, y, ("branch3x3_2a", 384, (1, 3))),
-                    chain(block, y, ("branch3x3_2b", 384, (3, 1))),
-                    chain(block, z, ("branch3x3dbl_3a", 384, (1, 3))),
-                    chain(block, z, ("branch3x3dbl_3b", 384, (3, 1))),
-                    chain(block, average(x), ("branch_pool", 192, (1, 1))),
-                ],
-            )
+            x = end(block, self._block_8x8(x, block))
         return endpoints
+
+    # `nowrap`: these methods make submodules of the compact method that calls them.
+
+    @nn.nowrap
+    def _conv(self, x, name, features, size, strides=_ONE, padding="SAME"):
+        return ConvBN(
+            max(1, round(features * self.width)),
+            size,
+            strides,
+            padding,
+            self.epsilon,
+            self.use_scale,
+            act=self.act,
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
+    @nn.nowrap
+    def _branch(self, x, block, *layers):
+        """Apply convolutions (name, channels, kernel, strides, padding) in sequence."""
+        for name, *layer in layers:
+            x = self._conv(x, f"{block}_{name}", *layer)
+        return x
+
+    @nn.nowrap
+    def _pool_branch(self, x, block, features):
+        average = ops.average_pool(x, 3, self.count_include_pad)
+        return self._branch(average, block, ("branch_pool", features, (1, 1)))
+
+    @nn.nowrap
+    def _block_35x35(self, x, block, pool):
+        """Compute a block of figure 5; its 5 x 5 convolution is not factorised."""
+        branches = [
+            self._branch(x, block, ("branch1x1", 64, (1, 1))),
+            self._branch(
+                x,
+                block,
+                ("branch5x5_1", 48, (1, 1)),
+                ("branch5x5_2", 64, (5, 5)),
+            ),
+            self._branch(
+                x,
+                block,
+                ("branch3x3dbl_1", 64, (1, 1)),
+                ("branch3x3dbl_2", 96, (3, 3)),
+                ("branch3x3dbl_3", 96, (3, 3)),
+            ),
+            self._pool_branch(x, block, pool),
+        ]
+        return jnp.concatenate(branches, -1)
+
+    @nn.nowrap
+    def _reduce_to_17x17(self, x, block):
+        """Compute the reduction of figure 10 from 35 x 35 pixels."""
+        # The order of the branches is the order in which their gradients are summed.
+        y = self._branch(
+            x,
+            block,
+            ("branch3x3dbl_1", 64, (1, 1)),
+            ("branch3x3dbl_2", 96, (3, 3)),
+        )
+        branches = [
+            self._branch(x, block, ("branch3x3", 384, (3, 3), _TWO, _VALID)),
+            self._branch(y, block, ("branch3x3dbl_3", 96, (3, 3), _TWO, _VALID)),
+            _halve(x),
+        ]
+        return jnp.concatenate(branches, -1)
+
+    @nn.nowrap
+    def _block_17x17(self, x, block, c):
+        """Compute a block of figure 6, with n = 7."""
+        branches = [
+            self._branch(x, block, ("branch1x1", 192, (1, 1))),
+            self._branch(
+                x,
+                block,
+                ("branch7x7_1", c, (1, 1)),
+                ("branch7x7_2", c, (1, 7)),
+                ("branch7x7_3", 192, (7, 1)),
+            ),
+            self._branch(
+                x,
+                block,
+                ("branch7x7dbl_1", c, (1, 1)),
+                ("branch7x7dbl_2", c, (7, 1)),
+                ("branch7x7dbl_3", c, (1, 7)),
+                ("branch7x7dbl_4", c, (7, 1)),
+                ("branch7x7dbl_5", 192, (1, 7)),
+            ),
+            self._pool_branch(x, block, 192),
+        ]
+        return jnp.concatenate(branches, -1)
+
+    @nn.nowrap
+    def _reduce_to_8x8(self, x, block):
+        """Compute the reduction from 17 x 17 pixels."""
+        branches = [
+            self._branch(
+                x,
+                block,
+                ("branch3x3_1", 192, (1, 1)),
+                ("branch3x3_2", 320, (3, 3), _TWO, _VALID),
+            ),
+            self._branch(
+                x,
+                block,
+                ("branch7x7x3_1", 192, (1, 1)),
+                ("branch7x7x3_2", 192, (1, 7)),
+                ("branch7x7x3_3", 192, (7, 1)),
+                ("branch7x7x3_4", 192, (3, 3), _TWO, _VALID),
+            ),
+            _halve(x),
+        ]
+        return jnp.concatenate(branches, -1)
+
+    @nn.nowrap
+    def _block_8x8(self, x, block):
+        """Compute a block of figure 7, whose filter bank is expanded."""
+        y = self._branch(x, block, ("branch3x3_1", 384, (1, 1)))
+        z = self._branch(
+            x,
+            block,
+            ("branch3x3dbl_1", 448, (1, 1)),
+            ("branch3x3dbl_2", 384, (3, 3)),
+        )
+        branches = [
+            self._branch(x, block, ("branch1x1", 320, (1, 1))),
+            self._branch(y, block, ("branch3x3_2a", 384, (1, 3))),
+            self._branch(y, block, ("branch3x3_2b", 384, (3, 1))),
+            self._branch(z, block, ("branch3x3dbl_3a", 384, (1, 3))),
+            self._branch(z, block, ("branch3x3dbl_3b", 384, (3, 1))),
+            self._pool_branch(x, block, 192),
+        ]
+        return jnp.concatenate(branches, -1)
+
+
+def _halve(x: Features) -> Features:
+    return ops.max_pool(x, 3, 2)

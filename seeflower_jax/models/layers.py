@@ -1,24 +1,36 @@
-"""Layers that networks share."""
+"""Layers that networks share.
 
-from collections.abc import Callable
+endpoints, end = recorder(taps)
+x = end("block1", ConvBN(32, (3, 3), name="block1")(x))
+"""
+
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen import dtypes
+from jaxtyping import Array, Float
 
 from seeflower_jax.models import ops
 
+Activation = Callable[[Array], Array]
+Features = Float[Array, "n h w c"]
+Taps = Mapping[str, Features]
+Endpoints = dict[str, Features]
 
-def recorder(taps):
-    """(endpoints, end): a dict, and end(name, x), which adds the tap `name` to x, notes
-    the sum in the dict and returns it.
+
+def recorder(taps: Taps | None) -> tuple[Endpoints, Callable[[str, Array], Array]]:
+    """Return (endpoints, end), which collect the outputs of named blocks.
+
+    `end(name, x)` adds the tap `name` to `x`, writes the sum to the dict `endpoints`
+    and returns the sum.
 
     Args:
       taps: {endpoint name: array}, or None.
     """
     taps, endpoints = taps or {}, {}
 
-    def end(name, x):
+    def end(name: str, x: Features) -> Features:
         if name in taps:
             x = x + taps[name].astype(x.dtype)
         endpoints[name] = x
@@ -28,7 +40,16 @@ def recorder(taps):
 
 
 class Conv(nn.Module):
-    """Convolution through `ops.conv2d`; kernel [h, w, C, features], bias [features]."""
+    """Convolve by `ops.conv2d`; kernel [h, w, c, features], bias [features].
+
+    Attributes:
+      features: number of output channels.
+      kernel_size: (height, width).
+      strides: (vertical, horizontal).
+      padding: 'SAME' or 'VALID'.
+      use_bias: whether a bias is added.
+      dtype: of the computation; parameters are float32.
+    """
 
     features: int
     kernel_size: tuple[int, int]
@@ -38,7 +59,7 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Features) -> Features:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         x, kernel = dtypes.promote_dtype(x, kernel, dtype=self.dtype)
@@ -50,10 +71,19 @@ class Conv(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch normalisation, activation.
+    """Convolve, normalise the batch, activate.
 
-    The normalisation uses and updates mini-batch statistics when `batch_stats` is
-    mutable; otherwise `apply` is the pure inference function.
+    If the collection `batch_stats` is mutable, the layer normalises by the statistics
+    of the batch and updates the running statistics. If not, `apply` is the pure
+    inference function.
+
+    Attributes:
+      features, kernel_size, strides, padding: of the convolution, see `Conv`.
+      epsilon: added to the variance.
+      use_scale: whether the normalisation has a learned scale.
+      momentum: of the running statistics.
+      act: the activation function.
+      dtype: of the computation; parameters are float32.
     """
 
     features: int
@@ -63,11 +93,11 @@ class ConvBN(nn.Module):
     epsilon: float = 1e-3
     use_scale: bool = False
     momentum: float = 0.99
-    act: Callable = nn.relu
+    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Features) -> Features:
         x = Conv(
             self.features,
             self.kernel_size,

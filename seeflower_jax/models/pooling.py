@@ -1,7 +1,7 @@
 """Pooling that is also fast on a CPU.
 
-    y = max_pool(x, window=3, stride=2)
-    z = average_pool(x, window=3)
+y = max_pool(x, window=3, stride=2)
+z = average_pool(x, window=3)
 """
 
 import functools
@@ -61,7 +61,7 @@ def _cpu_max_tangent(
 ) -> Outputs:
     zero = jnp.zeros((), tangent.dtype)
     taps = zip(_first_maxima(x, y, windows), windows.gather(tangent), strict=True)
-    return sum(jnp.where(first, tap, zero) for first, tap in taps)
+    return functools.reduce(jnp.add, (jnp.where(m, tap, zero) for m, tap in taps))
 
 
 def _cpu_max_gradient(x: Images, y: Outputs, g: Outputs, windows: Windows) -> Images:
@@ -95,7 +95,8 @@ def max_pool(x: Images, window: int, stride: int) -> Outputs:
       window: side of a window.
       stride: distance between neighbouring windows.
     """
-    windows = Windows(x.shape[1:3], (window, window), (stride, stride))
+    _, height, width, _ = x.shape
+    windows = Windows((height, width), (window, window), (stride, stride))
     return _max.bind(x, windows=windows)
 
 
@@ -104,7 +105,7 @@ def _standard_sum(x: Images, windows: Windows) -> Images:
 
 
 def _cpu_sum(x: Images, windows: Windows) -> Images:
-    return sum(windows.gather(x))
+    return functools.reduce(jnp.add, windows.gather(x))
 
 
 _window_sum = pooling_primitive("window_sum", _standard_sum, _cpu_sum)
@@ -121,10 +122,11 @@ def average_pool(x: Images, window: int, count_include_pad: bool = False) -> Ima
       window: side of the window, odd.
       count_include_pad: whether the zeros beyond the border are counted.
     """
-    image_size, pad = x.shape[1:3], (window // 2, window // 2)
-    windows = Windows(image_size, (window, window), padding=(pad, pad))
+    _, height, width, _ = x.shape
+    pad = (window // 2, window // 2)
+    windows = Windows((height, width), (window, window), padding=(pad, pad))
     if count_include_pad:
         return _window_sum.bind(x, windows=windows) / window**2
-    ones = jnp.ones((1, *image_size, 1), x.dtype)
+    ones = jnp.ones((1, height, width, 1), x.dtype)
     counts = _window_sum.bind(ones, windows=windows)
     return _window_sum.bind(x, windows=windows) / counts

@@ -24,6 +24,10 @@ from seeflower_jax.models.windows import Windows
 Form = Callable[..., Array]
 
 
+def _fix(form: Form, windows: Windows) -> Form:
+    return functools.partial(form, windows=windows)
+
+
 def _choose(standard: Form, cpu: Form, *arrays: Array) -> Array:
     return lax.platform_dependent(*arrays, cpu=cpu, default=standard)
 
@@ -32,13 +36,12 @@ def _primitive(name: str, standard: Form, cpu: Form) -> Primitive:
     primitive = Primitive(name)
 
     def shape(*avals, windows: Windows):
-        result = jax.eval_shape(functools.partial(standard, windows=windows), *avals)
+        result = jax.eval_shape(_fix(standard, windows), *avals)
         return jax.core.ShapedArray(result.shape, result.dtype)
 
     @functools.partial(jax.jit, static_argnames="windows")
     def evaluate(*arrays, windows: Windows):
-        forms = (functools.partial(f, windows=windows) for f in (standard, cpu))
-        return _choose(*forms, *arrays)
+        return _choose(_fix(standard, windows), _fix(cpu, windows), *arrays)
 
     primitive.def_abstract_eval(shape)
     primitive.def_impl(evaluate)
@@ -69,8 +72,9 @@ def bilinear_primitive(
 
     def batch(arrays, dims, *, windows: Windows):
         if None not in dims:
-            forms = (functools.partial(f, windows=windows) for f in (standard, cpu))
-            return _choose(*(jax.vmap(f, dims) for f in forms), *arrays), 0
+            mapped_standard = jax.vmap(_fix(standard, windows), dims)
+            mapped_cpu = jax.vmap(_fix(cpu, windows), dims)
+            return _choose(mapped_standard, mapped_cpu, *arrays), 0
         mapped = 1 - dims.index(None)
         axis, result_axis = shared_axes[mapped]
         count = arrays[mapped].shape[dims[mapped]]

@@ -4,26 +4,32 @@
     variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     endpoints = model.apply(variables, images)   # images in [-1, 1]
 
-Five convolutions with batch normalisation, `block1` to `block5`; each of the first
-three halves the side.
+The network has five convolutions with batch normalisation, `block1` to `block5`. Each
+of the first three halves the side.
 """
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import ConvBN, recorder
+from seeflower_jax.models.layers import (
+    Activation,
+    ConvBN,
+    Endpoints,
+    Features,
+    Taps,
+    recorder,
+)
 
 
 class Small(nn.Module):
-    """All layers below the head; returns a dict of endpoints [N, H, W, C].
+    """Compute all layers below the head; returns {endpoint: [n, h, w, c]}.
 
-    Args:
+    Attributes:
       features: channels of each block.
-      width: factor on them.
-      epsilon, use_scale: of the batch normalisations.
+      width: factor on the number of channels.
+      epsilon: of batch normalisation.
+      use_scale: whether batch normalisation has a learned scale.
       act: the activation function.
       dtype: of the computation; parameters are float32.
     """
@@ -32,11 +38,11 @@ class Small(nn.Module):
     width: float = 1.0
     epsilon: float = 1e-3
     use_scale: bool = True
-    act: Callable = nn.relu
+    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, taps=None):
+    def __call__(self, x: Features, taps: Taps | None = None) -> Endpoints:
         endpoints, end = recorder(taps)
         x = x.astype(self.dtype)
         for block, features in enumerate(self.features, start=1):
@@ -46,7 +52,7 @@ class Small(nn.Module):
                 strides=(2, 2) if block == 1 else (1, 1),
                 epsilon=self.epsilon,
                 use_scale=self.use_scale,
-                momentum=0.9,  # it is trained in few steps
+                momentum=0.9,  # the network is trained in few steps
                 act=self.act,
                 dtype=self.dtype,
                 name=f"block{block}",

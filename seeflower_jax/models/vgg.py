@@ -2,26 +2,31 @@
 
     model = VGG((2, 2, 3, 3, 3))    # VGG16
     variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    endpoints = model.apply(variables, images)   # images BGR, less the channels' means
+    endpoints = model.apply(variables, images)   # images BGR, minus the channel means
 
-The endpoints have Keras' names, `block1_conv1` ... `block5_pool`; a convolution's is
-what its ReLU gives.
+The endpoints have Keras' names, `block1_conv1` ... `block5_pool`. The endpoint of a
+convolution is the output of its ReLU.
 """
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from seeflower_jax.models import ops
-from seeflower_jax.models.layers import Conv, recorder
+from seeflower_jax.models.layers import (
+    Activation,
+    Conv,
+    Endpoints,
+    Features,
+    Taps,
+    recorder,
+)
 
 VGG16 = (2, 2, 3, 3, 3)
 VGG19 = (2, 2, 4, 4, 4)
 
 
 def conv_names(convs: tuple[int, ...]) -> list[str]:
-    """The names of all convolutions, `block1_conv1` on."""
+    """Return the names of all convolutions, from `block1_conv1` on."""
     return [
         f"block{block}_conv{number}"
         for block, count in enumerate(convs, start=1)
@@ -30,22 +35,22 @@ def conv_names(convs: tuple[int, ...]) -> list[str]:
 
 
 class VGG(nn.Module):
-    """All layers up to `block5_pool`; returns a dict of endpoints [N, H, W, C].
+    """Compute all layers up to `block5_pool`; returns {endpoint: [n, h, w, c]}.
 
-    Args:
+    Attributes:
       convs: number of convolutions in each block.
-      width: factor on every layer's channels; 1 is the published network.
+      width: factor on the number of channels; 1 is the published network.
       act: the activation function.
       dtype: of the computation; parameters are float32.
     """
 
     convs: tuple[int, ...] = VGG16
     width: float = 1.0
-    act: Callable = nn.relu
+    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, taps=None):
+    def __call__(self, x: Features, taps: Taps | None = None) -> Endpoints:
         endpoints, end = recorder(taps)
         x = x.astype(self.dtype)
         for block, count in enumerate(self.convs, start=1):

@@ -1,10 +1,11 @@
 """Windows that slide over images, for convolution and pooling on a CPU.
 
-    windows = Windows((15, 15), size=(3, 3), strides=(2, 2))
-    total = sum(windows.gather(images))   # sums over all 3 x 3 windows
+windows = Windows((15, 15), size=(3, 3), strides=(2, 2))
+total = sum(windows.gather(images))   # sums over all 3 x 3 windows
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ class Windows:
         self, taps: Iterable[Float[Array, "n out_h out_w c"]]
     ) -> Float[Array, "n h w c"]:
         """Add each tap to the pixels that `gather` reads; the transpose of `gather`."""
-        total = 0.0
+        padded = []
         for place, tap in enumerate(taps):
             config = [(0, 0, 0)]
             for start, side, count, stride in zip(
@@ -78,7 +79,9 @@ class Windows:
             ):
                 end = side - start - (count - 1) * stride - 1
                 config.append((start, end, stride - 1))
-            total += lax.pad(tap, jnp.zeros((), tap.dtype), [*config, (0, 0, 0)])
+            zero = jnp.zeros((), tap.dtype)
+            padded.append(lax.pad(tap, zero, [*config, (0, 0, 0)]))
+        total = functools.reduce(jnp.add, padded)
         (top, bottom), (left, right) = self.padding
         height, width = self.padded_size
         return total[:, top : height - bottom, left : width - right]

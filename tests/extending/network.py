@@ -41,9 +41,7 @@ class Residual(nn.Module):
         return endpoints
 
 
-models.MODELS["residual"] = models.ModelSpec(
-    "residual", input_size=64, batch_norm_scale=True, cam_layer="block3"
-)
-models.BACKBONES["residual"] = lambda spec, **common: Residual(
-    epsilon=spec.epsilon, **common
+models.register(
+    models.ModelSpec("residual", input_size=64, preprocess="tf", cam_layer="block3"),
+    lambda spec, **options: Residual(epsilon=spec.epsilon, **options),
 )

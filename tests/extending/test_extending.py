@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from configs import inception
-from seeflower_jax import experiment, models
-from seeflower_jax.attribution import registry
+from seeflower_jax import models
+from seeflower_jax.attribution import registry as methods
+from seeflower_jax.experiment.train import train
+from seeflower_jax.explain.store import MapStore
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.models import registry as networks
 from seeflower_jax.pretrained import loading, readers
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
@@ -19,10 +23,9 @@ from tests import fixtures, harness
 FOLDER = pathlib.Path(__file__).parent
 EXAMPLES = ("network", "weight_source", "attribution_method")
 TABLES = (
-    (models, "MODELS"),
-    (models, "BACKBONES"),
+    (networks, "MODELS"),
     (readers, "READERS"),
-    (registry, "METHODS"),
+    (methods, "METHODS"),
 )
 
 
@@ -70,16 +73,16 @@ def test_there_are_no_other_examples():
 def test_network_is_trained(example, config, tmp_path):
     example("network")
     config.model.name = "residual"
-    result = experiment.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert result["model"] == "residual" and result["best"]["stage"] == "finetune"
     assert result["seconds"].keys() == {"head", "finetune", "evaluation"}
-    run = experiment.load_run(tmp_path / "run")
+    network = load_run(tmp_path / "run").network
     images = np.zeros((1, 64, 64, 3), np.uint8)
-    logits, endpoints = models.apply(run.spec, run.variables, images)
+    logits, endpoints = models.apply(network.spec, network.variables, images)
     assert logits.shape == (1, 102) and endpoints["block3"].shape == (1, 8, 8, 64)
-    started = models.init(run.spec, jax.random.key(config.seed))
+    started = models.init(network.spec, jax.random.key(config.seed))
     moved = jax.tree.map(
-        lambda a, b: bool((a != b).any()), run.variables["params"], started["params"]
+        lambda a, b: bool((a != b).any()), network.variables["params"], started["params"]
     )
     assert all(jax.tree.leaves(moved))
 
@@ -102,12 +105,12 @@ def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
     arrays, variables = _write_npz(path, source)
     config.model.name, config.init.weights = "small", str(path)
     config.stage_order = ("head",)
-    result = experiment.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert result["weights"]["name"] == "small.npz" and not result["weights"]["exact"]
-    run = experiment.load_run(tmp_path / "run")
-    assert (run.spec.preprocess, run.spec.epsilon) == ("torch", 1e-5)
+    network = load_run(tmp_path / "run").network
+    assert (network.spec.preprocess, network.spec.epsilon) == ("torch", 1e-5)
     harness.assert_trees_equal(
-        [run.variables["params"]["backbone"], run.variables["batch_stats"]],
+        [network.variables["params"]["backbone"], network.variables["batch_stats"]],
         [variables["params"]["backbone"], variables["batch_stats"]],
     )
     with pytest.raises(WeightFileError, match="small without a classifier"):
@@ -162,7 +165,7 @@ def test_scripts_use_an_attribution_method_plugin(small_run, tmp_path):
     lines = [json.loads(x) for x in (out / "index.jsonl").read_text().splitlines()]
     maps = {name: [] for name in ("grad_cam", "xgrad_cam")}
     for line in lines:
-        maps[line["method"]].append(store.MapStore.open(out).read(line))
+        maps[line["method"]].append(MapStore.open(out).read(line))
     assert len(maps["xgrad_cam"]) == fixtures.CLASSES * fixtures.TEST
     # Below an average, a channel's gradient is the same everywhere.
     expected = np.array(maps["grad_cam"])

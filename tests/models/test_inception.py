@@ -79,7 +79,7 @@ def test_head_alone_equals_whole(narrow):
     whole, _ = models.apply(spec, variables, images)
     features = models.features(spec, variables, images)
     np.testing.assert_allclose(
-        models.classify(spec, variables, features), whole, rtol=1e-5, atol=1e-6
+        models.apply_head(spec, variables, features), whole, rtol=1e-5, atol=1e-6
     )
 
 

@@ -76,9 +76,9 @@ def test_heads(pooling, pooled, inputs):
             for root, size in zip(roots, sizes, strict=True)
         ]
         np.testing.assert_allclose(features, np.concatenate(wanted, -1), rtol=1e-4)
-    alone = models.classify(spec, variables, features)
+    alone = models.apply_head(spec, variables, features)
     np.testing.assert_allclose(alone, logits, rtol=1e-4, atol=1e-6)
-    dropped = models.classify(
+    dropped = models.apply_head(
         spec, variables, features, rngs={"dropout": jax.random.key(1)}
     )
     assert not np.allclose(dropped, logits)

@@ -1,0 +1,159 @@
+"""Networks as pure functions of a spec, variables and images.
+
+    spec = get_spec("inception_v3", num_classes=102)
+    variables = init(spec, jax.random.key(0))
+    logits, endpoints = apply(spec, variables, images)   # images RGB in [0, 255]
+
+Preprocessing is part of the function, so a gradient with respect to `images` is the
+gradient with respect to pixel values.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from seeflower_jax.models import registry
+from seeflower_jax.models.classifier import Classifier
+from seeflower_jax.models.layers import Activation, Taps
+from seeflower_jax.models.preprocess import PREPROCESS
+from seeflower_jax.models.spec import ModelSpec
+
+# {'params': ..., 'batch_stats': ...}
+Variables = Mapping[str, Any]
+Images = Num[Array, "n h w 3"]
+
+
+def build(spec: ModelSpec, act: Activation = nn.relu) -> Classifier:
+    """Return the Linen module of a spec; the module takes preprocessed images.
+
+    Raises:
+      ValueError: if a name in the spec is not known.
+    """
+    registry.check(spec)
+    model = registry.get_model(spec.name)
+    backbone = model.backbone(
+        spec, width=spec.width, act=act, dtype=jnp.dtype(spec.dtype)
+    )
+    return Classifier(
+        backbone,
+        spec.num_classes,
+        spec.dropout,
+        spec.hidden,
+        spec.pooling,
+        spec.pooled,
+    )
+
+
+def init(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
+    """Return random variables {'params', 'batch_stats'}, float32.
+
+    `batch_stats` is empty for a network without batch normalisation.
+    """
+    images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
+    return {"batch_stats": {}, **build(spec).init(key, images)}
+
+
+def shapes(spec: ModelSpec) -> dict[str, Any]:
+    """Return the shapes and dtypes of the variables, without computing them."""
+    return jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+
+
+def init_head(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
+    """Return the head's parameters as in `init`, without running the network."""
+    images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
+    inputs = jax.eval_shape(lambda v: features(spec, v, images), shapes(spec))
+    zeros = jnp.zeros(inputs.shape)
+    return build(spec).init(key, zeros, method="apply_head")["params"]["head"]
+
+
+def apply(
+    spec: ModelSpec,
+    variables: Variables,
+    images: Images,
+    taps: Taps | None = None,
+    act: Activation = nn.relu,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Compute the logits and endpoints of images.
+
+    Args:
+      spec: the network.
+      variables: {'params', 'batch_stats'}.
+      images: RGB in [0, 255], uint8 or floating point.
+      taps: {endpoint name: array}, added to these endpoints. The gradient with respect
+        to a zero tap is the gradient at that endpoint.
+      act: the activation function; guided backpropagation passes its own.
+      **options: of `flax.linen.Module.apply`. `rngs={'dropout': key}` makes dropout
+        active; `mutable=['batch_stats']` normalises by the statistics of the batch and
+        updates the running statistics.
+
+    Returns:
+      (logits float32 [n, num_classes], endpoints {name: [n, h, w, c]}). With `mutable`,
+      a pair of this result and the updated collections.
+
+    Example:
+      >>> spec = get_spec("small", num_classes=5)
+      >>> variables = init(spec, jax.random.key(0))
+      >>> logits, endpoints = apply(spec, variables, jnp.zeros((2, 64, 64, 3)))
+      >>> logits.shape, endpoints["block5"].shape
+      ((2, 5), (2, 8, 8, 128))
+    """
+    model = build(spec, act)
+    x = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
+    return model.apply(variables, x, taps, **options)
+
+
+def bind(
+    spec: ModelSpec,
+    variables: Variables,
+    preprocess: Callable[[Float[Array, "n h w 3"]], Float[Array, "n h w 3"]]
+    | None = None,
+) -> Callable[..., tuple[Any, Any]]:
+    """Return network(images, taps=None, **options), which calls `apply`.
+
+    Args:
+      spec: the network.
+      variables: {'params', 'batch_stats'}.
+      preprocess: applied to images before the network (whitening). It is part of the
+        function, so gradients pass through it.
+    """
+
+    def network(
+        images: Images, taps: Taps | None = None, **options: Any
+    ) -> tuple[Any, Any]:
+        if preprocess:
+            images = preprocess(images.astype(jnp.float32))
+        return apply(spec, variables, images, taps, **options)
+
+    return network
+
+
+def features(
+    spec: ModelSpec, variables: Variables, images: Images
+) -> Float[Array, "n features"]:
+    """Compute the input of the head, float32, for RGB images in [0, 255]."""
+    model = build(spec)
+    x = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
+    return model.apply(variables, x, method="features")[0]
+
+
+def apply_head(
+    spec: ModelSpec,
+    variables: Variables,
+    features: Float[Array, "n features"],
+    **options: Any,
+) -> Any:
+    """Compute the logits, float32 [n, num_classes], of features.
+
+    Args:
+      spec: the network.
+      variables: {'params', 'batch_stats'}.
+      features: as `features` returns them.
+      **options: of `flax.linen.Module.apply`. With `mutable`, the result is a pair of
+        the logits and the updated collections.
+    """
+    return build(spec).apply(variables, features, method="apply_head", **options)

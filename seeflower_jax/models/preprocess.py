@@ -1,0 +1,39 @@
+"""From pixel values to what the weights of a network expect.
+
+x = PREPROCESS["tf"](images)   # images RGB in [0, 255]
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Images = Float[Array, "n h w 3"]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def _unit(images: Images) -> Images:
+    return images / 255
+
+
+def _tf(images: Images) -> Images:
+    return images / 127.5 - 1.0
+
+
+def _caffe(images: Images) -> Images:
+    return images[..., ::-1] - jnp.array(_IMAGENET_MEAN_BGR)
+
+
+def _torch(images: Images) -> Images:
+    return (images / 255 - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
+
+
+# In this order: to [0, 1], to [-1, 1], to centred BGR, to standardised RGB.
+PREPROCESS: dict[str, Callable[[Images], Images]] = {
+    "unit": _unit,
+    "tf": _tf,
+    "caffe": _caffe,
+    "torch": _torch,
+}
