@@ -1,7 +1,7 @@
 """A source with its decoded pixels.
 
-    dataset = Dataset(source, open_cache(source, shortest_side=320))
-    dataset.labels("test"), dataset.images("test"), dataset.reader(indices)
+dataset = Dataset(source, open_cache(source, shortest_side=320))
+dataset.labels("test"), dataset.images("test"), dataset.reader(indices)
 """
 
 import dataclasses

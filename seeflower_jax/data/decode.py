@@ -1,6 +1,6 @@
 """Decode an encoded image: upright, RGB, resized. One code for files and data sets.
 
-    pixels = load_pixels(path.read_bytes(), shortest_side=320)   # uint8 [h, w, 3]
+pixels = load_pixels(path.read_bytes(), shortest_side=320)   # uint8 [h, w, 3]
 """
 
 import io

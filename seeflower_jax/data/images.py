@@ -1,9 +1,9 @@
 """A list of images with names, labels and readers: a split, a folder, a list of paths.
 
-    images = Images.of_files("photos/", shortest_side=320)     # or "photos/*.jpg", ...
-    images = dataset.images("test")                            # of `Dataset`
-    pixels = images.read(0)           # uint8 [h, w, 3]
-    first = images[:100]
+images = Images.of_files("photos/", shortest_side=320)     # or "photos/*.jpg", ...
+images = dataset.images("test")                            # of `Dataset`
+pixels = images.read(0)           # uint8 [h, w, 3]
+first = images[:100]
 """
 
 import dataclasses

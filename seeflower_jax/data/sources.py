@@ -1,6 +1,6 @@
 """Open a source of labelled images by name.
 
-    source = load_source(DataSettings(source="oxford_flowers102", dir="flowers"))
+source = load_source(DataSettings(source="oxford_flowers102", dir="flowers"))
 """
 
 import dataclasses

@@ -118,7 +118,9 @@ class View:
         # The original, its resized centre and the view all have one centre.
         edges = [
             whole / 2 + (place - 0.5) * side
-            for place, whole, side in zip(box, original_size * 2, sides * 2, strict=True)
+            for place, whole, side in zip(
+                box, original_size * 2, sides * 2, strict=True
+            )
         ]
         return [round(float(edge)) for edge in edges]
 

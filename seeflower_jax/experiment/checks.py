@@ -45,9 +45,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _integer(low: int) -> Rule:
-    return Rule(
-        f"a whole number, {low} or more", lambda v: _is_integer(v) and v >= low
-    )
+    return Rule(f"a whole number, {low} or more", lambda v: _is_integer(v) and v >= low)
 
 
 def _number(expected: str, accepts: Callable[[float], bool]) -> Rule:
@@ -164,7 +162,8 @@ STAGE_RULES: dict[str, Rule] = {
             _pairs(
                 v,
                 lambda rule, factor: (
-                    _is_expression(rule) and (factor is None or _POSITIVE.accepts(factor))
+                    _is_expression(rule)
+                    and (factor is None or _POSITIVE.accepts(factor))
                 ),
             )
             and len(v) > 0

@@ -1,7 +1,7 @@
 """Evaluate several runs as one: the mean of their calibrated probabilities.
 
-    result = combine([load_run(folder) for folder in folders], command)
-    result["test"]["top1"]
+result = combine([load_run(folder) for folder in folders], command)
+result["test"]["top1"]
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Open the images of a run, and fit its whitening.
 
-    dataset = open_dataset(settings, workdir)
-    dataset = of_run(load_run("runs/inception_seed0"))
+dataset = open_dataset(settings, workdir)
+dataset = of_run(load_run("runs/inception_seed0"))
 """
 
 import json

@@ -216,7 +216,9 @@ def _check_order(values: Mapping) -> list[str]:
             "once"
         ]
     if not any(stages[name]["epochs"] for name in order):
-        return [f"config.stages.*.epochs are all 0 in {order}; expected one to be trained"]
+        return [
+            f"config.stages.*.epochs are all 0 in {order}; expected one to be trained"
+        ]
     return []
 
 

@@ -1,7 +1,7 @@
 """Train a run: all stages of a config, then its evaluation and result.
 
-    result = train(config, "runs/inception_seed0", command="python -m scripts.train ...")
-    result["test"]["mean_class_top1"]
+result = train(config, "runs/inception_seed0", command="python -m scripts.train ...")
+result["test"]["mean_class_top1"]
 """
 
 import contextlib

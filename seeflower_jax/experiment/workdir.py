@@ -1,7 +1,7 @@
 """Whose a run directory is: it belongs to one config and to one set of images.
 
-    check_workdir(workdir, settings)      # raises if it holds another run
-    claim_workdir(workdir, settings)      # writes config.json
+check_workdir(workdir, settings)      # raises if it holds another run
+claim_workdir(workdir, settings)      # writes config.json
 """
 
 import json

@@ -1,6 +1,6 @@
 """Jobs over many images: attribution, metrics of maps, activation maximisation.
 
-    attribute.attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
-    score.score_methods(run, dataset.images("test"), ["grad_cam"], out="scores")
-    maximise.maximise_classes(run, "activation_max", classes=["7"])
+attribute.attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
+score.score_methods(run, dataset.images("test"), ["grad_cam"], out="scores")
+maximise.maximise_classes(run, "activation_max", classes=["7"])
 """

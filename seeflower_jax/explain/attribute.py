@@ -1,7 +1,7 @@
 """Attribution maps of a network over many images, from files to files.
 
-    network = load("runs/inception_seed0")
-    attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
+network = load("runs/inception_seed0")
+attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Which class is explained for each image, from what is typed.
 
-    labels = target_labels("true", images, network.class_names)
+labels = target_labels("true", images, network.class_names)
 """
 
 from collections.abc import Sequence

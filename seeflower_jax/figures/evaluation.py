@@ -1,7 +1,7 @@
 """Draw an evaluated split: its confusion matrix and its reliability.
 
-    confusion_matrix("confusion_matrix.png", counts, class_names)
-    reliability("reliability.png", {1.0: calibration.reliability(logits, labels)})
+confusion_matrix("confusion_matrix.png", counts, class_names)
+reliability("reliability.png", {1.0: calibration.reliability(logits, labels)})
 """
 
 import pathlib
@@ -40,7 +40,9 @@ def confusion_matrix(
     plt.close(figure)
 
 
-def reliability(path: pathlib.Path, by_temperature: Mapping[float, Reliability]) -> None:
+def reliability(
+    path: pathlib.Path, by_temperature: Mapping[float, Reliability]
+) -> None:
     """Draw accuracy by confidence, one diagram a temperature."""
     figure, axes = plt.subplots(
         1,

@@ -1,8 +1,8 @@
 """Load a network from a run directory, an export or a weight file.
 
-    network = load("runs/inception_seed0")
-    network = load("flowers")                               # of scripts.export
-    network = load("vgg16_weights.h5", model="vgg16")       # ImageNet's classes
+network = load("runs/inception_seed0")
+network = load("flowers")                               # of scripts.export
+network = load("vgg16_weights.h5", model="vgg16")       # ImageNet's classes
 """
 
 import os
@@ -42,7 +42,9 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
         hint = f"; did you mean {near}?" if near else ""
         raise FileNotFoundError(f"there is no file or folder {where}{hint}")
     if path.is_file():
-        raise ValueError(f"{where} is a file: name the network of its weights by model=")
+        raise ValueError(
+            f"{where} is a file: name the network of its weights by model="
+        )
     raise ValueError(
         f"{where} is neither a run directory (no config.json) nor an export "
         "(no model.json); with model=..., it can be a folder of converted weights"

@@ -1,7 +1,7 @@
 """Predict the classes of many images, in batches, while the next ones are read.
 
-    for prediction in stream(network, network.images("photos/")):
-        ...     # a `Prediction`, or the `UnreadableImage` of a file that is not one
+for prediction in stream(network, network.images("photos/")):
+    ...     # a `Prediction`, or the `UnreadableImage` of a file that is not one
 """
 
 import dataclasses
@@ -36,7 +36,10 @@ class Prediction:
 
 
 def rank(
-    name: str, probabilities: Float[np.ndarray, " c"], class_names: Sequence[str], top: int
+    name: str,
+    probabilities: Float[np.ndarray, " c"],
+    class_names: Sequence[str],
+    top: int,
 ) -> Prediction:
     """Return the `top` most probable classes of the image `name`."""
     order = np.argsort(-probabilities, kind="stable")[:top]

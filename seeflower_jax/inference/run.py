@@ -1,8 +1,8 @@
 """A run directory: its network, its config, where it stands.
 
-    run = load_run("runs/inception_seed0")
-    run.network.predict("photos/")
-    run.config["seed"]
+run = load_run("runs/inception_seed0")
+run.network.predict("photos/")
+run.config["seed"]
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Make the optimizer of a stage from the name of one of optax's.
 
-    optimizer = make_optimizer(stage, stage.schedule(steps))
-    opt_state = optimizer.init(trainable)       # of `partition.split`
+optimizer = make_optimizer(stage, stage.schedule(steps))
+opt_state = optimizer.init(trainable)       # of `partition.split`
 """
 
 import inspect

@@ -97,7 +97,9 @@ def describe(trainable: Mapping, frozen: Mapping) -> str:
         first, *others = blocks = list(group)
         label = f"{first} ... {others[-1]}" if others else first
         rows.append((label, *(sum(counts[b][i] for b in blocks) for i in (0, 1))))
-    rows.append(("all", *(sum(column) for column in zip(*counts.values(), strict=True))))
+    rows.append(
+        ("all", *(sum(column) for column in zip(*counts.values(), strict=True)))
+    )
     width = max(len(label) for label, *_ in [*rows, ("parameters",)])
     lines = [f"{'parameters':{width}}{'trained':>14}{'frozen':>14}"]
     lines += [f"{label:{width}}{a:>14,}{b:>14,}" for label, a, b in rows]

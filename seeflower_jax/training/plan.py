@@ -1,7 +1,7 @@
 """A stage ready to run.
 
-    plan = StagePlan(stage=stage, step=step, batches=batches, validate=validate, ...)
-    state, progress = loop.fit(plan, state, progress, checkpoints, log)
+plan = StagePlan(stage=stage, step=step, batches=batches, validate=validate, ...)
+state, progress = loop.fit(plan, state, progress, checkpoints, log)
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Where a run stands, as an immutable value, and its log.
 
-    progress = Progress("head")
-    progress = progress.account(metrics)                   # of one step
-    progress = progress.end_epoch(validation, plan)
-    log.write(**progress.to_dict())
+progress = Progress("head")
+progress = progress.account(metrics)                   # of one step
+progress = progress.end_epoch(validation, plan)
+log.write(**progress.to_dict())
 """
 
 import dataclasses

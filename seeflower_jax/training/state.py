@@ -1,7 +1,7 @@
 """The state of a stage: parameters, statistics, optimizer memory.
 
-    state = create_state(variables, stage, optimizer)
-    logits, _ = models.apply(spec, state.variables(), images)
+state = create_state(variables, stage, optimizer)
+logits, _ = models.apply(spec, state.variables(), images)
 """
 
 from typing import Any

@@ -82,7 +82,9 @@ def test_network_is_trained(example, config, tmp_path):
     assert logits.shape == (1, 102) and endpoints["block3"].shape == (1, 8, 8, 64)
     started = models.init(network.spec, jax.random.key(config.seed))
     moved = jax.tree.map(
-        lambda a, b: bool((a != b).any()), network.variables["params"], started["params"]
+        lambda a, b: bool((a != b).any()),
+        network.variables["params"],
+        started["params"],
     )
     assert all(jax.tree.leaves(moved))
 

@@ -73,9 +73,7 @@ def test_frozen_parameters_are_unknown_to_the_optimizer():
 
 def test_weight_decay_is_on_kernels_alone():
     zeros = {"head/kernel": jnp.zeros((2, 3)), "head/bias": jnp.zeros(3)}
-    updates, _ = _update(
-        HEAD_ALONE, grads=zeros, optimizer="adamw", weight_decay=0.5
-    )
+    updates, _ = _update(HEAD_ALONE, grads=zeros, optimizer="adamw", weight_decay=0.5)
     np.testing.assert_allclose(updates["head/kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["head/bias"], 0)
 

@@ -65,6 +65,7 @@ def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, bat
     state, train_step = _prepare(stage, variables)
     key = jax.random.key(1)
     compiled = train_step.lower(state, batch, key).compile()
+
     def forward(variables, batch, key):
         keys = step.example_keys(key, batch["indices"])
         images = augment(keys, batch["canvas"], batch["sizes"], stage.augmentation)
