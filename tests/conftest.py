@@ -14,7 +14,8 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from seeflower_jax import experiment  # noqa: E402
+from seeflower_jax.experiment.train import train  # noqa: E402
+from seeflower_jax.inference.run import load_run  # noqa: E402
 from tests import fixtures, harness, tiny_config  # noqa: E402
 
 
@@ -39,7 +40,7 @@ def assets() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def flowers(tmp_path_factory) -> pathlib.Path:
-    """A small set of generated pictures in the official layout."""
+    """Return a small set of generated images in the official layout."""
     folder = tmp_path_factory.mktemp("flowers")
     fixtures.write_flowers(folder)
     return folder
@@ -47,7 +48,7 @@ def flowers(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def narrow_weights(tmp_path_factory) -> pathlib.Path:
-    """A Keras weight file of a narrow Inception-v3 with random variables."""
+    """Return a Keras weight file of a narrow Inception-v3 with random variables."""
     path = tmp_path_factory.mktemp("weights") / "narrow_notop.h5"
     fixtures.write_inception_h5(path, fixtures.narrow_variables(seed=1))
     return path
@@ -55,15 +56,15 @@ def narrow_weights(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, flowers, narrow_weights):
-    """A tiny run, whose head alone was trained, for what only reads a run."""
+    """Return a tiny run with a trained head, for tests that only read a run."""
     config = tiny_config.get_config()
     config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
     config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
     config.stages.head.update(epochs=10, learning_rate=1e-2, validate_every=10)
     config.stages.finetune.epochs = 0
     workdir = tmp_path_factory.mktemp("run")
-    experiment.train(config, workdir)
-    return experiment.load_run(workdir)
+    train(config, workdir)
+    return load_run(workdir)
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax.data import decode
 
-Canvas = UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]
+ArrayLike = jax.Array | np.ndarray
+Canvas = UInt8[ArrayLike, "n h w 3"] | Float[ArrayLike, "n h w 3"]
+Sizes = Int[ArrayLike, "n 2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class View:
         return dataclasses.asdict(self)
 
     def __call__(
-        self, canvas: Canvas, sizes: Int[Array, "n 2"], mirror: bool = False
+        self, canvas: Canvas, sizes: Sizes, mirror: bool = False
     ) -> Float[Array, "n s s 3"]:
         """Compute what the network sees, in [0, 255].
 
@@ -73,7 +76,7 @@ class View:
     def zoom(
         self,
         canvas: Canvas,
-        sizes: Int[Array, "n 2"],
+        sizes: Sizes,
         centers: Float[Array, "n 2"],
         halves: Float[Array, " n"],
     ) -> Float[Array, "n s s 3"]:

@@ -110,10 +110,11 @@ class Evaluator:
             if "features" in batch:
                 return models.apply_head(self.spec, variables, batch["features"])
             network = models.bind(self.spec, variables, self.preprocess)
-            total = 0.0
-            for view, mirror in looks:
-                total += network(view(batch["canvas"], batch["sizes"], mirror))[0]
-            return total / len(looks)
+            logits = [
+                network(view(batch["canvas"], batch["sizes"], mirror))[0]
+                for view, mirror in looks
+            ]
+            return sum(logits[1:], logits[0]) / len(looks)
 
         return compute
 

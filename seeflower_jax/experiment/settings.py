@@ -12,15 +12,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from seeflower_jax import models, records
 from seeflower_jax.data.augmentation import Augmentation
 from seeflower_jax.data.sources import DataSettings
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.checks import check_values
-from seeflower_jax.training.optimizer import make_optimizer
+from seeflower_jax.training.optimizer import check_optimizer
 from seeflower_jax.training.stages import Stage
 
 
@@ -237,7 +234,8 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
         size = stage.augmentation.size if stage.augmentation else stage.view.size
         if stage.augmentation or not stage.freezes_backbone(spec.head):
             sizes[f"{key}.augment.size"] = size
-        errors += [f"{key}: {message}" for message in _check_optimizer(stage)]
+        if message := check_optimizer(stage):
+            errors.append(f"{key}.{message}")
     if spec.pooling == "flatten":
         errors += [
             f"{key} is {size}; expected {spec.input_size}, the network's size, because "
@@ -246,15 +244,3 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
             if size != spec.input_size
         ]
     return errors
-
-
-def _check_optimizer(stage: Stage) -> list[str]:
-    """Try an optimizer on a parameter of each kind."""
-    params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
-    trial = dataclasses.replace(stage, rules=((".*", 1.0),))
-    try:
-        optimizer = make_optimizer(trial, stage.schedule(1))
-        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
-    except (TypeError, ValueError) as error:
-        return [" ".join(str(error).split())]
-    return []

@@ -26,6 +26,7 @@ from seeflower_jax.experiment import evaluate, images, workdir
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
+from seeflower_jax.pretrained.types import WeightRecord
 from seeflower_jax.training import loop, partition, step
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.optimizer import make_optimizer
@@ -55,7 +56,7 @@ class _Start:
     dataset: Dataset
     spec: models.ModelSpec
     variables: dict
-    weights: dict
+    weights: WeightRecord
     preprocess: Callable | None
     mesh: Mesh
     checkpoint_seconds: float

@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jaxtyping import Float
@@ -95,9 +96,8 @@ def attribute(
             for batch in loader.read_batches(images, explainer.batch_size, positions):
                 explained = None
                 if batch.positions:
-                    explained = explainer(
-                        batch.positions, batch.pixels, labels[batch.positions]
-                    )
+                    targets = labels[batch.positions].tolist()
+                    explained = explainer(batch.positions, batch.pixels, targets)
                 writer.add(batch, explained)
                 bar.update(len(batch.positions) + len(batch.errors))
                 rate = (bar.format_dict["rate"] or 0) * len(methods)
@@ -208,7 +208,7 @@ class _ShardWriter:
 
 def _boxes(maps: Float[np.ndarray, "n h w"]) -> np.ndarray:
     """Return the box of each map: left, top, right, bottom in its pixels."""
-    return np.asarray(localisation.bounding_boxes(maps))[:, [1, 0, 3, 2]]
+    return np.asarray(localisation.bounding_boxes(jnp.asarray(maps)))[:, [1, 0, 3, 2]]
 
 
 def _write_sheets(

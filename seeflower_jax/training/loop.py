@@ -63,7 +63,7 @@ def fit(
             # ---- The end of an epoch: validate, keep the best, log
             if epoch_ends:
                 rate = (step - epoch_start) * plan.stage.batch_size / epoch_clock.lap()
-                line = {
+                line: dict = {
                     "run_step": progress.run_step,
                     "stage": name,
                     "epoch": step // epoch_steps,
@@ -72,10 +72,12 @@ def fit(
                     "images_per_second": round(rate, 2),
                     "train": progress.train_metrics(),
                 }
+                validation = None
                 if plan.validate is not None and plan.validates_after(step):
-                    line["validation"] = plan.validate(state.variables())
+                    validation = plan.validate(state.variables())
+                    line["validation"] = validation
                     _announce(bar, line)
-                progress = progress.end_epoch(line.get("validation"), plan)
+                progress = progress.end_epoch(validation, plan)
                 if progress.is_best:
                     checkpoints.best = host_copy(state.variables())
                 log.write(**line)

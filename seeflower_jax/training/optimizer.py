@@ -4,10 +4,11 @@ optimizer = make_optimizer(stage, stage.schedule(steps))
 opt_state = optimizer.init(trainable)       # of `partition.split`
 """
 
+import functools
 import inspect
-from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from seeflower_jax import hints
@@ -20,9 +21,9 @@ def names() -> list[str]:
     return [
         name
         for name, function in vars(optax).items()
-        if inspect.isfunction(function)
+        if (inspect.isfunction(function) or isinstance(function, functools.partial))
+        and not name.startswith(("_", "scale_by"))
         and "learning_rate" in inspect.signature(function).parameters
-        and not name.startswith("scale_by")
     ]
 
 
@@ -31,38 +32,51 @@ def _kernels(params: dict) -> dict:
     return jax.tree.map(lambda value: value.ndim > 1, params)
 
 
-def _named(stage: Stage) -> Callable[..., optax.GradientTransformation]:
-    """Return a function of the learning rate that makes the optimizer of a stage.
-
-    Raises:
-      ValueError: for an unknown optimizer, for options that it does not take, and for
-        weight decay where it has none.
-    """
+def check_optimizer(stage: Stage) -> str:
+    """Say what is wrong with the optimizer of a stage; '' if nothing is."""
     known = names()
     if stage.optimizer not in known:
         hint = hints.did_you_mean(stage.optimizer, known)
-        raise ValueError(
-            f"unknown optimizer {stage.optimizer!r} in stage {stage.name!r}; "
-            f"known are optax's {', '.join(known)}{hint}"
+        return (
+            f"optimizer is {stage.optimizer!r}; expected one of optax's "
+            f"{', '.join(known)}{hint}"
         )
+    parameters = inspect.signature(getattr(optax, stage.optimizer)).parameters
+    free = [p for p in parameters if p not in ("learning_rate", "weight_decay", "mask")]
+    if unknown := [name for name, _ in stage.optimizer_options if name not in free]:
+        return (
+            f"optimizer_options has {unknown}; expected arguments of "
+            f"optax.{stage.optimizer}: {', '.join(free)}"
+        )
+    if stage.weight_decay and "weight_decay" not in parameters:
+        return (
+            f"weight_decay is {stage.weight_decay}; expected 0, because "
+            f"optax.{stage.optimizer} has no weight decay; adamw has"
+        )
+    params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    try:
+        optimizer = _make(stage, stage.learning_rate)
+        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
+    except (TypeError, ValueError) as error:
+        return (
+            f"optimizer is {stage.optimizer!r} with optimizer_options "
+            f"{stage.optimizer_options}; expected an optimizer that takes gradients and "
+            f"parameters alone: {' '.join(str(error).split())}"
+        )
+    return ""
+
+
+def _make(
+    stage: Stage, learning_rate: float | optax.Schedule
+) -> optax.GradientTransformation:
+    """Make the optimizer that a stage names."""
     make, options = getattr(optax, stage.optimizer), dict(stage.optimizer_options)
     parameters = inspect.signature(make).parameters
-    for name in options:
-        if name not in parameters or name in ("learning_rate", "weight_decay", "mask"):
-            raise ValueError(
-                f"optax.{stage.optimizer} takes no option {name!r} (stage "
-                f"{stage.name!r}); it takes {', '.join(parameters)}"
-            )
     if "weight_decay" in parameters:
         options["weight_decay"] = stage.weight_decay
         if "mask" in parameters:
             options["mask"] = _kernels
-    elif stage.weight_decay:
-        raise ValueError(
-            f"optax.{stage.optimizer} has no weight decay (stage {stage.name!r} sets "
-            f"weight_decay {stage.weight_decay}); use adamw, or set it to 0"
-        )
-    return lambda learning_rate: make(learning_rate, **options)
+    return make(learning_rate, **options)
 
 
 def make_optimizer(
@@ -80,13 +94,14 @@ def make_optimizer(
     Raises:
       ValueError: for an optimizer or an option that optax does not have.
     """
-    make = _named(stage)
+    if error := check_optimizer(stage):
+        raise ValueError(f"stage {stage.name!r}: {error}")
 
     def scaled(factor: float) -> optax.Schedule:
         return lambda step: factor * schedule(step)
 
     by_rule = {
-        index: make(scaled(factor))
+        index: _make(stage, scaled(factor))
         for index, (_, factor) in enumerate(stage.rules)
         if factor is not None
     }

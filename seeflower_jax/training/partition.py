@@ -92,15 +92,14 @@ def describe(trainable: Mapping, frozen: Mapping) -> str:
         """Blocks of one kind share a line: of one part, trained or frozen alike."""
         return block.split("/")[0], *(count > 0 for count in counts[block])
 
-    rows = []
+    rows: list[tuple[str, int, int]] = []
     for _, group in itertools.groupby(counts, kind):
         first, *others = blocks = list(group)
         label = f"{first} ... {others[-1]}" if others else first
-        rows.append((label, *(sum(counts[b][i] for b in blocks) for i in (0, 1))))
-    rows.append(
-        ("all", *(sum(column) for column in zip(*counts.values(), strict=True)))
-    )
-    width = max(len(label) for label, *_ in [*rows, ("parameters",)])
+        trained, kept = (sum(counts[b][i] for b in blocks) for i in (0, 1))
+        rows.append((label, trained, kept))
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    width = max(len(label) for label in ["parameters", *(row[0] for row in rows)])
     lines = [f"{'parameters':{width}}{'trained':>14}{'frozen':>14}"]
     lines += [f"{label:{width}}{a:>14,}{b:>14,}" for label, a, b in rows]
     return "\n".join(lines)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from configs import inception
-from seeflower_jax import classify, experiment, models, reproduction
 from seeflower_jax.data import loader
-from seeflower_jax.report import results
-from seeflower_jax.training import loop
+from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment.train import train
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.studies import record, tables
+from seeflower_jax.training.progress import NonFiniteLossError
 from tests import fixtures, harness, tiny_config
 
 
@@ -63,13 +66,14 @@ def test_run_directory_and_result(finished):
     assert result["weights"]["name"] == "narrow_notop.h5"
     fitted = result["calibration"]
     assert fitted["fitted_on"] == "validation" and 0.1 <= fitted["temperature"] <= 10
-    assert experiment.load_run(workdir).temperature == fitted["temperature"]
+    assert load_run(workdir).network.temperature == fitted["temperature"]
     assert (workdir / "config.json").exists()
     assert (workdir / "learning_curves.png").read_bytes()[1:4] == b"PNG"
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [r["stage"] for r in records] == ["head"] * 2 + ["finetune"] * 2
     assert [r["run_step"] for r in records] == [2, 4, 6, 8]
+    assert "backbone/Conv2d_1a_3x3 ... backbone/mixed9" in done.stderr
     assert "images/s" in done.stderr and "finetune epoch 2" in done.stderr
 
 
@@ -80,7 +84,7 @@ def test_finished_run_is_only_read(finished, arguments):
     lines = again.stdout.splitlines()
     assert again.returncode == 0 and lines[0] == str(workdir)
     test = json.loads(done.stdout)["test"]
-    assert lines[-1].split()[:2] == ["test", results.share(test["top1"])]
+    assert lines[-1].split()[:2] == ["test", tables.share(test["top1"])]
     assert (workdir / "result.json").stat().st_mtime_ns == before
 
 
@@ -109,28 +113,28 @@ def test_workdir_of_another_config(finished, arguments):
 def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_path):
     whole = json.loads(finished[1].stdout)
     config.stage_order = ("head",)
-    blind = experiment.train(config, tmp_path, test=False)
-    assert "test" not in blind and not (tmp_path / "logits_test.npz").exists()
-    assert experiment.train(config, tmp_path, test=False) == blind
+    blind = train(config, tmp_path, test=False)
+    assert "test" not in blind and not list(tmp_path.glob("logits_test*"))
+    assert train(config, tmp_path, test=False) == blind
     with pytest.raises(ValueError, match="has no figures of a test split"):
-        reproduction.record(tmp_path, tmp_path)
-    head = experiment.train(config, tmp_path)
+        record.record(tmp_path, tmp_path)
+    head = train(config, tmp_path)
     assert head["validation"] == blind["validation"] and "test" in head
-    assert experiment.train(config, tmp_path, test=False) == head
+    assert train(config, tmp_path, test=False) == head
     config.stage_order = ("head", "finetune")
-    both = experiment.train(config, tmp_path)
+    both = train(config, tmp_path)
     assert head["seconds"].keys() == {"head", "evaluation"}
     assert both["test"] == whole["test"] and both["validation"] == whole["validation"]
     log = (tmp_path / "metrics.jsonl").read_text()
     config.test_time.hflip = True
-    mirrored = experiment.train(config, tmp_path)
+    mirrored = train(config, tmp_path)
     assert mirrored["config_hash"] != both["config_hash"]
     assert json.loads((tmp_path / "result.json").read_text()) == mirrored
     assert (tmp_path / "metrics.jsonl").read_text() == log
     assert mirrored["test"]["loss"] != both["test"]["loss"]
     config.stage_order = ("finetune",)
     with pytest.raises(ValueError, match=r"stage_order: \['head', 'finetune'\] there"):
-        experiment.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +179,12 @@ def test_evaluate_script_repeats_the_result_and_writes_tables(finished):
 
 
 def test_logits_are_kept_for_the_variables_they_are_of(tiny_run, monkeypatch):
-    _, logits, _ = experiment.evaluate(tiny_run, "test")
+    logits = evaluate(tiny_run, "test").logits
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_rows", None)  # would be called to compute others
-        _, kept, _ = experiment.evaluate(tiny_run, "test")
-        np.testing.assert_array_equal(kept, logits)
+        patch.setattr(Evaluator, "stream", None)  # would be called to compute others
+        np.testing.assert_array_equal(evaluate(tiny_run, "test").logits, logits)
         with pytest.raises(TypeError):
-            experiment.evaluate(dataclasses.replace(tiny_run, step=7), "test")
+            evaluate(dataclasses.replace(tiny_run, step=7), "test")
 
 
 def test_run_without_calibration_in_its_result(finished, tmp_path):
@@ -190,7 +193,7 @@ def test_run_without_calibration_in_its_result(finished, tmp_path):
     result = json.loads(path.read_text())
     del result["calibration"]
     path.write_text(json.dumps(result))
-    assert experiment.load_run(tmp_path / "run").temperature == 1.0
+    assert load_run(tmp_path / "run").network.temperature == 1.0
 
 
 def test_evaluate_without_a_run(tmp_path):
@@ -202,21 +205,27 @@ class _Interrupted(BaseException):
     pass
 
 
+def _log(workdir):
+    """Return the lines of metrics.jsonl, without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"images_per_second": None} for line in lines]
+
+
 def _train_and_break(config, workdir, monkeypatch, after):
     """Trains until `after` batches were given, as if the process had died then."""
-    given, original = 0, loader.train_batches
+    count, original = 0, loader.TrainLoader.__call__
 
-    def batches(*args, **options):
-        nonlocal given
-        for batch in original(*args, **options):
-            if given == after:
+    def batches(self, start, stop):
+        nonlocal count
+        for batch in original(self, start, stop):
+            if count == after:
                 raise _Interrupted
-            given += 1
+            count += 1
             yield batch
 
     with monkeypatch.context() as patch, pytest.raises(_Interrupted):
-        patch.setattr(loader, "train_batches", batches)
-        experiment.train(config, workdir, checkpoint_seconds=0.0)
+        patch.setattr(loader.TrainLoader, "__call__", batches)
+        train(config, workdir, checkpoint_seconds=0.0)
 
 
 # 2 steps an epoch: within the head stage, at its end, within the second stage.
@@ -235,62 +244,53 @@ def test_interrupted_run_is_the_same_run(
     whole, done = finished
     parts = tmp_path / "parts"
     _train_and_break(config, parts, monkeypatch, after)
-    result = experiment.train(config, parts)
+    result = train(config, parts)
     assert result["test"] == json.loads(done.stdout)["test"]
-    logs = [(path / "metrics.jsonl").read_text() for path in (whole, parts)]
-    assert logs[0] == logs[1]
-    best = [experiment.load_run(path).variables for path in (whole, parts)]
+    assert _log(whole) == _log(parts)
+    best = [load_run(path).network.variables for path in (whole, parts)]
     harness.assert_trees_equal(*best)
 
 
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
     config, tmp_path, monkeypatch
 ):
-    original = loader.train_batches
+    original = loader.TrainLoader.__call__
 
-    def batches(*args, **options):
-        for number, batch in enumerate(original(*args, **options)):
+    def batches(self, start, stop):
+        for number, batch in enumerate(original(self, start, stop)):
             if "features" in batch and number == 2:
                 batch = batch | {"features": batch["features"] * np.nan}
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(loader, "train_batches", batches)
-        with pytest.raises(loop.NonFiniteLossError, match="step 3 of stage 'head'"):
-            experiment.train(config, tmp_path / "run", checkpoint_seconds=0.0)
-    kept = experiment.load_run(tmp_path / "run")
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.variables))
-    assert experiment.train(config, tmp_path / "run")["test"]["count"] == 20
+        patch.setattr(loader.TrainLoader, "__call__", batches)
+        with pytest.raises(NonFiniteLossError, match="step 3 of stage 'head'"):
+            train(config, tmp_path / "run", checkpoint_seconds=0.0)
+    variables = load_run(tmp_path / "run").network.variables
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+    assert train(config, tmp_path / "run")["test"]["count"] == 20
 
 
 @pytest.mark.slow
 def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
     config.data.split = "trainval"
-    result = experiment.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert "validation" not in result and result["best"]["stage"] == "finetune"
     assert result["calibration"] == {"fitted_on": None, "temperature": 1.0}
 
 
 @pytest.mark.slow
 def test_whitened_run(config, tmp_path):
-    config.whitening = inception.get_config("zca").whitening
+    config.whitening.enabled = True
     config.stages.finetune.epochs = 0
-    result = experiment.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert (tmp_path / "run/whitening.npz").exists()
-    found, _, _ = experiment.evaluate(experiment.load_run(tmp_path / "run"), "test")
-    assert found["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
-
-    folder = tmp_path / "export"
-    done = harness.run_apart(
-        "export", f"--workdir={tmp_path / 'run'}", f"--out={folder}"
-    )
-    assert done.returncode == 0, done.stderr
-    classifier = classify.from_export(folder)
-    images = np.random.default_rng(0).integers(0, 256, (1, 80, 80, 3), np.uint8)
-    built = classifier.network()
-    bound = models.bind(built.spec, built.variables, built.preprocess)
-    rebuilt = bound(images)[0]
-    np.testing.assert_allclose(classifier.logits(images), rebuilt, rtol=1e-4, atol=1e-4)
+    run = load_run(tmp_path / "run")
+    loss = evaluate(run, "test").metrics["loss"]
+    assert loss == pytest.approx(result["test"]["loss"], rel=1e-5)
+    plain = dataclasses.replace(run.network, preprocess=None)
+    other = dataclasses.replace(run, network=plain, step=-1)  # not of the kept logits
+    assert evaluate(other, "test").metrics["loss"] != pytest.approx(loss, rel=1e-3)
 
 
 def test_few_steps_on_the_real_assets(assets, tmp_path):
@@ -309,6 +309,6 @@ def test_few_steps_on_the_real_assets(assets, tmp_path):
     config.stages.finetune.update(epochs=1, batch_size=510)
     config.stages.finetune.augment.size = 75
     config.stages.settle.epochs = 0
-    result = experiment.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert result["test"]["count"] == 6149 and result["validation"]["count"] == 1020
     assert result["validation"]["top1"] > 0.3  # chance is 0.01

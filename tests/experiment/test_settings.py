@@ -1,0 +1,184 @@
+"""A config becomes typed values, and nonsensical ones are refused by their key."""
+
+import math
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base, inception, vgg16
+from seeflower_jax.experiment import train
+from seeflower_jax.experiment.checks import RULES, STAGE_RULES
+from seeflower_jax.experiment.settings import SettingsError, derive, read_settings
+
+STAGE = "stages.finetune."
+NONSENSE = {
+    "seed": [-1, 1.5, True],
+    "recipe": [""],
+    "metric": ["accuracy"],
+    "model.name": ["vgg17"],
+    "model.dropout": [-0.1, 1.0, 1.5, math.nan],
+    "model.dtype": ["float16"],
+    "model.pooling": ["max"],
+    "model.hidden": [(0,), (2.5,)],
+    "model.width": [0.0, -1.0, math.inf, math.nan],
+    "model.input_size": [0, -224],
+    "model.preprocess": ["caffe2"],
+    "init.head": ["old"],
+    "data.source": ["folders"],
+    "data.split": [""],
+    "data.shortest_side": [0, -5],
+    "data.species": [0],
+    "data.seed": [-1],
+    "data.images_per_class": [(1, 2), (1, 2, -3)],
+    "whitening.patch_size": [4, 0],
+    "whitening.epsilon": [0.0, -1.0],
+    "eval.size": [-1],
+    "eval.crop": [0.0, -0.5, 1.5, math.nan],
+    "eval.batch_size": [0, -8],
+    "test_time.views": [(), ((320,),), ((-5, 1.0),), ((320, 0.0),), ((320, 2.0),)],
+    "stage_order": [(), ("head", "fintune"), ("head", "head")],
+    STAGE + "epochs": [-1],
+    STAGE + "batch_size": [0, -4],
+    STAGE + "accum_steps": [0, 3],
+    STAGE + "partition": [(), (("head/.*", 0.0),), (("(", 1.0),), (("a", -1.0),)],
+    STAGE + "optimizer": ["", "adamm", "lbfgs", "scale_by_adam"],
+    STAGE + "optimizer_options": [(("b1",),), (("b3", 0.9),), (("b1", "x"),)],
+    STAGE + "learning_rate": [0.0, -1e-3, math.inf, math.nan],
+    STAGE + "schedule": ["linear"],
+    STAGE + "warmup_steps": [-1],
+    STAGE + "weight_decay": [-0.1, math.nan],
+    STAGE + "clip_norm": [-1.0, math.inf],
+    STAGE + "label_smoothing": [-0.1, 1.0],
+    STAGE + "ema_decay": [-0.5, 1.0, 1.5],
+    STAGE + "validate_every": [0],
+    STAGE + "early_stopping.patience": [-1],
+    STAGE + "early_stopping.min_delta": [-0.1, math.nan],
+    STAGE + "augment.size": [-1],
+    STAGE + "augment.rotation": [-5.0, 400.0],
+    STAGE + "augment.shear": [-0.1, 2.0],
+    STAGE + "augment.shift": [-0.1, 1.5],
+    STAGE + "augment.zoom": [-0.1, 1.0],
+    STAGE + "augment.crop_area": [(0.0, 1.0), (0.5,), (0.9, 0.3), (0.5, 1.2)],
+    STAGE + "augment.crop_ratio": [(), (0.0, 1.0), (2.0, 1.0)],
+    STAGE + "augment.brightness": [-0.1, 2.0],
+    STAGE + "augment.contrast": [-0.1, 2.0],
+    STAGE + "augment.mixup": [-1.0, math.nan],
+    STAGE + "augment.cutmix": [-1.0],
+}
+CASES = [(key, value) for key, values in NONSENSE.items() for value in values]
+
+
+def _change(config, key, value):
+    values = config.to_dict()
+    section = values
+    *path, last = key.split(".")
+    for name in path:
+        section = section[name]
+    section[last] = value
+    return values
+
+
+@pytest.mark.parametrize("key,value", CASES, ids=[f"{k}={v}" for k, v in CASES])
+def test_a_value_without_sense_is_refused_in_one_line(key, value, tmp_path):
+    config = _change(inception.get_config(), key, value)
+    with pytest.raises(SettingsError) as caught:
+        train.train(config, tmp_path / "run")
+    (line,) = str(caught.value).splitlines()
+    assert (
+        line.startswith("config.") and "expected" in line or "takes no option" in line
+    )
+    assert key.rpartition(".")[2] in line or key.startswith("stages.finetune.optimizer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_value_that_is_read_has_a_case():
+    """Texts and truth values, which have no range, are left out."""
+    free = {"init.weights", "data.dir", "data.verify", "data.cache_dir", "model.pooled"}
+    free |= {"whitening.enabled", "whitening.patches_per_image", "eval.keep_aspect"}
+    free |= {"test_time.hflip"}
+    stage_free = {"train_batch_stats", "keep_batch_stats", "augment.enabled"}
+    stage_free |= {"augment.hflip", "augment.vflip", "augment.keep_aspect"}
+    assert NONSENSE.keys() | free >= RULES.keys()
+    assert {STAGE + k for k in STAGE_RULES.keys() - stage_free} <= NONSENSE.keys()
+
+
+def test_several_errors_are_listed_together():
+    config = inception.get_config()
+    config.model.dropout, config.stages.head.batch_size = 2.0, 0
+    with pytest.raises(SettingsError) as caught:
+        read_settings(config)
+    assert str(caught.value).splitlines() == [
+        "config.model.dropout is 2.0; expected a number from 0 to below 1",
+        "config.stages.head.batch_size is 0; expected a whole number, 1 or more",
+    ]
+
+
+def test_missing_and_unknown_keys():
+    config = inception.get_config().to_dict()
+    del config["eval"]["crop"]
+    config["eval"]["corp"] = 1.0
+    with pytest.raises(SettingsError) as caught:
+        read_settings(config)
+    missing, unknown = str(caught.value).splitlines()
+    assert missing.startswith("config.eval.crop is missing; expected a number")
+    assert (
+        unknown
+        == "config.eval.corp is not a key that is read; did you mean 'eval.crop'?"
+    )
+
+
+def test_all_epochs_zero():
+    config = inception.get_config()
+    for stage in config.stages.values():
+        stage.epochs = 0
+    with pytest.raises(SettingsError, match="epochs are all 0"):
+        read_settings(config)
+
+
+def test_flattened_features_have_one_size():
+    config = vgg16.get_config("corrected")
+    config.test_time.views = ((256, 1.0),)
+    with pytest.raises(SettingsError, match="test_time.views is 256; expected 224"):
+        read_settings(config)
+
+
+def test_values_are_typed():
+    settings = read_settings(inception.get_config())
+    assert (settings.view.size, settings.view.shortest_side) == (320, 320)
+    assert settings.averages_views and settings.mirror
+    head, finetune, settle = settings.stages
+    assert (head.name, head.index, head.augmentation) == ("head", 0, None)
+    assert head.freezes_backbone("head/.*") and not finetune.freezes_backbone("head/.*")
+    assert finetune.augmentation.size == 224 and settle.augmentation.mixup == 0.0
+    assert settings.spec(7).num_classes == 7 and settings.spec(7).dropout == 0.2
+
+
+def test_a_config_reads_the_same_from_json():
+    config = vgg16.get_config()
+    settings = read_settings(config)
+    again = read_settings(settings.config)
+    assert again.stages == settings.stages and again.views == settings.views
+    assert again.config_hash == settings.config_hash
+
+
+def test_stage_without_epochs_keeps_the_index_of_the_others():
+    config = inception.get_config()
+    config.stages.head.epochs = 0
+    assert [stage.index for stage in read_settings(config).stages] == [1, 2]
+
+
+def test_small_outputs_are_sampled_often_enough():
+    config = inception.get_config()
+    config.stages.finetune.augment.size = 32
+    assert read_settings(config).stages[1].augmentation.oversampling == 10
+    assert read_settings(config).stages[2].augmentation.oversampling == 1
+
+
+def test_derived_config_differs_in_what_is_named():
+    config = base.get_config()
+    config.init.pretraining = ConfigDict({"data": {"split": "source"}, "seed": 3})
+    derived = derive(config, config.init.pretraining)
+    assert derived["data"]["split"] == "source" and derived["seed"] == 3
+    assert derived["init"]["pretraining"] == {}
+    assert derived["data"]["source"] == config.data.source
+    assert config.data.split == "official"
