@@ -1,0 +1,110 @@
+"""The rows of the ablation, and scripts.ablation, which makes them."""
+
+import importlib
+import json
+import sys
+
+import pytest
+from absl import flags
+from flax import traverse_util
+from ml_collections import config_flags
+
+from seeflower_jax import models, records
+from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.studies import ablation, tables
+from seeflower_jax.studies.rows import CONFIGS
+from seeflower_jax.training import partition
+from tests import harness, recorded
+
+
+def _config(change, monkeypatch):
+    """Return what scripts.train makes of the command of a change."""
+    script, arguments = change.commands("runs")[0]
+    assert script == "train" and "--notest" in arguments
+    argv = [script, *(a for a in arguments if a.startswith("--config"))]
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for the keys
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values)
+    values(argv)
+    return config.value
+
+
+@pytest.mark.parametrize("change", ablation.CHANGES, ids=lambda change: change.key)
+def test_changes_are_what_their_names_say(change, monkeypatch):
+    monkeypatch.chdir(harness.ROOT)
+    module = importlib.import_module(f"configs.{CONFIGS[change.model]}")
+    best = config = module.get_config()
+    if change.values:
+        config = _config(change, monkeypatch)
+        before, after = dict(records.flat(best)), dict(records.flat(config))
+        assert before.keys() == after.keys()
+        assert change.values == {k: v for k, v in after.items() if v != before[k]}
+        settings = read_settings(config)
+        params = models.shapes(settings.spec(num_classes=102))["params"]
+        names = traverse_util.flatten_dict(params, sep="/")
+        for stage in settings.stages:
+            partition.assign(stage.rules, names)
+    hashed = records.config_hash(recorded.layout(config))
+    rows = ablation.load_results(harness.ROOT / "results")
+    row = rows.get(change.model, {}).get(change.name)
+    assert row is None or row["config_hash"] == hashed
+
+
+def test_keys_select():
+    keys = [change.key for change in ablation.CHANGES]
+    assert len(set(keys)) == len(keys)
+    assert ablation.select([]) == list(ablation.CHANGES)
+    selected = ablation.select(["vgg16_head_alone*", "inception_v3_head_alone"])
+    assert {change.model for change in selected} == {"vgg16", "inception_v3"}
+    assert all(change.values["stage_order"] == ("head",) for change in selected)
+    with pytest.raises(ValueError, match="row 'vgg16_mirored'.*'vgg16_also_mirrored"):
+        ablation.select(["vgg16_mirored"])
+
+
+@pytest.mark.parametrize(
+    "key", ["vgg16_head_alone", "vgg16_without_the_mean_of_weights"]
+)
+def test_commands_take_local_files(key):
+    (change,) = ablation.select([key])
+    (_, train), (_, evaluate) = change.commands("o", {"data.dir": "d"}, "w")
+    weights = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    assert train[-2:] == ["--config.data.dir=d", f"--config.init.weights=w/{weights}"]
+    assert f"--workdir=o/{key}" in train and evaluate[0] in train
+
+
+def test_table_compares_with_the_recipe():
+    recipe = {"model": "vgg16", "split": "official", "recipe": "best", "seed": 0}
+    recipe["validation"] = {"top1": 0.9}
+    rows = {"vgg16": {"one size": {"top1": 0.875, "config_hash": "abc"}}}
+    text = tables.ablation_table(rows, [recipe])
+    assert "| VGG16 | as it is | .9000 |  |  |" in text
+    assert "| VGG16 | one size | .8750 | -.0250 | abc |" in text
+    assert tables.ablation_table({}, [recipe]) == ""
+
+
+def test_script_records_what_is_missing(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(harness.ROOT)
+    out = tmp_path / "runs"
+    out.mkdir()
+    (out / "inception_v3_official_seed0").symlink_to(tiny_run.workdir)
+    arguments = [
+        f"--out={out}",
+        f"--results={tmp_path}",
+        "--only=vgg19_also_mirrored,inception_v3_not_mirrored",
+        "--json",
+    ]
+    planned = harness.run_here("ablation", *arguments, "--dry_run")
+    rows = json.loads(planned.stdout)["rows"]
+    assert [row["state"] for row in rows] == ["missing"] * 2
+    # There is no run of VGG19. The other row is made all the same.
+    made = harness.run_here("ablation", *arguments)
+    assert made.returncode == 1
+    assert "these rows failed: vgg19_also_mirrored" in made.stderr
+    rows = ablation.load_results(tmp_path)
+    assert list(rows) == ["inception_v3"] and rows["inception_v3"]["not mirrored"]
+    planned = harness.run_here("ablation", *arguments, "--dry_run")
+    rows = json.loads(planned.stdout)["rows"]
+    assert {row["name"]: row["state"] for row in rows} == {
+        "inception_v3_not_mirrored": "recorded",
+        "vgg19_also_mirrored": "missing",
+    }
