@@ -1,7 +1,7 @@
 """Write down runs and results: JSON, hashes of configs, what ran where.
 
-    result |= records.provenance(records.typed_command())
-    records.write_json(path, result)
+result |= records.provenance(records.typed_command())
+records.write_json(path, result)
 """
 
 import hashlib
@@ -72,6 +72,17 @@ def read_result(workdir: str | os.PathLike) -> dict:
     """Return the content of `result.json`, {} for a run that is not finished."""
     path = pathlib.Path(workdir).expanduser() / "result.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_log(workdir: str | os.PathLike) -> list[dict]:
+    """Return the lines of `metrics.jsonl`, one an epoch; [] for a run without any.
+
+    The last line is left out while it is being written.
+    """
+    path = pathlib.Path(workdir).expanduser() / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    complete = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
