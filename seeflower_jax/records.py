@@ -1,7 +1,7 @@
 """Write down runs and results: JSON, hashes of configs, what ran where.
 
-result |= records.provenance(records.typed_command())
-records.write_json(path, result)
+    result |= records.provenance(records.typed_command())
+    records.write_json(path, result)
 """
 
 import hashlib

@@ -91,7 +91,7 @@ def summary(
     labels: Int[np.ndarray, " n"],
     temperature: float,
 ) -> dict[str, float]:
-    """Return the temperature, and the expected calibration error without and with it."""
+    """Return a temperature and the expected calibration error without and with it."""
     return {
         "temperature": temperature,
         "ece_before": reliability(logits, labels).error,

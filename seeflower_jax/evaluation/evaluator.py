@@ -1,8 +1,8 @@
 """Compute logits and features of many images, in batches on all devices.
 
-evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
-logits = evaluator.logits(variables, reader, indices)       # [n, num_classes]
-features = evaluator.features(variables, reader, indices)   # [n, c]
+    evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
+    logits = evaluator.logits(variables, reader, indices)       # [n, num_classes]
+    features = evaluator.features(variables, reader, indices)   # [n, c]
 """
 
 import dataclasses
