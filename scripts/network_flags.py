@@ -1,4 +1,4 @@
-"""The flags that name a network: a run, a weight file or an export.
+"""Define the flags that name a network: a run, a weight file or an export.
 
 classifier = network_flags.load(
     classify.from_run, classify.from_weights, classify.from_export
@@ -23,18 +23,19 @@ def load(
     from_weights: Callable[[str, str], Loaded],
     from_export: Callable[[str], Loaded],
 ) -> Loaded:
-    """What the function of the flag that was given makes of its value.
+    """Load the network that the command line names, by the function for its kind.
 
     Raises:
-      app.UsageError: unless one of them was given, --weights with --model.
+      app.UsageError: unless the command line has exactly one of --workdir, --export
+        and --weights, and --model with --weights.
     """
-    given = [WORKDIR.value, _WEIGHTS.value, _EXPORT.value]
-    if given.count(None) != 2:
+    workdir, weights, export = WORKDIR.value, _WEIGHTS.value, _EXPORT.value
+    if [workdir, weights, export].count(None) != 2:
         raise app.UsageError("expected one of --workdir, --weights and --export")
-    if _EXPORT.value is not None:
-        return from_export(_EXPORT.value)
-    if WORKDIR.value is not None:
-        return from_run(WORKDIR.value)
-    if _MODEL.value is None:
+    if export is not None:
+        return from_export(export)
+    if workdir is not None:
+        return from_run(workdir)
+    if _MODEL.value is None or weights is None:
         raise app.UsageError("--weights needs --model")
-    return from_weights(_MODEL.value, _WEIGHTS.value)
+    return from_weights(_MODEL.value, weights)

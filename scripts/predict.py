@@ -53,4 +53,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, takes="the paths of pictures")
+    console.run(main, takes="the paths of images")
