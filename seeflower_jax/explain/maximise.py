@@ -85,7 +85,7 @@ def maximise_classes(
       The content of `result.json`.
 
     Raises:
-      ValueError: for an unknown class, and for `results` without an observer.
+      ValueError: for an unknown class or form, and for `results` without an observer.
       FloatingPointError: if a score becomes NaN or infinite.
     """
     network = run.network
@@ -94,6 +94,9 @@ def maximise_classes(
             "results is given without an observer; expected the run of another "
             "network, because its predictions are what is recorded"
         )
+    if form not in activation_max.FORMS:
+        known = ", ".join(activation_max.FORMS)
+        raise ValueError(f"unknown form {form!r}: known are {known}")
     names = network.class_names
     labels = [class_index(name, names, other_words=()) for name in classes]
     labels = np.array(labels or range(len(names)), np.int32)
