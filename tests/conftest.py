@@ -15,20 +15,23 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from seeflower_jax import experiment  # noqa: E402
-from tests import fixtures, in_process, tiny_config  # noqa: E402
+from tests import fixtures, harness, tiny_config  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def assets() -> pathlib.Path:
-    """The folder with the real pictures and weights."""
+    """Return the folder with the real images and weights.
+
+    Without the folder the test is skipped, or fails if SEEFLOWER_REQUIRE_ASSETS is set.
+    """
     default = "~/.cache/seeflower-assets"
     path = pathlib.Path(os.environ.get("SEEFLOWER_ASSETS", default)).expanduser()
     if not (path / "oxford_flowers102" / "jpg").is_dir():
         message = (
-            f"real pictures and weights are not in {path}; "
+            f"{path} does not hold the real images and weights; "
             "set SEEFLOWER_ASSETS to the folder that holds them"
         )
-        if os.environ.get("CI"):
+        if os.environ.get("SEEFLOWER_REQUIRE_ASSETS"):
             pytest.fail(message)
         pytest.skip(message)
     return path
@@ -88,7 +91,8 @@ def small_arguments(tmp_path_factory, flowers) -> list[str]:
 def small_run(tmp_path_factory, small_arguments) -> pathlib.Path:
     """The directory of a run of configs/inception.py with the network `small`."""
     workdir = tmp_path_factory.mktemp("small") / "run"
-    config = in_process.ROOT / "configs" / "inception.py"
+    config = harness.ROOT / "configs" / "inception.py"
     arguments = [f"--config={config}", f"--workdir={workdir}", *small_arguments]
-    assert in_process.run("train", *arguments) == 0
+    completed = harness.run_here("train", *arguments)
+    assert completed.returncode == 0, completed.stderr
     return workdir
