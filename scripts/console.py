@@ -1,15 +1,14 @@
-"""How every script starts, prints its result and fails.
-
-    def main(argv) -> None:
-        console.show({"report": str(path)}, text=str(path))
+"""Start a script, print its result, and report its errors in one line.
 
     if __name__ == "__main__":
-        console.run(main)
+        console.run(main)  # main(argv) ends with console.show(result, text)
 
-Stdout has the result and nothing else, stderr progress and errors. A script ends with
-status 0, with 2 if its command line cannot be followed, and with 1 if it fails.
+The result goes to stdout, progress and errors go to stderr. The exit status is 0, 1 if
+the script fails, 2 if its command line is wrong, and 130 if it is interrupted.
 """
 
+import contextlib
+import importlib
 import json
 import logging
 import os
@@ -17,99 +16,84 @@ import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import app, flags
 
-from scripts import usage
+from scripts import errors
 
-_JSON = flags.DEFINE_bool("json", False, "Prints the result as JSON.")
-_DEBUG = flags.DEFINE_bool("debug", False, "Shows where in the code an error arose.")
+app.define_help_flags()
+_JSON = flags.DEFINE_bool("json", False, "Print the result as JSON.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
+_PLUGINS = flags.DEFINE_list("plugins", [], "Modules to import; see tests/extending.")
+
+
+def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
+    """Parse the command line, import the plugins, call `main`, and exit.
+
+    Args:
+      main: takes the name of the script and the arguments that are not flags.
+      takes: what these arguments are, "the paths of images"; empty for flags only.
+    """
+    try:
+        with _exit_if_unread():
+            arguments = _parse(sys.argv, takes)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        for name in ("absl", "jax"):  # Orbax logs each of its steps through absl.
+            logging.getLogger(name).setLevel(logging.WARNING)
+        main(arguments)
+        sys.exit()
+    except app.UsageError as error:
+        _fail(f"{error} (--help shows examples)", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+    except Exception as error:
+        _fail(f"{errors.describe(error)} (--debug prints the traceback)", 1)
 
 
 def show(result: dict, text: str, indent: int | None = 2) -> None:
-    """Prints a result: `text`, or the JSON object with --json.
-
-    Ends the script, silently, if nobody reads on: `... | head` has what it wants.
-    """
-    try:
+    """Print `text`, or with --json the result as a JSON object."""
+    with _exit_if_unread():
         print(json.dumps(result, indent=indent) if _JSON.value else text, flush=True)
-    except BrokenPipeError:
-        _end_unread()
 
 
-def _end_unread() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(128 + signal.SIGPIPE)
-
-
-def run(main: Callable, takes: str = "", commands: Sequence[str] = ()) -> None:
-    """Runs `main` as `absl.app.run` does; an error becomes one line on stderr.
-
-    With --debug its traceback is shown too. Of a path that the message names and that
-    is not there, the nearest one is told.
-
-    Args:
-      main: gets the arguments that are no flags, the first is the script's name.
-      takes: what those are, of which there must be one then; none are expected
-        otherwise.
-      commands: what the only one of them may be.
-    """
-
-    def parse(argv):
-        for holder in (_JSON, _DEBUG):  # --help shows those of the main module
-            flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
-        try:
-            arguments = flags.FLAGS(argv)
-        except SystemExit:  # of --help, with status 1
-            sys.exit()
-        except BrokenPipeError:  # of --help, too
-            _end_unread()
-        except Exception as error:
-            raise usage.UsageError(usage.explain(error)) from error
-        given = arguments[1:]
-        if commands and (len(given) != 1 or given[0] not in commands):
-            raise usage.UsageError(usage.expected(" ".join(given), commands))
-        if takes and not given:
-            raise usage.UsageError(f"expected {takes}")
-        if given and not takes and not commands:
-            raise usage.UsageError(f"unexpected arguments: {' '.join(given)}")
-        return arguments
-
-    def begin(argv):
-        for name in ("absl", "jax"):
-            # Orbax tells its every step, JAX which devices are not there.
-            logging.getLogger(name).setLevel(logging.WARNING)
-        try:
-            return main(argv)
-        except app.UsageError as error:
-            raise usage.UsageError(str(error)) from error
-
+def _parse(argv: list[str], takes: str) -> list[str]:
+    for holder in (_JSON, _DEBUG, _PLUGINS):  # --help lists flags of the main module.
+        flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
     try:
-        app.run(begin, flags_parser=parse)
-    except (Exception, KeyboardInterrupt) as error:
-        # Flags behind one that is wrong were not parsed.
-        if flags.FLAGS["debug"].value or "--debug" in sys.argv[1:]:
-            traceback.print_exc()
-        script = pathlib.Path(sys.argv[0]).stem
-        print(f"scripts.{script}: {_line(error)}", file=sys.stderr)
-        statuses = {usage.UsageError: 2, KeyboardInterrupt: 130}
-        sys.exit(statuses.get(type(error), 1))
+        arguments = flags.FLAGS(argv)
+    except SystemExit:  # After --help; absl exits with status 1.
+        sys.stdout.flush()
+        sys.exit()
+    except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise app.UsageError(errors.describe_flags(error)) from error
+    given = " ".join(arguments[1:])
+    if bool(given) != bool(takes):
+        raise app.UsageError(f"expected {takes or 'flags only'}, got {given!r}")
+    for name in _PLUGINS.value:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            message = f"cannot import {name}: {errors.describe(error)}"
+            raise app.UsageError(f"--plugins: {message}") from error
+    return arguments
 
 
-def _line(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, usage.UsageError):
-        return f"{error} (--help shows examples)"
-    message = usage.describe(error)
-    for argument in sys.argv[1:]:
-        flag, _, value = argument.lstrip("-").rpartition("=")
-        if flag in flags.FLAGS and isinstance(
-            flags.FLAGS[flag].parser, flags.EnumParser
-        ):
-            continue
-        if value in message and (near := usage.nearest_path(value)):
-            message += f"; {value} is not there, did you mean {near}?"
-    return f"{message} (--debug shows where this arose)"
+@contextlib.contextmanager
+def _exit_if_unread() -> Iterator[None]:
+    """Exit silently if nobody reads stdout any more, as in `... | head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    # Flags after a wrong one are not parsed, so the command line is searched too.
+    if flags.FLAGS["debug"].value or "--debug" in sys.argv[1:]:
+        traceback.print_exc()
+    script = pathlib.Path(sys.argv[0]).stem
+    print(f"scripts.{script}: {message}", file=sys.stderr)
+    sys.exit(status)

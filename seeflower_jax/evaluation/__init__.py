@@ -1,6 +1,6 @@
 """Logits, metrics and calibration of whole splits.
 
-    evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
-    logits = evaluator.logits(variables, dataset.reader, dataset.indices("test"))
-    metrics.evaluate(logits, dataset.labels("test"))["top1"]
+evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
+logits = evaluator.logits(variables, dataset.reader, dataset.indices("test"))
+metrics.evaluate(logits, dataset.labels("test"))["top1"]
 """

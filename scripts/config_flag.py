@@ -1,0 +1,49 @@
+"""Define the flag --config: a Python file and the values that replace its own.
+
+flags.adopt_module_key_flags(config_flag)
+config = config_flag.CONFIG.value  # of `--config=configs/vgg16.py --config.seed=1`
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from scripts import errors
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Read a config file, and describe in one line why a file cannot be read."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        """Wrap the parser of `config_flags.DEFINE_config_file`."""
+        self._parser = parser
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+    def parse(self, argument: str) -> Any:
+        """Return the config of `configs/inception.py` or `configs/inception.py:zca`.
+
+        Raises:
+          ValueError: if there is no such file or its code fails.
+        """
+        file = argument.split(":", 1)[0]
+        if not pathlib.Path(file).is_file():
+            nearest = errors.nearest_path(file)
+            hint = f"; did you mean {nearest}?" if nearest else ""
+            raise ValueError(f"no such file{hint}")
+        try:
+            return self._parser.parse(argument)
+        except Exception as error:
+            # ml_collections puts its traceback into the message of these two types.
+            wrapped = isinstance(error, TypeError | ValueError) and error.__context__
+            raise ValueError(errors.describe(wrapped or error)) from error
+
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/; --config.KEY=VALUE replaces a value."
+)
+flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser)
+flags.mark_flag_as_required("config")
