@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +62,8 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
     )
     run = load_run(workdir)
     dataset, out = run_images.of_run(run), workdir / "attributions"
-    attribute(run.network, _by_turns(dataset.images("test")), options["methods"], out)
+    methods = list(options["methods"])
+    attribute(run.network, _by_turns(dataset.images("test")), methods, out)
     maximised = maximise_classes(
         run,
         workdir / "activation_max",
@@ -74,7 +75,7 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
         "from_scratch": _accuracy(scratch),
         "gain": transfer["test"]["top1"] - scratch["test"]["top1"],
         "test_pictures": transfer["test"]["count"],
-        "pointing_game": _pointing_game(dataset, run.network.view, out),
+        "pointing_game": _pointing_game(dataset, run.network.view, out, methods),
         "activation_max": {
             "classes": maximised["classes"],
             "recognised": maximised["recognised"][run.network.spec.name],
@@ -131,7 +132,7 @@ def _flower_masks(dataset: Dataset, view: View) -> dict[str, Bool[np.ndarray, "s
 
 
 def _pointing_game(
-    dataset: Dataset, view: View, folder: pathlib.Path
+    dataset: Dataset, view: View, folder: pathlib.Path, methods: Sequence[str]
 ) -> dict[str, float]:
     """Return the share of each method's maps that point at the flower, and of chance.
 
@@ -139,15 +140,16 @@ def _pointing_game(
       dataset: of the run.
       view: what the network sees of an image.
       folder: the maps, of `attribute`.
+      methods: of the maps.
     """
     masks, store = _flower_masks(dataset, view), MapStore.open(folder)
-    hits: dict[str, list[float]] = {}
+    hits: dict[str, list[float]] = {method: [] for method in methods}
     shares = []
     for line in store.lines():
         values = jnp.asarray(store.read(line), jnp.float32)
         mask = masks[line["image"]]
         (hit,) = localisation.pointing_game(values[None], jnp.asarray(mask)[None])
-        hits.setdefault(line["method"], []).append(float(hit))
+        hits[line["method"]].append(float(hit))
         shares.append(mask.mean())
     scores = {"chance": np.mean(shares)} | {k: np.mean(v) for k, v in hits.items()}
     return {name: float(score) for name, score in scores.items()}
