@@ -12,9 +12,10 @@ from absl import flags
 
 from scripts import console
 from seeflower_jax import records
+from seeflower_jax.evaluation.metrics import format_table
 from seeflower_jax.experiment import ensemble
 from seeflower_jax.inference.run import load_run
-from seeflower_jax.studies import record, tables
+from seeflower_jax.studies import record
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "Run directories.", required=True)
 _DATA_DIR = flags.DEFINE_string(
@@ -26,7 +27,7 @@ _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 def main(_) -> None:
     runs = [load_run(path, _DATA_DIR.value) for path in _WORKDIRS.value]
     result = ensemble.combine(runs, records.typed_command())
-    lines = [tables.accuracies(result)]
+    lines = [format_table(result)]
     if _RESULTS.value:
         path = pathlib.Path(_RESULTS.value) / f"{record.result_name(result)}.json"
         records.write_json(path, result)

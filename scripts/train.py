@@ -16,10 +16,11 @@ from ml_collections import config_flags
 
 from scripts import config_flag, console
 from seeflower_jax import records
+from seeflower_jax.evaluation.metrics import format_table
 from seeflower_jax.experiment import train
 from seeflower_jax.figures import curves
 from seeflower_jax.report import collect
-from seeflower_jax.studies import quickstart, tables
+from seeflower_jax.studies import quickstart
 
 flags.adopt_module_key_flags(config_flag)
 _WORKDIR = flags.DEFINE_string(
@@ -46,7 +47,7 @@ def main(_) -> None:
     result = train.train(
         config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
     )
-    lines = [workdir, tables.accuracies(result)]
+    lines = [workdir, format_table(result)]
     if "quickstart" in config:
         result["quickstart"] = quickstart.show(config, workdir, command)
         lines.append(quickstart.sentences(result["quickstart"]))

@@ -56,22 +56,6 @@ def share(value: float | None, digits: int = 4) -> str:
     return "" if value is None else re.sub(r"^0(?=\.)", "", f"{value:.{digits}f}")
 
 
-def accuracies(result: Mapping) -> str:
-    """Format the metrics of each split of a result for a terminal, a line each.
-
-    Args:
-      result: `{"validation": {"top1": ..., ...}, "test": ...}`; other keys are ignored.
-    """
-    names = ("top-1", "mean class", "top-5", "loss", "images")
-    lines = [f"{'':12}" + "".join(f"{name:>12}" for name in names)]
-    for split in ("train", "validation", "test"):
-        if metrics := result.get(split):
-            cells = [share(metrics[k]) for k in ("top1", "mean_class_top1", "top5")]
-            cells += [f"{metrics['loss']:.4f}", str(metrics["count"])]
-            lines.append(f"{split:12}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)
-
-
 def _spread(values: Sequence[float]) -> str:
     """Format the mean and, of several values, the range."""
     if len(values) == 1:

@@ -32,6 +32,8 @@ def test_committed_results_are_those_of_the_records(tmp_path):
     assert (harness.ROOT / "RESULTS.md").read_text() == written, (
         "write it again by python -m scripts.reproduce --report"
     )
+    assert written.count("were measured without antialiasing") == 1
+    assert "antialiasing" not in tables.paper_tables(ROWS, PUBLISHED, [_result()])
 
 
 def test_rows_are_those_of_the_paper():
