@@ -10,7 +10,7 @@ Without augmentation, training shows the network what evaluation shows it. The r
 `a`, 0.1886, predates this rule: its training showed the central square of each image,
 its evaluation the whole image squashed to a square.
 
-Optimizer, dropout and augmentation are those of the author's code: RMSprop, at most 100
+Optimizer, dropout and augmentation are as in the author's code: RMSprop, at most 100
 epochs, images squashed to squares. As for the other networks of the code, 20 epochs
 without a validation gain of 0.002 end the training.
 """

@@ -37,19 +37,21 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
     `activation_max/` and `quickstart.json`. What exists already is not made again.
 
     Args:
-      config: of the run, on the source `synthetic`. Of its section `quickstart`,
-        `scratch` lists the values in which the run from random parameters differs,
-        `methods` are the attribution methods, and `maximise_steps` are the steps of
-        activation maximisation.
+      config: of the run, on the source `synthetic`. Its section `quickstart` has
+        `scratch`, the values in which the run from random parameters differs;
+        `methods` of attribution; and `maximise_steps`, of activation maximisation.
       workdir: the run directory.
       command: what was typed, for the record.
 
     Returns:
-      The content of `quickstart.json`: `transfer` and `from_scratch` have test top-1,
-      its standard error and the seconds of training; `gain` is the difference of both
-      accuracies; `pointing_game` has the share of images in which a method's maximum
-      lies on the flower, and the share that chance gives; `activation_max` counts the
-      images made for a class that the network recognises.
+      The content of `quickstart.json`.
+      transfer, from_scratch: test top-1, its standard error, seconds of training.
+      gain: the difference of both accuracies.
+      test_pictures: the number of test images.
+      pointing_game: for each method, the share of images in which the map's maximum
+        lies on the flower; also the share that chance gives.
+      activation_max: the number of images made for a class, and how many of them the
+        network recognises.
     """
     workdir = pathlib.Path(workdir).expanduser()
     path = workdir / "quickstart.json"
