@@ -9,7 +9,7 @@ from configs import inception
 
 
 def get_config() -> ConfigDict:
-    """Return the config of the run; what it does not set is as in configs/inception.py."""
+    """Return the config of the run; configs/inception.py has the other values."""
     config = inception.get_config()
     config.recipe = "quickstart"
     config.model.update(name="small", dropout=0.2)

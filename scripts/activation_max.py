@@ -1,43 +1,50 @@
-r"""Makes the pictures that classes' scores are largest for.
+r"""Compute the images that maximise the scores of classes.
 
     python -m scripts.activation_max --workdir=runs/inception_seed0 \
         --classes=5,7,33,100,73 --out=activation_max
     python -m scripts.activation_max --workdir=runs/inception_seed0 --form=plain \
-        --judge=runs/vgg16_seed0 --out=activation_max_plain
+        --observer=runs/vgg16_seed0 --out=activation_max_plain
 
-Without --classes, all of them. --form=plain is the paper's objective on pixels; robust,
-the default, gives recognisable flowers and looks at training pictures for it. OUT has
-a PNG per class, a sheet of all, the score curves and result.json. --judge names the run
-of another network; the result then counts the pictures whose class is its first answer;
---results=results enters the counts into activation_max.json there.
+Without --classes, the script optimises an image for each class. --form=plain optimises
+pixels, as the paper does. --form=robust, the default, gives recognisable flowers; it
+compares with training images. OUT gets a PNG for each class, a sheet of all, the score
+curves and result.json. --observer names the run of another network; the result then
+counts the images whose class that network predicts. --results=results enters the counts
+into activation_max.json in that folder.
 """
 
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment, maximisation, records
+from seeflower_jax import records
 from seeflower_jax.attribution import activation_max
+from seeflower_jax.explain import maximise
+from seeflower_jax.inference.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _CLASSES = flags.DEFINE_list("classes", [], "Class indices or names; all by default.")
 _FORM = flags.DEFINE_enum(
-    "form", "robust", list(activation_max.FORMS), "How pictures are written."
+    "form", "robust", list(activation_max.FORMS), "How images are parametrised."
 )
-_SIZE = flags.DEFINE_integer("size", 0, "Side in pixels; 0 is the network's.", 0)
-_STEPS = flags.DEFINE_integer("steps", 256, "Of the optimisation.", 1)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Starts a class; the best score is kept.", 1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 34, "Classes at once.", 1)
+_SIZE = flags.DEFINE_integer(
+    "size", 0, "Side of the images in pixels; 0 is the network's input size.", 0
+)
+_STEPS = flags.DEFINE_integer("steps", 256, "Steps of the optimisation.", 1)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Starts for each class; the best score is kept.", 1
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 34, "Classes in a batch.", 1)
+_OBSERVER = flags.DEFINE_string("observer", None, "Run directory of another network.")
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the data is, if not where the run found it."
+    "data_dir", None, "Folder of the images, if it has moved since the training."
 )
-_JUDGE = flags.DEFINE_string("judge", None, "Run directory of another network.")
 
 
-def main(_) -> None:
-    result = maximisation.maximise_classes(
-        experiment.load_run(_WORKDIR.value, _DATA_DIR.value),
+def main(_: list[str]) -> None:
+    result = maximise.maximise_classes(
+        load_run(_WORKDIR.value, _DATA_DIR.value),
         _OUT.value,
         _CLASSES.value,
         _FORM.value,
@@ -45,7 +52,7 @@ def main(_) -> None:
         steps=_STEPS.value,
         seeds=_SEEDS.value,
         batch_size=_BATCH_SIZE.value,
-        judge=experiment.load_run(_JUDGE.value) if _JUDGE.value else None,
+        observer=load_run(_OBSERVER.value) if _OBSERVER.value else None,
         command=records.typed_command(),
         results=_RESULTS.value,
     )

@@ -1,4 +1,4 @@
-r"""Writes attribution maps of many pictures.
+r"""Compute attribution maps of many images.
 
     python -m scripts.attribute --workdir=runs/inception_seed0 --split=test \
         --methods=saliency,grad_cam --out=maps
@@ -7,14 +7,15 @@ r"""Writes attribution maps of many pictures.
     python -m scripts.attribute --export=DIR --images=photos/ --out=maps
     python -m scripts.attribute --model=vgg16 --weights=FILE --images=photos/ --out=maps
 
---images takes a folder, a pattern or a .txt list; --export, --model and --weights are
-as of scripts.predict. OUT gets raw maps in <method>/<shard>.npy, index.jsonl (image,
-prediction, its calibrated probability, target, method, shard, row), a contact sheet per
-method and, with --overlays, a PNG per picture and method. Of class activation maps, the
-index also has the box of what they point at, in pixels of the picture (left, top,
-right, bottom), and overlays show it; --noboxes leaves it out. Interrupted, the same
-command goes on. Exit status 3 says that pictures could not be read; skipped.jsonl lists
-them.
+--images takes a folder, a pattern or a .txt list of files. --export, --model and
+--weights are those of scripts.predict. OUT gets the raw maps in <method>/<shard>.npy,
+index.jsonl (image, prediction, its calibrated probability, target, method, shard, row)
+and a contact sheet for each method. --overlays adds a PNG for each image and method.
+
+For class activation maps, the index also has the box that the map highlights, in pixels
+of the original image (left, top, right, bottom), and overlays show it; --noboxes leaves
+the boxes out. The same command continues an interrupted one. Exit status 3 says that
+images could not be read; skipped.jsonl lists them.
 """
 
 import sys
@@ -22,52 +23,44 @@ import sys
 from absl import app, flags
 
 from scripts import console, network_flags
-from seeflower_jax import experiment, explain, network
 from seeflower_jax.attribution import registry
+from seeflower_jax.data.images import Images
+from seeflower_jax.explain import attribute
+from seeflower_jax.inference.network import Network
 
 flags.adopt_module_key_flags(network_flags)
-_IMAGES = flags.DEFINE_string("images", None, "Folder, pattern or .txt list of files.")
+_IMAGES = flags.DEFINE_string("images", None, "A folder, a pattern or a .txt list.")
 _SPLIT = flags.DEFINE_enum(
-    "split", None, ["train", "validation", "test"], "Pictures of the run's data."
+    "split", None, ["train", "validation", "test"], "A split of the run's images."
 )
 _METHODS = flags.DEFINE_list(
-    "methods", ["grad_cam"], f"Of {', '.join(registry.METHODS)}."
+    "methods", ["grad_cam"], f"Any of {', '.join(registry.METHODS)}."
 )
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _TARGET = flags.DEFINE_string(
-    "target", "predicted", "What is explained: predicted, true, a class name or index."
+    "target", "predicted", "The class to explain: predicted, true, a name or an index."
 )
-_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps.")
+_LAYER = flags.DEFINE_string("layer", None, "Layer of class activation maps.")
 _OPTIONS = flags.DEFINE_list(
-    "options", [], "Of methods: integrated_gradients.steps=8,occlusion.window=64."
+    "options",
+    [],
+    "Options of methods: integrated_gradients.steps=8,occlusion.window=64.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures at once.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of the maps.")
-_LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many pictures.", 1)
-_OVERLAYS = flags.DEFINE_bool("overlays", False, "Also a PNG per picture and method.")
-_BOXES = flags.DEFINE_bool("boxes", True, "Boxes of class activation maps.")
+_LIMIT = flags.DEFINE_integer("limit", None, "Only this many of the first images.", 1)
+_OVERLAYS = flags.DEFINE_bool("overlays", False, "Also write overlays as PNGs.")
+_BOXES = flags.DEFINE_bool("boxes", True, "Compute boxes of class activation maps.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the data is, if not where the run found it."
+    "data_dir", None, "Folder of the run's images, if it has moved since the training."
 )
 
 
-def main(_) -> None:
-    if (_IMAGES.value is None) == (_SPLIT.value is None):
-        raise app.UsageError("give one of --images and --split")
-    if _SPLIT.value and network_flags.WORKDIR.value is None:
-        raise app.UsageError("--split is of a run's data: give --workdir, or --images")
-    loaded = network_flags.load(
-        lambda workdir: experiment.load_run(workdir, _DATA_DIR.value),
-        network.from_weights,
-        network.from_export,
-    )
-    if _SPLIT.value:
-        pictures = explain.split_pictures(loaded, _SPLIT.value)
-    else:
-        pictures = explain.photo_pictures(loaded, _IMAGES.value)
-    skipped = explain.attribute(
-        loaded,
-        pictures[: _LIMIT.value],
+def main(_: list[str]) -> None:
+    network, images = _load()
+    skipped = attribute.attribute(
+        network,
+        images[: _LIMIT.value],
         _METHODS.value,
         _OUT.value,
         target=_TARGET.value,
@@ -79,9 +72,27 @@ def main(_) -> None:
         boxes=_BOXES.value,
     )
     for line in skipped:
-        print(f"skipped {line['image']}: {line['error']}", file=sys.stderr)
+        print(f"skipped: {line['error']}", file=sys.stderr)
     console.show({"out": _OUT.value, "skipped": skipped}, _OUT.value)
     sys.exit(3 if skipped else 0)
+
+
+def _load() -> tuple[Network, Images]:
+    """Load the network and the images that the command line names."""
+    if (_IMAGES.value is None) == (_SPLIT.value is None):
+        raise app.UsageError("give one of --images and --split")
+    if _IMAGES.value is not None:
+        network = network_flags.load_network()
+        return network, network.images(_IMAGES.value)
+    network_flags.check()
+    if network_flags.WORKDIR.value is None:
+        raise app.UsageError("--split is of a run's data: give --workdir, or --images")
+    # Only a run needs optax and orbax.
+    from seeflower_jax.experiment.images import of_run
+    from seeflower_jax.inference.run import load_run
+
+    run = load_run(network_flags.WORKDIR.value, _DATA_DIR.value)
+    return run.network, of_run(run).images(_SPLIT.value)
 
 
 if __name__ == "__main__":

@@ -1,56 +1,64 @@
-r"""Judges attribution methods on a run's test pictures.
+r"""Compute metrics of attribution methods on a run's own images.
 
     python -m scripts.attribute_eval --workdir=runs/inception_seed0 \
         --methods=saliency,grad_cam,finer_cam --limit=200 --out=attribution_eval
 
-For each method: the grid pointing game (chance is .25), deletion and insertion, ROAD
-(MoRF and LeRF), sparseness, and the rank correlation with the maps of a network whose
-layers are randomised from the top down. Only correctly classified pictures count. OUT
-gets result.json, table.md and table.png; the table is printed. --results=results enters
-the figures into pointing_game.json and faithfulness.json there. --judges=pointing_game
-leaves out the rest, which take some fifty passes a picture. A grid has four pictures as
-the network takes them, and so four times their pixels; --grid_size=224 shrinks it.
+For each method, the script computes the grid pointing game (chance is 0.25), deletion
+and insertion, ROAD (MoRF and LeRF), sparseness, and the rank correlation with the maps
+of a network whose layers are randomised from the head down. Only correctly classified
+images count. OUT gets result.json, table.md and table.png, and the table is printed.
+
+--metrics=pointing_game computes only the pointing game; the other metrics take about
+fifty passes for each image. A grid has four images at their full size, so it has four
+times as many pixels; --grid_size=224 shrinks it. --results=results enters the scores
+into pointing_game.json and faithfulness.json in that folder.
 """
 
 from absl import flags
 
 from scripts import console
-from seeflower_jax import experiment, explain, judgement, records
+from seeflower_jax import records
 from seeflower_jax.attribution import registry
+from seeflower_jax.experiment.images import of_run
+from seeflower_jax.explain import score
+from seeflower_jax.inference.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _METHODS = flags.DEFINE_list(
-    "methods", ["saliency", "grad_cam"], f"Of {', '.join(registry.METHODS)}."
+    "methods", ["saliency", "grad_cam"], f"Any of {', '.join(registry.METHODS)}."
 )
-_JUDGES = flags.DEFINE_list(
-    "judges", list(judgement.JUDGES), f"Of {', '.join(judgement.JUDGES)}."
+_METRICS = flags.DEFINE_list(
+    "metrics", list(score.METRICS), f"Any of {', '.join(score.METRICS)}."
 )
-_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which pictures.")
-_LIMIT = flags.DEFINE_integer("limit", 200, "Pictures, and grids of four.", 4)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at once.", 1)
-_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps.")
+_SPLIT = flags.DEFINE_enum(
+    "split", "test", ["validation", "test"], "The split of the images."
+)
+_LIMIT = flags.DEFINE_integer("limit", 200, "Number of images and of grids.", 4)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images in a batch.", 1)
+_LAYER = flags.DEFINE_string("layer", None, "Layer of class activation maps.")
 _OPTIONS = flags.DEFINE_list(
-    "options", [], "Of methods: integrated_gradients.steps=8,score_cam.channels=32."
+    "options",
+    [],
+    "Options of methods: integrated_gradients.steps=8,score_cam.channels=32.",
 )
 _GRID_SIZE = flags.DEFINE_integer(
-    "grid_size", 0, "Side of the grids in pixels; 0 is twice that of a picture.", 0
+    "grid_size", 0, "Side of the grids in pixels; 0 is twice the side of an image.", 0
 )
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the data is, if not where the run found it."
+    "data_dir", None, "Folder of the images, if it has moved since the training."
 )
 
 
-def main(_) -> None:
-    run = experiment.load_run(_WORKDIR.value, _DATA_DIR.value)
-    pictures = explain.split_pictures(run, _SPLIT.value)
-    table = judgement.judge_methods(
+def main(_: list[str]) -> None:
+    run = load_run(_WORKDIR.value, _DATA_DIR.value)
+    table = score.score_methods(
         run,
-        pictures,
+        of_run(run).images(_SPLIT.value),
         _METHODS.value,
         _OUT.value,
-        judges=_JUDGES.value,
+        metrics=_METRICS.value,
         limit=_LIMIT.value,
         layer=_LAYER.value,
         options=registry.parse_options(_OPTIONS.value),

@@ -1,9 +1,9 @@
-"""Evaluates several runs as one, by the mean of their calibrated probabilities.
+"""Evaluate several runs as one: the mean of their calibrated probabilities.
 
     python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0
 
-The runs are of the same split. Logits that evaluations of them kept are not computed
-again. --results=results records the figures beside those of single runs.
+All runs must be of the same split. Logits that the run directories already have are not
+computed again. --results=results records the result in that folder.
 """
 
 import pathlib
@@ -11,24 +11,27 @@ import pathlib
 from absl import flags
 
 from scripts import console
-from seeflower_jax import ensemble, experiment, records, reproduction
-from seeflower_jax.report import results
+from seeflower_jax import records
+from seeflower_jax.evaluation.metrics import format_table
+from seeflower_jax.experiment import ensemble
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.studies import record
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "Run directories.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the data is, if not where the runs found it."
+    "data_dir", None, "Folder of the images; the default is that of each run."
 )
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 
 
 def main(_) -> None:
-    runs = [experiment.load_run(path, _DATA_DIR.value) for path in _WORKDIRS.value]
+    runs = [load_run(path, _DATA_DIR.value) for path in _WORKDIRS.value]
     result = ensemble.combine(runs, records.typed_command())
-    lines = [results.accuracies(result)]
+    lines = [format_table(result)]
     if _RESULTS.value:
-        name = f"{reproduction.result_name(result)}.json"
-        records.write_json(pathlib.Path(_RESULTS.value) / name, result)
-        lines.append(f"{_RESULTS.value}/{name}")
+        path = pathlib.Path(_RESULTS.value) / f"{record.result_name(result)}.json"
+        records.write_json(path, result)
+        lines.append(str(path))
     console.show(result, "\n".join(lines))
 
 

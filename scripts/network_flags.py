@@ -1,41 +1,48 @@
 """Define the flags that name a network: a run, a weight file or an export.
 
-classifier = network_flags.load(
-    classify.from_run, classify.from_weights, classify.from_export
-)
-"""
+    flags.adopt_module_key_flags(network_flags)
+    network = network_flags.load_network()
 
-from collections.abc import Callable
-from typing import TypeVar
+`WORKDIR` is public for scripts that also need the run itself.
+"""
 
 from absl import app, flags
 
+from seeflower_jax.inference import export, load
+from seeflower_jax.inference.network import Network
+
 WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
-_MODEL = flags.DEFINE_string("model", None, "The network of --weights.")
+_MODEL = flags.DEFINE_string("model", None, "The network of --weights, such as vgg16.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "A weight file with a classifier.")
-_EXPORT = flags.DEFINE_string("export", None, "A folder of scripts.export.")
-
-Loaded = TypeVar("Loaded")
+_EXPORT = flags.DEFINE_string("export", None, "A folder that scripts.export wrote.")
 
 
-def load(
-    from_run: Callable[[str], Loaded],
-    from_weights: Callable[[str, str], Loaded],
-    from_export: Callable[[str], Loaded],
-) -> Loaded:
-    """Load the network that the command line names, by the function for its kind.
+def check() -> None:
+    """Check that the command line names one network.
 
     Raises:
       app.UsageError: unless the command line has exactly one of --workdir, --export
-        and --weights, and --model with --weights.
+        and --weights, and --model with --weights only.
     """
-    workdir, weights, export = WORKDIR.value, _WEIGHTS.value, _EXPORT.value
-    if [workdir, weights, export].count(None) != 2:
+    if [WORKDIR.value, _WEIGHTS.value, _EXPORT.value].count(None) != 2:
         raise app.UsageError("expected one of --workdir, --weights and --export")
-    if export is not None:
-        return from_export(export)
-    if workdir is not None:
-        return from_run(workdir)
-    if _MODEL.value is None or weights is None:
-        raise app.UsageError("--weights needs --model")
-    return from_weights(_MODEL.value, weights)
+    if (_MODEL.value is None) != (_WEIGHTS.value is None):
+        missing = "--model" if _MODEL.value is None else "--weights"
+        raise app.UsageError(f"--model and --weights go together; give {missing} too")
+
+
+def load_network() -> Network:
+    """Load the network that the command line names.
+
+    Raises:
+      app.UsageError: as `check`, and what loading the network raises.
+    """
+    check()
+    if _EXPORT.value is not None:
+        return export.load(_EXPORT.value)
+    if WORKDIR.value is not None:
+        # Only a run needs flax and orbax; an export predicts without them.
+        from seeflower_jax.inference.run import load_run
+
+        return load_run(WORKDIR.value).network
+    return load.load_weights(_MODEL.value, _WEIGHTS.value)

@@ -1,55 +1,79 @@
-"""Names what is in pictures.
+"""Predict the classes of images.
 
     python -m scripts.predict --model=vgg16 --weights=FILE IMAGE...
     python -m scripts.predict --workdir=runs/inception_seed0 IMAGE...
     python -m scripts.predict --export=DIR IMAGE...
 
-`DIR` is of scripts.export. `FILE` is a weight file with its classifier, of Keras or
-torchvision: the classes are ImageNet's. `--weights=imagenet:top` downloads Keras'.
---json prints one JSON object a picture. --explain also writes each picture beside its
-Grad-CAM, as <name>_grad_cam.png in this folder or in --out.
+IMAGE is a file, a folder, a pattern or a .txt list of files. DIR is a folder that
+scripts.export wrote. FILE is a weight file of Keras or torchvision with its classifier,
+and the classes are those of ImageNet; --weights=imagenet:top downloads the file of
+Keras. The probabilities are calibrated if the run has a validation split.
+
+--json prints a JSON object for each image, one a line. --explain also writes each image
+next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. A file
+that cannot be read as an image is reported on stderr and skipped; the exit status is
+then 3.
 """
 
 import itertools
 import pathlib
+import sys
 
+import numpy as np
 from absl import flags
 from PIL import Image
 
 from scripts import console, network_flags
-from seeflower_jax import classify
+from seeflower_jax.data.decode import UnreadableImage
+from seeflower_jax.inference import predict
+from seeflower_jax.inference.network import Network
+from seeflower_jax.inference.predict import Prediction
 
 flags.adopt_module_key_flags(network_flags)
-_TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", 1)
-_EXPLAIN = flags.DEFINE_bool("explain", False, "Also writes what was looked at.")
-_OUT = flags.DEFINE_string("out", ".", "The folder for --explain.")
+_TOP = flags.DEFINE_integer("top", 5, "Number of classes to print for each image.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
+_EXPLAIN = flags.DEFINE_bool("explain", False, "Also write the Grad-CAM of each image.")
+_OUT = flags.DEFINE_string("out", ".", "The folder that --explain writes to.")
 
 
-def _explain(classifier: classify.Classifier, path: str, taken: set) -> str:
-    """Writes a picture beside its Grad-CAM; pictures of one name get numbers."""
-    out, stem = pathlib.Path(_OUT.value).expanduser(), pathlib.Path(path).stem
+def main(argv: list[str]) -> None:
+    network = network_flags.load_network()
+    names_in_use: set[str] = set()
+    status = 0
+    images = network.images(argv[1:])
+    for prediction in predict.stream(network, images, _TOP.value, _BATCH_SIZE.value):
+        if isinstance(prediction, UnreadableImage):
+            print(f"skipped: {prediction}", file=sys.stderr)
+            status = 3
+        else:
+            _show(network, prediction, names_in_use)
+    sys.exit(status)
+
+
+def _show(network: Network, prediction: Prediction, names_in_use: set[str]) -> None:
+    """Print a prediction, and write its explanation if the command line asks for it."""
+    top = list(zip(prediction.classes, prediction.probabilities, strict=True))
+    classes = [{"name": name, "probability": value} for name, value in top]
+    result = {"image": prediction.image, "classes": classes}
+    lines = [prediction.image, *(f"  {value:.4f}  {name}" for name, value in top)]
+    if _EXPLAIN.value:
+        result["grad_cam"] = _explain(network, prediction.image, names_in_use)
+        lines.append(f"  Grad-CAM: {result['grad_cam']}")
+    console.show(result, "\n".join(lines), indent=None)
+
+
+def _explain(network: Network, image: str, names_in_use: set[str]) -> str:
+    """Write an image next to its Grad-CAM; images of one name get numbers."""
+    out, stem = pathlib.Path(_OUT.value).expanduser(), pathlib.Path(image).stem
     names = (f"{stem}_{n}" if n else stem for n in itertools.count())
-    name = next(name for name in names if name not in taken)
-    taken.add(name)
+    name = next(name for name in names if name not in names_in_use)
+    names_in_use.add(name)
     out.mkdir(parents=True, exist_ok=True)
-    target = out / f"{name}_grad_cam.png"
-    Image.fromarray(classifier.explain(path)).save(target)
-    return str(target)
-
-
-def main(argv) -> None:
-    taken = set()
-    classifier = network_flags.load(
-        classify.from_run, classify.from_weights, classify.from_export
-    )
-    for path, top in classifier.predict(argv[1:], _TOP.value):
-        classes = [{"name": name, "probability": p} for name, p in top]
-        found = {"image": path, "classes": classes}
-        lines = [path, *(f"  {p:.4f}  {name}" for name, p in top)]
-        if _EXPLAIN.value:
-            found["grad_cam"] = _explain(classifier, path, taken)
-            lines.append(f"  Grad-CAM: {found['grad_cam']}")
-        console.show(found, "\n".join(lines), indent=None)
+    path = out / f"{name}_grad_cam.png"
+    explanation = network.explain(image, "grad_cam")
+    pair = np.concatenate([explanation.image, np.asarray(explanation.overlay())], 1)
+    Image.fromarray(pair).save(path)
+    return str(path)
 
 
 if __name__ == "__main__":

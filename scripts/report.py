@@ -1,26 +1,26 @@
-"""Writes the report of a run: one page with its result and what its network sees.
+"""Write the page of a run: its result, its training and examples of its predictions.
 
     python -m scripts.report --workdir=runs/inception_seed0
 
-The page, report.html in the run directory, opens without a network and needs no other
-file. scripts.train writes it at its end; this writes it again, for one with the
-pictures that scripts.activation_max made in the meantime in activation_max/ of the run
-directory, and for a run that is not finished, without its test split.
+The page is report.html in the run directory. It is one file that opens without a
+network. scripts.train writes it at the end of a run. Write it again to add the images
+of scripts.activation_max, if they are in activation_max/ of the run directory. The page
+of an unfinished run does not show the test split.
 """
 
 from absl import flags
 
 from scripts import console
-from seeflower_jax import reporting
+from seeflower_jax.report import collect
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the data is, if not where the run found it."
+    "data_dir", None, "The folder of the images, if they have moved since training."
 )
 
 
 def main(_) -> None:
-    path = str(reporting.write(_WORKDIR.value, _DATA_DIR.value))
+    path = str(collect.write(_WORKDIR.value, _DATA_DIR.value))
     console.show({"report": path}, path)
 
 

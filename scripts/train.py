@@ -1,12 +1,12 @@
-r"""Trains a network in stages and evaluates it.
+r"""Train a network in stages and evaluate it.
 
     python -m scripts.train --config=configs/inception.py
     python -m scripts.train --config=configs/inception.py --workdir=runs/seed1 \
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
-The same command goes on with a run that was interrupted. --notest leaves the test split
-alone, for runs that are compared on validation to choose between them. The result is
-printed on stdout, progress on stderr. report.html in the run directory shows it all.
+The same command continues an interrupted run. --notest does not use the test split; use
+it for runs that are compared on validation. The result is printed on stdout, progress
+on stderr. The run directory gets report.html, a page of the whole run.
 """
 
 import pathlib
@@ -15,39 +15,48 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from scripts import config_flag, console
-from seeflower_jax import experiment, quickstart, records, reporting
-from seeflower_jax.report import curves, results
+from seeflower_jax import records
+from seeflower_jax.evaluation.metrics import format_table
+from seeflower_jax.experiment import train
+from seeflower_jax.figures import curves
+from seeflower_jax.report import collect
+from seeflower_jax.studies import quickstart
 
 flags.adopt_module_key_flags(config_flag)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "The run directory; runs/<name of the config file>_seed<seed> by default.",
+    "The run directory; the default is runs/<name of the config file>_seed<seed>.",
 )
 _CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds", 300.0, "How often the state is saved, to go on from."
+    "checkpoint_seconds", 300.0, "Seconds between checkpoints to continue from."
 )
-_TEST = flags.DEFINE_bool("test", True, "Whether the test split is looked at too.")
+_TEST = flags.DEFINE_bool("test", True, "Whether to evaluate the test split too.")
 
 
 def main(_) -> None:
     config = config_flag.CONFIG.value
     if "quickstart" in config and not _TEST.value:
-        raise app.UsageError("the quick start compares on test; leave --notest out")
+        raise app.UsageError(
+            "the quick start compares accuracies on the test split; leave out --notest"
+        )
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
+    folder = pathlib.Path(workdir).expanduser()
     command = records.typed_command()
-    result = experiment.train(
+    result = train.train(
         config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
     )
-    lines = [workdir, results.accuracies(result)]
+    lines = [workdir, format_table(result)]
     if "quickstart" in config:
         result["quickstart"] = quickstart.show(config, workdir, command)
         lines.append(quickstart.sentences(result["quickstart"]))
     console.show(result, "\n".join(lines))
-    curves.learning_curves(workdir)
-    if not reporting.is_current(workdir):
-        reporting.write(workdir)
+    curves.write_learning_curves(
+        folder / "learning_curves.png", records.read_log(folder)
+    )
+    if not collect.is_current(folder):
+        collect.write(folder)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,17 @@ def read_result(workdir: str | os.PathLike) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def read_log(workdir: str | os.PathLike) -> list[dict]:
+    """Return the lines of `metrics.jsonl`, one an epoch; [] for a run without any.
+
+    The last line is left out while it is being written.
+    """
+    path = pathlib.Path(workdir).expanduser() / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    complete = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in complete.splitlines()]
+
+
 def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
     """Write an entry into a file of results, {network: {key: entry}}; keep others."""
     path = pathlib.Path(path).expanduser()

@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from seeflower_jax.experiment.train import train  # noqa: E402
-from seeflower_jax.inference.run import load_run  # noqa: E402
+from seeflower_jax.inference.run import Run, load_run  # noqa: E402
 from tests import fixtures, harness, tiny_config  # noqa: E402
 
 
@@ -55,8 +55,8 @@ def narrow_weights(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, flowers, narrow_weights):
-    """Return a tiny run with a trained head, for tests that only read a run."""
+def tiny_run(tmp_path_factory, flowers, narrow_weights) -> Run:
+    """Return a tiny run whose head is trained, for tests that only read a run."""
     config = tiny_config.get_config()
     config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
     config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))

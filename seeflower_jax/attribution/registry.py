@@ -103,6 +103,24 @@ def options_of(name: str) -> Options:
     }
 
 
+def check_options(name: str, keys: Iterable[str]) -> None:
+    """Check that a method has the options.
+
+    Raises:
+      ValueError: the method has no such option. The message lists its options.
+
+    Example:
+      >>> check_options("occlusion", ["window"])
+    """
+    defaults = options_of(name)
+    for key in keys:
+        if key not in defaults:
+            raise ValueError(
+                f"{name} has no option {key!r}: it has "
+                f"{', '.join(defaults) or 'none'}{hints.did_you_mean(key, defaults)}"
+            )
+
+
 def parse_options(texts: Iterable[str]) -> dict[str, Options]:
     """Parse options as users type them, such as "integrated_gradients.steps=8".
 

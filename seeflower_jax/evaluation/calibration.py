@@ -1,9 +1,8 @@
-"""Probabilities that mean what they say: temperature scaling and its judgement.
+"""Calibrate probabilities by temperature scaling, and measure calibration.
 
     temperature = fit_temperature(validation_logits, validation_labels)
     softmax(logits / temperature)                   # calibrated probabilities
-    found = reliability(logits, labels, temperature)
-    found.error                                     # expected calibration error
+    reliability(logits, labels, temperature).error  # expected calibration error
 
 Source: Guo et al. 2017, arXiv 1706.04599, sections 2 and 4.2.
 """
@@ -12,27 +11,29 @@ import dataclasses
 
 import numpy as np
 import scipy.optimize
+from jaxtyping import Float, Int
 
 from seeflower_jax.evaluation import metrics
 
 BINS = 15
-# Where a small split is all right, the best T is 0: nothing is then to be believed.
-_LIMITS = np.log(0.1), np.log(10.0)
+# On a small split without mistakes the best temperature is 0, which would make every
+# probability 1.
+_LOG_LIMITS = np.log(0.1), np.log(10.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence and accuracy of predictions by their confidence, each [bins].
+    """Confidence and accuracy of predictions, binned by confidence.
 
     Attributes:
-      counts: how many predictions have a confidence in ((i - 1) / bins, i / bins].
-      confidence: mean probability of the predicted class, NaN in an empty bin.
-      accuracy: share of right predictions, NaN in an empty bin.
+      counts: number of predictions with a confidence in ((i - 1) / bins, i / bins].
+      confidence: mean probability of the predicted class; NaN in an empty bin.
+      accuracy: share of correct predictions; NaN in an empty bin.
     """
 
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
+    counts: Int[np.ndarray, " bins"]
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
 
     @property
     def error(self) -> float:
@@ -41,46 +42,56 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts))
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T in [0.1, 10] by which logits / T have the least cross entropy.
+def fit_temperature(
+    logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
+) -> float:
+    """Return the T in [0.1, 10] that minimises the cross entropy of logits / T.
 
     Args:
-      logits: [N, C], not of training pictures.
-      labels: int [N].
+      logits: of images that the network was not trained on.
+      labels: class index of each image.
     """
 
-    def loss(log_temperature):
-        scaled = logits / np.exp(log_temperature)
-        return metrics.evaluate(scaled, labels)["loss"]
+    def loss(log_temperature: float) -> float:
+        scaled_logits = logits / np.exp(log_temperature)
+        return metrics.evaluate(scaled_logits, labels)["loss"]
 
     # The loss is convex in 1 / T, so it has one minimum in log T.
-    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=_LIMITS).x))
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=_LOG_LIMITS).x))
 
 
 def reliability(
-    logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, bins: int = BINS
+    logits: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"],
+    temperature: float = 1.0,
+    bins: int = BINS,
 ) -> Reliability:
-    """Sorts predictions into `bins` of equal width by their confidence.
+    """Compute accuracy by confidence, in bins of equal width.
 
     Args:
-      logits: [N, C].
-      labels: int [N].
+      logits: of the network.
+      labels: class index of each image.
       temperature: that logits are divided by.
-      bins: their number.
+      bins: number of bins.
     """
     confidence = np.exp(metrics.log_softmax(logits / temperature).max(-1))
-    place = np.ceil(confidence * bins).astype(int).clip(1, bins) - 1
-    counts = np.bincount(place, minlength=bins)
+    # A confidence on a boundary belongs to the bin below.
+    bin_indices = np.ceil(confidence * bins).astype(int).clip(1, bins) - 1
+    counts = np.bincount(bin_indices, minlength=bins)
 
-    def mean(values):
-        sums = np.bincount(place, weights=values, minlength=bins)
+    def mean(values: np.ndarray) -> Float[np.ndarray, " bins"]:
+        sums = np.bincount(bin_indices, weights=values, minlength=bins)
         return np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
 
     return Reliability(counts, mean(confidence), mean(logits.argmax(-1) == labels))
 
 
-def summary(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
-    """The temperature, and the expected calibration error without and with it."""
+def summary(
+    logits: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"],
+    temperature: float,
+) -> dict[str, float]:
+    """Return a temperature and the expected calibration error without and with it."""
     return {
         "temperature": temperature,
         "ece_before": reliability(logits, labels).error,

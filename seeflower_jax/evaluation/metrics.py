@@ -1,87 +1,102 @@
-"""Metrics of a whole split, from all of its logits.
+"""Compute metrics of a whole split from all of its logits.
 
     metrics = evaluate(logits, labels)   # {'top1', 'mean_class_top1', 'top5', ...}
 
-Everything here is exact NumPy on the host; a split's logits are small.
+Everything is exact NumPy on the host; the logits of a split are small.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+from jaxtyping import Float, Int
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithm of the softmax over the last axis, natural, float64."""
+def log_softmax(logits: Float[np.ndarray, "*n c"]) -> Float[np.ndarray, "*n c"]:
+    """Return the logarithm of the softmax over the last axis, natural, float64."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def evaluate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Overall and mean class accuracy, top-5 accuracy, loss and count.
-
-    Args:
-      logits: [N, C].
-      labels: int [N].
+def evaluate(
+    logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
+) -> dict[str, float]:
+    """Compute overall and mean class accuracy, top-5 accuracy, loss and count.
 
     Returns:
-      top1: share of examples whose largest logit is the label's.
-      mean_class_top1: mean over the classes that occur of their share in top1.
+      top1: share of examples whose largest logit is the logit of the label.
+      mean_class_top1: mean of the share in top1 over the classes that occur.
       top5: share of examples whose label is among the five largest logits.
       loss: mean cross entropy, natural logarithm.
-      count: N.
+      count: number of examples.
     """
     correct = logits.argmax(-1) == labels
-    counts = np.bincount(labels)
-    per_class = np.bincount(labels, weights=correct)[counts > 0] / counts[counts > 0]
-    own = np.take_along_axis(logits, labels[:, None], -1)
+    _, class_shares = _class_shares(correct, labels)
+    label_logits = np.take_along_axis(logits, labels[:, None], -1)
+    log_likelihoods = np.take_along_axis(log_softmax(logits), labels[:, None], -1)
     return {
         "top1": float(correct.mean()),
-        "mean_class_top1": float(per_class.mean()),
-        "top5": float(((logits > own).sum(-1) < 5).mean()),
-        "loss": float(
-            -np.take_along_axis(log_softmax(logits), labels[:, None], -1).mean()
-        ),
+        "mean_class_top1": float(class_shares.mean()),
+        "top5": float(((logits > label_logits).sum(-1) < 5).mean()),
+        "loss": float(-log_likelihoods.mean()),
         "count": len(labels),
     }
 
 
-def standard_errors(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Binomial standard errors of the accuracies that `evaluate` gives.
+def standard_errors(
+    logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
+) -> dict[str, float]:
+    """Compute the binomial standard errors of the accuracies that `evaluate` returns.
 
-    The mean class accuracy is the mean of independent shares, one a class, so its
-    variance is the mean of theirs over the number of classes.
+    The mean class accuracy is a mean of independent shares, one a class. Its variance
+    is the mean of their variances divided by the number of classes.
     """
-    found = evaluate(logits, labels)
+    values = evaluate(logits, labels)
     errors = {
-        name: float(np.sqrt(found[name] * (1 - found[name]) / found["count"]))
+        name: float(np.sqrt(values[name] * (1 - values[name]) / values["count"]))
         for name in ("top1", "top5")
     }
-    counts = np.bincount(labels)
-    correct = np.bincount(labels, weights=logits.argmax(-1) == labels)[counts > 0]
-    counts = counts[counts > 0]
-    share = correct / counts
-    variances = share * (1 - share) / counts
+    counts, shares = _class_shares(logits.argmax(-1) == labels, labels)
+    variances = shares * (1 - shares) / counts
     errors["mean_class_top1"] = float(np.sqrt(variances.sum()) / len(counts))
     return errors
 
 
-def confusion_matrix(predictions, labels, num_classes: int) -> np.ndarray:
-    """int64 [C, C]: how often class (row) was predicted as class (column)."""
+def _class_shares(
+    correct: np.ndarray, labels: Int[np.ndarray, " n"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the count and the share of correct examples of each class that occurs."""
+    counts = np.bincount(labels)
+    correct_counts = np.bincount(labels, weights=correct)
+    occurs = counts > 0
+    return counts[occurs], correct_counts[occurs] / counts[occurs]
+
+
+def confusion_matrix(
+    predictions: Int[np.ndarray, " n"] | Sequence[int],
+    labels: Int[np.ndarray, " n"] | Sequence[int],
+    num_classes: int,
+) -> Int[np.ndarray, "c c"]:
+    """Count how often each class (row) was predicted as each class (column)."""
     flat = np.asarray(labels, np.int64) * num_classes + predictions
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, -1)
 
 
-def per_class(confusion: np.ndarray, class_names) -> list[dict]:
-    """For each class: name, count, correct, recall, precision, most frequent mistake.
+def per_class(
+    confusion: Int[np.ndarray, "c c"], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return count, correct, recall, precision and most frequent mistake of each class.
 
-    `recall` is None for a class without examples, `precision` for one never predicted,
-    `mistaken_for` for one without a mistake.
+    `recall` is None for a class without examples. `precision` is None for a class that
+    was never predicted. `mistaken_for` is None for a class without a mistake.
     """
     rows = []
     for label, name in enumerate(class_names):
         count, predicted = confusion[label].sum(), confusion[:, label].sum()
         correct = confusion[label, label]
-        wrong = confusion[label].copy()
-        wrong[label] = 0
+        mistakes = confusion[label].copy()
+        mistakes[label] = 0
         rows.append(
             {
                 "class": label,
@@ -90,7 +105,29 @@ def per_class(confusion: np.ndarray, class_names) -> list[dict]:
                 "correct": int(correct),
                 "recall": float(correct / count) if count else None,
                 "precision": float(correct / predicted) if predicted else None,
-                "mistaken_for": class_names[wrong.argmax()] if wrong.any() else None,
+                "mistaken_for": class_names[mistakes.argmax()]
+                if mistakes.any()
+                else None,
             }
         )
     return rows
+
+
+def format_table(metrics_by_split: Mapping[str, Any]) -> str:
+    """Format the metrics of splits for a terminal, one line a split.
+
+    Args:
+      metrics_by_split: the metrics of 'train', 'validation' and 'test', as `evaluate`
+        returns them. Missing splits and other keys are skipped, so the content of a
+        `result.json` can be given as it is.
+    """
+    header = ("top-1", "mean class", "top-5", "loss", "images")
+    rows = [("", *header)]
+    for split in ("train", "validation", "test"):
+        if values := metrics_by_split.get(split):
+            accuracies = (values[k] for k in ("top1", "mean_class_top1", "top5"))
+            shares = [f"{share:.4f}".removeprefix("0") for share in accuracies]
+            rows.append((split, *shares, f"{values['loss']:.4f}", str(values["count"])))
+    return "\n".join(
+        f"{name:12}" + "".join(f"{cell:>12}" for cell in cells) for name, *cells in rows
+    )

@@ -217,10 +217,12 @@ def write(
         table.writerows(
             [name, *row] for name, row in zip(class_names, confusion, strict=True)
         )
-    plots.confusion_matrix(folder / "confusion_matrix.png", confusion, class_names)
+    plots.write_confusion_matrix(
+        folder / "confusion_matrix.png", confusion, class_names
+    )
     reliability = {
         value: calibration.reliability(logits, labels, value)
         for value in dict.fromkeys((1.0, evaluation.temperature))
     }
-    plots.reliability(folder / "reliability.png", reliability)
+    plots.write_reliability(folder / "reliability.png", reliability)
     return content

@@ -1,7 +1,10 @@
-"""Attribution maps of a network over many images, from files to files.
+"""Compute attribution maps of many images, from files to files.
 
-network = load("runs/inception_seed0")
-attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
+    network = load("runs/inception_seed0")
+    attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
+
+The maps are written in shards, by `explain.store`, so memory does not grow with the
+number of images. An interrupted call is continued by the same call.
 """
 
 import hashlib
@@ -43,7 +46,7 @@ def attribute(
     overlays: bool = False,
     boxes: bool = True,
 ) -> list[dict]:
-    """Write maps, their index and contact sheets; go on with what an earlier call wrote.
+    """Write maps, their index and contact sheets; resume an interrupted call.
 
     The index has the predicted class and its calibrated probability, as
     `Network.predict` gives it.

@@ -1,6 +1,8 @@
-"""Which class is explained for each image, from what is typed.
+"""Choose the class to explain for each image.
 
-labels = target_labels("true", images, network.class_names)
+    labels = target_labels("true", images, network.class_names)
+
+The first argument is what a user types.
 """
 
 from collections.abc import Sequence

@@ -1,35 +1,56 @@
-"""Class activation maximisation for a run's network, from its directory to pictures.
+"""Maximise the scores of classes for a run's network: an image for each class.
 
-    result = maximise_classes(experiment.load_run(workdir), "activation_max", ["7"])
+    run = load_run("runs/inception_seed0")
+    result = maximise_classes(run, "activation_max", ["7", "sunflower"])
+    for label, image in read_images("activation_max"):
+        ...
 
-This module connects the rooms, as `experiment` does for training.
+`attribution.activation_max` has the optimisation itself.
 """
 
-import functools
+import dataclasses
 import os
 import pathlib
 import re
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from seeflower_jax import experiment, models, records
+from seeflower_jax import records, sharding
 from seeflower_jax.attribution import activation_max
-from seeflower_jax.data import augment, loader
-from seeflower_jax.evaluation import predict
-from seeflower_jax.explain import class_index
-from seeflower_jax.report import attribution as figures
+from seeflower_jax.attribution.activation_max import Maximised, NaturalStatistics
+from seeflower_jax.data.loader import Batch
+from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment.images import of_run
+from seeflower_jax.figures import maps as figures
+from seeflower_jax.inference.network import Network, class_index
+from seeflower_jax.inference.predict import whole_batch_size
+from seeflower_jax.inference.run import Run
 
-_NATURAL_PICTURES = 256  # of training, that naturalness is measured by
+_NATURAL_IMAGES = 256  # training images that `Form.naturalness` compares with
+_BATCH_SIZE = 32  # of images that are only classified
+
+
+@dataclasses.dataclass(frozen=True)
+class _Optimisation:
+    """How images are optimised; the attributes are those of `maximise_classes`."""
+
+    form: str
+    size: int
+    steps: int
+    seeds: int
+    batch_size: int
 
 
 def maximise_classes(
-    run: experiment.Run,
+    run: Run,
     out: str | os.PathLike,
     classes: Sequence[str] = (),
     form: str = "robust",
@@ -38,174 +59,238 @@ def maximise_classes(
     steps: int = 256,
     seeds: int = 1,
     batch_size: int = 34,
-    judge: experiment.Run | None = None,
+    observer: Run | None = None,
     command: str = "",
     results: str | os.PathLike | None = None,
-) -> dict:
-    """Writes a picture per class, a sheet, the score curves and the result.
+) -> dict[str, Any]:
+    """Write an image for each class, a sheet, the score curves and result.json.
 
     Args:
-      run: whose network is asked.
+      run: whose network is maximised.
       out: the folder.
       classes: names or indices; all if empty.
-      form: key of `activation_max.FORMS`.
-      size: side of the pictures; 0 is the network's.
+      form: key of `activation_max.FORMS`. The robust form compares with training
+        images.
+      size: side of the images in pixels; 0 is the network's input size.
       steps: of each optimisation.
-      seeds: starts per class; the picture of the best score is kept.
+      seeds: number of starts for each class; the image with the best score is kept.
       batch_size: classes at once.
-      judge: a run of another network, whose first answer is counted.
+      observer: a run of another network. The result counts the images whose class it
+        predicts.
       command: what was typed, for the record.
-      results: a folder whose activation_max.json gets the counts; needs a judge.
+      results: a folder; the counts are entered into its activation_max.json. It needs
+        an observer.
 
     Returns:
       The content of `result.json`.
 
     Raises:
-      ValueError: for an unknown class, and for `results` without a judge.
+      ValueError: for an unknown class or form, and for `results` without an observer.
+      FloatingPointError: if a score becomes NaN or infinite.
     """
-    if results is not None and judge is None:
-        raise ValueError("a recorded result needs the run of a judge")
-    names = run.class_names
-    labels = [class_index(name, names) for name in classes] or range(len(names))
-    labels = np.array(labels, np.int32)
+    network = run.network
+    if results is not None and observer is None:
+        raise ValueError(
+            "results is given without an observer; expected the run of another "
+            "network, because its predictions are what is recorded"
+        )
+    if form not in activation_max.FORMS:
+        known = ", ".join(activation_max.FORMS)
+        raise ValueError(f"unknown form {form!r}: known are {known}")
+    names = network.class_names
+    labels = [class_index(name, names, other_words=()) for name in classes]
+    labels = np.array(labels or range(len(names)), np.int32)
     out = pathlib.Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    size = size or run.spec.input_size
-    preprocess = run.preprocess
-    natural = None
-    if activation_max.FORMS[form].naturalness:
-        natural = _natural_statistics(run, size)
-
-    @jax.jit
-    def maximise(variables, labels, key, natural):
-        return activation_max.maximise(
-            models.bind(run.spec, variables, preprocess),
-            labels,
-            key,
-            activation_max.FORMS[form],
-            size=size,
-            steps=steps,
-            natural=natural,
-            on_step=lambda _: bar.update(),
-        )
-
-    started, parts = time.monotonic(), []
-    firsts = range(0, len(labels), batch_size)
-    total = len(firsts) * seeds * steps
-    with tqdm.tqdm(total=total, desc="maximising", unit="step") as bar:
-        for first in firsts:
-            part = labels[first : first + batch_size]
-            rows = np.resize(part, min(batch_size, len(labels)))
-            best = None
-            for seed in range(seeds):
-                key = jax.random.key(seed)
-                found = maximise(run.variables, jnp.array(rows), key, natural)
-                best = found if best is None else _better(best, found)
-            parts.append(
-                (
-                    np.asarray(best.images)[: len(part)],
-                    np.asarray(best.curves).T[: len(part)],
-                    np.asarray(best.scores)[: len(part)],
-                )
-            )
-            if lost := [names[i] for i in part[~np.isfinite(parts[-1][2])]]:
-                raise FloatingPointError(
-                    f"the scores of {lost} became NaN or infinite; no picture of their "
-                    "batch was written. Try --form=plain"
-                )
-            for image, label in zip(parts[-1][0], part, strict=True):
-                stem = re.sub(r"[^\w-]+", "_", names[label])
-                picture = Image.fromarray(image.round().astype(np.uint8))
-                picture.save(out / f"{label:03d}_{stem}.png")
-        jax.effects_barrier()  # the bar's last steps
-    images, curves, scores = map(np.concatenate, zip(*parts, strict=True))
+    size = size or network.spec.input_size
+    optimisation = _Optimisation(form, size, steps, seeds, batch_size)
+    started = time.monotonic()
+    maximised = _maximise_all(run, labels, optimisation, out)
+    scores = zip(labels, maximised.scores, strict=True)
     result = {
-        "model": run.spec.name,
+        "model": network.spec.name,
         "form": form,
         "size": size,
         "steps": steps,
         "seeds": seeds,
         "classes": len(labels),
-        "recognised": {run.spec.name: _recognised(run, images, labels)},
+        "recognised": {
+            network.spec.name: count_recognised(network, maximised.images, labels)
+        },
         "seconds": round(time.monotonic() - started, 1),
-        "scores": {names[i]: float(s) for i, s in zip(labels, scores, strict=True)},
+        "scores": {names[label]: float(score) for label, score in scores},
         **records.provenance(command),
     }
-    if judge is not None:
-        result["judge"] = judge.spec.name
-        result["recognised"][judge.spec.name] = _recognised(judge, images, labels)
+    if observer is not None:
+        result["judge"] = observer.network.spec.name
+        result["recognised"][observer.network.spec.name] = count_recognised(
+            observer.network, maximised.images, labels
+        )
     titles = [names[label] for label in labels]
-    figures.write_sheet(out / "sheet.png", images, titles)
-    figures.write_score_curves(out / "curves.png", curves, titles)
+    figures.write_sheet(out / "sheet.png", maximised.images, titles)
+    figures.write_score_curves(out / "curves.png", maximised.curves.T, titles)
     records.write_json(out / "result.json", result)
-    if results is not None:
-        entry = {key: value for key, value in result.items() if key != "scores"}
-        entry |= {
-            "recognised": result["recognised"][judge.spec.name],
-            "recognised_by_itself": result["recognised"][run.spec.name],
-            "run": records.config_hash(run.config),
-            "judge_run": records.config_hash(judge.config),
-        }
-        path = pathlib.Path(results) / "activation_max.json"
-        records.record(path, run.spec.name, form, entry)
+    if results is not None and observer is not None:
+        _record(pathlib.Path(results), run, observer, result)
     return result
 
 
-def _natural_statistics(run: experiment.Run, size: int) -> dict:
-    """What `activation_max.statistics` gives for training pictures of a size."""
-    pictures = experiment.Pictures.open(run.config, run.workdir)
-    train = pictures.source.part("train")
-    chosen = np.random.default_rng(0).permutation(train)[:_NATURAL_PICTURES]
+def _record(
+    folder: pathlib.Path, run: Run, observer: Run, result: dict[str, Any]
+) -> None:
+    """Enter the counts of a result into activation_max.json."""
+    entry = {key: value for key, value in result.items() if key != "scores"}
+    entry |= {
+        "recognised": result["recognised"][observer.network.spec.name],
+        "recognised_by_itself": result["recognised"][run.network.spec.name],
+        "run": records.config_hash(run.config),
+        "judge_run": records.config_hash(observer.config),
+    }
+    path = folder / "activation_max.json"
+    records.record(path, result["model"], result["form"], entry)
+
+
+def _maximise_all(
+    run: Run,
+    labels: Int[np.ndarray, " k"],
+    optimisation: _Optimisation,
+    out: pathlib.Path,
+) -> Maximised:
+    """Optimise an image for each label, in batches, and write each as a PNG."""
+    network, form = run.network, activation_max.FORMS[optimisation.form]
+    natural = _natural_statistics(run, optimisation.size) if form.naturalness else None
+    firsts = range(0, len(labels), optimisation.batch_size)
+    total = len(firsts) * optimisation.seeds * optimisation.steps
+    parts = []
+    with tqdm.tqdm(total=total, desc="maximising", unit="step") as bar:
+
+        @jax.jit
+        def maximise(variables, labels, key, natural):
+            return activation_max.maximise(
+                network.bind(variables),
+                labels,
+                key,
+                form,
+                size=optimisation.size,
+                steps=optimisation.steps,
+                natural=natural,
+                on_step=lambda _: bar.update(),
+            )
+
+        for first in firsts:
+            chosen = labels[first : first + optimisation.batch_size]
+            # Repeats fill the last batch, so that nothing is compiled again.
+            rows = np.resize(chosen, min(optimisation.batch_size, len(labels)))
+            best = None
+            for seed in range(optimisation.seeds):
+                key = jax.random.key(seed)
+                candidate = maximise(network.variables, jnp.array(rows), key, natural)
+                best = candidate if best is None else _better(best, candidate)
+            part = _first(jax.device_get(best), len(chosen))
+            _write_images(out, part, [network.class_names[i] for i in chosen], chosen)
+            parts.append(part)
+        jax.effects_barrier()  # The last steps of the bar are reported before it ends.
+    return Maximised(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.curves for part in parts], axis=1),
+        np.concatenate([part.scores for part in parts]),
+    )
+
+
+def _first(maximised: Maximised, count: int) -> Maximised:
+    """Return the results of the first classes."""
+    return Maximised(
+        maximised.images[:count], maximised.curves[:, :count], maximised.scores[:count]
+    )
+
+
+def _better(a: Maximised, b: Maximised) -> Maximised:
+    """Return, for each class, the result with the larger score."""
+    is_first = a.scores >= b.scores
+    return Maximised(
+        jnp.where(is_first[:, None, None, None], a.images, b.images),
+        jnp.where(is_first, a.curves, b.curves),
+        jnp.where(is_first, a.scores, b.scores),
+    )
+
+
+def _write_images(
+    out: pathlib.Path,
+    maximised: Maximised,
+    class_names: Sequence[str],
+    labels: Int[np.ndarray, " k"],
+) -> None:
+    """Write a PNG for each class; FloatingPointError if a score is not finite."""
+    finite = np.isfinite(maximised.scores)
+    if not finite.all():
+        failed = [name for name, ok in zip(class_names, finite, strict=True) if not ok]
+        raise FloatingPointError(
+            f"the scores of {failed} became NaN or infinite; no image of their batch "
+            "was written. Try --form=plain"
+        )
+    for image, name, label in zip(maximised.images, class_names, labels, strict=True):
+        stem = re.sub(r"[^\w-]+", "_", name)
+        pixels = image.round().astype(np.uint8)
+        Image.fromarray(pixels).save(out / f"{label:03d}_{stem}.png")
+
+
+def _natural_statistics(run: Run, size: int) -> NaturalStatistics:
+    """Compute `activation_max.statistics` of training images, seen at a size."""
+    network, dataset = run.network, of_run(run)
+    shuffled = np.random.default_rng(0).permutation(dataset.indices("train"))
+    view = dataclasses.replace(network.view, size=size)
+    mesh = sharding.make_mesh()
+    batch_size = whole_batch_size(_BATCH_SIZE, mesh.size)
+    evaluator = Evaluator(
+        network.spec, (view,), batch_size, mesh, preprocess=network.preprocess
+    )
 
     @jax.jit
-    def moments(variables, batch):
-        images = augment.center_crop(
-            batch["canvas"],
-            batch["sizes"],
-            size,
-            run.crop,
-            keep_aspect=run.keep_aspect,
-        )
-        network = models.bind(run.spec, variables, run.preprocess)
-        return activation_max.moments(network(images)[1])
+    def compute(variables: dict, batch: Batch) -> activation_max.Moments:
+        images = view(batch["canvas"], batch["sizes"])
+        return activation_max.moments(network.bind(variables)(images)[1])
 
-    mesh = loader.make_mesh()
-    variables = loader.replicate(run.variables, mesh)
-    found = predict.run(moments, variables, pictures.reader, chosen, 32, mesh)
-    return activation_max.statistics(found)
+    moments = evaluator.stream(
+        compute, network.variables, dataset.reader, shuffled[:_NATURAL_IMAGES]
+    )
+    return activation_max.statistics(
+        jax.tree.map(lambda *parts: np.concatenate(parts), *moments)
+    )
 
 
-def read_pictures(folder: str | os.PathLike) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (class index, RGB uint8 [H, W, 3]) of what `maximise_classes` wrote.
+def count_recognised(
+    network: Network,
+    images: Float[np.ndarray, "k h w 3"],
+    labels: Int[np.ndarray, " k"],
+) -> int:
+    """Count the images whose class a network predicts, at the size of its view.
 
-    In the order of classes; nothing where nothing was written.
+    Args:
+      network: that classifies.
+      images: square, in [0, 255], of any size.
+      labels: the classes that the images were made for.
+    """
+    side = network.view.size
+
+    @jax.jit
+    def classify(variables: dict, images: Float[Array, "n h w 3"]) -> Int[Array, " n"]:
+        resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
+        return network.bind(variables)(resized)[0].argmax(-1)
+
+    predictions = [
+        classify(network.variables, images[first : first + _BATCH_SIZE])
+        for first in range(0, len(images), _BATCH_SIZE)
+    ]
+    return int((np.concatenate(predictions) == labels).sum())
+
+
+def read_images(
+    folder: str | os.PathLike,
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """Yield (class index, pixels) of the images that `maximise_classes` wrote.
+
+    The order is that of the classes. A folder without such images yields nothing.
     """
     for path in sorted(pathlib.Path(folder).glob("[0-9]*_*.png")):
         with Image.open(path) as image:
             yield int(path.name.partition("_")[0]), np.asarray(image)
-
-
-def _better(a, b):
-    """Of two results, the picture of the larger score for each class."""
-    first = a.scores >= b.scores
-    return activation_max.Maximised(
-        jnp.where(first[:, None, None, None], a.images, b.images),
-        jnp.where(first, a.curves, b.curves),
-        jnp.where(first, a.scores, b.scores),
-    )
-
-
-def _recognised(run: experiment.Run, images: np.ndarray, labels: np.ndarray) -> int:
-    """How many pictures a run's network, at its own size, gives their class."""
-    preprocess, side = run.preprocess, run.size
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def answer(variables, images, side):
-        resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
-        return models.bind(run.spec, variables, preprocess)(resized)[0].argmax(-1)
-
-    found = [
-        answer(run.variables, images[i : i + 32], side)
-        for i in range(0, len(images), 32)
-    ]
-    return int((np.concatenate(found) == labels).sum())

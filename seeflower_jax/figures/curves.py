@@ -1,73 +1,68 @@
-"""Figures of runs, from what they recorded.
+"""Draw what runs logged, epoch by epoch.
 
-learning_curves("runs/inception_seed0")    # writes learning_curves.png there
-compare({"VGG16": "runs/vgg16_seed0"}, "figure_4_4.png")
+write_learning_curves("learning_curves.png", records.read_log("runs/vgg16_seed0"))
+write_comparison("figure_4_4.png", {"VGG16": vgg16_log, "VGG19": vgg19_log})
 """
 
-import json
 import os
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
+from seeflower_jax.figures import canvas
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-
-def _records(workdir) -> list[dict]:
-    path = pathlib.Path(workdir).expanduser() / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+# A line of `metrics.jsonl`: stage, epoch, metrics of 'train' and 'validation'.
+Epoch = Mapping[str, Any]
 
 
-def _draw(columns: Mapping[str, list[tuple[int, dict]]], path: pathlib.Path) -> None:
-    """Loss above accuracy; a column is [(epoch, record)] under its title."""
-    figure, axes = plt.subplots(
-        2, len(columns), figsize=(4.5 * len(columns), 6), squeeze=False, sharey="row"
-    )
-    for column, (title, points) in zip(axes.T, columns.items(), strict=True):
-        for axis, key in zip(column, ("loss", "top1"), strict=True):
-            for split, style in (("train", "-"), ("validation", "o-")):
-                own = [(x, r[split][key]) for x, r in points if split in r]
-                if own:
-                    axis.plot(*zip(*own, strict=True), style, ms=3, label=split)
-            axis.grid(alpha=0.3)
-            axis.set_xlabel("epoch")
-        column[0].set_title(title)
-    axes[0, 0].set_ylabel("loss")
-    axes[1, 0].set_ylabel("top-1 accuracy")
-    axes[1, 0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def learning_curves(workdir: str | os.PathLike) -> pathlib.Path:
-    """Draws loss and accuracy over the epochs of all stages of a run.
+def write_learning_curves(path: str | os.PathLike, log: Sequence[Epoch]) -> None:
+    """Draw loss and accuracy over the epochs, one column a stage.
 
     Args:
-      workdir: a run directory with a `metrics.jsonl`.
-
-    Returns:
-      The path of the PNG.
-    """
-    columns = {}
-    for record in _records(workdir):
-        columns.setdefault(record["stage"], []).append((record["epoch"], record))
-    path = pathlib.Path(workdir).expanduser() / "learning_curves.png"
-    _draw(columns, path)
-    return path
-
-
-def compare(runs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> None:
-    """Draws the learning curves of runs side by side, their stages one after the other.
-
-    Args:
-      runs: {title: run directory}.
       path: of the PNG.
+      log: of one run, as `records.read_log` returns it.
     """
-    columns = {
-        title: list(enumerate(_records(workdir), start=1))
-        for title, workdir in runs.items()
-    }
-    _draw(columns, pathlib.Path(path))
+    columns: dict[str, list[tuple[int, Epoch]]] = {}
+    for epoch in log:
+        columns.setdefault(epoch["stage"], []).append((epoch["epoch"], epoch))
+    _write_columns(path, columns)
+
+
+def write_comparison(
+    path: str | os.PathLike, logs: Mapping[str, Sequence[Epoch]]
+) -> None:
+    """Draw loss and accuracy of several runs, one column a run.
+
+    The stages of a run follow one another.
+
+    Args:
+      path: of the PNG.
+      logs: by the title of the run.
+    """
+    columns = {title: list(enumerate(log, start=1)) for title, log in logs.items()}
+    _write_columns(path, columns)
+
+
+def _write_columns(
+    path: str | os.PathLike, columns: Mapping[str, Sequence[tuple[int, Epoch]]]
+) -> None:
+    """Draw loss above accuracy; a column has its (epoch number, epoch)."""
+    size = 4.5 * len(columns), 6
+    with canvas.png(
+        path, rows=2, columns=len(columns), size=size, share_y="row"
+    ) as axes:
+        for column, (title, epochs) in zip(axes.T, columns.items(), strict=True):
+            for axis, metric in zip(column, ("loss", "top1"), strict=True):
+                for split, style in (("train", "-"), ("validation", "o-")):
+                    points = [
+                        (number, epoch[split][metric])
+                        for number, epoch in epochs
+                        if split in epoch
+                    ]
+                    if points:
+                        axis.plot(*zip(*points, strict=True), style, ms=3, label=split)
+                axis.grid(alpha=0.3)
+                axis.set_xlabel("epoch")
+            column[0].set_title(title)
+        axes[0, 0].set_ylabel("loss")
+        axes[1, 0].set_ylabel("top-1 accuracy")
+        axes[1, 0].legend()

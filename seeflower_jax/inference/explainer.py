@@ -1,11 +1,10 @@
-"""Attribution maps of a network for images as they were read.
+"""Compute attribution maps of a network for images as they were read.
 
     explainer = Explainer(network, ["grad_cam"], batch_size=16)
     explained = explainer(positions, pixels, targets)
     explained.maps["grad_cam"]        # float32 [n, size, size]
 
-Images are cropped by the network's view on the device, and several devices share a
-batch.
+The network's view is applied on the device, and several devices share a batch.
 """
 
 import dataclasses
@@ -90,14 +89,14 @@ class Explainer:
         """Compute the maps of up to `batch_size` images.
 
         Args:
-          positions: a number for each image; it seeds what is random.
+          positions: a number for each image; it seeds methods with random noise.
           pixels: of `Images.read`.
           targets: class indices; -1 is the predicted class.
         """
         count = len(pixels)
         rows = np.resize(np.arange(count), self.batch_size)
         placed = place_images(
-            list(pixels),
+            pixels,
             self.network.view.shortest_side,
             self.batch_size,
             self._mesh,

@@ -1,4 +1,4 @@
-"""A network as a folder that runs without the code that made it.
+"""Export a network as a folder that runs without the code that made it.
 
     save("flowers", network, metrics)
     network = load("flowers")
@@ -14,6 +14,7 @@ flax nor optax.
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import safetensors
 import safetensors.numpy
 from jax import export
+from jaxtyping import Array
 
 from seeflower_jax.data import whitening
 from seeflower_jax.data.view import View
@@ -45,7 +47,7 @@ def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _unflatten(flat: Mapping[str, Any]) -> dict:
-    """Restore the variables of a network from what `_flatten` gave."""
+    """Restore the variables of a network from their flat form."""
     tree: dict = {"batch_stats": {}}
     for name, value in flat.items():
         *path, last = name.split("/")
@@ -57,45 +59,59 @@ def _unflatten(flat: Mapping[str, Any]) -> dict:
 
 
 def is_export(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds a complete export."""
+    """Return whether a folder holds a complete export."""
+    return not missing_files(folder)
+
+
+def missing_files(folder: str | os.PathLike) -> list[str]:
+    """Return the names of the files that a folder lacks to be an export."""
     folder = pathlib.Path(folder).expanduser()
-    return all((folder / name).is_file() for name in _FILES)
+    return [name for name in _FILES if not (folder / name).is_file()]
 
 
 def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
     """Write a network as a folder, which must not exist.
 
     Args:
-      folder: to make.
+      folder: to make. It appears when it is complete.
       network: its whitening becomes part of the function.
-      metrics: for `model.json`.
+      metrics: of the network, for `model.json`.
 
     Raises:
       FileExistsError: if the folder exists.
     """
     folder = pathlib.Path(folder).expanduser()
-    folder.mkdir(parents=True)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; expected the name of a new folder")
     flat = jax.device_get(dict(_flatten(network.variables)))
-
-    def logits(flat: Mapping[str, jax.Array], images: jax.Array) -> jax.Array:
-        return network.bind(_unflatten(flat))(images)[0]
-
-    (batch,) = export.symbolic_shape("batch")
-    size = network.view.size
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
-    program = export.export(jax.jit(logits), platforms=PLATFORMS)(like, images)
     description = {
         **network.describe(),
         "metrics": dict(metrics),
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
     }
-    (folder / _PROGRAM).write_bytes(program.serialize())
-    safetensors.numpy.save_file(flat, folder / _PARAMETERS)
+    partial = folder.with_name(f"partial_{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
+    partial.mkdir(parents=True)
+    (partial / _PROGRAM).write_bytes(_serialize(network, flat))
+    safetensors.numpy.save_file(flat, partial / _PARAMETERS)
     if network.preprocess is not None:
-        network.preprocess.save(folder / whitening.FILE_NAME)
-    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        network.preprocess.save(partial / whitening.FILE_NAME)
+    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    os.replace(partial, folder)
+
+
+def _serialize(network: Network, flat: Mapping[str, Any]) -> bytearray:
+    """Return the function (flat variables, images) -> logits of a network."""
+
+    def logits(flat: Mapping[str, Array], images: Array) -> Array:
+        return network.bind(_unflatten(flat))(images)[0]
+
+    (batch,) = export.symbolic_shape("batch")
+    size = network.view.size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
+    return export.export(jax.jit(logits), platforms=PLATFORMS)(like, images).serialize()
 
 
 def load(folder: str | os.PathLike) -> Network:
@@ -128,16 +144,21 @@ def describe(folder: str | os.PathLike) -> dict:
       ValueError: if it is not such a folder, or an incomplete one.
     """
     folder = pathlib.Path(folder).expanduser()
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
+    if missing := missing_files(folder):
         raise ValueError(
             f"{folder} is not an export: {', '.join(missing)} is missing; expected a "
             "folder that scripts.export wrote"
         )
-    return json.loads((folder / _DESCRIPTION).read_text())
+    description = json.loads((folder / _DESCRIPTION).read_text())
+    if "view" not in description:
+        raise ValueError(
+            f"{folder / _DESCRIPTION} has no 'view', so an older version wrote it; "
+            "export the run again"
+        )
+    return description
 
 
-def _load_parameters(folder: pathlib.Path) -> dict:
+def _load_parameters(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / _PARAMETERS
     try:
         return safetensors.numpy.load_file(path)

@@ -1,8 +1,10 @@
 """Load a network from a run directory, an export or a weight file.
 
-network = load("runs/inception_seed0")
-network = load("flowers")                               # of scripts.export
-network = load("vgg16_weights.h5", model="vgg16")       # ImageNet's classes
+    network = load("runs/inception_seed0")
+    network = load("flowers")                               # of scripts.export
+    network = load("vgg16_weights.h5", model="vgg16")       # ImageNet's classes
+
+Only what is loaded is imported: an export needs neither flax nor orbax.
 """
 
 import os
@@ -17,16 +19,20 @@ _CROP = 0.875  # of published networks: 224 of 256 pixels
 
 
 def load(where: str | os.PathLike, model: str | None = None) -> Network:
-    """Return a trained network with all it takes to use it.
+    """Return a trained network, ready to predict and explain.
 
     Args:
-      where: a run directory, an export, or a weight file with its classifier; also
-        'imagenet:top', which downloads one.
-      model: the network that a weight file is of.
+      where: a run directory, an export, or a weight file with its classifier.
+        'imagenet:top' downloads such a file.
+      model: the network that the weights are of; for weight files only.
 
     Raises:
       FileNotFoundError: if there is no such file or folder.
       ValueError: if it is none of these.
+
+    Example:
+      >>> load("flowers").predict("rose.jpg")[0].classes[0]
+      'rose'
     """
     path = pathlib.Path(where).expanduser()
     if model is not None:
@@ -43,18 +49,25 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
         raise FileNotFoundError(f"there is no file or folder {where}{hint}")
     if path.is_file():
         raise ValueError(
-            f"{where} is a file: name the network of its weights by model="
+            f"{where} is a file; name the network that its weights are of, "
+            "load(where, model='vgg16')"
         )
     raise ValueError(
-        f"{where} is neither a run directory (no config.json) nor an export "
-        "(no model.json); with model=..., it can be a folder of converted weights"
+        f"{where} is neither a run directory (it has no config.json) nor a complete "
+        f"export (it lacks {', '.join(export.missing_files(path))}); for a folder of "
+        "converted weights, name the network, load(where, model='vgg16')"
     )
 
 
 def load_weights(model: str, weights: str) -> Network:
     """Return the network of a weight file that has its classifier.
 
+    Args:
+      model: key of `models.MODELS`.
+      weights: a file of Keras or torchvision, or 'imagenet:top', which downloads one.
+
     Raises:
+      FileNotFoundError: if there is no such file.
       ValueError: if the file does not fit the network or has no classifier.
     """
     from seeflower_jax.pretrained import imagenet, loading

@@ -1,4 +1,4 @@
-"""A network with all it takes to use it on images.
+"""Use a trained network on images: predict their classes and explain predictions.
 
     network = load("runs/inception_seed0")           # of `seeflower_jax.inference.load`
     for prediction in network.predict("photos/"):
@@ -6,14 +6,14 @@
     explanation = network.explain("rose.jpg", "grad_cam", target="rose")
     explanation.overlay().save("cam.png")
 
-Only what explains a network needs the code of networks, and so flax: an export predicts
-without it.
+An export predicts without flax. Explanations need it, because they differentiate the
+network, which is built again from its spec.
 """
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,13 +32,15 @@ from seeflower_jax.models.spec import ModelSpec
 if TYPE_CHECKING:
     from PIL import Image
 
+    from seeflower_jax.inference.explainer import Explainer
+
 # What `Images.of_files` takes.
 Where = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """What in an image a network's answer comes from.
+    """An attribution map of an image, with the prediction.
 
     Attributes:
       image: what the network sees, in [0, 255].
@@ -57,7 +59,10 @@ class Explanation:
     prediction: Prediction
 
     def overlay(self) -> "Image.Image":
-        """Draw the map in colours over the image in grey."""
+        """Draw the map in colours over the image in grey.
+
+        Example: `explanation.overlay().save("cam.png")`.
+        """
         from PIL import Image
 
         from seeflower_jax.figures import maps
@@ -92,7 +97,7 @@ class Network:
     program: Callable[[dict, Array], Array] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Return all but variables and whitening, JSON-serialisable."""
+        """Return what `model.json` of an export has of the network."""
         return {
             "spec": self.spec.to_dict(),
             "class_names": list(self.class_names),
@@ -113,7 +118,7 @@ class Network:
 
     @functools.cached_property
     def compute_logits(self) -> Callable[..., Float[Array, "n c"]]:
-        """Computes logits(variables, canvas, sizes), jitted, from whole images."""
+        """The jitted function (variables, canvas, sizes) -> logits of whole images."""
 
         @jax.jit
         def compute(variables: dict, canvas: Array, sizes: Int[Array, "n 2"]) -> Array:
@@ -125,7 +130,7 @@ class Network:
         return compute
 
     def see(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        """Return what the network sees of an image, rounded, to be shown."""
+        """Return what the network sees of an image, rounded for display."""
         sizes = np.array([pixels.shape[:2]], np.int32)
         return np.asarray(self.view(pixels[None], sizes)[0].round()).astype(np.uint8)
 
@@ -136,10 +141,11 @@ class Network:
         return np.exp(metrics.log_softmax(np.asarray(logits) / self.temperature))
 
     def images(self, where: "Images | Where") -> Images:
-        """Return image files as the network takes them.
+        """Return image files, decoded at the size that the network was trained with.
 
         Args:
-          where: a folder, a pattern, a .txt list, a file, or several of them.
+          where: a folder, a pattern, a .txt list, a file, or several of them. `Images`
+            are returned as they are.
 
         Raises:
           FileNotFoundError: if there are none.
@@ -156,11 +162,19 @@ class Network:
         Args:
           where: as of `images`.
           top: how many classes of each image.
-          batch_size: images at once.
+          batch_size: images at once, rounded up to a multiple of the devices.
+
+        Returns:
+          A prediction for each image, in order.
 
         Raises:
           FileNotFoundError: if there are no images.
-          UnreadableImage: names a file that is not an image.
+          UnreadableImage: names a file that is not an image. Use `predict.stream` to
+            skip such files.
+
+        Example:
+          >>> for prediction in network.predict("photos/", top=1):
+          ...     print(prediction.image, prediction.classes[0])
         """
         predictions = []
         for prediction in predict.stream(self, self.images(where), top, batch_size):
@@ -184,17 +198,20 @@ class Network:
           method: of attribution, a key of `attribution.registry.METHODS`.
           target: 'predicted', a class name or a class index.
           layer: of class activation maps; the network's default if None.
-          **options: of the method, `steps=8`.
+          **options: numbers for the method, `steps=8`.
 
         Raises:
+          FileNotFoundError: if there is no such file.
           UnreadableImage: if the file is not an image.
           ValueError: for an unknown method, option, target or layer.
+
+        Example:
+          >>> network.explain("rose.jpg", target="rose").overlay().save("cam.png")
         """
         from seeflower_jax.attribution import registry
-        from seeflower_jax.inference.explainer import Explainer
 
         label = class_index(target, self.class_names)
-        explainer = Explainer(self, [method], layer, 1, {method: options})
+        explainer = self._explainer(method, layer, options)
         explained = explainer([0], [self.images(image).read(0)], [label])
         probabilities = self.probabilities(explained.logits)[0]
         return Explanation(
@@ -206,6 +223,26 @@ class Network:
             predict.rank(str(image), probabilities, self.class_names, 5),
         )
 
+    @functools.cached_property
+    def _explainers(self) -> dict[tuple, "Explainer"]:
+        return {}
+
+    def _explainer(
+        self, method: str, layer: str | None, options: Mapping[str, float]
+    ) -> "Explainer":
+        """Return an explainer of single images, compiled once for its arguments."""
+        from seeflower_jax.attribution import registry
+        from seeflower_jax.inference.explainer import Explainer
+
+        registry.check_methods([method])
+        registry.check_options(method, options)
+        key = method, layer, tuple(sorted(options.items()))
+        if key not in self._explainers:
+            self._explainers[key] = Explainer(
+                self, [method], layer, 1, {method: options}
+            )
+        return self._explainers[key]
+
 
 def class_index(
     target: str | int,
@@ -215,9 +252,9 @@ def class_index(
     """Return the index of a class from its name or index; -1 for 'predicted'.
 
     Args:
-      target: what is typed.
+      target: 'predicted', a class name or a class index, which may be text.
       class_names: of the network.
-      other_words: what else is allowed, for the message; () allows classes alone.
+      other_words: what else a user may type, for the message; () allows only classes.
 
     Raises:
       ValueError: for an unknown name and an index out of range.
@@ -226,7 +263,7 @@ def class_index(
         return -1
     if target in class_names:
         return list(class_names).index(str(target))
-    if str(target).isdigit() and int(target) < len(class_names):
+    if str(target).isdecimal() and int(target) < len(class_names):
         return int(target)
     hint = hints.did_you_mean(str(target), [*other_words, *class_names])
     words = "".join(f"{word!r}, " for word in other_words)

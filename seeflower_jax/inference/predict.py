@@ -1,4 +1,4 @@
-"""Predict the classes of many images, in batches, while the next ones are read.
+"""Predict the classes of images in batches, while the next batch is read.
 
 for prediction in stream(network, network.images("photos/")):
     ...     # a `Prediction`, or the `UnreadableImage` of a file that is not one
@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
 
 from seeflower_jax import sharding
 from seeflower_jax.data import decode, loader
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network makes of an image.
+    """The most probable classes of an image.
 
     Attributes:
       image: its name.
@@ -56,11 +57,20 @@ def whole_batch_size(batch_size: int, devices: int) -> int:
 
 
 def place_images(
-    pixels: list[UInt8[np.ndarray, "h w 3"]], shortest_side: int, batch_size: int, mesh
-) -> dict:
-    """Place images on the devices, filled up with repeats to a batch.
+    pixels: Sequence[UInt8[np.ndarray, "h w 3"]],
+    shortest_side: int,
+    batch_size: int,
+    mesh: Mesh,
+) -> dict[str, Array]:
+    """Place images on the devices; repeats fill the batch.
 
-    All batches have one shape, so that one program serves them.
+    All batches have one shape, so that one compiled program serves them.
+
+    Args:
+      pixels: up to `batch_size` images.
+      shortest_side: in pixels, that the images were decoded at.
+      batch_size: a multiple of the devices.
+      mesh: of `sharding.make_mesh`.
 
     Returns:
       `canvas` and `sizes`, as of `View`, of `batch_size` rows.
@@ -81,7 +91,18 @@ def stream(
       images: of `Network.images`.
       top: how many classes of each image.
       batch_size: images at once, rounded up to a multiple of the devices.
+
+    Example:
+      >>> for prediction in stream(network, network.images("photos/")):
+      ...     if isinstance(prediction, UnreadableImage):
+      ...         print("skipped:", prediction)
     """
+    if top < 1 or batch_size < 1:
+        raise ValueError(
+            f"top is {top} and batch_size is {batch_size}; expected 1 or more of each"
+        )
+    if not len(images):
+        return
     mesh = sharding.make_mesh()
     batch_size = whole_batch_size(min(batch_size, len(images)), mesh.size)
     variables = sharding.replicate(network.variables, mesh)
@@ -103,6 +124,7 @@ def _predictions(
     logits: Float[np.ndarray, "n c"],
     top: int,
 ) -> dict[int, Prediction]:
+    """Return the predictions by the positions of the images."""
     probabilities = network.probabilities(logits[: len(batch.positions)])
     return {
         position: rank(images.names[position], row, network.class_names, top)

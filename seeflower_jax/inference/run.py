@@ -1,4 +1,4 @@
-"""A run directory: its network, its config, where it stands.
+"""Load a run directory: its network, its config and its progress.
 
 run = load_run("runs/inception_seed0")
 run.network.predict("photos/")
@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 
-from seeflower_jax import models, records
+from seeflower_jax import hints, models, records
 from seeflower_jax.data import whitening
 from seeflower_jax.data.view import View
 from seeflower_jax.inference.network import Network
@@ -29,8 +29,8 @@ class Run:
     Attributes:
       workdir: the run directory.
       config: the content of its `config.json`.
-      network: the best by validation.
-      step: of the run, that its variables are from.
+      network: with the best variables by validation.
+      step: the training step that the variables are from.
     """
 
     workdir: pathlib.Path
@@ -47,9 +47,12 @@ def load_config(workdir: str | os.PathLike) -> dict:
     """
     path = pathlib.Path(workdir).expanduser() / "config.json"
     if not path.exists():
+        near = None if path.parent.exists() else hints.nearest_path(workdir)
+        hint = (
+            f"did you mean {near}?" if near else "give the --workdir of scripts.train"
+        )
         raise FileNotFoundError(
-            f"{workdir} is not a run directory: it has no config.json; "
-            "give the --workdir of scripts.train"
+            f"{workdir} is not a run directory: it has no config.json; {hint}"
         )
     return json.loads(path.read_text())
 
@@ -59,7 +62,7 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
 
     Args:
       workdir: the run directory.
-      data_dir: where the images are, if not where the run was trained on them.
+      data_dir: folder of the images, if it has moved since the training.
 
     Raises:
       FileNotFoundError: if it is not a run directory.

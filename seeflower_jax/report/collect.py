@@ -1,162 +1,217 @@
-"""The report of a run directory, from what the run recorded and its network sees.
+"""Collect what the page of a run shows, and write the page.
 
-    path = write("runs/inception_seed0")     # report.html there
+    path = write("runs/inception_seed0")     # report.html in the run directory
 
-This module connects the rooms, as `experiment` does for training. The logits of the
-splits are taken from the run directory; only those that are missing are computed. Of an
-unfinished run, the test split is left alone.
+The logits of the splits are read from the run directory; missing ones are computed. The
+test split of an unfinished run is not evaluated.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
-from PIL import Image
+from jaxtyping import Bool, Float, Int, UInt8
 
-from seeflower_jax import experiment, explain, maximisation, records
-from seeflower_jax.data.cache import center_view
+from seeflower_jax import records
+from seeflower_jax.data.images import Images
 from seeflower_jax.evaluation import calibration, metrics
-from seeflower_jax.report import html, results
+from seeflower_jax.experiment import evaluate, images
+from seeflower_jax.experiment.evaluate import Evaluation
+from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.explain import maximise
+from seeflower_jax.inference.explainer import Explainer
+from seeflower_jax.inference.network import Network
+from seeflower_jax.inference.run import NoCheckpointError, Run, load_config, load_run
+from seeflower_jax.report import html
+from seeflower_jax.report.html import Example, Page
 
+METHODS = ("grad_cam", "saliency")
 _EXAMPLES, _MAXIMISED, _BATCH_SIZE = 12, 24, 8
-_METHODS = ("grad_cam", "saliency")
-_TITLES = results.NAMES | {
+_TITLES = {
     "baseline": "The baseline network",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "inception_v3": "Inception-v3",
     "oxford_flowers102": "Oxford 102 Flowers",
 }
 
 
 def is_current(workdir: str | os.PathLike) -> bool:
-    """Whether a finished run has a report that is not older than its result."""
+    """Return whether the page of a finished run is at least as new as its result."""
     workdir = pathlib.Path(workdir).expanduser()
-    report, result = workdir / "report.html", workdir / "result.json"
-    return report.exists() and report.stat().st_mtime >= result.stat().st_mtime
+    page, result = workdir / "report.html", workdir / "result.json"
+    return page.exists() and page.stat().st_mtime >= result.stat().st_mtime
 
 
 def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Path:
-    """Writes the report of a run, finished or not, and returns its path.
+    """Write the page of a run, finished or not, and return its path.
 
     Args:
       workdir: the run directory.
-      data_dir: where the data is, if not where the run found it.
+      data_dir: where the images are, if they have moved since training.
 
     Raises:
-      FileNotFoundError: if it is no run directory.
+      FileNotFoundError: if `workdir` is not a run directory.
     """
     workdir = pathlib.Path(workdir).expanduser()
-    config = experiment.load_config(workdir)
-    log = workdir / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    given = {
-        "title": _title(config),
-        "config": _without_home(config.to_dict()),
-        "result": records.read_result(workdir),
-        "records": [json.loads(line) for line in lines],
-    }
-    try:
-        run = experiment.load_run(workdir, data_dir)
-    except experiment.NoCheckpointError:
-        logging.warning("%s has no checkpoint yet: nothing is evaluated", workdir)
-    else:
-        seen = "test" in given["result"]  # not after --notest, nor before the end
-        wanted = ("validation", "test") if seen else ("validation",)
-        given |= _evaluated(run, wanted)
     path = workdir / "report.html"
-    html.write(path, html.Report(**given))
+    html.write(path, _collect(workdir, data_dir))
     return path
 
 
-def _title(config) -> str:
-    data = pathlib.Path(config.data.dir).name or config.data.source
-    data = _TITLES.get(config.data.source, data)
-    return f"{_TITLES.get(config.model.name, config.model.name)} on {data}"
+def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
+    """Return what the page of a run shows."""
+    config, result = load_config(workdir), records.read_result(workdir)
+    page = Page(
+        title=_title(config),
+        config=_without_home(config),
+        result=result,
+        log=records.read_log(workdir),
+    )
+    try:
+        run = load_run(workdir, data_dir)
+    except NoCheckpointError:
+        logging.warning("%s has no checkpoint yet: nothing is evaluated", workdir)
+        return page
+    # After --notest and before the end, the test split is left alone.
+    splits = ("validation", "test") if "test" in result else ("validation",)
+    evaluations = _evaluate(run, splits)
+    page = dataclasses.replace(
+        page,
+        class_names=run.network.class_names,
+        evaluations=evaluations,
+        averages_views=read_settings(run.config).averages_views,
+        maximised=_maximised(run),
+    )
+    if not evaluations:
+        return page
+    mistakes, gallery = _examples(run, evaluations[-1])
+    return dataclasses.replace(page, mistakes=mistakes, gallery=gallery)
 
 
-def _without_home(config: dict) -> dict:
-    """A config whose paths do not tell where home is."""
+def _title(config: Mapping[str, Any]) -> str:
+    """Name the network and the images of a run."""
+    model, data = config["model"]["name"], config["data"]
+    folder = pathlib.Path(data["dir"]).name or data["source"]
+    source = _TITLES.get(data["source"], folder)
+    return f"{_TITLES.get(model, model)} on {source}"
+
+
+def _without_home(config: Mapping[str, Any]) -> dict:
+    """Return a config in whose paths ~ stands for the home folder."""
     return json.loads(json.dumps(config).replace(str(pathlib.Path.home()), "~"))
 
 
-def _evaluated(run: experiment.Run, wanted: Sequence[str]) -> dict:
-    """What a report has of a network: logits, examples, maximised pictures."""
-    there = experiment.Pictures.open(run.config, run.workdir).source.splits
-    maximised = maximisation.read_pictures(run.workdir / "activation_max")
-    splits = [
-        html.Split(name, *experiment.evaluate(run, name)[1:])
-        for name in wanted
-        if name in there
+def _evaluate(run: Run, splits: Sequence[str]) -> list[Evaluation]:
+    """Evaluate the splits that the run's images have.
+
+    All evaluations have one temperature. The result of a finished run has it; for an
+    unfinished run it is fitted to the validation split.
+    """
+    available = images.of_run(run).source.splits
+    evaluations = [evaluate.evaluate(run, name) for name in splits if name in available]
+    if records.read_result(run.workdir) or not evaluations:
+        return evaluations
+    validation = evaluations[0]
+    temperature = calibration.fit_temperature(validation.logits, validation.labels)
+    return [dataclasses.replace(e, temperature=temperature) for e in evaluations]
+
+
+def _maximised(run: Run) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+    """Return (class name, image) of activation maximisation, where it was run."""
+    maximised = maximise.read_images(run.workdir / "activation_max")
+    return [
+        (run.network.class_names[label], image)
+        for label, image in itertools.islice(maximised, _MAXIMISED)
     ]
-    found = {
-        "class_names": run.class_names,
-        "splits": splits,
-        "maximised": [
-            (run.class_names[label], picture)
-            for label, picture in itertools.islice(maximised, _MAXIMISED)
-        ],
-    }
-    if splits and splits[0].name == "validation":
-        found["temperature"] = calibration.fit_temperature(
-            splits[0].logits, splits[0].labels
-        )
-    if splits:
-        found |= _examples(run, splits[-1], found.get("temperature", 1.0))
-    return found
 
 
-def _examples(run: experiment.Run, split: html.Split, temperature: float) -> dict:
-    """The most confident mistakes, and right predictions of many classes."""
-    probabilities = np.exp(metrics.log_softmax(split.logits / temperature))
+def _examples(run: Run, evaluation: Evaluation) -> tuple[list[Example], list[Example]]:
+    """Return the most confident mistakes, and correct predictions of many classes."""
+    labels = evaluation.labels
+    scaled_logits = evaluation.logits / evaluation.temperature
+    probabilities = np.exp(metrics.log_softmax(scaled_logits))
     predicted, confidence = probabilities.argmax(-1), probabilities.max(-1)
-    wrong = np.flatnonzero(predicted != split.labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_EXAMPLES]
-    right = _spread(np.flatnonzero(predicted == split.labels), split.labels)
-    pictures = explain.split_pictures(run, split.name)
-    training = explain.split_pictures(run, "train")
-
-    def training_picture(label):
-        if label not in training.labels:
-            return None
-        image = Image.fromarray(training.read(training.labels.index(label)))
-        return center_view(image, run.size, run.crop, run.keep_aspect)
-
-    examples = [
-        html.Example(
-            image,
-            maps,
-            int(split.labels[i]),
-            int(predicted[i]),
-            float(confidence[i]),
-            training_picture(predicted[i]) if predicted[i] != split.labels[i] else None,
+    mistakes = _most_confident(predicted != labels, confidence)
+    correct = _spread(np.flatnonzero(predicted == labels), labels)
+    dataset = images.of_run(run)
+    training_images = dataset.images("train")
+    examples = []
+    for position, image, maps in _explain(
+        run.network,
+        dataset.images(evaluation.split),
+        np.concatenate([mistakes, correct]),
+        predicted,
+    ):
+        label, predicted_label = int(labels[position]), int(predicted[position])
+        training_image = None
+        if label != predicted_label:
+            training_image = _first_of(run.network, training_images, predicted_label)
+        examples.append(
+            Example(
+                image=image,
+                maps=maps,
+                label=label,
+                predicted=predicted_label,
+                probability=float(confidence[position]),
+                training_image=training_image,
+            )
         )
-        for i, image, maps in _explained(run, pictures, [*wrong, *right], predicted)
-    ]
-    return {"mistakes": examples[: len(wrong)], "gallery": examples[len(wrong) :]}
+    return examples[: len(mistakes)], examples[len(mistakes) :]
 
 
-def _explained(run, pictures, positions, targets):
-    """Yields (position, image, {method: map}) of some pictures."""
-    batch_size = -(-_BATCH_SIZE // jax.device_count()) * jax.device_count()
-    explainer = explain.make_explainer(run, _METHODS, None, batch_size)
-    for first in range(0, len(positions), batch_size):
-        part = positions[first : first + batch_size]
-        pixels = [pictures.read(i) for i in part]
-        images, _, _, maps = explainer(part, pixels, targets[part])
+def _most_confident(
+    is_mistake: Bool[np.ndarray, " n"], confidence: Float[np.ndarray, " n"]
+) -> Int[np.ndarray, " m"]:
+    """Return the positions of the mistakes of the highest confidence."""
+    mistakes = np.flatnonzero(is_mistake)
+    order = np.argsort(-confidence[mistakes], kind="stable")
+    return mistakes[order][:_EXAMPLES]
+
+
+def _spread(
+    positions: Int[np.ndarray, " n"], labels: Int[np.ndarray, " m"]
+) -> Int[np.ndarray, " k"]:
+    """Return some of the positions, of classes that are spread over the class list."""
+    positions = positions[np.argsort(labels[positions], kind="stable")]
+    sorted_labels = labels[positions]
+    # The rank of each image within its class.
+    rank = np.arange(len(positions)) - np.searchsorted(sorted_labels, sorted_labels)
+    # First one image of each class, then the second ones, until there are enough.
+    positions = positions[np.argsort(rank, kind="stable")]
+    positions = positions[: max(_EXAMPLES, len(np.unique(sorted_labels)))]
+    count = min(_EXAMPLES, len(positions))
+    return positions[np.linspace(0, len(positions) - 1, count).round().astype(int)]
+
+
+def _explain(
+    network: Network,
+    split_images: Images,
+    positions: Int[np.ndarray, " k"],
+    targets: Int[np.ndarray, " n"],
+) -> Iterator[tuple[int, Float[np.ndarray, "s s 3"], dict[str, np.ndarray]]]:
+    """Yield (position, image, maps by method) of some images of a split."""
+    explainer = Explainer(network, METHODS, batch_size=_BATCH_SIZE)
+    for first in range(0, len(positions), explainer.batch_size):
+        part = positions[first : first + explainer.batch_size].tolist()
+        pixels = [split_images.read(position) for position in part]
+        explained = explainer(part, pixels, targets[part])
         for row, position in enumerate(part):
-            yield position, images[row], {name: maps[name][row] for name in _METHODS}
+            maps = {method: explained.maps[method][row] for method in METHODS}
+            yield position, explained.images[row], maps
 
 
-def _spread(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Some of the pictures `right`, of classes spread over the list."""
-    right = right[np.argsort(labels[right], kind="stable")]
-    own = labels[right]
-    earlier = np.arange(len(own)) - np.searchsorted(own, own)  # of the same class
-    # One of each class, where these are too few the next of each.
-    right = right[np.argsort(earlier, kind="stable")]
-    right = right[: max(_EXAMPLES, len(np.unique(own)))]
-    count = min(_EXAMPLES, len(right))
-    return right[np.linspace(0, len(right) - 1, count).round().astype(int)]
+def _first_of(
+    network: Network, training_images: Images, label: int
+) -> UInt8[np.ndarray, "s s 3"] | None:
+    """Return the first training image of a class as the network sees it, or None."""
+    if label not in training_images.labels:
+        return None
+    position = list(training_images.labels).index(label)
+    return network.see(training_images.read(position))

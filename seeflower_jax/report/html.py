@@ -1,9 +1,9 @@
-"""The report of a run: one page that needs no other file and no network.
+"""Render the page of a run: one file that needs no other file and no network.
 
-    page = render(Report(title, config, result, records, class_names, splits=[...]))
+    text = render(Page(title, config, result, log, class_names, evaluations=[...]))
 
-It draws what it is given; `seeflower_jax.reporting` collects that from a run directory.
-Text and structure are in templates/.
+The page shows what it is given; `seeflower_jax.report.collect` reads that from a run
+directory. Text and structure are in templates/.
 """
 
 import base64
@@ -11,80 +11,107 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jinja2
 import numpy as np
+from jaxtyping import Float, Int, Num
 from PIL import Image
 
 from seeflower_jax.evaluation import calibration, metrics
-from seeflower_jax.report import attribution, charts
+from seeflower_jax.experiment.evaluate import Evaluation
+from seeflower_jax.figures import maps
+from seeflower_jax.report import charts
 
 _WORST, _PAIRS = 12, 10
 _THIN_SPACE = "\u202f"
 
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The logits [N, C] and labels int [N] of a split, by its name."""
-
-    name: str
-    logits: np.ndarray
-    labels: np.ndarray
+Pixels = Num[np.ndarray, "h w 3"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Example:
-    """A picture and what the network made of it.
+    """An image and its prediction.
 
     Attributes:
-      picture: RGB [H, W, 3] in [0, 255].
-      maps: {method: [H, W]}.
-      label, predicted: class indices.
-      probability: of the predicted class.
-      other: a picture of the predicted class, or None.
+      image: RGB in [0, 255].
+      maps: by attribution method.
+      label: index of the true class.
+      predicted: index of the predicted class.
+      probability: of the predicted class, calibrated.
+      training_image: an image of the predicted class, or None.
     """
 
-    picture: np.ndarray
-    maps: dict[str, np.ndarray]
+    image: Pixels
+    maps: Mapping[str, Float[np.ndarray, "h w"]]
     label: int
     predicted: int
     probability: float
-    other: np.ndarray | None = None
+    training_image: Pixels | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a report draws.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Page:
+    """What the page of a run shows.
 
     Attributes:
       title: of the run.
-      config: as in `config.json`.
-      result: as in `result.json`; empty for an unfinished run.
-      records: the lines of `metrics.jsonl`.
+      config: content of `config.json`.
+      result: content of `result.json`; empty for an unfinished run.
+      log: lines of `metrics.jsonl`.
       class_names: of the logits.
-      splits: the evaluated ones; the last has the examples.
-      temperature: that calibrates the logits.
+      evaluations: of the splits, with one temperature; the last has the examples.
+      averages_views: whether the evaluated logits are averaged over test-time views,
+        where a prediction uses a single view.
       mistakes: wrong predictions, the most confident first.
-      gallery: right predictions.
-      maximised: pictures [H, W, 3] that classes' scores are largest for, by name.
+      gallery: correct predictions.
+      maximised: (class name, image) of activation maximisation.
     """
 
     title: str
-    config: dict
-    result: dict
-    records: Sequence[dict]
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]]
     class_names: Sequence[str] = ()
-    splits: Sequence[Split] = ()
-    temperature: float = 1.0
+    evaluations: Sequence[Evaluation] = ()
+    averages_views: bool = False
     mistakes: Sequence[Example] = ()
     gallery: Sequence[Example] = ()
-    maximised: Sequence[tuple[str, np.ndarray]] = ()
+    maximised: Sequence[tuple[str, Pixels]] = ()
 
 
-def render(report: Report) -> str:
-    """The page as HTML that is well-formed XML too."""
+def write(path: pathlib.Path, page: Page) -> None:
+    """Write a page under another name, then rename it."""
+    partial = path.with_name(f"partial_{path.name}")
+    partial.write_text(render(page), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML that is also well-formed XML."""
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            page=page,
+            class_names=page.class_names,
+            split_rows=[_split_row(evaluation) for evaluation in page.evaluations],
+            details=_details(page) if page.evaluations else None,
+            curves=charts.curves(page.log),
+            optimisation_curves=charts.optimisation_curves(page.log),
+            curves_frame=charts.CURVES,
+            stages=list(dict.fromkeys(epoch["stage"] for epoch in page.log)),
+            epochs=[epoch for epoch in page.log if "validation" in epoch] or page.log,
+            settings=list(_leaves(page.config)),
+        )
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("seeflower_jax.report"),
         autoescape=True,
@@ -95,8 +122,9 @@ def render(report: Report) -> str:
     environment.filters |= {
         "duration": _duration,
         "json": functools.partial(json.dumps, ensure_ascii=False),
-        "overlay": lambda e, method: attribution.overlay(
-            e.picture, e.maps[method], False
+        "number": "{:.3g}".format,
+        "overlay": lambda example, method: maps.overlay(
+            example.image, example.maps[method], signed=False
         ),
         "path": lambda points: " ".join(f"{x:g},{y:g}" for x, y in points),
         "percent": _percent,
@@ -104,68 +132,75 @@ def render(report: Report) -> str:
         "thousands": "{:,}".format,
         "uri": _uri,
     }
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        names=report.class_names,
-        results=[_result(split, report.temperature) for split in report.splits],
-        shown=_shown(report) if report.splits else None,
-        curves=charts.curves(report.records),
-        stages=list(dict.fromkeys(record["stage"] for record in report.records)),
-        told=[r for r in report.records if "validation" in r] or report.records,
-        frame=charts.CURVES,
-        settings=list(_flat(report.config)),
-    )
+    return environment
 
 
-def _result(split: Split, temperature: float) -> dict:
-    """The row of a split in the table of results."""
+def _split_row(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the row of a split in the table of results."""
+    logits, labels = evaluation.logits, evaluation.labels
     return {
-        "split": split.name,
-        "metrics": metrics.evaluate(split.logits, split.labels),
-        "errors": metrics.standard_errors(split.logits, split.labels),
-        "correct": int((split.logits.argmax(-1) == split.labels).sum()),
-        "calibration": calibration.summary(split.logits, split.labels, temperature),
+        "split": evaluation.split,
+        "metrics": evaluation.metrics,
+        "errors": metrics.standard_errors(logits, labels),
+        "correct": int((logits.argmax(-1) == labels).sum()),
     }
 
 
-def _shown(report: Report) -> dict:
-    """What is told of the split that has the examples."""
-    split, names = report.splits[-1], report.class_names
-    confusion = metrics.confusion_matrix(
-        split.logits.argmax(-1), split.labels, len(names)
-    )
-    classes = [row for row in metrics.per_class(confusion, names) if row["count"]]
-    classes.sort(key=lambda row: (row["recall"], -row["count"]))
-    wrong = confusion - np.diag(np.diag(confusion))
-    pairs = np.argwhere(wrong)
-    pairs = pairs[np.argsort(-wrong[tuple(pairs.T)], kind="stable")][:_PAIRS]
+def _details(page: Page) -> dict[str, Any]:
+    """Return classes and calibration of the split that has the examples."""
+    evaluation, class_names = page.evaluations[-1], page.class_names
+    logits, labels = evaluation.logits, evaluation.labels
+    confusion = metrics.confusion_matrix(logits.argmax(-1), labels, len(class_names))
+    rows = [row for row in metrics.per_class(confusion, class_names) if row["count"]]
+    rows.sort(key=lambda row: (row["recall"], -row["count"]))
+    temperatures = dict.fromkeys((1.0, evaluation.temperature))
     x_ticks, y_ticks = charts.reliability_ticks()
     return {
-        "split": split.name,
-        "matrix": charts.matrix(confusion, names),
-        "classes": classes,
-        "worst": [row for row in classes if row["recall"] < 1][:_WORST],
-        "pairs": [
-            (names[i], names[j], int(wrong[i, j]), int(confusion[i].sum()))
-            for i, j in pairs
-        ],
-        "reliability": [
-            (temperature, found.error, charts.reliability_bars(found))
-            for temperature in dict.fromkeys((1.0, report.temperature))
-            for found in [
-                calibration.reliability(split.logits, split.labels, temperature)
-            ]
-        ],
-        "frame": charts.RELIABILITY,
+        "split": evaluation.split,
+        "temperature": evaluation.temperature,
+        "matrix": charts.matrix(confusion, class_names),
+        "classes": rows,
+        "worst": [row for row in rows if row["recall"] < 1][:_WORST],
+        "pairs": _confused_pairs(confusion, class_names),
+        "diagrams": [_diagram(evaluation, t) for t in temperatures],
+        "reliability_frame": charts.RELIABILITY,
         "x_ticks": x_ticks,
         "y_ticks": y_ticks,
     }
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+def _diagram(evaluation: Evaluation, temperature: float) -> dict[str, Any]:
+    """Return the reliability diagram of an evaluated split at a temperature."""
+    reliability = calibration.reliability(
+        evaluation.logits, evaluation.labels, temperature
+    )
+    return {
+        "temperature": temperature,
+        "error": reliability.error,
+        "bars": charts.reliability_bars(reliability),
+    }
+
+
+def _confused_pairs(
+    confusion: Int[np.ndarray, "c c"], class_names: Sequence[str]
+) -> list[tuple[str, str, int, int]]:
+    """Return (true class, predicted class, mistakes, images) of frequent mistakes."""
+    mistakes = confusion - np.diag(np.diag(confusion))
+    pairs = np.argwhere(mistakes)
+    order = np.argsort(-mistakes[tuple(pairs.T)], kind="stable")[:_PAIRS]
+    return [
+        (class_names[i], class_names[j], int(mistakes[i, j]), int(confusion[i].sum()))
+        for i, j in pairs[order]
+    ]
+
+
+def _leaves(
+    config: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, object]]:
+    """Yield (key, value) of a config; an empty section is a value."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -184,15 +219,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f}{_THIN_SPACE}s"
 
 
-def _uri(picture: np.ndarray, side: int = 224) -> str:
-    """A picture [H, W, 3] in [0, 255] as a data URI, its sides at most `side`."""
-    image = Image.fromarray(np.asarray(picture).round().astype(np.uint8))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+def _uri(image: Pixels, side: int = 224) -> str:
+    """Return an image as a data URI, its sides at most `side` pixels."""
+    thumbnail = Image.fromarray(np.asarray(image).round().astype(np.uint8))
+    thumbnail.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=82, method=6)
+    thumbnail.save(file, "WEBP", quality=82, method=6)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def write(path: pathlib.Path, report: Report) -> None:
-    """Writes the page of a report."""
-    path.write_text(render(report), encoding="utf-8")

@@ -4,9 +4,9 @@
         for script, arguments in change.commands("runs"):
             print(records.command_line(script, arguments))
 
-A change is of values of the config, or of how a trained network is evaluated. Figures
-are of validation, official split, seed 0; rows are recorded by `scripts.evaluate
---ablation=NAME`.
+A change is of values of the config, or of how a trained network is evaluated. Metrics
+are of the validation split, official images, seed 0. `scripts.evaluate --ablation=NAME`
+records a row.
 """
 
 import dataclasses
@@ -15,12 +15,11 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from seeflower_jax import hints
 from seeflower_jax.pretrained import published
-
-# The module in configs/ of each network.
-CONFIGS = {"vgg16": "vgg16", "vgg19": "vgg19", "inception_v3": "inception"}
+from seeflower_jax.studies.rows import CONFIGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Change:
     """A row of the ablation.
 
     Attributes:
-      model: whose best recipe is changed.
+      model: the network whose best recipe is changed.
       name: of the row.
       values: of the config, by their flat keys; empty if only the evaluation differs.
       evaluation: flags of `scripts.evaluate`.
@@ -36,24 +35,24 @@ class Change:
 
     model: str
     name: str
-    values: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: Sequence[str] = ()
 
     @property
     def key(self) -> str:
-        """What it is selected by, and its run directory is called."""
+        """The name of its run directory, by which it is selected too."""
         return f"{self.model}_" + re.sub(r"\W+", "_", self.name).lower().strip("_")
 
     def commands(
-        self, out: str, changes: Mapping | None = None, weights_dir: str = ""
+        self, out: str, changes: Mapping[str, Any] | None = None, weights_dir: str = ""
     ) -> list[tuple[str, list[str]]]:
-        """Scripts and arguments that make the row, one after the other.
+        """Return the scripts and arguments that make the row, in their order.
 
         Args:
-          out: the folder of the run directories. If only the evaluation differs, the
-            run of the best recipe, as `reproduction` names it, has to be there.
-          changes: values of the config besides, by their flat keys.
-          weights_dir: where the published weight files are; '' downloads them.
+          out: the folder of the run directories. If only the evaluation differs, it
+            must have the run of the best recipe, named as `reproduce.plan` names it.
+          changes: further values of the config, by their flat keys.
+          weights_dir: folder of the published weight files; '' downloads them.
         """
         evaluate = ["--split=validation", *self.evaluation, f"--ablation={self.name}"]
         if not self.values:
@@ -70,33 +69,36 @@ class Change:
         return [("train", train), ("evaluate", [workdir, *evaluate])]
 
 
-def _literal(value) -> str:
-    """A value on a command line: with double quotes, since a shell has single ones."""
+def _literal(value: Any) -> str:
+    """Format a value for a command line.
+
+    Texts get double quotes, because the shell uses single ones.
+    """
     return str(value).replace("'", '"')
 
 
-def recorded(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
-    """The rows that a folder of results has, {model: {name: figures}}."""
+def load_results(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
+    """Read the recorded rows of a folder of results, {model: {name: metrics}}."""
     path = pathlib.Path(folder).expanduser() / "ablation.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def select(only: Sequence[str]) -> list[Change]:
-    """The changes whose keys match one of the patterns with `*`; all if there are none.
+def select(patterns: Sequence[str]) -> list[Change]:
+    """Return the changes whose keys match one of the patterns; [] selects all.
 
     Raises:
-      ValueError: for a pattern that matches nothing; names what is near.
+      ValueError: if a pattern matches nothing; lists similar keys.
     """
-    keys = hints.matching(only, [change.key for change in CHANGES], "row")
+    keys = hints.matching(patterns, [change.key for change in CHANGES], "row")
     return [change for change in CHANGES if change.key in keys]
 
 
-def _head_alone(model, name="head alone", **values):
+def _head_alone(model: str, name: str = "head alone", **values: Any) -> Change:
     return Change(model, name, {"stage_order": ("head",), **values})
 
 
-def _in(stages, values):
-    """The same values in several stages."""
+def _in(stages: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same values in several stages, by their flat keys."""
     return {
         f"stages.{stage}.{key}": value
         for stage in stages
@@ -138,7 +140,7 @@ CHANGES = (
     Change("inception_v3", "head not trained first", {"stage_order": _TUNED}),
     Change(
         "inception_v3",
-        "without the stage on larger pictures",
+        "without the stage on larger images",
         {"stage_order": ("head", "finetune")},
     ),
     Change(

@@ -1,98 +1,106 @@
 """Figures 4.5 and 4.6 of the paper, for any run.
 
-    draw(experiment.load_run(workdir), "figures")
+    draw(load_run("runs/inception_seed0"), "figures")
 
-The paper's own class names under Figure 4.6 are probably not those of its pictures: its
-class folders, named by numbers, were sorted as texts, its names by number. Here a
-class is its index in the official order, in training and in the figure.
+The class names under the paper's Figure 4.6 are probably not the names of its images.
+The paper's code sorted the class folders, which are numbers, as texts, but the names by
+number. In this project a class is its index in the official order everywhere.
 """
 
 import os
 import pathlib
 from collections.abc import Sequence
 
-from seeflower_jax import experiment, explain, maximisation
-from seeflower_jax.report import attribution as figures
+from seeflower_jax.experiment import images as run_images
+from seeflower_jax.explain import maximise
+from seeflower_jax.figures import maps
+from seeflower_jax.inference.explainer import Explainer
+from seeflower_jax.inference.run import Run
 
 PAPER_CLASSES = (5, 7, 33, 100, 73)  # of Figure 4.6, by index from 0
 # As in the paper: guided backpropagation from the softmax.
 SALIENCY = "paper_saliency"
+STEPS = 256  # of the maximisation
 
 
-def first_of_classes(labels: Sequence[int], classes: Sequence[int]) -> list[int]:
-    """The position of the first picture of each class.
+def first_of_classes(labels: Sequence[int | None], classes: Sequence[int]) -> list[int]:
+    """Return the position of the first image of each class.
 
     Raises:
-      ValueError: for a class without a picture.
+      ValueError: for a class without an image.
     """
     labels = list(labels)
     for label in classes:
         if label not in labels:
-            raise ValueError(f"no picture of class {label} here")
+            raise ValueError(f"no image of class {label} in this split")
     return [labels.index(label) for label in classes]
 
 
 def attribution_figure(
-    run: experiment.Run,
+    run: Run,
     path: str | os.PathLike,
     classes: Sequence[int] = PAPER_CLASSES,
     split: str = "test",
 ) -> None:
-    """Figure 4.5: originals, saliency and Grad-CAM in rows, of the true class.
+    """Draw Figure 4.5: originals, saliency and Grad-CAM in rows, of the true class.
 
-    The pictures are the first of each class in the split, whether the network gets them
-    right or not; the titles tell.
+    The images are the first of each class in the split, whether their predictions are
+    correct or not. The titles give the predictions.
 
     Args:
-      run: of `experiment.load_run`.
+      run: of `load_run`.
       path: of the PNG.
       classes: class indices, a column each.
-      split: of the run's data.
+      split: of the run's images.
 
     Raises:
-      ValueError: for a class without a picture in the split.
+      ValueError: for a class without an image in the split.
     """
-    pictures = explain.split_pictures(run, split)
-    positions = first_of_classes(pictures.labels, classes)
+    images = run_images.of_run(run).images(split)
+    positions = first_of_classes(images.labels, classes)
     methods = [SALIENCY, "grad_cam"]
-    explainer = explain.make_explainer(run, methods, None, len(positions))
-    pixels = [pictures.read(position) for position in positions]
-    images, logits, _, maps = explainer(positions, pixels, list(classes))
-    names = run.class_names
+    explainer = Explainer(run.network, methods, batch_size=len(positions))
+    pixels = [images.read(position) for position in positions]
+    explained = explainer(positions, pixels, list(classes))
+    names = run.network.class_names
     titles = [
-        f"{names[label]}\n(predicted: {names[found]})"
-        for label, found in zip(classes, logits.argmax(-1), strict=True)
+        f"{names[label]}\n(predicted: {names[predicted]})"
+        for label, predicted in zip(classes, explained.logits.argmax(-1), strict=True)
     ]
-    saliency = [figures.grey(values) for values in maps[SALIENCY]]
-    cams = [
-        figures.overlay(image, values, signed=False)
-        for image, values in zip(images, maps["grad_cam"], strict=True)
-    ]
-    rows = {"original": images, "saliency": saliency, "Grad-CAM": cams}
-    figures.write_rows(pathlib.Path(path), rows, titles)
+    rows = {
+        "original": list(explained.images),
+        "saliency": [maps.grey(values) for values in explained.maps[SALIENCY]],
+        "Grad-CAM": [
+            maps.overlay(image, values, signed=False)
+            for image, values in zip(
+                explained.images, explained.maps["grad_cam"], strict=True
+            )
+        ],
+    }
+    maps.write_rows(pathlib.Path(path), rows, titles)
 
 
 def activation_figure(
-    run: experiment.Run,
+    run: Run,
     out: str | os.PathLike,
     classes: Sequence[int] = PAPER_CLASSES,
-    steps: int = 256,
+    steps: int = STEPS,
     size: int = 0,
     command: str = "",
 ) -> None:
-    """Figure 4.6: activation maximisation, the paper's form above the robust one.
+    """Draw Figure 4.6: activation maximisation, the paper's form above the robust one.
 
     Args:
-      run: of `experiment.load_run`.
+      run: of `load_run`.
       out: a folder; it gets figure_4_6.png, and what `maximise_classes` writes.
       classes: class indices, a column each.
-      steps, size, command: as of `maximisation.maximise_classes`.
+      steps, size, command: as of `maximise.maximise_classes`.
     """
     out = pathlib.Path(out)
     rows = {}
     for form in ("plain", "robust"):
         folder = out / f"activation_max_{form}"
-        maximisation.maximise_classes(
+        maximise.maximise_classes(
             run,
             folder,
             [str(label) for label in classes],
@@ -101,27 +109,29 @@ def activation_figure(
             steps=steps,
             command=command,
         )
-        pictures = dict(maximisation.read_pictures(folder))
-        rows[form] = [pictures[label] for label in classes]
-    titles = [run.class_names[label] for label in classes]
-    figures.write_rows(out / "figure_4_6.png", rows, titles)
+        images = dict(maximise.read_images(folder))
+        rows[form] = [images[label] for label in classes]
+    titles = [run.network.class_names[label] for label in classes]
+    maps.write_rows(out / "figure_4_6.png", rows, titles)
 
 
 def draw(
-    run: experiment.Run,
+    run: Run,
     out: str | os.PathLike,
     classes: Sequence[int] = PAPER_CLASSES,
-    **options,
+    steps: int = STEPS,
+    size: int = 0,
+    command: str = "",
 ) -> None:
-    """Writes figure_4_5.png and figure_4_6.png.
+    """Write figure_4_5.png and figure_4_6.png.
 
     Args:
-      run: of `experiment.load_run`.
+      run: of `load_run`.
       out: the folder.
       classes: class indices, a column each.
-      **options: of `activation_figure`.
+      steps, size, command: as of `maximise.maximise_classes`.
     """
     out = pathlib.Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     attribution_figure(run, out / "figure_4_5.png", classes)
-    activation_figure(run, out, classes, **options)
+    activation_figure(run, out, classes, steps, size, command)

@@ -1,61 +1,75 @@
-"""What transfer gains and what the network looks at, shown on drawn flowers.
+"""Show on drawn flowers what transfer gains and what the network looks at.
 
-    result = experiment.train(config, workdir)
-    summary = show(config, workdir)      # config.quickstart says how
-
-This module connects the rooms, as `experiment` does for training.
+result = train(config, workdir)
+summary = show(config, workdir)      # as config.quickstart says
+print(sentences(summary))
 """
 
 import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from jaxtyping import Bool
 
-from seeflower_jax import data, experiment, explain, maximisation, records
+from seeflower_jax import records
 from seeflower_jax.attribution import localisation
-from seeflower_jax.attribution.store import MapStore
-from seeflower_jax.data.cache import center_view
+from seeflower_jax.data.dataset import Dataset
+from seeflower_jax.data.images import Images
+from seeflower_jax.data.synthetic import SyntheticSource
+from seeflower_jax.data.view import View
+from seeflower_jax.experiment import images as run_images
+from seeflower_jax.experiment.settings import derive
+from seeflower_jax.experiment.train import train
+from seeflower_jax.explain.attribute import attribute
+from seeflower_jax.explain.maximise import maximise_classes
+from seeflower_jax.explain.store import MapStore
+from seeflower_jax.inference.run import load_run
 
 
-def show(config, workdir: str | os.PathLike, command: str = "") -> dict:
-    """Compares a finished run with one from scratch; explains its test pictures.
+def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict:
+    """Compare a finished run with training from scratch, and explain its test images.
 
-    Writes `from_scratch/`, a run directory, `attributions/`, `activation_max/` and
-    `quickstart.json` into the run directory. What is there is not made again.
+    The run directory gets `from_scratch/` (a run directory), `attributions/`,
+    `activation_max/` and `quickstart.json`. What exists already is not made again.
 
     Args:
-      config: of the run, on the source `synthetic`. Of `config.quickstart`, `scratch`
-        has what the run from random parameters has otherwise, `methods` are of
-        attribution, `maximise_steps` those of activation maximisation.
+      config: of the run, on the source `synthetic`. Its section `quickstart` has
+        `scratch`, the values in which the run from random parameters differs;
+        `methods` of attribution; and `maximise_steps`, of activation maximisation.
       workdir: the run directory.
       command: what was typed, for the record.
 
     Returns:
-      The content of `quickstart.json`: `transfer` and `from_scratch` with test top-1,
-      its standard error and seconds of training; `gain`, their difference; in
-      `pointing_game` the share of pictures in which a method's largest value lies on
-      the flower, beside what chance gives; in `activation_max` how many of the pictures
-      made for a class the network recognises.
+      The content of `quickstart.json`.
+      transfer, from_scratch: test top-1, its standard error, seconds of training.
+      gain: the difference of both accuracies.
+      test_pictures: the number of test images.
+      pointing_game: for each method, the share of images in which the map's maximum
+        lies on the flower; also the share that chance gives.
+      activation_max: the number of images made for a class, and how many of them the
+        network recognises.
     """
     workdir = pathlib.Path(workdir).expanduser()
     path = workdir / "quickstart.json"
     if path.exists():
         return json.loads(path.read_text())
-    wanted = config.quickstart
-    transfer = json.loads((workdir / "result.json").read_text())
-    scratch = experiment.train(
-        experiment.derive(config, wanted.scratch), workdir / "from_scratch", command
+    options = records.to_dict(config)["quickstart"]
+    transfer = records.read_result(workdir)
+    scratch = train(
+        derive(config, options["scratch"]), workdir / "from_scratch", command
     )
-    run = experiment.load_run(workdir)
-    out = workdir / "attributions"
-    explain.attribute(run, _in_turn(run), wanted.methods, out)
-    maximised = maximisation.maximise_classes(
+    run = load_run(workdir)
+    dataset, out = run_images.of_run(run), workdir / "attributions"
+    methods = list(options["methods"])
+    attribute(run.network, _by_turns(dataset.images("test")), methods, out)
+    maximised = maximise_classes(
         run,
         workdir / "activation_max",
-        steps=wanted.maximise_steps,
+        steps=options["maximise_steps"],
         command=command,
     )
     summary = {
@@ -63,30 +77,30 @@ def show(config, workdir: str | os.PathLike, command: str = "") -> dict:
         "from_scratch": _accuracy(scratch),
         "gain": transfer["test"]["top1"] - scratch["test"]["top1"],
         "test_pictures": transfer["test"]["count"],
-        "pointing_game": _pointing_game(run, out),
+        "pointing_game": _pointing_game(dataset, run.network.view, out, methods),
         "activation_max": {
             "classes": maximised["classes"],
-            "recognised": maximised["recognised"][run.spec.name],
+            "recognised": maximised["recognised"][run.network.spec.name],
         },
     }
     records.write_json(path, summary)
     return summary
 
 
-def sentences(summary: dict) -> str:
-    """What `show` found, for a terminal."""
+def sentences(summary: Mapping) -> str:
+    """Format what `show` returns for a terminal."""
     chance, *scores = [f"{k} {v:.3f}" for k, v in summary["pointing_game"].items()]
     maximised = summary["activation_max"]
     return (
-        f"test top-1 from random parameters: {summary['from_scratch']['top1']:.4f}\n"
-        f"maps that point at the flower: {', '.join(scores)}; {chance}\n"
-        f"pictures made for a class and recognised: {maximised['recognised']} of "
+        f"test top-1 from scratch: {summary['from_scratch']['top1']:.4f}\n"
+        f"maps whose maximum is on the flower: {', '.join(scores)}; {chance}\n"
+        f"images made for a class and recognised: {maximised['recognised']} of "
         f"{maximised['classes']}"
     )
 
 
-def _accuracy(result: dict) -> dict:
-    """Test top-1 of a run with its standard error, and what it took to train."""
+def _accuracy(result: Mapping) -> dict[str, float]:
+    """Return test top-1 with its standard error, and the seconds of training."""
     top1, count = result["test"]["top1"], result["test"]["count"]
     seconds = sum(s for k, s in result["seconds"].items() if k != "evaluation")
     return {
@@ -96,33 +110,48 @@ def _accuracy(result: dict) -> dict:
     }
 
 
-def _in_turn(run: experiment.Run) -> explain.PictureList:
-    """The test pictures, one of each class after the other, for the contact sheets."""
-    pictures = explain.split_pictures(run, "test")
-    seen, turns = {}, []
-    for position, label in enumerate(pictures.labels):
-        seen[label] = seen.get(label, 0) + 1
-        turns.append((seen[label], label, position))
-    order = [position for _, _, position in sorted(turns)]
-    return explain.PictureList(
-        [pictures.names[i] for i in order],
-        [pictures.labels[i] for i in order],
-        lambda position: pictures.read(order[position]),
-        lambda position: pictures.size(order[position]),
-    )
+def _by_turns(images: Images) -> Images:
+    """Return images so that the classes take turns, for the contact sheets."""
+    count_by_label: dict[int | None, int] = {}
+    turns = []
+    for label in images.labels:
+        count_by_label[label] = count_by_label.get(label, 0) + 1
+        turns.append(count_by_label[label])
+    order = sorted(range(len(images)), key=lambda i: (turns[i], images.labels[i]))
+    return images[order]
 
 
-def _pointing_game(run: experiment.Run, folder: pathlib.Path) -> dict[str, float]:
-    """{method: share of its maps that point at the flower}, with that of chance."""
-    source, store = data.load(run.config.data), MapStore.open(folder)
-    index = {key: i for i, key in enumerate(source.keys)}
-    hits, shares = {}, []
+def _flower_masks(dataset: Dataset, view: View) -> dict[str, Bool[np.ndarray, "s s"]]:
+    """Return where the network sees the flower, by the name of each test image."""
+    source = dataset.source
+    assert isinstance(source, SyntheticSource)
+    indices = dataset.indices("test")
+    drawn = np.stack([source.mask(index) for index in indices]).astype(np.float32)
+    canvas = jnp.repeat(drawn[..., None], 3, -1)
+    sizes = jnp.tile(jnp.array(drawn.shape[1:]), (len(drawn), 1))
+    masks = np.asarray(view(canvas, sizes))[..., 0] > 0.5
+    return dict(zip(dataset.images("test").names, masks, strict=True))
+
+
+def _pointing_game(
+    dataset: Dataset, view: View, folder: pathlib.Path, methods: Sequence[str]
+) -> dict[str, float]:
+    """Return the share of each method's maps that point at the flower, and of chance.
+
+    Args:
+      dataset: of the run.
+      view: what the network sees of an image.
+      folder: the maps, of `attribute`.
+      methods: of the maps.
+    """
+    masks, store = _flower_masks(dataset, view), MapStore.open(folder)
+    hits: dict[str, list[float]] = {method: [] for method in methods}
+    shares = []
     for line in store.lines():
-        values = store.read(line).astype(np.float32)
-        mask = Image.fromarray(255 * source.mask(index[line["image"]]).astype(np.uint8))
-        mask = center_view(mask, len(values), run.config.eval.crop) > 127
-        hit = localisation.pointing_game(values[None], mask[None])
-        hits.setdefault(line["method"], []).append(hit[0])
+        values = jnp.asarray(store.read(line), jnp.float32)
+        mask = masks[line["image"]]
+        (hit,) = localisation.pointing_game(values[None], jnp.asarray(mask)[None])
+        hits[line["method"]].append(float(hit))
         shares.append(mask.mean())
     scores = {"chance": np.mean(shares)} | {k: np.mean(v) for k, v in hits.items()}
     return {name: float(score) for name, score in scores.items()}

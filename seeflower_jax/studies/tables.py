@@ -1,23 +1,19 @@
-"""Tables of results beside the paper's own figures, in Markdown.
+"""Tables of results next to the accuracies of the paper, in Markdown.
 
-    text = tables(reproduction.ROWS, results)     # results as `result.json` has them
+    text = paper_tables(rows.ROWS, rows.PUBLISHED, results)   # of `record.load_results`
 
-Figures come from results alone: a run that is not there is shown as missing.
+Measured values come from results alone. A row without results is shown as missing.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-NAMES = {
-    "baseline": "baseline",
-    "vgg16": "VGG16",
-    "vgg19": "VGG19",
-    "inception_v3": "Inception-v3",
-    "ensemble": "ensemble",
-}
+from seeflower_jax.studies.ablation import Change
+from seeflower_jax.studies.rows import NAMES, Published, Row
+
 _HEADER = (
     "network",
     "recipe",
@@ -33,44 +29,39 @@ _HEADER = (
     "training",
 )
 _NOTES = """\
-`paper` and `its code` are the figures of the paper and of its code's repository, which
-are of different runs of the author's. `test top-1` is the share of right pictures,
-`mean class` the mean of that share over the classes; of several seeds they are means,
-with the range in brackets. `s.e.` is the standard error of `test top-1` that comes from
-the number of test pictures, the same for any number of seeds. `validation` is top-1.
-`weights` says whether the ImageNet weights are the published ones, by the hash of the
-file or of what it holds, or an approximation of them. `training` is the time of one
-run, without the evaluation.
+- `paper` and `its code` are the accuracies in the paper and in the repository of its
+  code. They are of different runs of the author's.
+- `test top-1` is the share of correct images. `mean class` is the mean of this share
+  over the classes. Of several seeds, both are means, with the range in brackets.
+- `s.e.` is the standard error of `test top-1`. It comes from the number of test images
+  and is the same for any number of seeds.
+- `validation` is top-1 on the validation split.
+- `weights` says whether the ImageNet weights are the published ones or an approximation
+  of them. The hash of the file, or of its content, decides.
+- `training` is the time of one run, without the evaluation.
 """
+# Commits with recorded results whose views did not antialias.
+_WITHOUT_ANTIALIASING = (
+    "7a04ffbc16bdbdd862f802558755b72ba420b158",
+    "48d0d9ad4b34d9a8607a99cd5e0fe88048d6b969",
+    "1de9344d30137577fa1c5542bbca52fc5b93e770",
+    "949ff0125b464d5dc82cc9e821e2128a5f1c7dec",
+    "b379a881868d2e4fa284e17a0b226558674d2f4a",
+    "7635aff964425e2c4864c70c7dfe6c519194902f",
+)
 
 
 def share(value: float | None, digits: int = 4) -> str:
-    """A share in [0, 1] as `.9037`; an empty string for None."""
+    """Format a share in [0, 1] as `.9037`; return an empty string for None."""
     return "" if value is None else re.sub(r"^0(?=\.)", "", f"{value:.{digits}f}")
 
 
-def accuracies(result: Mapping) -> str:
-    """The metrics of the splits of a result, for a terminal: a line each.
-
-    Args:
-      result: `{"validation": {"top1": ..., ...}, "test": ...}`; other keys are left.
-    """
-    names = ("top-1", "mean class", "top-5", "loss", "pictures")
-    lines = [f"{'':12}" + "".join(f"{name:>12}" for name in names)]
-    for split in ("train", "validation", "test"):
-        if found := result.get(split):
-            values = [share(found[k]) for k in ("top1", "mean_class_top1", "top5")]
-            values += [f"{found['loss']:.4f}", str(found["count"])]
-            lines.append(f"{split:12}" + "".join(f"{value:>12}" for value in values))
-    return "\n".join(lines)
-
-
 def _spread(values: Sequence[float]) -> str:
-    """Their mean and, of several, their range."""
+    """Format the mean and, of several values, the range."""
     if len(values) == 1:
         return share(values[0])
     low, high = min(values), max(values)
-    return f"{share(np.mean(values))} [{share(low)}, {share(high)}]"
+    return f"{share(float(np.mean(values)))} [{share(low)}, {share(high)}]"
 
 
 def _unique(values: Iterable[str]) -> str:
@@ -80,7 +71,7 @@ def _unique(values: Iterable[str]) -> str:
 def _duration(result: Mapping) -> str:
     seconds = sum(s for k, s in result["seconds"].items() if k != "evaluation")
     if not seconds:
-        return ""  # nothing was trained
+        return ""  # of an ensemble, which is not trained
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
@@ -101,14 +92,14 @@ class Group:
     model: str
     split: str
     recipe: str
-    results: tuple[dict, ...]
+    results: tuple[Mapping, ...]
 
     def values(self, split: str, metric: str) -> list[float]:
-        """A metric of a split, of each seed that has it."""
+        """Return a metric of a split, of each seed that has it."""
         return [r[split][metric] for r in self.results if split in r]
 
     def cells(self) -> list[str]:
-        """From `test top-1` on."""
+        """Return the cells of a table from `test top-1` on."""
         top1 = self.values("test", "top1")
         mean = np.mean(top1)
         error = np.sqrt(mean * (1 - mean) / self.results[0]["test"]["count"])
@@ -125,13 +116,16 @@ class Group:
         ]
 
 
-def group(results: Iterable[Mapping]) -> dict[tuple[str, str, str], Group]:
-    """Results by (model, split, recipe)."""
-    groups = {}
+Key = tuple[str, str, str]
+
+
+def group(results: Iterable[Mapping]) -> dict[Key, Group]:
+    """Group results by (model, split, recipe)."""
+    groups: dict[Key, list[Mapping]] = {}
     for result in sorted(results, key=lambda r: r["seed"]):
         key = result["model"], result["split"], result["recipe"]
         groups.setdefault(key, []).append(result)
-    return {key: Group(*key, tuple(found)) for key, found in groups.items()}
+    return {key: Group(*key, tuple(members)) for key, members in groups.items()}
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -139,69 +133,89 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _key(row) -> tuple[str, str, str]:
+def _key(row: Row) -> Key:
     return row.model, row.split, row.recipe
 
 
-def _row_cells(row, found: Group | None) -> list[str]:
-    figures = [share(v, 3) for v in (row.paper, row.code)]
+def _row_cells(row: Row, measured: Group | None) -> list[str]:
+    published = [share(value, 3) for value in (row.paper, row.code)]
     missing = ["missing"] + [""] * (len(_HEADER) - 5)
-    cells = found.cells() if found else missing
-    return [NAMES[row.model], row.recipe, *figures, *cells]
+    cells = measured.cells() if measured else missing
+    return [NAMES[row.model], row.recipe, *published, *cells]
 
 
-def _table(rows, groups) -> str:
-    return _markdown(_HEADER, (_row_cells(row, groups.get(_key(row))) for row in rows))
-
-
-def _comparison(published, groups) -> str:
+def _comparison(published: Sequence[Published], groups: Mapping[Key, Group]) -> str:
+    """Format table 4.3: published methods, then the best recipes."""
     lines = [
-        [who, how, share(figure, 3), "", where] for who, how, figure, where in published
+        [entry.authors, entry.method, share(entry.accuracy, 3), "", entry.origin]
+        for entry in published
     ]
-    for (model, split, recipe), found in groups.items():
-        if split == "official" and recipe == "best":
-            figures = (
-                _spread(found.values("test", metric))
-                for metric in ("top1", "mean_class_top1")
-            )
-            name = NAMES.get(model, model)
-            how = f"{name}, {_unique(map(_weights, found.results))} weights"
-            lines.append(["here", how, *figures, "results"])
-    if lines[-1][0] != "here":
-        lines.append(["here", "best recipe", "missing", "", ""])
+    best = [
+        [
+            "this project",
+            f"{NAMES.get(model, model)}, {_unique(map(_weights, members.results))} "
+            "weights",
+            _spread(members.values("test", "top1")),
+            _spread(members.values("test", "mean_class_top1")),
+            "results",
+        ]
+        for (model, split, recipe), members in groups.items()
+        if (split, recipe) == ("official", "best")
+    ]
+    lines += best or [["this project", "best recipe", "missing", "", ""]]
     return _markdown(("who", "method", "top-1", "mean class", "from"), lines)
 
 
-def tables(
-    rows: Sequence, published: Sequence[tuple], results: Iterable[Mapping]
+def _antialiasing(results: Iterable[Mapping]) -> str:
+    """Format which results were measured without antialiasing; '' if none was."""
+    commits = {str(r.get("git_commit")).removesuffix("-dirty") for r in results}
+    early = [commit[:7] for commit in _WITHOUT_ANTIALIASING if commit in commits]
+    if not early:
+        return ""
+    return (
+        f"Results of the commits {', '.join(early)} were measured without "
+        "antialiasing, which changes what VGG (224 of 280 pixels) and the baseline (32 "
+        "of 40 pixels) see.\n"
+    )
+
+
+def paper_tables(
+    rows: Sequence[Row], published: Sequence[Published], results: Iterable[Mapping]
 ) -> str:
-    """The paper's tables 4.1, 4.2 and 4.3, and what goes beyond them.
+    """Format the paper's tables 4.1, 4.2 and 4.3, and what goes beyond them.
 
     Args:
-      rows: as `reproduction.ROWS`; those without a result are shown as missing.
-      published: as `reproduction.PUBLISHED`.
+      rows: of `rows.ROWS`; a row without a result is shown as missing.
+      published: of `rows.PUBLISHED`.
       results: as `result.json` has them.
 
     Returns:
       Sections of Markdown from level 2.
     """
+    results = list(results)
     groups = group(results)
 
-    def section(title, table, split):
-        own = [row for row in rows if row.table == table and row.split in split]
-        return f"## {title}\n\n{_table(own, groups)}" if own else ""
+    def section(title: str, table: str, splits: Sequence[str]) -> str:
+        cells = [
+            _row_cells(row, groups.get(_key(row)))
+            for row in rows
+            if row.table == table and row.split in splits
+        ]
+        return f"## {title}\n\n{_markdown(_HEADER, cells)}" if cells else ""
 
     known = set(map(_key, rows))
-    others = [found for key, found in groups.items() if key not in known]
+    others = [members for key, members in groups.items() if key not in known]
     parts = [
         _NOTES,
+        _antialiasing(results),
         section("Table 4.1: the baseline network", "4.1", ("official", "reversed")),
         section("Table 4.2 (a): the official split", "4.2", ("official",)),
         section("Table 4.2 (b): the splits reversed", "4.2", ("reversed",)),
-        section("Beyond the paper: 2,040 training pictures", "trainval", ("trainval",)),
+        section("Beyond the paper: 2,040 training images", "trainval", ("trainval",)),
         "## Table 4.3: other methods on the official split\n\n"
-        "The figures of others are as published, most as mean class accuracy; `added` "
-        "are those that the paper does not have.\n\n" + _comparison(published, groups),
+        "The accuracies of others are as published, most of them as mean class "
+        "accuracy. `added` marks methods that the paper does not have.\n\n"
+        + _comparison(published, groups),
     ]
     if others:
         cells = (
@@ -212,99 +226,103 @@ def tables(
     return "\n".join(part for part in parts if part)
 
 
-def ablation(
-    recorded: Mapping[str, Mapping[str, Mapping]],
-    results: Iterable[Mapping],
-    changes: Sequence = (),
+Ablated = Mapping[str, Mapping[str, Mapping]]
+
+
+def ablation_table(
+    ablated: Ablated, results: Iterable[Mapping], changes: Sequence[Change] = ()
 ) -> str:
-    """What changes of the recipes do on validation; Markdown from level 2.
+    """Format what changes of the best recipes do on validation; from level 2.
 
     Args:
-      recorded: ablation.json, {model: {change: metrics}}.
-      results: as `result.json` has them; of seed 0 of the best recipes the rows that
-        the changes are compared to.
-      changes: as `ablation.CHANGES`; those without figures are shown as missing.
+      ablated: of `ablation.load_results`.
+      results: as `result.json` has them; the changes are compared with the best recipes
+        of seed 0 among them.
+      changes: of `ablation.CHANGES`; a change without metrics is shown as missing.
     """
     best = {
         r["model"]: r["validation"]["top1"]
         for r in results
         if (r["split"], r["recipe"], r["seed"]) == ("official", "best", 0)
     }
-    rows = []
-    for model in dict.fromkeys([*(change.model for change in changes), *recorded]):
-        own, found = best.get(model), recorded.get(model, {})
-        rows.append([NAMES[model], "as it is", share(own) or "missing", "", ""])
-        for name, entry in found.items():
-            top1 = entry["top1"]
-            difference = "" if own is None else f"{top1 - own:+.4f}".replace("0.", ".")
-            rows.append(
+    lines = []
+    for model in dict.fromkeys([*(change.model for change in changes), *ablated]):
+        unchanged, entries = best.get(model), ablated.get(model, {})
+        lines.append([NAMES[model], "as it is", share(unchanged) or "missing", "", ""])
+        for name, entry in entries.items():
+            top1, difference = entry["top1"], ""
+            if unchanged is not None:
+                difference = f"{top1 - unchanged:+.4f}".replace("0.", ".")
+            lines.append(
                 [NAMES[model], name, share(top1), difference, entry["config_hash"]]
             )
-        rows += [
+        lines += [
             [NAMES[model], change.name, "missing", "", ""]
             for change in changes
-            if change.model == model and change.name not in found
+            if change.model == model and change.name not in entries
         ]
-    if not rows:
+    if not lines:
         return ""
     header = ("network", "change", "validation top-1", "difference", "config")
     return (
-        "## Ablation\n\nOf the best recipes on the official split, seed 0: what they "
-        "have on the 1,020 validation pictures (standard error .008 to .015) with what "
-        "is named changed. `head alone` is without the stages after the first, so that "
-        "the network under the new head is as ImageNet left it. Test was not looked "
-        "at. `results/ablation.json` has the commands.\n\n" + _markdown(header, rows)
+        "## Ablation\n\nEach row changes one thing in a best recipe on the official "
+        "split, seed 0. The metrics are of the 1,020 validation images (standard error "
+        "0.008 to 0.015). `head alone` trains only the first stage, so the network "
+        "under the new head has the weights of ImageNet. The test split was not used. "
+        "`results/ablation.json` has the commands.\n\n" + _markdown(header, lines)
     )
 
 
-def gaps(rows: Sequence, seeds: Sequence[int], results: Iterable[Mapping]) -> str:
-    """What is missing, each with the command that makes it; Markdown from level 2."""
+def missing_runs(
+    rows: Sequence[Row], seeds: Sequence[int], results: Iterable[Mapping]
+) -> str:
+    """List the runs that are missing, with the command of each row; from level 2."""
     groups = group(results)
-    lines = {True: [], False: []}
+    commands: dict[bool, list[str]] = {True: [], False: []}
     for row in rows:
-        found = groups.get(_key(row))
-        there = {result["seed"] for result in found.results} if found else ()
-        missing = ",".join(str(seed) for seed in seeds if seed not in there)
+        measured = groups.get(_key(row))
+        recorded = {r["seed"] for r in measured.results} if measured else set()
+        missing = ",".join(str(seed) for seed in seeds if seed not in recorded)
         if missing:
-            lines[row.cpu].append(
+            commands[row.cpu].append(
                 f"    python -m scripts.reproduce --out=runs --only={row.name} "
                 f"--seeds={missing}\n"
             )
-    if not any(lines.values()):
+    if not any(commands.values()):
         return ""
     parts = [
-        "## Missing runs\n\nEach command makes runs of one row; "
-        "`python -m scripts.reproduce --record='runs/*'` puts finished ones here.\n"
+        "## Missing runs\n\nEach command makes the runs of one row. "
+        "`python -m scripts.reproduce --record='runs/*'` records the finished ones.\n"
     ]
-    for cpu, title in ((True, "Two CPU cores do these"), (False, "These need a GPU")):
-        if lines[cpu]:
-            parts.append(f"{title}:\n\n{''.join(lines[cpu])}")
+    for cpu, title in ((True, "Two CPU cores are enough"), (False, "These need a GPU")):
+        if commands[cpu]:
+            parts.append(f"{title}:\n\n{''.join(commands[cpu])}")
     return "\n".join(parts)
 
 
-def ablation_gaps(recorded: Mapping[str, Mapping], changes: Iterable) -> str:
-    """Rows of the ablation that are missing, with their commands, likewise.
+def missing_rows(ablated: Ablated, changes: Iterable[Change]) -> str:
+    """List the rows of the ablation that are missing, with their commands.
 
     Args:
-      recorded, changes: as of `ablation`.
+      ablated, changes: as of `ablation_table`.
     """
     commands = [
         f"    python -m scripts.ablation --out=runs --only={change.key}\n"
         for change in changes
-        if change.name not in recorded.get(change.model, {})
+        if change.name not in ablated.get(change.model, {})
     ]
     if not commands:
         return ""
     return (
-        "## Missing rows of the ablation\n\nOn two CPU cores each takes from minutes, "
-        "where the head alone is trained or nothing, to two hours. Where only the "
-        "evaluation differs, the run of the best recipe has to be in `runs`.\n\n"
-        + "".join(commands)
+        "## Missing rows of the ablation\n\nOn two CPU cores, a row that trains only "
+        "the head or nothing takes minutes. Other rows take up to two hours. A row "
+        "that changes only the evaluation needs the run of the best recipe in "
+        "`runs`.\n\n" + "".join(commands)
     )
 
 
-def records(results: Iterable[Mapping], name) -> str:
-    """The commands and versions of all results; Markdown from level 2.
+def origins(results: Iterable[Mapping], name: Callable[[Mapping], str]) -> str:
+    """Format the commands and versions of all results; Markdown from level 2.
 
     Args:
       results: as `result.json` has them.

@@ -7,30 +7,30 @@ from seeflower_jax.evaluation import metrics
 
 
 def test_by_hand_on_an_imbalanced_split():
-    # Class 0 has three examples, all right; class 1 has one, wrong.
+    # Class 0 has three examples, all correct; class 1 has one, a mistake.
     logits = np.log(
         [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.6, 0.3, 0.1]]
     )
-    found = metrics.evaluate(logits, np.array([0, 0, 0, 1]))
-    assert found["top1"] == 0.75 and found["mean_class_top1"] == 0.5
-    assert found["top5"] == 1.0 and found["count"] == 4
-    assert found["loss"] == pytest.approx(-np.log([0.7, 0.6, 0.5, 0.3]).mean())
+    values = metrics.evaluate(logits, np.array([0, 0, 0, 1]))
+    assert values["top1"] == 0.75 and values["mean_class_top1"] == 0.5
+    assert values["top5"] == 1.0 and values["count"] == 4
+    assert values["loss"] == pytest.approx(-np.log([0.7, 0.6, 0.5, 0.3]).mean())
 
 
 def test_standard_errors_of_an_imbalanced_split():
     logits = np.eye(2)[[0, 0, 0, 1, 1, 0]]
-    labels = np.array([0, 0, 0, 0, 1, 1])  # 3 of 4 and 1 of 2 are right
-    found = metrics.standard_errors(logits, labels)
-    assert found["top1"] == pytest.approx(np.sqrt(2 / 3 * 1 / 3 / 6))
+    labels = np.array([0, 0, 0, 0, 1, 1])  # 3 of 4 and 1 of 2 are correct
+    errors = metrics.standard_errors(logits, labels)
+    assert errors["top1"] == pytest.approx(np.sqrt(2 / 3 * 1 / 3 / 6))
     per_class = np.sqrt((3 / 4 * 1 / 4 / 4 + 1 / 2 * 1 / 2 / 2) / 4)
-    assert found["mean_class_top1"] == pytest.approx(per_class)
-    assert found["top5"] == 0
+    assert errors["mean_class_top1"] == pytest.approx(per_class)
+    assert errors["top5"] == 0
 
 
 def test_top5_and_large_logits():
     logits = np.zeros((2, 10)) + 1000.0 * np.arange(10)
-    found = metrics.evaluate(logits, np.array([5, 4]))
-    assert found["top5"] == 0.5 and found["loss"] == pytest.approx(4500)
+    values = metrics.evaluate(logits, np.array([5, 4]))
+    assert values["top5"] == 0.5 and values["loss"] == pytest.approx(4500)
 
 
 def test_confusion_and_per_class():
@@ -41,3 +41,12 @@ def test_confusion_and_per_class():
     assert rows[1]["precision"] == 0 and rows[1]["mistaken_for"] == "c"
     assert rows[3]["recall"] is None and rows[3]["precision"] is None
     assert rows[2]["mistaken_for"] is None
+
+
+def test_table_for_a_terminal():
+    values = {"top1": 0.9037, "mean_class_top1": 1.0, "top5": 0.0, "loss": 0.25}
+    table = metrics.format_table({"test": {**values, "count": 20}, "seed": 0})
+    header, row = table.splitlines()
+    assert header.split() == ["top-1", "mean", "class", "top-5", "loss", "images"]
+    assert row.split() == ["test", ".9037", "1.0000", ".0000", "0.2500", "20"]
+    assert len(header) == len(row)

@@ -5,16 +5,17 @@ import json
 import pytest
 from PIL import Image
 
-from seeflower_jax import experiment, quickstart
 from seeflower_jax.data import synthetic
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.studies import quickstart
 from tests import harness
 
 
 def _train(*arguments):
     config = "--config=configs/quickstart.py"
-    done = harness.run_apart("train", config, "--json", *arguments)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    completed = harness.run_apart("train", config, "--json", *arguments)
+    assert completed.returncode == 0, completed.stderr
+    return json.loads(completed.stdout)
 
 
 def test_small_quickstart(tmp_path):
@@ -23,9 +24,9 @@ def test_small_quickstart(tmp_path):
         f"--workdir={workdir}",
         f"--config.data.cache_dir={tmp_path}",
         "--config.data.species=3",
-        "--config.data.pictures=(4,1,2)",
+        "--config.data.images_per_class=(4,1,2)",
         "--config.init.pretraining.data.species=4",
-        "--config.init.pretraining.data.pictures=(4,1,0)",
+        "--config.init.pretraining.data.images_per_class=(4,1,0)",
         "--config.eval.batch_size=6",
         "--config.quickstart.maximise_steps=2",
         *(
@@ -44,9 +45,10 @@ def test_small_quickstart(tmp_path):
     assert scratch["seconds"].keys() == {"scratch", "evaluation"}
     assert summary["gain"] == result["test"]["top1"] - scratch["test"]["top1"]
     assert summary["test_pictures"] == 6 == result["test"]["count"]
-    before = experiment.load_run(workdir / "pretraining")
-    assert before.class_names == synthetic.load("source", 4, (1, 0, 0)).class_names
-    assert experiment.load_run(workdir).class_names[0] not in before.class_names
+    before = load_run(workdir / "pretraining").network.class_names
+    assert before == synthetic.load("source", 4, (1, 0, 0)).class_names
+    class_names = load_run(workdir).network.class_names
+    assert class_names[0] not in before
     scores = summary["pointing_game"]
     assert scores.keys() == {"chance", "saliency", "grad_cam", "finer_cam"}
     assert all(0 <= score <= 1 for score in scores.values()) and scores["chance"] < 0.5
@@ -58,7 +60,7 @@ def test_small_quickstart(tmp_path):
         json.loads(line)["image"][:-8]
         for line in (workdir / "attributions/index.jsonl").read_text().splitlines()
     ]
-    assert titles[:3] == list(experiment.load_run(workdir).class_names)
+    assert titles[:3] == list(class_names)
 
     written = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.npy")}
     (workdir / "result.json").unlink()  # as if it had not come so far

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 import sys
 
 import pytest
@@ -10,19 +9,20 @@ from absl import flags
 from flax import traverse_util
 from ml_collections import config_flags
 
-from seeflower_jax import ablation, models, records
-from seeflower_jax.training import partition, stages
-from tests import harness
-
-ROOT = pathlib.Path(__file__).parents[1]
+from seeflower_jax import models, records
+from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.studies import ablation, tables
+from seeflower_jax.studies.rows import CONFIGS
+from seeflower_jax.training import partition
+from tests import harness, recorded
 
 
 def _config(change, monkeypatch):
-    """What scripts.train makes of the command of a change."""
+    """Return what scripts.train makes of the command of a change."""
     script, arguments = change.commands("runs")[0]
     assert script == "train" and "--notest" in arguments
     argv = [script, *(a for a in arguments if a.startswith("--config"))]
-    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections finds the keys
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for the keys
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", flag_values=values)
     values(argv)
@@ -31,21 +31,22 @@ def _config(change, monkeypatch):
 
 @pytest.mark.parametrize("change", ablation.CHANGES, ids=lambda change: change.key)
 def test_changes_are_what_their_names_say(change, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    module = importlib.import_module(f"configs.{ablation.CONFIGS[change.model]}")
-    best = module.get_config()
-    hashed = records.config_hash(best)
+    monkeypatch.chdir(harness.ROOT)
+    module = importlib.import_module(f"configs.{CONFIGS[change.model]}")
+    best = config = module.get_config()
     if change.values:
         config = _config(change, monkeypatch)
-        there, here = dict(records.flat(best)), dict(records.flat(config))
-        assert there.keys() == here.keys()
-        assert change.values == {k: v for k, v in here.items() if v != there[k]}
-        hashed = records.config_hash(config)
-        spec = models.get_spec(num_classes=102, **config.model)
-        names = traverse_util.flatten_dict(models.shapes(spec)["params"], sep="/")
-        for stage in stages.stages(config):
+        before, after = dict(records.flat(best)), dict(records.flat(config))
+        assert before.keys() == after.keys()
+        assert change.values == {k: v for k, v in after.items() if v != before[k]}
+        settings = read_settings(config)
+        params = models.shapes(settings.spec(num_classes=102))["params"]
+        names = traverse_util.flatten_dict(params, sep="/")
+        for stage in settings.stages:
             partition.assign(stage.rules, names)
-    row = ablation.recorded(ROOT / "results").get(change.model, {}).get(change.name)
+    hashed = records.config_hash(recorded.layout(config))
+    rows = ablation.load_results(harness.ROOT / "results")
+    row = rows.get(change.model, {}).get(change.name)
     assert row is None or row["config_hash"] == hashed
 
 
@@ -53,10 +54,10 @@ def test_keys_select():
     keys = [change.key for change in ablation.CHANGES]
     assert len(set(keys)) == len(keys)
     assert ablation.select([]) == list(ablation.CHANGES)
-    found = ablation.select(["vgg16_head_alone*", "inception_v3_head_alone"])
-    assert {change.model for change in found} == {"vgg16", "inception_v3"}
-    assert all(change.values["stage_order"] == ("head",) for change in found)
-    with pytest.raises(ValueError, match="no row.*'vgg16_mirored'.*'vgg16_also_mirror"):
+    selected = ablation.select(["vgg16_head_alone*", "inception_v3_head_alone"])
+    assert {change.model for change in selected} == {"vgg16", "inception_v3"}
+    assert all(change.values["stage_order"] == ("head",) for change in selected)
+    with pytest.raises(ValueError, match="row 'vgg16_mirored'.*'vgg16_also_mirrored"):
         ablation.select(["vgg16_mirored"])
 
 
@@ -71,8 +72,18 @@ def test_commands_take_local_files(key):
     assert f"--workdir=o/{key}" in train and evaluate[0] in train
 
 
+def test_table_compares_with_the_recipe():
+    recipe = {"model": "vgg16", "split": "official", "recipe": "best", "seed": 0}
+    recipe["validation"] = {"top1": 0.9}
+    rows = {"vgg16": {"one size": {"top1": 0.875, "config_hash": "abc"}}}
+    text = tables.ablation_table(rows, [recipe])
+    assert "| VGG16 | as it is | .9000 |  |  |" in text
+    assert "| VGG16 | one size | .8750 | -.0250 | abc |" in text
+    assert tables.ablation_table({}, [recipe]) == ""
+
+
 def test_script_records_what_is_missing(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(harness.ROOT)
     out = tmp_path / "runs"
     out.mkdir()
     (out / "inception_v3_official_seed0").symlink_to(tiny_run.workdir)
@@ -85,11 +96,11 @@ def test_script_records_what_is_missing(tiny_run, tmp_path, monkeypatch):
     planned = harness.run_here("ablation", *arguments, "--dry_run")
     rows = json.loads(planned.stdout)["rows"]
     assert [row["state"] for row in rows] == ["missing"] * 2
-    # No run of VGG19 is there; the other row is made all the same.
+    # There is no run of VGG19. The other row is made all the same.
     made = harness.run_here("ablation", *arguments)
     assert made.returncode == 1
     assert "these rows failed: vgg19_also_mirrored" in made.stderr
-    rows = ablation.recorded(tmp_path)
+    rows = ablation.load_results(tmp_path)
     assert list(rows) == ["inception_v3"] and rows["inception_v3"]["not mirrored"]
     planned = harness.run_here("ablation", *arguments, "--dry_run")
     rows = json.loads(planned.stdout)["rows"]

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from seeflower_jax import records, reproduction
-from seeflower_jax.report import results
+from seeflower_jax import records
+from seeflower_jax.studies import record, reproduce, tables
+from seeflower_jax.studies.rows import PUBLISHED, ROWS, select
 from tests import harness
 
 
@@ -26,42 +27,44 @@ def _result(model="vgg16", split="official", recipe="paper", seed=0, top1=0.8, *
 
 
 def test_committed_results_are_those_of_the_records(tmp_path):
-    reproduction.write_results(harness.ROOT / "results", tmp_path / "RESULTS.md")
+    record.write_results(harness.ROOT / "results", tmp_path / "RESULTS.md")
     written = (tmp_path / "RESULTS.md").read_text()
     assert (harness.ROOT / "RESULTS.md").read_text() == written, (
         "write it again by python -m scripts.reproduce --report"
     )
+    assert written.count("were measured without antialiasing") == 1
+    assert "antialiasing" not in tables.paper_tables(ROWS, PUBLISHED, [_result()])
 
 
 def test_rows_are_those_of_the_paper():
-    names = [row.name for row in reproduction.ROWS]
+    names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
-    table_4_1 = reproduction.select(["table_4.1"], "full")
+    table_4_1 = select(["table_4.1"], "full")
     assert [row.paper for row in table_4_1] == [0.181, 0.302, 0.448]
-    table_4_2 = [r for r in reproduction.ROWS if r.table == "4.2"]
+    table_4_2 = [r for r in ROWS if r.table == "4.2"]
     assert len(table_4_2) == 3 * (3 + 4) and all(row.paper for row in table_4_2)
 
 
 def test_selection():
-    names = [row.name for row in reproduction.select(["vgg*_reversed*"], "full")]
+    names = [row.name for row in select(["vgg*_reversed*"], "full")]
     assert len(names) == 8 and "vgg19_reversed" in names
-    exact = reproduction.select(["inception_v3_official"], "full")
+    exact = select(["inception_v3_official"], "full")
     assert [row.recipe for row in exact] == ["best"]
-    assert all(row.cpu for row in reproduction.select([], "cpu"))
+    assert all(row.cpu for row in select([], "cpu"))
     with pytest.raises(ValueError, match="'vgg16_oficial'; did .*'vgg16_official'"):
-        reproduction.select(["vgg16_oficial"], "full")
+        select(["vgg16_oficial"], "full")
 
 
 def test_every_row_has_its_config_and_command():
     for budget in ("full", "smoke"):
-        for run in reproduction.plan(reproduction.ROWS, [3], "runs", budget):
+        for run in reproduce.plan(ROWS, [3], "runs", budget):
             ending = {"full": "", "smoke": "_smoke"}[budget]
             assert run.config.recipe == run.row.recipe + ending
             assert run.config.seed == 3 and run.config.data.split == run.row.split
             assert run.config.model.name == run.row.model
             assert run.state == "missing"
-    row = reproduction.select(["vgg16_reversed_paper"], "full")
-    run = reproduction.plan(row, [1], "runs", weights_dir="weights")[0]
+    row = select(["vgg16_reversed_paper"], "full")
+    run = reproduce.plan(row, [1], "runs", weights_dir="weights")[0]
     assert run.command == (
         "python -m scripts.train --config=configs/vgg16.py:paper "
         "--workdir=runs/vgg16_reversed_paper_seed1 --config.seed=1 "
@@ -79,12 +82,12 @@ def smoke(flowers, tmp_path_factory):
         "data.cache_dir": str(tmp_path_factory.mktemp("cache")),
         "data.verify": False,
     }
-    rows = reproduction.select(["baseline_official_paper_[ab]"], "smoke")
-    runs = reproduction.plan(rows, [0], out, "smoke", changes)
+    rows = select(["baseline_official_paper_[ab]"], "smoke")
+    runs = reproduce.plan(rows, [0], out, "smoke", changes)
     runs[1].workdir.mkdir()
     (runs[1].workdir / "config.json").write_text('{"stage_order": []}')
     assert [run.state for run in runs] == ["missing", "interrupted"]
-    return out, runs, reproduction.run_all(runs)
+    return out, runs, reproduce.run_all(runs)
 
 
 def test_a_run_that_fails_does_not_keep_the_others(smoke):
@@ -98,10 +101,10 @@ def test_a_run_that_fails_does_not_keep_the_others(smoke):
 
 def test_report_of_a_smoke_run_says_so_and_fills_nothing_in(smoke):
     out, runs, _ = smoke
-    text = reproduction.write_report(out, runs).read_text()
+    text = reproduce.write_report(out, runs).read_text()
     assert "From a smoke run" in text
     lines = {line[:26]: line for line in text.splitlines() if "| baseline |" in line}
-    top1 = results.share(runs[0].result["test"]["top1"])
+    top1 = tables.share(runs[0].result["test"]["top1"])
     assert f"| .181 |  | {top1} |" in lines["| baseline | paper_a | .18"]
     assert "| .302 | .313 | missing |" in lines["| baseline | paper_b | .30"]
     for name in ("figure_4_1.png", "figure_4_3.png"):
@@ -109,43 +112,43 @@ def test_report_of_a_smoke_run_says_so_and_fills_nothing_in(smoke):
         assert (out / name).read_bytes()[1:4] == b"PNG"
     assert "figure_4_4" not in text
     with pytest.raises(ValueError, match="smoke budget; not recorded"):
-        reproduction.record(runs[0].workdir, out)
+        record.record(runs[0].workdir, out)
 
 
 def test_tables_of_several_seeds():
-    found = [_result(seed=seed, top1=top1) for seed, top1 in ((1, 0.78), (0, 0.8))]
-    found.append(_result("vgg19", recipe="ablation"))
-    text = results.tables(reproduction.ROWS, reproduction.PUBLISHED, found)
+    results = [_result(seed=seed, top1=top1) for seed, top1 in ((1, 0.78), (0, 0.8))]
+    results.append(_result("vgg19", recipe="ablation"))
+    text = tables.paper_tables(ROWS, PUBLISHED, results)
     assert (
         "| VGG16 | paper | .757 | .757 | .7900 [.7800, .8000] | .8000 [.7900, .8100] | "
         ".0052 | .7900 [.7800, .8000] | 0, 1 | approximate | 1 x gpu | 11 min |"
     ) in text
-    assert "| here | best recipe | missing |" in text
+    assert "| this project | best recipe | missing |" in text
     assert "| VGG19 | official | ablation | .8000 |" in text.split("## Other")[1]
-    gaps = results.gaps(reproduction.ROWS, (0, 1, 2), found)
+    gaps = tables.missing_runs(ROWS, (0, 1, 2), results)
     assert "--only=vgg16_official_paper --seeds=2\n" in gaps
     assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
 
 
 def test_recording(tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
-        reproduction.record(tmp_path, tmp_path)
+        record.record(tmp_path, tmp_path)
     (tmp_path / "run").mkdir()
     records.write_json(tmp_path / "run/result.json", _result(seed=2))
-    path = reproduction.record(tmp_path / "run", tmp_path)
+    path = record.record(tmp_path / "run", tmp_path)
     assert path.name == "vgg16_official_paper_seed2.json"
     (tmp_path / "benchmark.json").write_text("{}")
-    assert reproduction.load_results(tmp_path) == [json.loads(path.read_text())]
+    assert record.load_results(tmp_path) == [json.loads(path.read_text())]
     path.rename(tmp_path / "vgg16_official_seed2.json")
     with pytest.raises(ValueError, match="holds the result of vgg16_official_paper_se"):
-        reproduction.load_results(tmp_path)
+        record.load_results(tmp_path)
 
 
 def test_script_shows_the_plan(tmp_path):
     arguments = [f"--out={tmp_path}", "--dry_run", "--seeds=0,1", "--budget=cpu"]
-    done = harness.run_apart("reproduce", "--only=table_4.1", *arguments)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    completed = harness.run_apart("reproduce", "--only=table_4.1", *arguments)
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
     assert len(lines) == 2 * 3 * 2 and list(tmp_path.iterdir()) == []
     assert lines[0].split() == ["missing", "baseline_official_paper_a_seed0"]
     assert "scripts.train --config=configs/baseline.py:a" in lines[1]

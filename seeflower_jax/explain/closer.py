@@ -1,0 +1,57 @@
+"""Classify images by two looks: the whole view, and the part that Grad-CAM highlights.
+
+    compute = make_closer_look(run.network)
+    evaluator = make_evaluator(run, (run.network.view,), mirror=False)
+    evaluation = evaluate(run, "validation", evaluator, compute)
+
+`make_evaluator` and `evaluate` are of `seeflower_jax.experiment.evaluate`.
+"""
+
+import jax
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution import batch as attribution_batch
+from seeflower_jax.attribution import grad_cam, localisation
+from seeflower_jax.data.loader import Batch
+from seeflower_jax.evaluation.evaluator import Compute
+from seeflower_jax.inference.network import Network
+
+
+def make_closer_look(
+    network: Network,
+    layer: str | None = None,
+    threshold: float = localisation.THRESHOLD,
+    whole: float = 0.5,
+) -> Compute:
+    """Return a jitted function that computes logits of two looks at each image.
+
+    The Grad-CAM of the predicted class gives a box, without any labelled boxes. The
+    network then sees this part of the image as large as the whole view.
+
+    Source: the See-Flower paper, which proposes it as future work.
+
+    Args:
+      network: that classifies.
+      layer: of the Grad-CAM. The default is `attribution.batch.map_layer`.
+      threshold: share of the map's maximum that the box encloses.
+      whole: weight of the logits of the whole view, in [0, 1]. The logits of the part
+        have the remaining weight.
+
+    Returns:
+      compute(variables, batch) -> logits [n, num_classes], for `Evaluator.stream`.
+    """
+    view = network.view
+    layer = layer or attribution_batch.map_layer(network.spec, view.size)
+
+    @jax.jit
+    def compute(variables: dict, batch: Batch) -> Float[Array, "n c"]:
+        canvas, sizes = batch["canvas"], batch["sizes"]
+        bound = network.bind(variables)
+        images = view(canvas, sizes)
+        maps = grad_cam.grad_cam(bound, images, layer=layer)
+        boxes = localisation.bounding_boxes(maps, threshold)
+        centers, halves = localisation.squares(boxes, view.size)
+        parts = view.zoom(canvas, sizes, centers, halves)
+        return whole * bound(images)[0] + (1 - whole) * bound(parts)[0]
+
+    return compute

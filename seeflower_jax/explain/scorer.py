@@ -1,0 +1,160 @@
+"""The compiled functions that score a network's attribution methods.
+
+    scorer = Scorer(network, ["grad_cam"], layer="mixed10", options=None, seed=0)
+    maps = scorer.maps(images, labels)                            # {method: [n, h, w]}
+    scorer.faithfulness(images, maps["grad_cam"], labels)         # {column: [n]}
+    scorer.randomised(images, maps, labels)                       # {method: [levels]}
+    scorer.grids(images_of_grids, labels_of_grids, cells)         # {method: [n]}
+
+`images` are what the network sees. `explain.score` runs a scorer over many images.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from seeflower_jax.attribution import batch as attribution_batch
+from seeflower_jax.attribution import faithfulness, localisation
+from seeflower_jax.inference.network import Network
+
+
+def layer_groups(params: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names of parameters by block, from the head to the stem."""
+    blocks: dict[int, list[str]] = {}
+    for name in params["backbone"]:
+        match = re.match(r"(mixed|block)(\d+)", name)
+        number = int(match[2]) if match else -1
+        blocks.setdefault(number, []).append(f"backbone/{name}")
+    return [["head"], *(blocks[number] for number in sorted(blocks, reverse=True))]
+
+
+class Scorer:
+    """The compiled functions of one network and its methods.
+
+    Args:
+      network: to be explained.
+      methods: keys of `attribution.registry.METHODS`.
+      layer: of class activation maps.
+      options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
+      grid_size: side of the grids in pixels, even; 0 is twice the side of an image. A
+        network whose head takes flattened features has grids of its own size.
+      seed: of random methods and of the randomised parameters.
+
+    Raises:
+      ValueError: for an unknown method, and for a layer without a map.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        methods: Sequence[str],
+        layer: str,
+        options: Mapping[str, Mapping] | None,
+        grid_size: int = 0,
+        seed: int = 0,
+    ):
+        self._network, self._key = network, jax.random.key(seed)
+        size = network.view.size
+        # A head of flattened features takes images of one size only.
+        is_flat = network.spec.pooling == "flatten"
+        self.grid_size = size if is_flat else grid_size or 2 * size
+        self._explain = attribution_batch.make_explainer(
+            network.spec,
+            methods,
+            layer,
+            network.preprocess,
+            min(size, self.grid_size),
+            options,
+        )
+        self._compute_faithfulness = jax.jit(self._faithfulness)
+
+    def maps(
+        self,
+        images: Float[np.ndarray, "n h w 3"],
+        labels: Int[np.ndarray, " n"],
+        variables: Mapping | None = None,
+    ) -> dict[str, Float[np.ndarray, "n h w"]]:
+        """Compute {method: maps} that explain the labels.
+
+        Args:
+          images: what the network sees, or grids of such images.
+          labels: the classes to explain.
+          variables: of the network; its own by default.
+        """
+        variables = self._network.variables if variables is None else variables
+        keys = jax.random.split(self._key, len(images))
+        return jax.device_get(self._explain(variables, images, labels, keys)[2])
+
+    def _faithfulness(
+        self,
+        variables: dict,
+        images: Float[Array, "n s s 3"],
+        maps: Float[Array, "n s s"],
+        labels: Int[Array, " n"],
+    ) -> dict[str, Float[Array, " n"]]:
+        network = self._network.bind(variables)
+        road_morf, road_lerf = faithfulness.road(network, images, maps, labels)
+        return {
+            "deletion": faithfulness.deletion(network, images, maps, labels).mean(0),
+            "insertion": faithfulness.insertion(network, images, maps, labels).mean(0),
+            "road_morf": road_morf.mean(0),
+            "road_lerf": road_lerf.mean(0),
+            "sparseness": faithfulness.sparseness(maps),
+        }
+
+    def faithfulness(
+        self,
+        images: Float[np.ndarray, "n s s 3"],
+        maps: Float[np.ndarray, "n s s"],
+        labels: Int[np.ndarray, " n"],
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """Compute {column: a value for each image} of one method's maps."""
+        variables = self._network.variables
+        return jax.device_get(
+            self._compute_faithfulness(variables, images, maps, labels)
+        )
+
+    def randomised(
+        self,
+        images: Float[np.ndarray, "n s s 3"],
+        maps: Mapping[str, Float[np.ndarray, "n s s"]],
+        labels: Int[np.ndarray, " n"],
+    ) -> dict[str, list[float]]:
+        """Compute {method: mean rank correlation of each level of randomisation}.
+
+        The correlation is between the maps and those of a network whose layers are
+        randomised from the head down, one block more at each level.
+        """
+        variables = self._network.variables
+        groups = layer_groups(variables["params"])
+        levels: dict[str, list[float]] = {name: [] for name in maps}
+        for randomised in faithfulness.randomised(variables, groups, self._key):
+            for name, values in self.maps(images, labels, randomised).items():
+                correlation = faithfulness.rank_correlation(maps[name], values)
+                levels[name].append(float(np.nanmean(correlation)))
+        return levels
+
+    def grids(
+        self,
+        images: Float[np.ndarray, "n 4 s s 3"],
+        labels: Int[np.ndarray, "n 4"],
+        cells: Int[np.ndarray, " n"],
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """Compute {method: share of each grid's map in the cell of its target}.
+
+        Args:
+          images, labels: of the four cells of each grid.
+          cells: the target's cell in each grid, from 0 to 3.
+        """
+        grids = localisation.grid_images(images)
+        side = self.grid_size
+        grids = jax.image.resize(grids, (len(grids), side, side, 3), "bilinear")
+        targets = np.take_along_axis(labels, cells[:, None], -1)[:, 0]
+        return {
+            name: np.asarray(localisation.grid_pointing(maps, cells))
+            for name, maps in self.maps(grids, targets).items()
+        }

@@ -1,0 +1,57 @@
+"""Open a Matplotlib figure and save it as a PNG.
+
+    with png("curves.png", columns=2, size=(9, 4)) as axes:
+        axes[0, 0].plot(values)
+
+Every text is drawn as it is: class names and titles come from users, and Matplotlib
+would otherwise read the text between two dollar signs as mathematics.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+_PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
+
+
+@contextlib.contextmanager
+def png(
+    path: str | os.PathLike,
+    *,
+    size: tuple[float, float],
+    rows: int = 1,
+    columns: int = 1,
+    share_y: bool | Literal["row"] = False,
+    dpi: int = 120,
+    fit: bool = False,
+) -> Iterator[np.ndarray]:
+    """Open a figure, and write it as a PNG when the block ends without an error.
+
+    Args:
+      path: of the PNG. It is written under another name first, then renamed.
+      size: (width, height) in inches.
+      rows, columns: of axes.
+      share_y: whether all axes, or the axes of each row, have one vertical scale.
+      dpi: pixels per inch.
+      fit: whether the PNG grows or shrinks to what is drawn, such as long titles.
+
+    Yields:
+      The axes, [rows, columns].
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f"partial_{path.name}")
+    with matplotlib.rc_context(_PLAIN_TEXT):
+        # Without pyplot, the figure is freed when the block ends.
+        figure = Figure(figsize=size)
+        yield figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+        figure.tight_layout()
+        figure.savefig(
+            partial, format="png", dpi=dpi, bbox_inches="tight" if fit else None
+        )
+    os.replace(partial, path)

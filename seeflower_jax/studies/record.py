@@ -1,0 +1,89 @@
+"""Recorded results: the files of results/, and RESULTS.md, which shows them.
+
+    record("runs/inception_v3_official_seed0", "results")
+    write_results("results", "RESULTS.md")
+
+A result is called <model>_<split>_<recipe>_seed<n>.json, without the recipe if that is
+`best`, as the run directories of `reproduce` are.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+from seeflower_jax import records
+from seeflower_jax.studies import ablation, tables
+from seeflower_jax.studies.rows import PUBLISHED, ROWS, SEEDS, Row
+
+_INTRODUCTION = (
+    "# Results\n\n`python -m scripts.reproduce --report` writes this page from the "
+    "files in `results/`.\n"
+)
+
+
+def result_name(result: Mapping) -> str:
+    """Return the name of the run that a result is of."""
+    row = Row("", result["model"], result["split"], result["recipe"], "")
+    return f"{row.name}_seed{result['seed']}"
+
+
+def load_results(folder: str | os.PathLike) -> list[dict]:
+    """Read the recorded results of runs, in the order of their files' names.
+
+    Files that are not called ..._seed<n>.json record other things and are left out.
+
+    Raises:
+      ValueError: for a file whose content belongs under another name.
+    """
+    results = []
+    for path in sorted(pathlib.Path(folder).glob("*.json")):
+        if not re.fullmatch(r".*_seed\d+", path.stem):
+            continue
+        result = json.loads(path.read_text())
+        if path.stem != result_name(result):
+            raise ValueError(
+                f"{path} holds the result of {result_name(result)}; rename it, or "
+                "record the run again by scripts.reproduce --record"
+            )
+        results.append(result)
+    return results
+
+
+def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Path:
+    """Copy the result of a finished run into a folder of results; return its path.
+
+    Raises:
+      FileNotFoundError: if the run is not finished.
+      ValueError: for a run of the smoke budget, and for a result without a test split.
+    """
+    path = pathlib.Path(workdir).expanduser() / "result.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent} is no finished run: no {path.name}")
+    result = json.loads(path.read_text())
+    if result["recipe"].endswith("_smoke"):
+        raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")
+    if "test" not in result:
+        raise ValueError(
+            f"{path.parent} has no metrics of a test split; if its images have one, "
+            "run the same command again without --notest"
+        )
+    target = pathlib.Path(folder) / f"{result_name(result)}.json"
+    records.write_json(target, result)
+    return target
+
+
+def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Write RESULTS.md from a folder of recorded results alone."""
+    results = load_results(folder)
+    ablated = ablation.load_results(folder)
+    parts = [
+        _INTRODUCTION,
+        tables.paper_tables(ROWS, PUBLISHED, results),
+        tables.ablation_table(ablated, results, ablation.CHANGES),
+        tables.missing_runs(ROWS, SEEDS, results),
+        tables.missing_rows(ablated, ablation.CHANGES),
+        tables.origins(results, result_name),
+    ]
+    pathlib.Path(path).write_text("\n".join(part for part in parts if part))

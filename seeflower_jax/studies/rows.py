@@ -1,0 +1,164 @@
+"""The rows of the paper's tables, as data.
+
+    for row in select(["table_4.1", "inception_v3_*"], "full"):
+        print(row.name, row.config, row.paper)
+
+A row is one network on one split with one recipe, for any number of seeds. Its name is
+<model>_<split>_<recipe>, without the recipe if that is `best`. Accuracies are test
+top-1, in [0, 1].
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from seeflower_jax import hints
+
+SEEDS = (0, 1, 2)
+BUDGETS = ("smoke", "cpu", "full")
+# The module in configs/ of each ImageNet network.
+CONFIGS = {"vgg16": "vgg16", "vgg19": "vgg19", "inception_v3": "inception"}
+# The networks' names in tables.
+NAMES = {
+    "baseline": "baseline",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "inception_v3": "Inception-v3",
+    "ensemble": "ensemble",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+      table: of the paper, or 'trainval'.
+      model, split, recipe: as a result names them.
+      config: module of configs/ and its argument, 'inception:paper'.
+      paper: the accuracy in the paper, or None.
+      code: the accuracy in the repository of the paper's code, which is of another run
+        of the author's, or None.
+      cpu: whether two CPU cores train it within hours.
+    """
+
+    table: str
+    model: str
+    split: str
+    recipe: str
+    config: str
+    paper: float | None = None
+    code: float | None = None
+    cpu: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its runs, without the seed."""
+        parts = [self.model, self.split]
+        return "_".join(parts + [self.recipe] * (self.recipe != "best"))
+
+
+def _baseline_row(
+    setting: str, split: str, paper: float, code: float | None = None
+) -> Row:
+    recipe, config = f"paper_{setting}", f"baseline:{setting}"
+    return Row("4.1", "baseline", split, recipe, config, paper, code, cpu=True)
+
+
+def _transfer_rows(
+    split: str, accuracies: Mapping[str, tuple[float | None, float | None]]
+) -> tuple[Row, ...]:
+    """Return the rows of the ImageNet networks on a split.
+
+    Args:
+      split: of the official images.
+      accuracies: by model, of the paper and of its code.
+    """
+    return tuple(
+        Row(
+            "4.2" if split != "trainval" else "trainval",
+            model,
+            split,
+            recipe,
+            f"{config}:{recipe}",
+            *accuracies.get(model, (None, None)),
+            cpu=(model, split, recipe) == ("inception_v3", "official", "best"),
+        )
+        for model, config in CONFIGS.items()
+        for recipe in ("paper", "corrected", "best")
+        if split != "trainval" or recipe == "best"
+    )
+
+
+# The paper's tables 4.1, settings a to c, and 4.2, a and b.
+ROWS = (
+    _baseline_row("a", "official", 0.181),
+    _baseline_row("b", "official", 0.302, 0.3126),
+    _baseline_row("c", "reversed", 0.448, 0.425),
+    *_transfer_rows(
+        "official",
+        {
+            "vgg16": (0.757, 0.757),
+            "vgg19": (0.781, 0.734),
+            "inception_v3": (0.904, 0.880),
+        },
+    ),
+    *_transfer_rows(
+        "reversed",
+        {
+            "vgg16": (0.889, 0.861),
+            "vgg19": (0.925, None),
+            "inception_v3": (0.962, None),
+        },
+    ),
+    Row("4.2", "vgg16", "reversed", "short", "vgg16:short", 0.889, 0.861, cpu=True),
+    Row("4.2", "vgg19", "reversed", "short", "vgg19:short", 0.925, cpu=True),
+    Row("4.2", "inception_v3", "reversed", "short", "inception:short", 0.962, cpu=True),
+    *_transfer_rows("trainval", {}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published method on the official test split, of table 4.3.
+
+    Attributes:
+      authors: with the year.
+      method: in a few words.
+      accuracy: as published.
+      origin: 'table 4.3', or 'added' if the paper does not have it.
+    """
+
+    authors: str
+    method: str
+    accuracy: float
+    origin: str
+
+
+PUBLISHED = (
+    Published("Razavian et al. 2014", "OverFeat features, SVM", 0.868, "table 4.3"),
+    Published("Qu 2018", "Inception-v3, fine-tuned", 0.904, "table 4.3"),
+    Published("Kim et al. 2016", "features of three networks", 0.945, "added"),
+    Published("Ge and Yu 2017", "ResNet-152, joint fine-tuning", 0.947, "added"),
+    Published("Simon and Rodner 2015", "VGG19, part constellations", 0.953, "added"),
+)
+
+
+def select(patterns: Sequence[str], budget: str) -> list[Row]:
+    """Return the rows of a budget whose names or tables match.
+
+    Args:
+      patterns: names, tables (`table_4.1`) or patterns of them with `*`; [] selects
+        all rows.
+      budget: of `BUDGETS`; 'cpu' leaves out the rows that need a GPU.
+
+    Raises:
+      ValueError: if a pattern matches nothing; lists similar names.
+    """
+    labels = {row: (row.name, f"table_{row.table}") for row in ROWS}
+    known = list(dict.fromkeys(label for pair in labels.values() for label in pair))
+    selected = hints.matching(patterns, known, "row or table")
+    return [
+        row
+        for row, pair in labels.items()
+        if selected.intersection(pair) and (budget != "cpu" or row.cpu)
+    ]

@@ -1,0 +1,62 @@
+"""Several runs as one, and a run that is evaluated with other views."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.experiment import ensemble
+from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.studies import record, tables
+from tests import harness
+
+
+def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
+    result = ensemble.combine([tiny_run, tiny_run], "typed")
+    for split in ("validation", "test"):
+        single = evaluate(tiny_run, split)
+        assert result[split]["top1"] == single.metrics["top1"]
+        temperature = result["members"][0]["temperature"]
+        probabilities = np.exp(single.logits / temperature)
+        probabilities /= probabilities.sum(-1, keepdims=True)
+        loss = -np.log(probabilities[np.arange(len(single.labels)), single.labels])
+        np.testing.assert_allclose(result[split]["loss"], loss.mean(), rtol=1e-3)
+    assert result["command"] == "typed"
+    assert [m["model"] for m in result["members"]] == ["inception_v3"] * 2
+    assert record.result_name(result) == "ensemble_official_seed0"
+    assert "| ensemble | official | best |" in tables.paper_tables((), (), [result])
+
+
+def test_ensemble_of_what_does_not_belong_together(tiny_run):
+    with pytest.raises(ValueError, match="takes two runs or more"):
+        ensemble.combine([tiny_run])
+    config = tiny_run.config | {"data": tiny_run.config["data"] | {"split": "reversed"}}
+    other = dataclasses.replace(tiny_run, config=config)
+    with pytest.raises(ValueError, match="not of the same split.*reversed"):
+        ensemble.combine([tiny_run, other])
+
+
+def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
+    def run_script(*flags):
+        return harness.run_here(
+            "evaluate",
+            f"--workdir={tiny_run.workdir}",
+            "--split=validation",
+            f"--out={tmp_path / 'out'}",
+            *flags,
+        )
+
+    row = f"--results={tmp_path}", "--ablation=two sizes"
+    completed = run_script("--views=75,96:0.8", "--hflip", *row)
+    assert completed.returncode == 0, completed.stderr
+    entry = json.loads((tmp_path / "ablation.json").read_text())
+    entry = entry["inception_v3"]["two sizes"]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert entry["top1"] == metrics["top1"] and entry["count"] == metrics["count"]
+    assert entry["config_hash"] == records.config_hash(tiny_run.config)
+    assert "--views=75,96:0.8" in entry["command"]
+    assert metrics["loss"] != evaluate(tiny_run, "validation").metrics["loss"]
+    assert run_script("--views=wide").returncode == 2
+    assert run_script("--views=75", "--crop").returncode == 2

@@ -1,0 +1,99 @@
+"""Draw images and plots from arrays."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import mathtext
+from PIL import Image
+
+from seeflower_jax.evaluation import calibration
+from seeflower_jax.figures import canvas, class_counts, curves, evaluation, maps
+
+# Matplotlib would refuse the first as mathematics, and set the second in italics.
+NAMES = [r"$\oops$", "$a$", r"100\$ & <b>"]
+IMAGE = np.full((12, 12, 3), 100.0)
+MAP = np.eye(12, dtype=np.float32)
+LOG = [
+    {"stage": stage, "epoch": epoch, split: {"loss": 1.0, "top1": 0.5}}
+    for stage in NAMES[:2]
+    for epoch in (1, 2)
+    for split in ("train", "validation")
+]
+
+DRAWINGS = {
+    "class counts": lambda path: class_counts.write_class_counts(
+        path, np.array([0, 1, 1]), {name: np.array([0, 2]) for name in NAMES}, 2
+    ),
+    "learning curves": lambda path: curves.write_learning_curves(path, LOG),
+    "comparison": lambda path: curves.write_comparison(path, {NAMES[0]: LOG}),
+    "confusion matrix": lambda path: evaluation.write_confusion_matrix(
+        path, np.eye(3, dtype=int), NAMES
+    ),
+    "reliability": lambda path: evaluation.write_reliability(
+        path, {1.0: calibration.reliability(np.eye(3), np.arange(3))}
+    ),
+    "rows": lambda path: maps.write_rows(path, {NAMES[0]: [IMAGE] * 3}, NAMES),
+    "contact sheet": lambda path: maps.write_contact_sheet(
+        path, [IMAGE] * 3, [MAP] * 3, NAMES, signed=True
+    ),
+    "sheet": lambda path: maps.write_sheet(path, [IMAGE] * 3, NAMES),
+    "score curves": lambda path: maps.write_score_curves(path, np.eye(3), NAMES),
+    "table": lambda path: maps.write_table(path, NAMES, [NAMES]),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_text_is_drawn_as_it_is(draw, tmp_path, monkeypatch):
+    def parse(self, text, *_args, **_options):
+        raise AssertionError(f"{text!r} was read as mathematics")
+
+    monkeypatch.setattr(mathtext.MathTextParser, "parse", parse)
+    backend, parameters = matplotlib.get_backend(), dict(matplotlib.rcParams)
+    draw(tmp_path / "figure.png")
+    # The figure is there, nothing else is, and Matplotlib is as it was.
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.format == "PNG" and min(image.size) > 50
+        assert len(np.unique(np.asarray(image.convert("L")))) > 2
+    assert matplotlib.get_backend() == backend
+    assert dict(matplotlib.rcParams) == parameters
+
+
+def test_figure_that_fails_leaves_the_file_before_it(tmp_path):
+    path = tmp_path / "figure.png"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError):
+        with canvas.png(path, size=(1, 1)):
+            raise ZeroDivisionError
+    assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_long_titles_of_a_contact_sheet_are_whole(tmp_path):
+    path, title = (
+        tmp_path / "sheet.png",
+        "alpine sea holly 81%; map of alpine sea holly",
+    )
+    image, values = np.zeros((60, 60, 3)), np.zeros((60, 60))
+    maps.write_contact_sheet(path, [image] * 4, [values] * 4, [title] * 4, False)
+    edge = np.asarray(Image.open(path).convert("L"))[:3]
+    assert (edge == 255).all()
+
+
+def test_overlay_and_grey():
+    values = np.zeros((4, 4), np.float32)
+    assert maps.normalise(values, signed=True).tolist() == np.full((4, 4), 0.5).tolist()
+    assert maps.normalise(values, signed=False).max() == 0
+    values[0, 0], values[3, 3] = 2, -2
+    signed = maps.overlay(IMAGE[:4, :4], values, signed=True)
+    assert signed[0, 0, 0] > signed[0, 0, 2]  # red for the class
+    assert signed[3, 3, 2] > signed[3, 3, 0]  # blue against the class
+    unsigned = maps.grey(values)
+    assert unsigned[0, 0].tolist() == [255] * 3 and unsigned[3, 3].tolist() == [0] * 3
+
+
+def test_box_is_drawn_inside_its_edges():
+    pixels = maps.draw_box(np.zeros((20, 20, 3), np.uint8), (2, 4, 10, 12))
+    rows, columns = np.nonzero(pixels.any(-1))
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [
+        *(2, 4, 10, 12)
+    ]

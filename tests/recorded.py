@@ -1,0 +1,50 @@
+"""Configs as they were when results/ was recorded: with fewer keys and other names.
+
+assert records.config_hash(recorded.layout(config)) == result["config_hash"]
+"""
+
+from collections.abc import Mapping
+
+from seeflower_jax import records
+
+
+def layout(config: Mapping) -> dict:
+    """Return a config of an official recipe in the layout of the recorded results.
+
+    A key that did not exist then is left out if it has its default. Otherwise it stays,
+    so that the hash of a changed recipe differs.
+    """
+    values = records.plain(config)
+    _drop_defaults(values["model"], dict.fromkeys(list(values["model"])))
+    _drop_defaults(values["init"], {"pretraining": {}})
+    if values["model"]["name"].startswith("vgg"):
+        values["model"].setdefault("hidden", [])
+    else:
+        _drop_defaults(values["init"], {"head": "new"})
+    drawing = {"species": 16, "images_per_class": [10, 5, 25], "seed": 0}
+    _drop_defaults(values["data"], drawing)
+    _drop_defaults(values["eval"], {"keep_aspect": True})
+    if not values["whitening"]["enabled"]:
+        del values["whitening"]
+    for stage in values["stages"].values():
+        _drop_defaults(stage, {"accum_steps": 1, "keep_batch_stats": False})
+        _drop_defaults(stage["augment"], {"keep_aspect": True})
+        _rename_optimizer(stage)
+    return values
+
+
+def _drop_defaults(section: dict, defaults: Mapping) -> None:
+    for key, default in defaults.items():
+        if section[key] == default:
+            del section[key]
+
+
+def _rename_optimizer(stage: dict) -> None:
+    """Name the optimizer as it was: 'adam' had decoupled weight decay, as AdamW has."""
+    known = {
+        "adamw": ("adam", []),
+        "rmsprop": ("rmsprop", [["eps", 1e-7]]),
+    }
+    name, options = known[stage["optimizer"]]
+    assert stage.pop("optimizer_options") == options
+    stage |= {"optimizer": name, "momentum": 0.9}

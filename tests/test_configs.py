@@ -1,0 +1,181 @@
+"""The recipes of configs/: their keys, what each trains, what the network sees."""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base, baseline, inception, quickstart, vgg16, vgg19
+from seeflower_jax import models, records
+from seeflower_jax.experiment import images
+from seeflower_jax.experiment.checks import RULES, STAGE_RULES
+from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment.settings import derive, read_settings
+from seeflower_jax.experiment.train import train
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.studies import record, rows
+from seeflower_jax.training import partition
+from seeflower_jax.training.optimizer import make_optimizer
+from tests import fixtures, harness, recorded
+
+VARIANTS = {
+    "baseline": baseline.SETTINGS,
+    "inception": inception.VARIANTS,
+    "vgg16": vgg16.VARIANTS,
+    "vgg19": vgg16.VARIANTS,
+}
+RECORDED = record.load_results(harness.ROOT / "results")
+
+
+def test_the_base_config_has_the_keys_that_the_code_reads():
+    config = base.get_config()
+    assert config.stages.to_dict() == config.init.pretraining.to_dict() == {}
+    assert dict(records.flat(config)).keys() == RULES.keys()
+    assert dict(records.flat(base.get_stage())).keys() == STAGE_RULES.keys()
+
+
+@pytest.mark.parametrize(
+    "module,variant",
+    [(module, variant) for module in VARIANTS for variant in VARIANTS[module]],
+)
+def test_every_recipe_makes_sense(module, variant):
+    config = importlib.import_module(f"configs.{module}").get_config(variant)
+    settings = read_settings(config)
+    assert [stage.name for stage in settings.stages] == list(config.stage_order)
+    keys = dict(records.flat(base.get_config())).keys()
+    config.stages = {}
+    assert dict(records.flat(config)).keys() == keys
+
+
+def test_every_run_of_the_quick_start_makes_sense():
+    config = quickstart.get_config()
+    assert read_settings(config).pretraining
+    before = read_settings(derive(config, config.init.pretraining))
+    scratch = read_settings(derive(config, config.quickstart.scratch))
+    assert [stage.name for stage in before.stages] == ["pretrain"]
+    assert [stage.name for stage in scratch.stages] == ["scratch"]
+    assert before.data.split == "source" and scratch.data.split == "target"
+
+
+def test_no_config_is_untested():
+    folder = pathlib.Path(base.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")}
+    assert files == {"base", "paper", "quickstart", *VARIANTS}
+
+
+@pytest.mark.parametrize("result", RECORDED, ids=record.result_name)
+def test_recorded_results_are_of_the_recipes(result):
+    for row in rows.ROWS:
+        if row.name == record.result_name(result).rpartition("_seed")[0]:
+            module, _, variant = row.config.partition(":")
+            config = importlib.import_module(f"configs.{module}").get_config(variant)
+            config.update(seed=result["seed"], data={"split": row.split})
+            layout = recorded.layout(config)
+            assert records.config_hash(layout) == result["config_hash"]
+            return
+    assert result["model"] == "ensemble"
+    hashes = [member["config_hash"] for member in result["members"]]
+    singles = [r["config_hash"] for r in RECORDED if r is not result]
+    assert set(hashes) <= set(singles)
+
+
+def test_the_best_recipe_of_inception_is_the_one_that_was_run():
+    config = inception.get_config()
+    assert records.config_hash(recorded.layout(config)) == "10d3f5ef6661"
+    assert inception.get_config("best").to_dict() == config.to_dict()
+    config.stages.settle.learning_rate *= 2
+    assert records.config_hash(recorded.layout(config)) != "10d3f5ef6661"
+
+
+@pytest.mark.parametrize(
+    "module,epochs", [(inception, (30, 4, 1)), (vgg16, (30, 2)), (vgg19, (30, 2))]
+)
+def test_the_short_recipe_differs_in_its_epochs_alone(module, epochs):
+    best, short = (module.get_config(name) for name in ("best", "short"))
+    names = ("head", "finetune", "settle")[: len(epochs)]
+    assert short.stage_order == names
+    assert tuple(short.stages[name].epochs for name in names) == epochs
+    for config in (best, short):
+        config.recipe = ""
+        for stage in config.stages.values():
+            stage.update(epochs=1, validate_every=1)
+    assert short.to_dict() == best.to_dict()
+
+
+@pytest.mark.parametrize("module", [inception, vgg16, vgg19])
+@pytest.mark.parametrize("recipe", ["paper", "corrected"])
+def test_recipes_of_the_paper(module, recipe):
+    config = module.get_config(recipe)
+    settings = read_settings(config)
+    assert settings.recipe == recipe
+    augmentations = [stage.augmentation for stage in settings.stages]
+    keep_aspect = {image.keep_aspect for image in (settings.view, *augmentations)}
+    assert keep_aspect == {recipe == "corrected"}
+    assert config.model.preprocess == ("unit" if recipe == "paper" else None)
+    params = models.shapes(settings.spec(num_classes=102))["params"]
+    for stage in settings.stages:
+        trainable, _ = partition.split(params, stage.rules)
+        assert {"head/logits/kernel"} <= set(trainable)
+        assert stage.patience == 20
+        make_optimizer(stage, stage.schedule(1))
+    with pytest.raises(ValueError, match="unknown variant 'papre'; known are"):
+        module.get_config("papre")
+
+
+def test_first_stages_of_the_paper_train_what_its_code_does():
+    def trained(module):
+        settings = read_settings(module.get_config("paper"))
+        params = models.shapes(settings.spec(num_classes=102))["params"]
+        names = partition.split(params, settings.stages[0].rules)[0]
+        return {name.removesuffix("/kernel") for name in names if "kernel" in name}
+
+    assert trained(inception) == {"head/logits"}
+    assert trained(vgg19) == {"head/fc2", "head/logits"}
+    assert trained(vgg16) == {
+        *("backbone/block4_conv3", "backbone/block5_conv1", "backbone/block5_conv2"),
+        *("backbone/block5_conv3", "head/fc1", "head/fc2", "head/logits"),
+    }
+
+
+def test_baseline_is_squashed_too():
+    (stage,) = read_settings(baseline.get_config("b")).stages
+    assert stage.augmentation.keep_aspect is False
+    (stage,) = read_settings(baseline.get_config("a")).stages
+    assert stage.augmentation is None and stage.view.keep_aspect is False
+
+
+def test_paper_shows_the_network_whole_images_in_0_to_1(
+    flowers, narrow_weights, tmp_path
+):
+    config = inception.get_config("paper")
+    config.model.width = fixtures.NARROW_WIDTH
+    config.init.weights = str(narrow_weights)
+    config.data.update(dir=str(flowers), cache_dir=str(tmp_path), verify=False)
+    config.data.shortest_side = 80
+    config.eval.update(size=80, batch_size=8)
+    config.test_time.views = ((80, 1.0),)
+    config.stages.head.update(epochs=1, batch_size=8)
+    config.stages.head.augment.size = 80
+    config.stages.finetune.epochs = 0
+    train(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    network = run.network
+    assert network.spec.preprocess == "unit"
+    # The statistics of the frozen layers are those of the file, although batches were
+    # normalised by their own statistics.
+    loaded = fixtures.narrow_variables(seed=1)["batch_stats"]
+    harness.assert_trees_equal(network.variables["batch_stats"], loaded)
+
+    logits = evaluate(run, "test").logits
+    dataset = images.of_run(run)
+    batch = dataset.reader(dataset.indices("test"))
+    row, (height, width) = next(
+        (row, size) for row, size in enumerate(batch["sizes"]) if size[0] != size[1]
+    )
+    whole = batch["canvas"][row, None, :height, :width].astype(np.float32)
+    squashed = jax.image.resize(whole, (1, 80, 80, 3), "linear")
+    expected, _ = models.build(network.spec).apply(network.variables, squashed / 255)
+    np.testing.assert_allclose(logits[row, None], expected, rtol=1e-3, atol=1e-3)
+    assert network.view.keep_aspect is False
