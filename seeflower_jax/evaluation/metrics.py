@@ -121,13 +121,12 @@ def format_table(metrics_by_split: Mapping[str, Any]) -> str:
         returns them. Missing splits and other keys are skipped, so the content of a
         `result.json` can be given as it is.
     """
-    header = ("top-1", "mean class", "top-5", "loss", "images")
-    rows = [("", *header)]
+    rows = [["", "top-1", "mean class", "top-5", "loss", "images"]]
     for split in ("train", "validation", "test"):
         if values := metrics_by_split.get(split):
             accuracies = (values[k] for k in ("top1", "mean_class_top1", "top5"))
             shares = [f"{share:.4f}".removeprefix("0") for share in accuracies]
-            rows.append((split, *shares, f"{values['loss']:.4f}", str(values["count"])))
+            rows.append([split, *shares, f"{values['loss']:.4f}", str(values["count"])])
     return "\n".join(
         f"{name:12}" + "".join(f"{cell:>12}" for cell in cells) for name, *cells in rows
     )

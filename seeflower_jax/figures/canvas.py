@@ -17,8 +17,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-_PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
-
 
 @contextlib.contextmanager
 def png(
@@ -46,7 +44,7 @@ def png(
     """
     path = pathlib.Path(path)
     partial = path.with_name(f"partial_{path.name}")
-    with matplotlib.rc_context(_PLAIN_TEXT):
+    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
         # Without pyplot, the figure is freed when the block ends.
         figure = Figure(figsize=size)
         yield figure.subplots(rows, columns, squeeze=False, sharey=share_y)

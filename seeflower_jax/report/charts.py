@@ -188,13 +188,13 @@ def _ticks(
 ) -> Float[np.ndarray, " ticks"]:
     """Return round values from below `low` to above `high`."""
     locator = ticker.MaxNLocator(count, integer=integer, steps=[1, 2, 2.5, 5, 10])
-    return locator.tick_values(low, high)
+    return np.asarray(locator.tick_values(low, high))
 
 
 def _short_number(value: float) -> str:
     """Format a number in at most six characters: 0.5, 2.5e-4."""
     text = f"{value:g}"
-    if len(text) <= 5:
+    if len(text) <= 5 and "e" not in text:
         return text
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

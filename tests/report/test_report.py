@@ -16,7 +16,7 @@ from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.evaluate import Evaluation, evaluate
 from seeflower_jax.inference.run import load_run
-from seeflower_jax.report import collect
+from seeflower_jax.report import charts, collect
 from seeflower_jax.report import html as page_html
 from tests import harness, tiny_config
 from tests.browser import Browser
@@ -291,3 +291,10 @@ def test_page_in_a_browser(page, tmp_path):
         assert browser.evaluate(
             "getComputedStyle(document.activeElement).outlineStyle"
         ) == ("solid")
+
+
+def test_ticks_of_small_numbers_are_short():
+    numbers = (0, 0.5, 0.001, 0.00025, 3e-5, 2.5e-06, 40, 12000)
+    assert [charts._short_number(number) for number in numbers] == [
+        *("0", "0.5", "0.001", "2.5e-4", "3e-5", "2.5e-6", "40", "12000")
+    ]

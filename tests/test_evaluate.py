@@ -1,0 +1,78 @@
+"""scripts.evaluate: what it prints and writes, and which command lines it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.evaluation import metrics
+from tests import harness
+
+
+@pytest.fixture(scope="module")
+def workdir(tiny_run, tmp_path_factory):
+    """Return the directory of a copy of the tiny run."""
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run.workdir, workdir)
+    return workdir
+
+
+def _evaluate(workdir, *arguments) -> str:
+    """Return what the script prints."""
+    completed = harness.run_here("evaluate", f"--workdir={workdir}", *arguments)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
+
+
+def test_metrics_of_the_result(workdir):
+    lines = _evaluate(workdir).splitlines()
+    folder, result = workdir / "evaluation_test", records.read_result(workdir)
+    assert lines[:2] == metrics.format_table({"test": result["test"]}).splitlines()
+    temperature = result["calibration"]["temperature"]
+    assert lines[2].endswith(f"with the temperature {temperature:.2f}")
+    assert lines[3:] == [str(folder)]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("confusion_matrix.csv", "confusion_matrix.png", "metrics.json"),
+        *("per_class.csv", "reliability.png"),
+    ]
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written == json.loads(_evaluate(workdir, "--json"))
+    assert written["top1"] == result["test"]["top1"]
+
+
+def test_other_views_and_a_closer_look(workdir):
+    losses = {
+        suffix: json.loads(_evaluate(workdir, "--json", *arguments))["loss"]
+        for suffix, arguments in {
+            "": [],
+            "_views": ["--views=75,96:0.8", "--hflip"],
+            "_crop": ["--crop"],
+        }.items()
+    }
+    for suffix in losses:
+        assert (workdir / f"evaluation_test{suffix}" / "metrics.json").exists()
+    assert np.isfinite(losses["_views"]) and losses["_views"] != losses[""]
+    # The last layer has one pixel for views of 80 pixels, so the part is the whole.
+    assert losses["_crop"] == pytest.approx(losses[""], rel=1e-5)
+
+
+def test_views_of_the_config_are_no_other_views(workdir):
+    text = _evaluate(workdir, "--views=80", "--nohflip", "--split=validation")
+    assert text.splitlines()[-1] == str(workdir / "evaluation_validation")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--views=wide"], "--views=wide: invalid literal"),
+        (["--views=80:1.5"], "--views=80:1.5: a view has crop 1.5"),
+        (["--views=0"], "--views=0: a view has size 0"),
+        (["--views=75", "--crop"], "--crop excludes --views and --hflip"),
+        (["--ablation=row", "--split=test"], "--ablation needs --split=validation"),
+    ],
+)
+def test_usage_errors(workdir, arguments, message):
+    completed = harness.run_here("evaluate", f"--workdir={workdir}", *arguments)
+    assert completed.returncode == 2 and message in completed.stderr
