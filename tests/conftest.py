@@ -14,7 +14,8 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from seeflower_jax import experiment  # noqa: E402
+from seeflower_jax.experiment.train import train  # noqa: E402
+from seeflower_jax.inference.run import Run, load_run  # noqa: E402
 from tests import fixtures, harness, tiny_config  # noqa: E402
 
 
@@ -54,16 +55,16 @@ def narrow_weights(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, flowers, narrow_weights):
-    """A tiny run, whose head alone was trained, for what only reads a run."""
+def tiny_run(tmp_path_factory, flowers, narrow_weights) -> Run:
+    """Return a tiny run whose head is trained, for tests that only read a run."""
     config = tiny_config.get_config()
     config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
     config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
     config.stages.head.update(epochs=10, learning_rate=1e-2, validate_every=10)
     config.stages.finetune.epochs = 0
     workdir = tmp_path_factory.mktemp("run")
-    experiment.train(config, workdir)
-    return experiment.load_run(workdir)
+    train(config, workdir)
+    return load_run(workdir)
 
 
 @pytest.fixture(scope="session")

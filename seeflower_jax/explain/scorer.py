@@ -52,7 +52,7 @@ class Scorer:
         self,
         network: Network,
         methods: Sequence[str],
-        layer: str,
+        layer: str | None,
         options: Mapping[str, Mapping] | None,
         grid_size: int = 0,
         seed: int = 0,
