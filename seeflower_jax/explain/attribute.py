@@ -12,6 +12,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jaxtyping import Float
@@ -211,7 +212,7 @@ class _ShardWriter:
 
 def _boxes(maps: Float[np.ndarray, "n h w"]) -> np.ndarray:
     """Return the box of each map: left, top, right, bottom in its pixels."""
-    return np.asarray(localisation.bounding_boxes(maps))[:, [1, 0, 3, 2]]
+    return np.asarray(localisation.bounding_boxes(jnp.asarray(maps)))[:, [1, 0, 3, 2]]
 
 
 def _write_sheets(

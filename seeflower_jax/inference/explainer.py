@@ -82,9 +82,9 @@ class Explainer:
 
     def __call__(
         self,
-        positions: Sequence[int],
+        positions: Sequence[int] | Int[np.ndarray, " n"],
         pixels: Sequence[UInt8[np.ndarray, "h w 3"]],
-        targets: Sequence[int],
+        targets: Sequence[int] | Int[np.ndarray, " n"],
     ) -> Explained:
         """Compute the maps of up to `batch_size` images.
 

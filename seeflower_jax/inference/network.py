@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -131,8 +132,8 @@ class Network:
 
     def see(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
         """Return what the network sees of an image, rounded for display."""
-        sizes = np.array([pixels.shape[:2]], np.int32)
-        return np.asarray(self.view(pixels[None], sizes)[0].round()).astype(np.uint8)
+        canvas, sizes = jnp.asarray(pixels[None]), jnp.array([pixels.shape[:2]])
+        return np.asarray(self.view(canvas, sizes)[0].round()).astype(np.uint8)
 
     def probabilities(
         self, logits: Float[np.ndarray, "n c"]

@@ -14,6 +14,7 @@ from PIL import Image
 from configs import inception
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.experiment.evaluate import evaluate, make_evaluator, served_logits
+from seeflower_jax.experiment.images import of_run
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference import export
 from seeflower_jax.inference.network import Network
@@ -110,9 +111,7 @@ def test_one_image_has_one_probability(run, tmp_path):
     assert evaluation.temperature == network.temperature
     np.testing.assert_allclose(evaluation.logits, served_logits(run, "test"), atol=1e-5)
     scaled = evaluation.logits / evaluation.temperature
-    names = [
-        pathlib.Path(name).name for name in sorted(map(str, folder.rglob("*.jpg")))
-    ]
+    names = [pathlib.Path(name).name for name in of_run(run).images("test").names]
     evaluated = {
         name: dict(zip(CLASSES, row, strict=True))
         for name, row in zip(names, np.exp(metrics.log_softmax(scaled)), strict=True)
