@@ -8,9 +8,9 @@ r"""Compute attribution maps of many images.
     python -m scripts.attribute --model=vgg16 --weights=FILE --images=photos/ --out=maps
 
 --images takes a folder, a pattern or a .txt list of files. OUT gets the raw maps in
-<method>/<shard>.npy, index.jsonl (image, prediction, its calibrated probability, target,
-method, shard, row) and a contact sheet for each method. --overlays adds a PNG for each
-image and method. scripts.predict describes --export, --model and --weights.
+<method>/<shard>.npy, index.jsonl (image, prediction, its calibrated probability,
+target, method, shard, row) and a contact sheet for each method. --overlays adds a PNG
+for each image and method. scripts.predict describes --export, --model and --weights.
 
 For class activation maps, the index also has the box that the map highlights, in pixels
 of the original image (left, top, right, bottom), and overlays show it; --noboxes leaves
@@ -51,9 +51,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of the m
 _LIMIT = flags.DEFINE_integer("limit", None, "Only this many of the first images.", 1)
 _OVERLAYS = flags.DEFINE_bool("overlays", False, "Also write overlays as PNGs.")
 _BOXES = flags.DEFINE_bool("boxes", True, "Compute boxes of class activation maps.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the run's images, if moved."
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's images are now.")
 
 
 def main(_: list[str]) -> None:
