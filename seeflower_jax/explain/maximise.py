@@ -41,7 +41,7 @@ _BATCH_SIZE = 32  # of images that are only classified
 
 @dataclasses.dataclass(frozen=True)
 class _Optimisation:
-    """How images are optimised; the attributes are those of `maximise_classes`."""
+    """How images are optimised; see the arguments of `maximise_classes`."""
 
     form: str
     size: int
@@ -76,7 +76,7 @@ def maximise_classes(
     """Write an image for each class, a sheet, the score curves and result.json.
 
     Args:
-      run: whose network is maximised.
+      run: the run with the network to maximise.
       out: the folder.
       classes: names or indices; all if empty.
       form: key of `activation_max.FORMS`. The robust form compares with training
@@ -85,8 +85,8 @@ def maximise_classes(
       steps: of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
       batch_size: classes at once.
-      observer: a run of another network. The result counts the images whose class it
-        predicts.
+      observer: a run of another network. The result counts the images that it
+        classifies correctly.
       command: what was typed, for the record.
       results: a folder; the counts are entered into its activation_max.json. It needs
         an observer.
@@ -274,7 +274,7 @@ def count_recognised(
     images: Float[np.ndarray, "k h w 3"],
     labels: Int[np.ndarray, " k"],
 ) -> int:
-    """Count the images whose class a network predicts, at the size of its view.
+    """Count the images that a network classifies correctly, at the size of its view.
 
     Args:
       network: that classifies.
@@ -300,7 +300,7 @@ def read_images(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
     """Yield (class index, pixels) of the images that `maximise_classes` wrote.
 
-    The order is that of the classes. A folder without such images yields nothing.
+    The classes are in ascending order. A folder without such images yields nothing.
     """
     for path in sorted(pathlib.Path(folder).glob("[0-9]*_*.png")):
         with Image.open(path) as image:

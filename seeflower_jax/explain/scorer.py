@@ -41,8 +41,8 @@ class Scorer:
       methods: keys of `attribution.registry.METHODS`.
       layer: of class activation maps.
       options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
-      grid_size: side of the grids in pixels, even; 0 is twice the side of an image. A
-        network whose head takes flattened features has grids of its own size.
+      grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
+        With `spec.pooling == "flatten"`, grids have the side of an image.
       seed: of random methods and of the randomised parameters.
 
     Raises:
@@ -130,8 +130,8 @@ class Scorer:
     ) -> dict[str, list[float]]:
         """Compute {method: mean rank correlation of each level of randomisation}.
 
-        The correlation is between the maps and those of a network whose layers are
-        randomised from the head down, one block more at each level.
+        The parameters are randomised from the head down, one more block at each level.
+        The correlation is between the maps before and after.
         """
         variables = self._network.variables
         groups = layer_groups(variables["params"])

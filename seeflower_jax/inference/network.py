@@ -84,8 +84,8 @@ class Network:
         was fitted.
       preprocess: applied to views before the network, or None.
       origin: the run directory, export or weight file, for records.
-      program: the function of an export, (variables, images) -> logits; it takes the
-        place of the one that `spec` describes.
+      program: the function of an export, (variables, images) -> logits. `predict` calls
+        it instead of the function that `spec` describes.
     """
 
     spec: ModelSpec
