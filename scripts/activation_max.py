@@ -8,9 +8,9 @@ r"""Compute the images that maximise the scores of classes.
 Without --classes, the script optimises an image for each class. --form=plain optimises
 pixels, as the paper does. --form=robust, the default, gives recognisable flowers; it
 compares with training images. OUT gets a PNG for each class, a sheet of all, the score
-curves and result.json. --observer names the run of another network; the result then
-counts the images whose class that network predicts. --results=results enters the counts
-into activation_max.json in that folder.
+curves and result.json. --observer names the run of another network: the result then
+counts the images that this network classifies correctly. --results=results enters the
+counts into activation_max.json in that folder.
 """
 
 from absl import flags

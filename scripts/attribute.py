@@ -7,10 +7,10 @@ r"""Compute attribution maps of many images.
     python -m scripts.attribute --export=DIR --images=photos/ --out=maps
     python -m scripts.attribute --model=vgg16 --weights=FILE --images=photos/ --out=maps
 
---images takes a folder, a pattern or a .txt list of files. --export, --model and
---weights are those of scripts.predict. OUT gets the raw maps in <method>/<shard>.npy,
-index.jsonl (image, prediction, its calibrated probability, target, method, shard, row)
-and a contact sheet for each method. --overlays adds a PNG for each image and method.
+--images takes a folder, a pattern or a .txt list of files. OUT gets the raw maps in
+<method>/<shard>.npy, index.jsonl (image, prediction, its calibrated probability,
+target, method, shard, row) and a contact sheet for each method. --overlays adds a PNG
+for each image and method. scripts.predict describes --export, --model and --weights.
 
 For class activation maps, the index also has the box that the map highlights, in pixels
 of the original image (left, top, right, bottom), and overlays show it; --noboxes leaves
@@ -51,9 +51,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of the m
 _LIMIT = flags.DEFINE_integer("limit", None, "Only this many of the first images.", 1)
 _OVERLAYS = flags.DEFINE_bool("overlays", False, "Also write overlays as PNGs.")
 _BOXES = flags.DEFINE_bool("boxes", True, "Compute boxes of class activation maps.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the run's images, if it has moved since the training."
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's images are now.")
 
 
 def main(_: list[str]) -> None:
@@ -79,11 +77,12 @@ def main(_: list[str]) -> None:
 
 def _load() -> tuple[Network, Images]:
     """Load the network and the images that the command line names."""
-    if (_IMAGES.value is None) == (_SPLIT.value is None):
+    split = _SPLIT.value
+    if (_IMAGES.value is None) == (split is None):
         raise app.UsageError("give one of --images and --split")
-    if _IMAGES.value is not None:
+    if split is None:
         network = network_flags.load_network()
-        return network, network.images(_IMAGES.value)
+        return network, network.images(str(_IMAGES.value))
     network_flags.check()
     if network_flags.WORKDIR.value is None:
         raise app.UsageError("--split is of a run's data: give --workdir, or --images")
@@ -92,7 +91,7 @@ def _load() -> tuple[Network, Images]:
     from seeflower_jax.inference.run import load_run
 
     run = load_run(network_flags.WORKDIR.value, _DATA_DIR.value)
-    return run.network, of_run(run).images(_SPLIT.value)
+    return run.network, of_run(run).images(split)
 
 
 if __name__ == "__main__":

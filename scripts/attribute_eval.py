@@ -3,10 +3,11 @@ r"""Compute metrics of attribution methods on a run's own images.
     python -m scripts.attribute_eval --workdir=runs/inception_seed0 \
         --methods=saliency,grad_cam,finer_cam --limit=200 --out=attribution_eval
 
-For each method, the script computes the grid pointing game (chance is 0.25), deletion
-and insertion, ROAD (MoRF and LeRF), sparseness, and the rank correlation with the maps
-of a network whose layers are randomised from the head down. Only correctly classified
-images count. OUT gets result.json, table.md and table.png, and the table is printed.
+For each method, the script computes the grid pointing game (chance is 0.25), deletion,
+insertion, ROAD (MoRF and LeRF) and sparseness. It also randomises the layers of the
+network from the head down, and computes the rank correlation of the maps before and
+after. Only correctly classified images count. OUT gets result.json, table.md and
+table.png, and the table is printed.
 
 --metrics=pointing_game computes only the pointing game; the other metrics take about
 fifty passes for each image. A grid has four images at their full size, so it has four

@@ -45,4 +45,4 @@ def load_network() -> Network:
         from seeflower_jax.inference.run import load_run
 
         return load_run(WORKDIR.value).network
-    return load.load_weights(_MODEL.value, _WEIGHTS.value)
+    return load.load_weights(str(_MODEL.value), str(_WEIGHTS.value))

@@ -6,7 +6,7 @@
 
 IMAGE is a file, a folder, a pattern or a .txt list of files. DIR is a folder that
 scripts.export wrote. FILE is a weight file of Keras or torchvision with its classifier,
-and the classes are those of ImageNet; --weights=imagenet:top downloads the file of
+which predicts the classes of ImageNet; --weights=imagenet:top downloads the file of
 Keras. The probabilities are calibrated if the run has a validation split.
 
 --json prints a JSON object for each image, one a line. --explain also writes each image

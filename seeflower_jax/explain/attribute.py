@@ -57,14 +57,14 @@ def attribute(
       methods: keys of `attribution.registry.METHODS`.
       out: the folder.
       target: see `inputs.target_labels`.
-      layer: of class activation maps; that of `attribution.batch.map_layer` by default.
+      layer: of class activation maps. The default is `attribution.batch.map_layer`.
       options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
       batch_size: images at once, rounded up to a multiple of the devices.
       dtype: of the maps on disk, 'float16' or 'float32'.
       overlays: whether to write a PNG per image and method too.
       boxes: whether the index has a `box` for each class activation map, [left, top,
         right, bottom] in pixels of the original image, upright, and overlays show it.
-        It is that of `localisation.bounding_boxes`.
+        See `localisation.bounding_boxes`.
 
     Returns:
       The images that could not be read: dicts of `image` and `error`.

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -40,13 +41,22 @@ _BATCH_SIZE = 32  # of images that are only classified
 
 @dataclasses.dataclass(frozen=True)
 class _Optimisation:
-    """How images are optimised; the attributes are those of `maximise_classes`."""
+    """How images are optimised; see the arguments of `maximise_classes`."""
 
     form: str
     size: int
     steps: int
     seeds: int
     batch_size: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Maximised:
+    """Optimised images on the host, with their scores at each step and at the end."""
+
+    images: Float[np.ndarray, "k size size 3"]
+    curves: Float[np.ndarray, "k steps"]
+    scores: Float[np.ndarray, " k"]
 
 
 def maximise_classes(
@@ -66,7 +76,7 @@ def maximise_classes(
     """Write an image for each class, a sheet, the score curves and result.json.
 
     Args:
-      run: whose network is maximised.
+      run: the run with the network to maximise.
       out: the folder.
       classes: names or indices; all if empty.
       form: key of `activation_max.FORMS`. The robust form compares with training
@@ -75,8 +85,8 @@ def maximise_classes(
       steps: of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
       batch_size: classes at once.
-      observer: a run of another network. The result counts the images whose class it
-        predicts.
+      observer: a run of another network. The result counts the images that it
+        classifies correctly.
       command: what was typed, for the record.
       results: a folder; the counts are entered into its activation_max.json. It needs
         an observer.
@@ -128,7 +138,7 @@ def maximise_classes(
         )
     titles = [names[label] for label in labels]
     figures.write_sheet(out / "sheet.png", maximised.images, titles)
-    figures.write_score_curves(out / "curves.png", maximised.curves.T, titles)
+    figures.write_score_curves(out / "curves.png", maximised.curves, titles)
     records.write_json(out / "result.json", result)
     if results is not None and observer is not None:
         _record(pathlib.Path(results), run, observer, result)
@@ -155,7 +165,7 @@ def _maximise_all(
     labels: Int[np.ndarray, " k"],
     optimisation: _Optimisation,
     out: pathlib.Path,
-) -> Maximised:
+) -> _Maximised:
     """Optimise an image for each label, in batches, and write each as a PNG."""
     network, form = run.network, activation_max.FORMS[optimisation.form]
     natural = _natural_statistics(run, optimisation.size) if form.naturalness else None
@@ -181,26 +191,27 @@ def _maximise_all(
             chosen = labels[first : first + optimisation.batch_size]
             # Repeats fill the last batch, so that nothing is compiled again.
             rows = np.resize(chosen, min(optimisation.batch_size, len(labels)))
-            best = None
-            for seed in range(optimisation.seeds):
-                key = jax.random.key(seed)
-                candidate = maximise(network.variables, jnp.array(rows), key, natural)
-                best = candidate if best is None else _better(best, candidate)
-            part = _first(jax.device_get(best), len(chosen))
+            by_seed = (
+                maximise(network.variables, rows, jax.random.key(seed), natural)
+                for seed in range(optimisation.seeds)
+            )
+            part = _to_host(functools.reduce(_better, by_seed), len(chosen))
             _write_images(out, part, [network.class_names[i] for i in chosen], chosen)
             parts.append(part)
         jax.effects_barrier()  # The last steps of the bar are reported before it ends.
-    return Maximised(
+    return _Maximised(
         np.concatenate([part.images for part in parts]),
-        np.concatenate([part.curves for part in parts], axis=1),
+        np.concatenate([part.curves for part in parts]),
         np.concatenate([part.scores for part in parts]),
     )
 
 
-def _first(maximised: Maximised, count: int) -> Maximised:
-    """Return the results of the first classes."""
-    return Maximised(
-        maximised.images[:count], maximised.curves[:, :count], maximised.scores[:count]
+def _to_host(maximised: Maximised, count: int) -> _Maximised:
+    """Copy the results of the first classes to the host."""
+    return _Maximised(
+        np.asarray(maximised.images)[:count],
+        np.asarray(maximised.curves).T[:count],
+        np.asarray(maximised.scores)[:count],
     )
 
 
@@ -216,7 +227,7 @@ def _better(a: Maximised, b: Maximised) -> Maximised:
 
 def _write_images(
     out: pathlib.Path,
-    maximised: Maximised,
+    maximised: _Maximised,
     class_names: Sequence[str],
     labels: Int[np.ndarray, " k"],
 ) -> None:
@@ -263,7 +274,7 @@ def count_recognised(
     images: Float[np.ndarray, "k h w 3"],
     labels: Int[np.ndarray, " k"],
 ) -> int:
-    """Count the images whose class a network predicts, at the size of its view.
+    """Count the images that a network classifies correctly, at the size of its view.
 
     Args:
       network: that classifies.
@@ -289,7 +300,7 @@ def read_images(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
     """Yield (class index, pixels) of the images that `maximise_classes` wrote.
 
-    The order is that of the classes. A folder without such images yields nothing.
+    The classes are in ascending order. A folder without such images yields nothing.
     """
     for path in sorted(pathlib.Path(folder).glob("[0-9]*_*.png")):
         with Image.open(path) as image:

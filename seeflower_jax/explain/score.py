@@ -80,7 +80,7 @@ def score_methods(
     """Compute metrics of methods; write result.json, table.md and table.png.
 
     Args:
-      run: whose network is explained; its seed decides what is random.
+      run: the run with the network to explain. Its seed makes choices repeatable.
       images: with known labels.
       methods: keys of `attribution.registry.METHODS`.
       out: the folder.

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -40,8 +41,8 @@ class Scorer:
       methods: keys of `attribution.registry.METHODS`.
       layer: of class activation maps.
       options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
-      grid_size: side of the grids in pixels, even; 0 is twice the side of an image. A
-        network whose head takes flattened features has grids of its own size.
+      grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
+        With `spec.pooling == "flatten"`, grids have the side of an image.
       seed: of random methods and of the randomised parameters.
 
     Raises:
@@ -52,7 +53,7 @@ class Scorer:
         self,
         network: Network,
         methods: Sequence[str],
-        layer: str,
+        layer: str | None,
         options: Mapping[str, Mapping] | None,
         grid_size: int = 0,
         seed: int = 0,
@@ -74,7 +75,7 @@ class Scorer:
 
     def maps(
         self,
-        images: Float[np.ndarray, "n h w 3"],
+        images: Float[np.ndarray, "n h w 3"] | Float[Array, "n h w 3"],
         labels: Int[np.ndarray, " n"],
         variables: Mapping | None = None,
     ) -> dict[str, Float[np.ndarray, "n h w"]]:
@@ -87,7 +88,10 @@ class Scorer:
         """
         variables = self._network.variables if variables is None else variables
         keys = jax.random.split(self._key, len(images))
-        return jax.device_get(self._explain(variables, images, labels, keys)[2])
+        _, _, maps = self._explain(
+            variables, jnp.asarray(images), jnp.asarray(labels), keys
+        )
+        return jax.device_get(maps)
 
     def _faithfulness(
         self,
@@ -126,15 +130,17 @@ class Scorer:
     ) -> dict[str, list[float]]:
         """Compute {method: mean rank correlation of each level of randomisation}.
 
-        The correlation is between the maps and those of a network whose layers are
-        randomised from the head down, one block more at each level.
+        The parameters are randomised from the head down, one more block at each level.
+        The correlation is between the maps before and after.
         """
         variables = self._network.variables
         groups = layer_groups(variables["params"])
         levels: dict[str, list[float]] = {name: [] for name in maps}
         for randomised in faithfulness.randomised(variables, groups, self._key):
             for name, values in self.maps(images, labels, randomised).items():
-                correlation = faithfulness.rank_correlation(maps[name], values)
+                correlation = faithfulness.rank_correlation(
+                    jnp.asarray(maps[name]), jnp.asarray(values)
+                )
                 levels[name].append(float(np.nanmean(correlation)))
         return levels
 
@@ -150,11 +156,13 @@ class Scorer:
           images, labels: of the four cells of each grid.
           cells: the target's cell in each grid, from 0 to 3.
         """
-        grids = localisation.grid_images(images)
+        grids = localisation.grid_images(jnp.asarray(images))
         side = self.grid_size
         grids = jax.image.resize(grids, (len(grids), side, side, 3), "bilinear")
         targets = np.take_along_axis(labels, cells[:, None], -1)[:, 0]
         return {
-            name: np.asarray(localisation.grid_pointing(maps, cells))
+            name: np.asarray(
+                localisation.grid_pointing(jnp.asarray(maps), jnp.asarray(cells))
+            )
             for name, maps in self.maps(grids, targets).items()
         }

@@ -43,7 +43,7 @@ class Explainer:
     Args:
       network: to be explained.
       methods: keys of `attribution.registry.METHODS`.
-      layer: of class activation maps; that of `attribution.batch.map_layer` if None.
+      layer: of class activation maps. The default is `attribution.batch.map_layer`.
       batch_size: images at once, rounded up to a multiple of the devices.
       options: of methods by name, as of `attribution.batch.make_explainer`.
 
@@ -82,9 +82,9 @@ class Explainer:
 
     def __call__(
         self,
-        positions: Sequence[int],
+        positions: Sequence[int] | Int[np.ndarray, " n"],
         pixels: Sequence[UInt8[np.ndarray, "h w 3"]],
-        targets: Sequence[int],
+        targets: Sequence[int] | Int[np.ndarray, " n"],
     ) -> Explained:
         """Compute the maps of up to `batch_size` images.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -83,8 +84,8 @@ class Network:
         was fitted.
       preprocess: applied to views before the network, or None.
       origin: the run directory, export or weight file, for records.
-      program: the function of an export, (variables, images) -> logits; it takes the
-        place of the one that `spec` describes.
+      program: the function of an export, (variables, images) -> logits. `predict` calls
+        it instead of the function that `spec` describes.
     """
 
     spec: ModelSpec
@@ -131,8 +132,8 @@ class Network:
 
     def see(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
         """Return what the network sees of an image, rounded for display."""
-        sizes = np.array([pixels.shape[:2]], np.int32)
-        return np.asarray(self.view(pixels[None], sizes)[0].round()).astype(np.uint8)
+        canvas, sizes = jnp.asarray(pixels[None]), jnp.array([pixels.shape[:2]])
+        return np.asarray(self.view(canvas, sizes)[0].round()).astype(np.uint8)
 
     def probabilities(
         self, logits: Float[np.ndarray, "n c"]

@@ -76,7 +76,7 @@ def place_images(
       `canvas` and `sizes`, as of `View`, of `batch_size` rows.
     """
     side = decode.longest_side(shortest_side)
-    rows = np.resize(np.arange(len(pixels)), batch_size)
+    rows = np.resize(np.arange(len(pixels)), batch_size).tolist()
     canvas = loader.to_canvas([pixels[row] for row in rows], side, side)
     return sharding.shard_batch(canvas, mesh)
 

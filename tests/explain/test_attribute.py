@@ -1,4 +1,4 @@
-"""The command that writes attribution maps, on real files of every kind."""
+"""Attribution maps of many images, on files of every kind."""
 
 import dataclasses
 import gc
@@ -11,18 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import classify, experiment, explain, exported, models
-from seeflower_jax import network as networks
-from seeflower_jax.attribution import batch, registry, store
-from seeflower_jax.data import photos
-from seeflower_jax.report import attribution as figures
+from seeflower_jax import models
+from seeflower_jax.attribution import batch, registry
+from seeflower_jax.data import decode
+from seeflower_jax.data.images import Images
+from seeflower_jax.data.view import View
+from seeflower_jax.experiment.evaluate import evaluate, make_evaluator
+from seeflower_jax.experiment.images import of_run
+from seeflower_jax.explain import attribute, closer, store
+from seeflower_jax.explain.inputs import target_labels
+from seeflower_jax.figures import maps as figures
+from seeflower_jax.inference import export
+from seeflower_jax.inference.explainer import Explainer
+from seeflower_jax.inference.network import Network
 from tests import fixtures, harness
 
 
 @pytest.fixture
-def run(tiny_run):
-    """A run that nothing here changes."""
-    return tiny_run
+def network(tiny_run) -> Network:
+    """Return the network of a run that no test changes."""
+    return tiny_run.network
 
 
 def _noise(size, mode="RGB", seed=0):
@@ -37,7 +45,7 @@ def _noise(size, mode="RGB", seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of every mode that files have, and one that is none."""
+    """Return a folder with images of every mode and one broken file."""
     path = tmp_path / "photos"
     path.mkdir()
     _noise((90, 120)).save(path / "colour.jpg")
@@ -52,19 +60,19 @@ def folder(tmp_path):
     _noise((1, 1)).save(path / "one_pixel.png")
     _noise((400, 40)).save(path / "panorama.webp")
     (path / "broken.jpg").write_bytes((path / "colour.jpg").read_bytes()[:700])
-    (path / "notes.md").write_text("no picture")
+    (path / "notes.md").write_text("no image")
     return path
 
 
 METHODS = ("signed_saliency", "grad_cam", "smooth_grad")
 
 
-def test_pictures_of_every_kind(run, folder, tmp_path):
-    pictures = explain.photo_pictures(run, folder)
-    assert len(pictures) == 9
+def test_images_of_every_kind(network, folder, tmp_path):
+    images = network.images(folder)
+    assert len(images) == 9
     out = tmp_path / "maps"
-    skipped = explain.attribute(
-        run, pictures, METHODS, out, batch_size=4, overlays=True
+    skipped = attribute.attribute(
+        network, images, METHODS, out, batch_size=4, overlays=True
     )
     assert [line["image"] for line in skipped] == [str(folder / "broken.jpg")]
     maps = store.MapStore.open(out)
@@ -75,7 +83,7 @@ def test_pictures_of_every_kind(run, folder, tmp_path):
         values = maps.read(line)
         assert values.shape == (80, 80) and values.dtype == np.float16
         assert np.isfinite(values).all()
-        assert line["prediction"] == line["target"] in run.class_names
+        assert line["prediction"] == line["target"] in network.class_names
         assert 0 < line["probability"] <= 1
         assert ("box" in line) == (line["method"] == "grad_cam")
     settings = json.loads((out / "state.json").read_text())["settings"]
@@ -83,66 +91,72 @@ def test_pictures_of_every_kind(run, folder, tmp_path):
     for name in METHODS:
         assert Image.open(out / f"{name}.png").size[0] > 400
         assert len(list((out / "overlays" / name).iterdir())) == 8
-    upright = photos.read(folder / "turned.jpg", 80)
+    upright = decode.load_pixels((folder / "turned.jpg").read_bytes(), 80)
     assert upright.shape[0] > upright.shape[1]
 
 
-def test_interrupted_goes_on_with_the_same_maps(run, tmp_path, monkeypatch):
+def test_interrupted_call_resumes_with_the_same_maps(
+    tiny_run, network, tmp_path, monkeypatch
+):
     monkeypatch.setattr(store, "SHARD_SIZE", 8)
-    pictures = explain.split_pictures(run, "test")
+    images = of_run(tiny_run).images("test")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = {"batch_size": 4, "layer": "mixed2"}
-    explain.attribute(run, pictures, METHODS, whole, target="true", **options)
+    attribute.attribute(network, images, METHODS, whole, target="true", **options)
     reads = []
 
     def breaking(position):
         reads.append(position)
         if len(reads) > 13:
             raise KeyboardInterrupt
-        return pictures.read(position)
+        return images.read(position)
 
-    broken = dataclasses.replace(pictures, read=breaking)
+    broken = dataclasses.replace(images, read=breaking)
     with pytest.raises(KeyboardInterrupt):
-        explain.attribute(run, broken, METHODS, parts, target="true", **options)
+        attribute.attribute(network, broken, METHODS, parts, target="true", **options)
     (parts / "index.jsonl").open("a").write('{"image": "half a li')
-    explain.attribute(run, pictures, METHODS, parts, target="true", **options)
+    attribute.attribute(network, images, METHODS, parts, target="true", **options)
     assert (parts / "index.jsonl").read_text() == (whole / "index.jsonl").read_text()
     shards = sorted(p.relative_to(whole) for p in whole.rglob("*.npy"))
     assert len(shards) == 3 * len(METHODS)
     for shard in shards:
         np.testing.assert_array_equal(np.load(parts / shard), np.load(whole / shard))
     with pytest.raises(ValueError, match="target: true there, predicted now"):
-        explain.attribute(run, pictures, METHODS, parts, **options)
-    head = jax.tree.map(lambda x: x + 1, run.variables["params"]["head"])
-    params = run.variables["params"] | {"head": head}
-    trained = dataclasses.replace(run, variables=run.variables | {"params": params})
+        attribute.attribute(network, images, METHODS, parts, **options)
+    head = jax.tree.map(lambda x: x + 1, network.variables["params"]["head"])
+    params = network.variables["params"] | {"head": head}
+    trained = dataclasses.replace(
+        network, variables=network.variables | {"params": params}
+    )
     with pytest.raises(ValueError, match="variables: [0-9a-f]{12} there"):
-        explain.attribute(trained, pictures, METHODS, parts, target="true", **options)
+        attribute.attribute(trained, images, METHODS, parts, target="true", **options)
 
 
-def test_split_has_the_labels_and_logits_of_the_evaluation(run, tmp_path):
-    pictures = explain.split_pictures(run, "validation")
-    _, logits, labels = experiment.evaluate(run, "validation")
-    np.testing.assert_array_equal(pictures.labels, labels)
-    explainer = explain.make_explainer(run, ["eigen_cam"], "mixed2", len(labels))
-    pixels = [pictures.read(i) for i in range(len(labels))]
-    _, found, targets, _ = explainer(range(len(labels)), pixels, labels)
-    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(targets, labels)
-    with pytest.raises(ValueError, match="has no 'tset' part"):
-        explain.split_pictures(run, "tset")
+def test_split_has_the_labels_and_logits_of_the_evaluation(tiny_run, network):
+    images = of_run(tiny_run).images("validation")
+    evaluation = evaluate(tiny_run, "validation")
+    np.testing.assert_array_equal(images.labels, evaluation.labels)
+    explainer = Explainer(network, ["eigen_cam"], "mixed2", len(images))
+    pixels = [images.read(i) for i in range(len(images))]
+    explained = explainer(range(len(images)), pixels, evaluation.labels)
+    np.testing.assert_allclose(
+        explained.logits, evaluation.logits, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_array_equal(explained.targets, evaluation.labels)
+    with pytest.raises(ValueError, match="has no 'tset' split"):
+        of_run(tiny_run).images("tset")
 
 
-def test_targets(run, folder):
-    pictures = explain.photo_pictures(run, folder)
-    names = run.class_names
+def test_targets(network, folder):
+    images = network.images(folder)
+    names = network.class_names
 
     def labels(target):
-        return set(explain.target_labels(target, pictures, names).tolist())
+        return set(target_labels(target, images, names).tolist())
 
     assert labels("predicted") == {registry.PREDICTED}
     assert labels(names[7]) == labels("7") == {7}
-    with pytest.raises(ValueError, match="102 is out of range.*0 to 101"):
+    with pytest.raises(ValueError, match="unknown class '102'.*from 0 to 101"):
         labels("102")
     with pytest.raises(ValueError, match="did you mean 'sunflower'"):
         labels("sunflowr")
@@ -150,111 +164,101 @@ def test_targets(run, folder):
         labels("true")
 
 
-def test_folder_of_a_class_is_the_true_class(run, folder):
+def test_folder_of_a_class_is_the_true_class(network, folder):
     shutil.copytree(folder, folder / "bird of paradise")
-    pictures = explain.photo_pictures(run, folder / "bird of paradise")
-    assert set(explain.target_labels("true", pictures, run.class_names)) == {7}
+    images = network.images(folder / "bird of paradise")
+    assert set(target_labels("true", images, network.class_names)) == {7}
 
 
-def test_finding_pictures(folder):
-    assert [p.name for p in photos.find(folder / "*.jpg")] == [
-        *("broken.jpg", "colour.jpg", "print.jpg", "turned.jpg")
-    ]
-    listed = folder / "list.txt"
-    listed.write_text("turned.jpg\n\ncolour.jpg\n")
-    assert photos.find(listed) == [folder / "turned.jpg", folder / "colour.jpg"]
-    assert photos.find(folder / "grey.png") == [folder / "grey.png"]
-    empty = folder / "empty"
-    empty.mkdir()
-    for nothing in (empty, folder / "*.xyz", folder / "absent"):
-        with pytest.raises(FileNotFoundError, match="no picture found in"):
-            photos.find(nothing)
+def test_closer_look(tiny_run, network):
+    evaluator = make_evaluator(tiny_run, (network.view,), mirror=False)
+
+    def logits(**options):
+        compute = closer.make_closer_look(network, **options)
+        return evaluate(tiny_run, "validation", evaluator, compute).logits
+
+    whole = logits(whole=1.0)
+    expected = evaluate(tiny_run, "validation").logits
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-4)
+    parts = logits(layer="mixed0", threshold=0.9, whole=0.0)
+    assert np.abs(parts - whole).max() > 0
 
 
-def test_predictor_with_a_crop_looks_twice(run):
-    whole = explain.make_crop_predictor(run, whole=1.0)
-    metrics, logits, labels = experiment.evaluate(run, "validation", whole)
-    expected = experiment.evaluate(run, "validation")
-    np.testing.assert_allclose(logits, expected[1], rtol=1e-4, atol=1e-4)
-    closer = explain.make_crop_predictor(run, "mixed0", threshold=0.9, whole=0.0)
-    assert np.abs(experiment.evaluate(run, "validation", closer)[1] - logits).max() > 0
-    assert metrics["count"] == len(labels)
-
-
-def test_image_with_nan_is_refused(run):
-    explainer = batch.make_explainer(run.spec, ["saliency"])
+def test_image_with_nan_is_refused(network):
+    explain = batch.make_explainer(network.spec, ["saliency"])
     images = np.full((3, 80, 80, 3), 100.0, np.float32)
     images[1, 4, 5, 2] = np.nan
     keys = jax.random.split(jax.random.key(0), 3)
     with pytest.raises(ValueError, match="image 1 .*not finite.*0 to 255"):
-        explainer(run.variables, images, np.zeros(3, np.int32), keys)
+        explain(network.variables, images, np.zeros(3, np.int32), keys)
 
 
-def _baseline(variables=None, **options) -> networks.Network:
-    """The baseline network as one of its own size, which is quick."""
+def _baseline(variables=None, **options) -> Network:
+    """Return the baseline network at the size of its images, which is quick."""
     spec = models.get_spec("baseline", num_classes=4, hidden=(8,))
-    options = {"crop": 1.0, "shortest_side": 32, "temperature": 0.5} | options
-    return networks.Network(
-        class_names=tuple("abcd"),
-        size=32,
-        origin="here",
+    return Network(
         spec=spec,
         variables=variables or fixtures.random_variables(spec, 0),
-        **options,
+        view=View(32, 32, **options),
+        class_names=tuple("abcd"),
+        temperature=0.5,
+        origin="here",
     )
 
 
 def test_export(tmp_path):
-    exported.save(tmp_path / "export", _baseline(), {})
-    place = tmp_path / "photos"
-    place.mkdir()
+    export.save(tmp_path / "export", _baseline(), {})
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for number in range(3):
-        _noise((32, 32), seed=number).save(place / f"{number}.png")
-    (place / "broken.jpg").write_bytes(b"no picture")
-    arguments = [f"--export={tmp_path / 'export'}", f"--images={place}", "--overlays"]
-    done = harness.run_apart(
+        _noise((32, 32), seed=number).save(folder / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    completed = harness.run_apart(
         "attribute",
-        *arguments,
+        f"--export={tmp_path / 'export'}",
+        f"--images={folder}",
+        "--overlays",
         "--methods=saliency,eigen_cam",
-        f"--out={tmp_path / 'o'}",
+        f"--out={tmp_path / 'out'}",
     )
-    assert done.returncode == 3, done.stderr
-    assert f"skipped {place / 'broken.jpg'}: " in done.stderr
-    assert "maps/s" in done.stderr
+    assert completed.returncode == 3, completed.stderr
+    assert f"skipped: {folder / 'broken.jpg'} cannot be read" in completed.stderr
+    assert "maps/s" in completed.stderr
 
-    maps = store.MapStore.open(tmp_path / "o")
+    maps = store.MapStore.open(tmp_path / "out")
     lines = [line for line in maps.lines() if line["method"] == "eigen_cam"]
-    classifier = classify.from_export(tmp_path / "export")
-    predicted = classifier.predict([line["image"] for line in lines], top=1)
-    for line, (_, [(name, probability)]) in zip(lines, predicted, strict=True):
-        assert line["prediction"] == name
+    exported = export.load(tmp_path / "export")
+    predictions = exported.predict([line["image"] for line in lines], top=1)
+    for line, prediction in zip(lines, predictions, strict=True):
+        assert line["prediction"] == prediction.classes[0]
+        probability = prediction.probabilities[0]
         assert line["probability"] == pytest.approx(probability, abs=1e-5)
         left, top, right, bottom = line["box"]
         assert 0 <= left < right <= 32 and 0 <= top < bottom <= 32
-    assert len(list((tmp_path / "o/overlays/saliency").iterdir())) == 3
+    assert len(list((tmp_path / "out/overlays/saliency").iterdir())) == 3
 
-    again = networks.from_export(tmp_path / "export")
     out = tmp_path / "unboxed"
-    pictures = explain.photo_pictures(again, place / "0.png")
-    explain.attribute(again, pictures, ["eigen_cam"], out, boxes=False)
+    images = exported.images(folder / "0.png")
+    attribute.attribute(exported, images, ["eigen_cam"], out, boxes=False)
     (line,) = store.MapStore.open(out).lines()
     assert line == {k: v for k, v in lines[0].items() if k != "box"}
 
 
 def test_networks_that_have_no_splits(tmp_path):
-    wrong = harness.run_apart(
-        "attribute", "--export=x", "--split=test", f"--out={tmp_path}"
-    )
-    assert "--split is of a run's data: give --workdir" in wrong.stderr
-    wrong = harness.run_apart(
-        "attribute", "--export=x", "--workdir=y", "--images=z", f"--out={tmp_path}"
-    )
-    assert "expected one of --workdir, --weights and --export" in wrong.stderr
+    def errors(*arguments):
+        return harness.run_here("attribute", *arguments, f"--out={tmp_path}").stderr
+
+    message = errors("--export=x", "--split=test")
+    assert "--split is of a run's data: give --workdir" in message
+    message = errors("--export=x", "--workdir=y", "--images=z")
+    assert "expected one of --workdir, --weights and --export" in message
+    message = errors("--export=x", "--model=vgg16", "--images=z")
+    assert "--model and --weights go together; give --weights too" in message
 
 
 @pytest.mark.parametrize("keep_aspect", [True, False])
 def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
-    """A network of equal parameters, whose Grad-CAM is the picture's brightness."""
+    """Use equal parameters, with which Grad-CAM is the brightness of the image."""
     equal = jax.tree.map(
         lambda x: np.full_like(x, 0.01 if x.ndim > 1 else 0),
         _baseline().variables,
@@ -267,9 +271,9 @@ def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
     exif = Image.Exif()
     exif[0x0112] = 8  # to be turned by 90 degrees
     Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "turned.jpg", exif=exif)
-    pictures = explain.photo_pictures(network, tmp_path)
+    images = network.images(tmp_path)
     out = tmp_path / "out"
-    explain.attribute(network, pictures, ["grad_cam"], out, overlays=True)
+    attribute.attribute(network, images, ["grad_cam"], out, overlays=True)
     # The convolutions and the pooling reach about four pixels of the view further.
     reach = 5.5 * np.array([400 if keep_aspect else 600, 400] * 2) / 32
     for line in store.MapStore.open(out).lines():
@@ -287,15 +291,16 @@ def test_long_titles_of_a_contact_sheet_are_whole(tmp_path):
     assert (edge == 255).all()
 
 
-def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_the_images(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SHARD_SIZE", 32)
-    # Of a fixed number of pictures; Matplotlib leaves its figures to the collector.
-    monkeypatch.setattr(explain, "_write_sheets", lambda *_: None)
+    # The sheets have a fixed number of images. Matplotlib leaves figures to the
+    # garbage collector.
+    monkeypatch.setattr(attribute, "_write_sheets", lambda *_: None)
     network = _baseline()
     rng = np.random.default_rng(0)
 
     def peak(count):
-        pictures = explain.PictureList(
+        images = Images(
             [f"{i}.png" for i in range(count)],
             [None] * count,
             lambda position: rng.integers(0, 256, (32, 40, 3), np.uint8),
@@ -306,7 +311,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         arrays = len(jax.live_arrays())
-        explain.attribute(network, pictures, ["saliency", "grad_cam"], out)
+        attribute.attribute(network, images, ["saliency", "grad_cam"], out)
         assert len(jax.live_arrays()) - arrays < 100
         assert sum(1 for _ in store.MapStore.open(out).lines()) == 2 * count
         return tracemalloc.get_traced_memory()[1] - before
@@ -315,5 +320,5 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
     peak(32)  # what is imported and compiled
     few, many = peak(64), peak(512)
     tracemalloc.stop()
-    # Maps of one shard take 256 KiB, those of all pictures 2 MiB.
+    # Maps of one shard take 256 KiB, those of all images 2 MiB.
     assert many < few + 2**19, (few, many)

@@ -1,0 +1,96 @@
+"""Activation maximisation, for a tiny run."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from seeflower_jax.explain import maximise
+from tests import harness
+
+
+def test_activation_maximisation(tiny_run, tmp_path):
+    out = tmp_path / "out"
+    result = maximise.maximise_classes(
+        tiny_run,
+        out,
+        ["7", "sunflower", "2"],
+        size=75,
+        steps=3,
+        seeds=2,
+        observer=tiny_run,
+        results=tmp_path / "results",
+    )
+    recorded = json.loads((tmp_path / "results" / "activation_max.json").read_text())
+    entry = recorded["inception_v3"]["robust"]
+    assert entry["recognised"] == result["recognised"]["inception_v3"]
+    assert (entry["classes"], entry["judge"]) == (3, "inception_v3")
+    assert entry["judge_run"] == entry["run"]
+    assert result == json.loads((out / "result.json").read_text())
+    assert result["classes"] == 3 and result["judge"] == "inception_v3"
+    assert 0 <= result["recognised"]["inception_v3"] <= 3
+    assert set(result["scores"]) == {
+        *("bird of paradise", "sunflower", "canterbury bells")
+    }
+    assert Image.open(out / "007_bird_of_paradise.png").size == (75, 75)
+    assert len(list(out.glob("0*.png"))) == 3
+    assert (out / "sheet.png").exists() and (out / "curves.png").exists()
+    images = list(maximise.read_images(out))
+    assert [label for label, _ in images] == [2, 7, 53]
+    assert {pixels.shape for _, pixels in images} == {(75, 75, 3)}
+    assert not list(maximise.read_images(tmp_path / "absent"))
+
+
+def test_wrong_arguments(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match="'102'.*index from 0 to 101"):
+        maximise.maximise_classes(tiny_run, tmp_path, ["102"])
+    with pytest.raises(ValueError, match="unknown class 'predicted': expected a class"):
+        maximise.maximise_classes(tiny_run, tmp_path, ["predicted"])
+    with pytest.raises(ValueError, match="unknown form 'robsut': known are plain"):
+        maximise.maximise_classes(tiny_run, tmp_path, ["2"], "robsut")
+    with pytest.raises(ValueError, match="results is given without an observer"):
+        maximise.maximise_classes(tiny_run, tmp_path, ["2"], results=tmp_path)
+
+
+def test_maximisation_that_does_not_stay_finite_writes_no_image(tiny_run, tmp_path):
+    network = tiny_run.network
+    head = jax.tree.map(lambda x: x * np.nan, network.variables["params"]["head"])
+    params = network.variables["params"] | {"head": head}
+    variables = network.variables | {"params": params}
+    broken = dataclasses.replace(
+        tiny_run, network=dataclasses.replace(network, variables=variables)
+    )
+    with pytest.raises(FloatingPointError, match="'canterbury bells'.*--form=plain"):
+        maximise.maximise_classes(broken, tmp_path, ["2"], "plain", size=75, steps=1)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_best_of_the_seeds_is_kept(tiny_run, tmp_path):
+    def scores(seeds):
+        result = maximise.maximise_classes(
+            tiny_run, tmp_path, ["7", "2"], "plain", size=75, steps=2, seeds=seeds
+        )
+        return np.array(list(result["scores"].values()))
+
+    assert (scores(2) >= scores(1)).all()
+
+
+def test_script(tiny_run, tmp_path):
+    completed = harness.run_here(
+        "activation_max",
+        f"--workdir={tiny_run.workdir}",
+        f"--observer={tiny_run.workdir}",
+        "--form=plain",
+        "--classes=7,2",
+        *("--size=75", "--steps=2"),
+        f"--out={tmp_path}",
+    )
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
+    assert lines[0] == str(tmp_path)
+    assert lines[1].startswith("recognised by inception_v3: ")
+    assert lines[1].endswith(" of 2")
+    assert (tmp_path / "sheet.png").exists()

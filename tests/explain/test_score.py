@@ -1,0 +1,152 @@
+"""Metrics of attribution methods, for a tiny run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from seeflower_jax import models
+from seeflower_jax.data.images import Images
+from seeflower_jax.experiment.images import of_run
+from seeflower_jax.explain import score
+from seeflower_jax.inference.network import Network
+from tests import harness
+
+
+@pytest.fixture
+def images(tiny_run) -> Images:
+    """Return the training images of the tiny run."""
+    return of_run(tiny_run).images("train")
+
+
+@pytest.fixture
+def examples(tiny_run, images) -> score.Examples:
+    """Return correctly classified images, as if of four classes, which grids take.
+
+    The tiny network classifies only one class correctly.
+    """
+    correct = score.choose_correct(tiny_run.network, images, 6, 4, seed=0)
+    labels = np.array([0, 1, 2, 3, 0, 1], np.int32)
+    return score.Examples(np.resize(correct.images, (6, 80, 80, 3)), labels)
+
+
+def test_only_correctly_classified_images_are_chosen(tiny_run, images):
+    network = tiny_run.network
+    chosen = score.choose_correct(network, images, 6, 4, seed=0)
+    assert 0 < len(chosen) <= 6
+    logits, _ = models.apply(network.spec, network.variables, chosen.images[:4])
+    np.testing.assert_array_equal(logits.argmax(-1), chosen.labels[:4])
+    assert not len(score.choose_correct(network, images[:0], 6, 4, seed=0))
+
+
+def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "choose_correct", lambda *_: examples)
+    methods = ["saliency", "eigen_cam"]
+    table = score.score_methods(
+        tiny_run,
+        images,
+        methods,
+        tmp_path,
+        limit=6,
+        layer="mixed2",
+        options={"saliency": {}},
+        grid_size=96,
+        batch_size=4,
+        results=tmp_path / "results",
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["pictures"] == result["grids"] == 6
+    assert list(result["methods"]) == methods
+    for scores in result["methods"].values():
+        assert scores.keys() == score.COLUMNS.keys()
+        assert all(-1 <= value <= 1 for value in scores.values())
+    levels = result["randomisation_by_level"]["saliency"]
+    assert len(levels) == 13  # the head, 11 blocks, the stem
+    assert all(-1 <= level <= 1 for level in levels)
+    recorded = {
+        name: json.loads((tmp_path / "results" / f"{name}.json").read_text())
+        for name in ("pointing_game", "faithfulness")
+    }
+    for method, scores in result["methods"].items():
+        pointing = recorded["pointing_game"]["inception_v3"][method]
+        assert (pointing["score"], pointing["grids"]) == (scores["pointing_game"], 6)
+        assert (pointing["grid_size"], pointing["options"]) == (96, {})
+        faithful = recorded["faithfulness"]["inception_v3"][method]
+        assert faithful["deletion"] == scores["deletion"] and faithful["pictures"] == 6
+        assert faithful["layer"] == "mixed2"
+    assert table.splitlines()[0].startswith("| method | pointing game ↑")
+    assert (tmp_path / "table.md").read_text() == table + "\n"
+    assert (tmp_path / "table.png").exists()
+
+
+def test_some_metrics(tiny_run, images, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "choose_correct", lambda *_: examples)
+
+    def scores(*metrics, **options):
+        return score.score_methods(
+            tiny_run,
+            images,
+            ["eigen_cam"],
+            tmp_path,
+            metrics=metrics,
+            limit=6,
+            **options,
+        )
+
+    assert scores("pointing_game").startswith("| method | pointing game ↑ |\n")
+    (columns,) = json.loads((tmp_path / "result.json").read_text())["methods"].values()
+    assert set(columns) == {"pointing_game"}
+    with pytest.raises(ValueError, match="known are .*did you mean 'faithfulness'"):
+        scores("faithfullness")
+    with pytest.raises(ValueError, match="no metric given; known are pointing_game"):
+        scores()
+    with pytest.raises(ValueError, match="grid_size is 75; expected an even number"):
+        scores("pointing_game", grid_size=75)
+    none = score.Examples(examples.images[:0], examples.labels[:0])
+    monkeypatch.setattr(score, "choose_correct", lambda *_: none)
+    with pytest.raises(ValueError, match="none of 16 images is classified correctly"):
+        scores("faithfulness")
+
+
+def test_grids_have_four_classes():
+    labels = np.repeat(np.arange(5), 6)
+    rows = score.draw_grids(labels, 20, seed=0)
+    assert rows.shape == (20, 4)
+    assert all(len(set(labels[row])) == 4 for row in rows)
+    np.testing.assert_array_equal(rows, score.draw_grids(labels, 20, seed=0))
+    with pytest.raises(ValueError, match="have 3 classes; expected images of four"):
+        score.draw_grids([0, 1, 2, 2], 1, seed=0)
+
+
+def test_script(tiny_run, examples, tmp_path, monkeypatch):
+    calls = []
+
+    def choose(network: Network, images: Images, *_) -> score.Examples:
+        calls.append((network.origin, len(images)))
+        return examples
+
+    monkeypatch.setattr(score, "choose_correct", choose)
+    completed = harness.run_here(
+        "attribute_eval",
+        f"--workdir={tiny_run.workdir}",
+        "--methods=eigen_cam",
+        "--metrics=pointing_game",
+        "--split=validation",
+        "--limit=4",
+        f"--out={tmp_path}",
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout == (tmp_path / "table.md").read_text()
+    assert calls == [(tiny_run.network.origin, 12)]
+
+
+def test_networks_of_flattened_features_have_grids_of_their_size(tiny_run):
+    network = tiny_run.network
+    flat = dataclasses.replace(
+        network, spec=dataclasses.replace(network.spec, pooling="flatten")
+    )
+    make = score.Scorer
+    assert make(network, ["saliency"], None, None).grid_size == 160
+    assert make(network, ["saliency"], None, None, grid_size=96).grid_size == 96
+    assert make(flat, ["saliency"], None, None, grid_size=96).grid_size == 80
