@@ -1,11 +1,12 @@
-"""Compares every block of the networks with the frameworks that their weights are from.
+"""Compare every block of the networks with the frameworks of their weights.
 
     python -m scripts.parity --weights=DIR --out=results/parity.json IMAGE IMAGE IMAGE
 
-Keras and torchvision run each network, and so does this package with the file that they
-saved; the table has max |difference| / max |reference| over blocks, and of the logits.
-`DIR` holds Keras' `notop` files, without which those rows are left out; the other rows
-are on random variables, batch statistics among them. It takes pip install -e .[dev].
+Keras and torchvision run each network and save its weights. This package then runs the
+network from that file. The table has max |difference| / max |reference| over all blocks
+and of the logits. `DIR` holds Keras' `notop` files; without it, their rows are left
+out. The other rows use random variables, including random batch statistics. The script
+needs pip install -e .[dev].
 """
 
 import pathlib
@@ -16,31 +17,43 @@ import numpy as np
 from absl import flags
 
 from scripts import console
-from seeflower_jax import classify, models, records
+from seeflower_jax import models, records
 from seeflower_jax.comparison import parity
+from seeflower_jax.data import decode, loader
+from seeflower_jax.data.images import Images
+from seeflower_jax.data.view import View
 
 _WEIGHTS = flags.DEFINE_string("weights", "", "Folder of Keras' weight files.")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write every block's figure to.")
 _MODELS = flags.DEFINE_list("models", ["inception_v3", "vgg16", "vgg19"], "Which.")
-_SIZE = flags.DEFINE_integer("size", 0, "Side of the pictures; 0 is the networks'.", 0)
+_SIZE = flags.DEFINE_integer("size", 0, "Side of the images; 0 is the networks'.", 0)
+
+
+def _load(paths: list[str], side: int) -> np.ndarray:
+    """Return the central squares of images, uint8 [n, side, side, 3]."""
+    view = View(side, side, crop=0.875)
+    images = Images.of_files(paths, view.shortest_side)
+    batch = loader.to_canvas(
+        [images.read(i) for i in range(len(images))],
+        *2 * (decode.longest_side(view.shortest_side),),
+    )
+    return np.asarray(view(**batch)).round().astype(np.uint8)
 
 
 def main(argv) -> None:
     table, lines = [], ["| network | weights | blocks | logits |", "|---|---|---|---|"]
     for model in _MODELS.value:
         side = _SIZE.value or models.get_spec(model).input_size
-        images = np.stack([classify.load_picture(path, side) for path in argv[1:]])
+        images = _load(argv[1:], side)
         with tempfile.TemporaryDirectory() as folder:
-            for source, found in parity.compare(model, images, folder, _WEIGHTS.value):
-                table.append({"model": model, "source": source, "errors": found})
-                logits = found.get("logits")
-                last = "" if logits is None else f"{logits:.1e}"
-                blocks = max(v for k, v in found.items() if k != "logits")
-                lines.append(f"| {model} | {source} | {blocks:.1e} | {last} |")
+            for source, errors in parity.compare(model, images, folder, _WEIGHTS.value):
+                table.append({"model": model, "source": source, "errors": errors})
+                logits = f"{errors['logits']:.1e}" if "logits" in errors else ""
+                blocks = max(v for k, v in errors.items() if k != "logits")
+                lines.append(f"| {model} | {source} | {blocks:.1e} | {logits} |")
                 print(f"compared {model}, {source}", file=sys.stderr)
     if _OUT.value:
-        ran = records.provenance(records.typed_command())
-        record = {"parity": table, **ran}
+        record = {"parity": table, **records.provenance(records.typed_command())}
         records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
     console.show({"parity": table}, "\n".join(lines))
 

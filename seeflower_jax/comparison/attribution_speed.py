@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seeflower_jax import experiment, models, records
+from seeflower_jax import models, records
 from seeflower_jax.attribution import (
     grad_cam,
     guided_grad_cam,
@@ -34,6 +34,7 @@ from seeflower_jax.comparison.captum_reference import (
     STRIDE,
     WINDOW,
 )
+from seeflower_jax.inference import run
 from seeflower_jax.pretrained.types import Variables
 
 FRAMEWORKS = ("seeflower_jax", "captum")
@@ -80,13 +81,13 @@ def _is_run(network: str) -> bool:
 
 def _config_hash(workdir: str) -> str:
     """Return the hash of the config of a run."""
-    return records.config_hash(experiment.load_config(workdir))
+    return records.config_hash(run.load_config(workdir))
 
 
 def _load_run(workdir: str) -> tuple[models.ModelSpec, Variables]:
     """Return the spec and the variables of a run."""
-    run = experiment.load_run(workdir)
-    return run.spec, run.variables
+    network = run.load_run(workdir).network
+    return network.spec, network.variables
 
 
 def load_network(network: str) -> tuple[models.ModelSpec, Variables]:

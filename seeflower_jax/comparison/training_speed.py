@@ -38,21 +38,31 @@ def _seeflower_jax(batch_size: int, size: int, dtype: str) -> Passes:
 
 
 def _finetune(spec, variables, images) -> timing.Call:
-    """Return a fine-tuning step of this package, as configs/inception.py sets it."""
+    """Return a fine-tuning step of this package: all layers, Adam, no augmentation."""
     import jax
     import jax.numpy as jnp
-    import optax
 
-    from configs import inception
-    from seeflower_jax.training import step
+    from seeflower_jax.data.view import View
+    from seeflower_jax.training.optimizer import make_optimizer
+    from seeflower_jax.training.stages import Stage
+    from seeflower_jax.training.state import create_state
+    from seeflower_jax.training.step import make_image_step
 
     batch_size, size = images.shape[:2]
-    stage = inception.get_config().stages.finetune
-    stage.augment.update(enabled=False, size=size)
-    stage.ema_decay = 0.0
-    optimizer = optax.adam(1e-5)
-    state = step.create_state(variables, ((".*", 1.0),), optimizer, 0.0)
-    train_step = jax.jit(step.make_train_step(spec, stage, optimizer))
+    stage = Stage(
+        name="finetune",
+        index=0,
+        epochs=1,
+        batch_size=batch_size,
+        rules=((".*", 1.0),),
+        optimizer="adam",
+        learning_rate=1e-5,
+        label_smoothing=0.1,
+        view=View(size, size),
+    )
+    optimizer = make_optimizer(stage, lambda step: stage.learning_rate)
+    state = create_state(variables, stage, optimizer)
+    step = jax.jit(make_image_step(spec, stage, optimizer), donate_argnums=0)
     batch = {
         "canvas": images,
         "sizes": jnp.full((batch_size, 2), size, jnp.int32),
@@ -62,7 +72,7 @@ def _finetune(spec, variables, images) -> timing.Call:
 
     def finetune():
         nonlocal state
-        state, _ = jax.block_until_ready(train_step(state, batch, jax.random.key(0)))
+        state, _ = jax.block_until_ready(step(state, batch, jax.random.key(0)))
 
     return finetune
 

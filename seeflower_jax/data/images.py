@@ -117,7 +117,7 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
         paths = [pathlib.Path(match) for match in matches if os.path.isfile(match)]
     if not paths:
         raise FileNotFoundError(
-            f"no image in {where}; expected a folder, a pattern or a .txt list of files "
-            f"that end in {', '.join(SUFFIXES)}"
+            f"no image in {where}; expected a folder, a pattern or a .txt list of "
+            f"files that end in {', '.join(SUFFIXES)}"
         )
     return paths

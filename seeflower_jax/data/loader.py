@@ -156,7 +156,7 @@ class TrainLoader:
 def eval_batches(
     reader: Reader, indices: Int[np.ndarray, " m"], batch_size: int, mesh: Mesh
 ) -> Iterator[Batch]:
-    """Yield all examples in order; the last batch is filled up with copies of the first.
+    """Yield all examples in order; fill up the last batch with copies of the first.
 
     The caller cuts what it computes from the batches to `len(indices)` rows.
     """

@@ -192,7 +192,7 @@ def _calibrate(run: Run, dataset: Dataset, averaged: bool) -> dict:
 def write(
     folder: str | os.PathLike, evaluation: Evaluation, class_names: Sequence[str]
 ) -> dict:
-    """Write metrics.json, per_class.csv, confusion_matrix.csv and .png, reliability.png.
+    """Write metrics.json, per_class.csv, confusion_matrix.csv, and two plots.
 
     Returns:
       The content of metrics.json.

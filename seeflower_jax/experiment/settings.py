@@ -223,7 +223,9 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Check what makes sense alone but not together."""
     errors = []
     sizes = {"config.eval.size": settings.view.size}
-    sizes |= {"config.test_time.views": v.size for v in settings.views}
+    sizes |= {
+        f"config.test_time.views[{i}]": v.size for i, v in enumerate(settings.views)
+    }
     for stage in settings.stages:
         key = f"config.stages.{stage.name}"
         if stage.batch_size % stage.accum_steps:

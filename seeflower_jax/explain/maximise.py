@@ -137,7 +137,7 @@ def maximise_classes(
             observer.network, maximised.images, labels
         )
     titles = [names[label] for label in labels]
-    figures.write_sheet(out / "sheet.png", maximised.images, titles)
+    figures.write_sheet(out / "sheet.png", list(maximised.images), titles)
     figures.write_score_curves(out / "curves.png", maximised.curves, titles)
     records.write_json(out / "result.json", result)
     if results is not None and observer is not None:

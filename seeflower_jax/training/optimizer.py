@@ -60,7 +60,7 @@ def check_optimizer(stage: Stage) -> str:
     except (TypeError, ValueError) as error:
         return (
             f"optimizer is {stage.optimizer!r} with optimizer_options "
-            f"{stage.optimizer_options}; expected an optimizer that takes gradients and "
+            f"{stage.optimizer_options}; expected an optimizer of gradients and "
             f"parameters alone: {' '.join(str(error).split())}"
         )
     return ""

@@ -65,7 +65,7 @@ class Progress:
     done: bool = False
 
     def to_dict(self) -> dict:
-        """Return a JSON-serialisable form; `Progress(**progress.to_dict())` restores it."""
+        """Return a JSON-serialisable form; `Progress(**values)` restores it."""
         return dataclasses.asdict(self)
 
     def start_stage(self, name: str) -> "Progress":

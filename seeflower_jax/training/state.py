@@ -36,7 +36,7 @@ class TrainState:
     average: dict[str, jax.Array]
 
     def variables(self) -> dict:
-        """Return what the model is evaluated with: averaged parameters, if there are."""
+        """Return what is evaluated: the averaged parameters, if there are any."""
         params = partition.join(self.average or self.trainable, self.frozen)
         return {"params": params, "batch_stats": self.batch_stats}
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from seeflower_jax.data import augmentation
 from seeflower_jax.data.augmentation import Augmentation, augment, mix

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.io
 
-
 from seeflower_jax.data import oxford_flowers, sources, tfds_writer
 from seeflower_jax.data.sources import DataSettings
 from tests import fixtures

@@ -138,7 +138,9 @@ def test_all_epochs_zero():
 def test_flattened_features_have_one_size():
     config = vgg16.get_config("corrected")
     config.test_time.views = ((256, 1.0),)
-    with pytest.raises(SettingsError, match="test_time.views is 256; expected 224"):
+    with pytest.raises(
+        SettingsError, match=r"test_time.views\[0\] is 256; expected 224"
+    ):
         read_settings(config)
 
 
