@@ -19,7 +19,7 @@ import sys
 from absl import app, flags
 
 from scripts import console
-from seeflower_jax import records
+from seeflower_jax import hints, records
 from seeflower_jax.comparison import attribution_speed, timing, training_speed
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
@@ -66,12 +66,13 @@ def _in_processes(workers: list[str]) -> dict:
 
 
 COMMANDS = {"train": _train, "attribution": _attribution}
-TAKES = " or ".join(COMMANDS)
+TAKES = " or ".join(map(repr, COMMANDS))
 
 
 def main(argv) -> None:
-    if argv[1:] not in [[command] for command in COMMANDS]:
-        raise app.UsageError(f"expected {TAKES}, got {' '.join(argv[1:])!r}")
+    if (given := " ".join(argv[1:])) not in COMMANDS:
+        hint = hints.did_you_mean(given, COMMANDS)
+        raise app.UsageError(f"expected {TAKES}, got {given!r}{hint}")
     if _WORKER.value:
         print(json.dumps(_measure(argv[1], _WORKER.value)))
         return

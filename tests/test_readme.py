@@ -274,7 +274,8 @@ def test_commands_that_are_run_elsewhere(command, where):
     text = (ROOT / path).read_text()
     if function:
         assert f"def {function}(" in text
-        assert all(word.split("=")[-1] in text for word in command.split()[2:])
+        words = [word.split("=")[-1] for word in command.split()[2:]]
+        assert all(word.removeprefix("scripts.") in text for word in words)
     else:
         assert command in text.replace(" -q ", " ")
 
