@@ -31,13 +31,13 @@ _SIZE = flags.DEFINE_integer("size", 0, "Side of the images; 0 is the networks'.
 
 def _load(paths: list[str], side: int) -> np.ndarray:
     """Return the central squares of images, uint8 [n, side, side, 3]."""
-    view = View(side, side, crop=0.875)
+    view = View(side, round(side / 0.875), crop=0.875)
     images = Images.of_files(paths, view.shortest_side)
     batch = loader.to_canvas(
         [images.read(i) for i in range(len(images))],
         *2 * (decode.longest_side(view.shortest_side),),
     )
-    return np.asarray(view(**batch)).round().astype(np.uint8)
+    return np.asarray(view(batch["canvas"], batch["sizes"])).round().astype(np.uint8)
 
 
 def main(argv) -> None:
