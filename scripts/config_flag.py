@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scripts import errors
+from seeflower_jax import hints
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -31,7 +32,7 @@ class _ConfigParser(flags.ArgumentParser):
         """
         file = argument.split(":", 1)[0]
         if not pathlib.Path(file).is_file():
-            nearest = errors.nearest_path(file)
+            nearest = hints.nearest_path(file)
             hint = f"; did you mean {nearest}?" if nearest else ""
             raise ValueError(f"no such file{hint}")
         try:

@@ -3,10 +3,6 @@
 raise ValueError(errors.describe(error)) from error
 """
 
-import pathlib
-
-from seeflower_jax import hints
-
 
 def describe(error: BaseException) -> str:
     """Return the message of an error, with its type where the message needs it."""
@@ -26,15 +22,3 @@ def describe_flags(error: Exception) -> str:
     else:
         message = describe(error)
     return " ".join(message.split())
-
-
-def nearest_path(path: str | pathlib.Path) -> str | None:
-    """Return the existing path that is most like a missing one, None without any."""
-    missing = pathlib.Path(path).expanduser()
-    while not missing.parent.exists():
-        missing = missing.parent
-    if missing.exists() or not missing.parent.is_dir():
-        return None
-    names = [entry.name for entry in missing.parent.iterdir()]
-    nearest = hints.nearest(missing.name, names)
-    return str(missing.with_name(nearest[0])) if nearest else None

@@ -1,6 +1,6 @@
 """Define the flags of scripts that train several runs: folders and precision.
 
-plan = reproduction.plan(rows, seeds, out, budget, **run_flags.options())
+plan = reproduce.plan(rows, seeds, out, budget, **run_flags.options())
 """
 
 import os

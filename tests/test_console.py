@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import scripts
-from scripts import errors
+from seeflower_jax import hints
 from tests import harness
 
 
@@ -231,7 +231,7 @@ def test_reader_that_has_enough_is_no_error(arguments):
 def test_nearest_path(tmp_path):
     (tmp_path / "photos").mkdir()
     near = str(tmp_path / "photos")
-    assert errors.nearest_path(tmp_path / "photso") == near
-    assert errors.nearest_path(tmp_path / "photso" / "deeper") == near
-    assert errors.nearest_path(near) is None
-    assert errors.nearest_path(tmp_path / "unlike") is None
+    assert hints.nearest_path(tmp_path / "photso") == near
+    assert hints.nearest_path(tmp_path / "photso" / "deeper") == near
+    assert hints.nearest_path(near) is None
+    assert hints.nearest_path(tmp_path / "unlike") is None

@@ -71,6 +71,17 @@ METHODS: dict[str, Method] = {
 }
 
 
+def register(name: str, method: Method) -> None:
+    """Make a method known by a name.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    if name in METHODS:
+        raise ValueError(f"method {name!r} is registered already; use another name")
+    METHODS[name] = method
+
+
 def check_methods(names: Sequence[str]) -> None:
     """Check that all methods are known and that there is at least one.
 

@@ -61,7 +61,12 @@ def get_model(name: str) -> Model:
     Raises:
       ValueError: if no network has this name; the message lists all names.
     """
-    _check_known("model", name, MODELS)
+    if name not in MODELS:
+        hint = hints.did_you_mean(name, MODELS)
+        raise ValueError(
+            f"unknown model {name!r}: known are {sorted(MODELS)}{hint}; scripts know "
+            "others by --plugins"
+        )
     return MODELS[name]
 
 

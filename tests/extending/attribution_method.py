@@ -28,4 +28,4 @@ def xgrad_cam(
     return cam.upsample(jax.nn.relu((weights * activations).sum(-1)), images)
 
 
-registry.METHODS["xgrad_cam"] = registry.Method(xgrad_cam, layered=True)
+registry.register("xgrad_cam", registry.Method(xgrad_cam, layered=True))
