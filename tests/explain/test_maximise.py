@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seeflower_jax.attribution.activation_max import Maximised
 from seeflower_jax.explain import maximise
 from tests import harness
 
@@ -68,14 +69,19 @@ def test_maximisation_that_does_not_stay_finite_writes_no_image(tiny_run, tmp_pa
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_best_of_the_seeds_is_kept(tiny_run, tmp_path):
-    def scores(seeds):
-        result = maximise.maximise_classes(
-            tiny_run, tmp_path, ["7", "2"], "plain", size=75, steps=2, seeds=seeds
+def test_best_of_the_seeds_is_kept():
+    first, second = (
+        Maximised(
+            np.full((3, 4, 4, 3), value, np.float32),
+            np.full((2, 3), value, np.float32),
+            scores,
         )
-        return np.array(list(result["scores"].values()))
-
-    assert (scores(2) >= scores(1)).all()
+        for value, scores in ((1, np.array([5.0, 2, 3])), (2, np.array([4.0, 6, 3])))
+    )
+    better = maximise._better(first, second)
+    np.testing.assert_array_equal(better.scores, [5, 6, 3])
+    np.testing.assert_array_equal(better.images[:, 0, 0, 0], [1, 2, 1])
+    np.testing.assert_array_equal(better.curves, [[1, 2, 1]] * 2)
 
 
 def test_script(tiny_run, tmp_path):

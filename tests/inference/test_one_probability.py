@@ -21,7 +21,13 @@ from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.run import Run, load_run
 from tests import harness
 
-CLASSES = ("ant", "bee", "cat", "dog")
+COLOURS = {
+    "ant": (250, 40, 40),
+    "bee": (40, 250, 40),
+    "cat": (40, 40, 250),
+    "dog": (200, 200, 40),
+}
+CLASSES = tuple(COLOURS)
 # (width, height) before the image is turned upright.
 SIZES = [
     *((300, 100), (100, 300), (7, 5), (1, 1), (40, 64)),
@@ -29,11 +35,26 @@ SIZES = [
 ]
 
 
-def _write_image(path: pathlib.Path, size: tuple[int, int], orientation: int) -> None:
-    """Write noise of large spots on a gradient, as a JPEG with an EXIF orientation."""
+def _write_image(
+    path: pathlib.Path,
+    size: tuple[int, int],
+    orientation: int,
+    colour: tuple[int, int, int] | None = None,
+) -> None:
+    """Write spots and noise as a JPEG with an EXIF orientation.
+
+    Args:
+      path: of the file.
+      size: (width, height) before the image is turned upright.
+      orientation: of EXIF, from 1 to 8.
+      colour: of the spots; each spot has its own by default.
+    """
     rng = np.random.default_rng(sum(size))
     pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8)
-    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size)
+    spots = rng.integers(0, 256, (4, 5, 3), np.uint8)
+    if colour:
+        spots = (0.5 * spots + 0.5 * np.array(colour)).astype(np.uint8)
+    coarse = Image.fromarray(spots).resize(size)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,16 +66,17 @@ def _write_image(path: pathlib.Path, size: tuple[int, int], orientation: int) ->
 def run(request, tmp_path_factory) -> Run:
     """Return a run whose test images have odd shapes and all orientations."""
     root = tmp_path_factory.mktemp("odd")
-    for label, name in enumerate(CLASSES):
-        for number in range(4):
-            split = ("train", "train", "val", "val")[number]
-            path = root / "photos" / split / name / f"{number}.jpg"
-            _write_image(path, (50 + label, 40 + number), 1)
+    for name, colour in COLOURS.items():
+        for number in range(8):
+            path = (
+                root / "photos" / ("train", "val")[number % 2] / name / f"{number}.jpg"
+            )
+            _write_image(path, (50 + number, 40 + number), 1, colour)
     for number, size in enumerate(SIZES):
         path = root / "photos" / "test" / CLASSES[number % 4] / f"{number}.jpg"
         _write_image(path, size, number % 8 + 1)
     config = inception.get_config()
-    config.model.update(name="baseline", hidden=(8,))
+    config.model.update(name="baseline", hidden=(64,), dropout=0.0)
     config.init.weights = ""
     config.data.update(
         source="folder",
@@ -65,7 +87,9 @@ def run(request, tmp_path_factory) -> Run:
     config.eval.update(size=32, crop=0.8, keep_aspect=request.param, batch_size=4)
     config.test_time.update(views=((32, 0.8), (32, 1.0)), hflip=True)
     config.stage_order = ("head",)
-    config.stages.head.update(epochs=1, batch_size=4, validate_every=1)
+    config.stages.head.update(
+        epochs=40, batch_size=8, learning_rate=3e-4, validate_every=40
+    )
     config.stages.head.augment.size = 32
     train(config, root / "run")
     return load_run(root / "run")
@@ -101,7 +125,7 @@ def test_one_image_has_one_probability(run, tmp_path):
     assert set(expected) == set(keys)
     # The images and their shapes make a difference.
     largest = [max(probabilities.values()) for probabilities in expected.values()]
-    assert np.ptp(largest) > 0.05
+    assert np.ptp(largest) > 0.2, largest
 
     export.save(tmp_path / "export", network, {})
     exported = _predict(export.load(tmp_path / "export"), folder)
