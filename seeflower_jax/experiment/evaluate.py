@@ -93,10 +93,11 @@ def evaluate(
     dataset = images.of_run(run)
     labels = dataset.labels(split)
     result = records.read_result(run.workdir)
-    if evaluator is None:
+    if evaluator is None and compute is None:
         logits = _kept_logits(run, dataset, split, averaged=True)
         fitted = result.get("test_time_calibration", result.get("calibration", {}))
     else:
+        evaluator = evaluator or make_evaluator(run)
         rows = evaluator.stream(
             compute or evaluator.compute_logits,
             run.network.variables,
@@ -110,11 +111,6 @@ def evaluate(
     return Evaluation(
         split, metrics.evaluate(logits, labels), logits, labels, temperature
     )
-
-
-def served_logits(run: Run, split: str) -> Float[np.ndarray, "n c"]:
-    """Return the logits of the single view that a prediction sees."""
-    return _kept_logits(run, images.of_run(run), split, averaged=False)
 
 
 def _kept_logits(
