@@ -13,7 +13,8 @@ torchvision's names. A trained run is converted with its classifier.
 from absl import app, flags
 
 from scripts import console
-from seeflower_jax import experiment, records
+from seeflower_jax import records
+from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import loading, writers
 
 _MODEL = flags.DEFINE_string("model", None, "The network of --source.")
@@ -30,10 +31,10 @@ def _load():
         if _MODEL.value is None:
             raise app.UsageError("--source needs --model")
         return loading.load_source(_MODEL.value, _SOURCE.value)
-    run = experiment.load_run(_WORKDIR.value)
+    run = load_run(_WORKDIR.value)
     source = {"name": run.workdir.name, "sha256": None, "exact": None}
     source["config_hash"] = records.config_hash(run.config)
-    return run.spec, run.variables, source
+    return run.network.spec, run.network.variables, source
 
 
 def main(_) -> None:

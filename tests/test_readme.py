@@ -2,10 +2,11 @@
 
 import configparser
 import dataclasses
-import pathlib
+import json
 import re
 import shlex
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from PIL import Image
 
 import scripts
 from seeflower_jax import models
+from seeflower_jax.attribution import registry
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.pretrained import converted, writers
-from tests import fixtures, harness
+from tests import fixtures, harness, test_layout
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = harness.ROOT
 README = (ROOT / "README.md").read_text()
 TRAINING = "(training arguments)"  # stands for the fixture `small_arguments`
 
@@ -77,6 +79,8 @@ RUNS = {
     "--methods=saliency,grad_cam,finer_cam --out=maps": Run(
         makes=("maps/index.jsonl", "maps/finer_cam.png")
     ),
+    f"python -m scripts.attribute --plugins=my_module {RUN} --split=test "
+    "--methods=xgrad_cam --out=maps": Run(makes=("maps/xgrad_cam.png",)),
     f"python -m scripts.activation_max {RUN} --classes=5,7,33,100,73 "
     "--out=activation_max": Run(
         more=("--steps=2",), makes=("activation_max/sheet.png",)
@@ -148,13 +152,13 @@ COVERED = {
     "pip install -e .[dev]": ".ci/run",
     "python -m pytest -n 2 --dist loadfile": ".ci/run",
     "python -m scripts.train --config=configs/quickstart.py": (
-        "tests/test_quickstart.py::test_small_quickstart"
+        "tests/studies/test_quickstart.py::test_small_quickstart"
     ),
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
     ),
     "python -m scripts.ablation --out=runs --only=vgg16_without_the_mean_of_weights": (
-        "tests/test_ablation.py::test_script_records_what_is_missing"
+        "tests/studies/test_ablation.py::test_script_records_what_is_missing"
     ),
 }
 SECTIONS = (
@@ -198,6 +202,14 @@ def place(
         for number in range(count):
             pixels = np.random.default_rng(number).integers(0, 255, (90, 99, 3), "u1")
             Image.fromarray(pixels).save(tmp_path / f"{folder}/{number}.jpg")
+    shutil.copy(tmp_path / "photos/0.jpg", tmp_path / "rose.jpg")
+    shutil.copy(
+        ROOT / "tests/extending/attribution_method.py", tmp_path / "my_module.py"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` has the current folder
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
+    monkeypatch.setitem(sys.modules, "my_module", None)  # what is imported is restored
+    del sys.modules["my_module"]
     spec = models.get_spec("small")
     variables = fixtures.random_variables(spec, 0)
     source = {"name": "random", "sha256": None, "exact": None}
@@ -212,7 +224,7 @@ def place(
     def unchecked(folder, split="official", *_, **__):
         return load(folder, split, verify=False)
 
-    # scripts.reproduce takes no other pictures for the official ones.
+    # scripts.reproduce refuses other images than the official ones.
     monkeypatch.setattr(oxford_flowers, "load", unchecked)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -301,19 +313,95 @@ def test_sections_are_in_order():
 
 
 def test_files_and_links_are_there():
-    for name in re.findall(r"`((?:results|tests|configs|docs)/[\w./]+)`", README):
+    folders = "results|tests|configs|docs|scripts|seeflower_jax|third_party"
+    for name in re.findall(rf"`((?:{folders})/[\w./]+)`", README):
         assert (ROOT / name).exists(), name
     titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
     anchors = {title.lower().replace(" ", "-") for title in titles}
     for link in re.findall(r"\]\(([^)]+)\)", README):
-        there = link[1:] in anchors if link[0] == "#" else (ROOT / link).is_file()
-        assert there, link
+        path, _, anchor = link.partition("#")
+        if path:
+            assert (ROOT / path).is_file(), link
+        else:
+            assert anchor in anchors, link
     assert (ROOT / "docs/figure_4_5.jpg").stat().st_size < 400_000
 
 
+def test_the_map_of_the_code_has_all_rooms():
+    code = README.split("\n```text\n")[1].split("\n```")[0]
+    rooms = re.findall(r"^seeflower_jax/(\w+)/ ", code, re.MULTILINE)
+    assert len(set(rooms)) == len(rooms)
+    modules = {f"{name}.py" for name in test_layout.FLOORS[0]}
+    assert set(rooms) == test_layout.FLOOR_BY_ROOM.keys() - test_layout.FLOORS[0]
+    assert modules == set(re.findall(r"(\w+\.py)\b", code))
+
+
+def _tables():
+    """Yield (header, rows) of each table: lists of cells."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", README, re.MULTILINE):
+        header, _, *rows = (
+            [cell.strip(" `") for cell in line.strip("|\n").split("|")]
+            for line in table.splitlines()
+        )
+        yield header, rows
+
+
+def _short(value, digits):
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def test_recorded_accuracies():
+    paths = []
+    for header, rows in _tables():
+        if header[-1] != "record":
+            continue
+        for _, validation, test, third, *_, path in rows:
+            paths.append(path)
+            record = json.loads((ROOT / path).read_text())
+            assert validation == _short(record["validation"]["top1"], 4)
+            assert test == _short(record["test"]["top1"], 4)
+            if header[3] == "test, mean class":
+                assert third == _short(record["test"]["mean_class_top1"], 4)
+    assert len(paths) == 5
+    ensemble = json.loads((ROOT / "results/ensemble_official_seed0.json").read_text())
+    for split, key in (
+        ("test", "top1"),
+        ("test", "mean_class_top1"),
+        ("validation", "top1"),
+    ):
+        assert f"{ensemble[split][key]:.4f}" in README
+
+
+def test_recorded_quick_starts():
+    record = json.loads((ROOT / "results/quickstart.json").read_text())
+    (rows,) = (rows for header, rows in _tables() if header[-1] == "time")
+    for seed, (_, *cells, time) in enumerate(rows):
+        entry = record[f"data_seed_{seed}"]
+        summary = entry["quickstart"]
+        values = summary["transfer"]["top1"], summary["from_scratch"]["top1"]
+        # 0.8375 is 0.838 and 0.7875 is 0.788: half is rounded up.
+        expected = [int(value * 1000 + 0.5) / 1000 for value in values]
+        expected.append(summary["pointing_game"]["grad_cam"])
+        assert cells == [_short(value, 3) for value in expected]
+        assert time == f"{entry['wall_seconds']} s"
+
+
+def test_recorded_pointing_games():
+    record = json.loads((ROOT / "results/pointing_game.json").read_text())
+    (rows,) = (rows for h, rows in _tables() if h == ["", "VGG16", "Inception-v3"])
+    assert {name for name, *_ in rows} == record["vgg16"].keys()
+    for name, *cells in rows:
+        scores = [record[model][name]["score"] for model in ("vgg16", "inception_v3")]
+        assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
+
+
 def test_python_examples_run(place):
-    overlays, network = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    exec(overlays, {})
-    assert Image.open("cam_1.png").size == (64, 64)
-    network = network.replace("inception_seed0", "narrow_inception")
-    exec(network, {"images": np.zeros((1, 80, 80, 3), np.uint8)})
+    face, function = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    names = {}
+    exec(face, names)
+    explanation = names["explanation"]
+    assert Image.open("cam.png").size == explanation.map.shape == (64, 64)
+    assert explanation.map.dtype == np.float32 and explanation.target == "rose"
+    names = {"images": np.zeros((1, 80, 80, 3), np.uint8)}
+    exec(function.replace("inception_seed0", "narrow_inception"), names)
+    assert names["logits"].shape == (1, 102) and names["maps"].shape == (1, 80, 80)
