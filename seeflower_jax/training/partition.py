@@ -88,12 +88,17 @@ def describe(trainable: Mapping, frozen: Mapping) -> str:
             block = "/".join(name.split("/")[:2])
             counts.setdefault(block, [0, 0])[column] += int(np.prod(value.shape))
 
+    def natural(block: str) -> list:
+        """The key that sorts mixed9 before mixed10."""
+        parts = re.split(r"(\d+)", block)
+        return [int(part) if part.isdigit() else part for part in parts]
+
     def kind(block: str) -> tuple:
         """Blocks of one kind share a line: of one part, trained or frozen alike."""
         return block.split("/")[0], *(count > 0 for count in counts[block])
 
     rows: list[tuple[str, int, int]] = []
-    for _, group in itertools.groupby(counts, kind):
+    for _, group in itertools.groupby(sorted(counts, key=natural), kind):
         first, *others = blocks = list(group)
         label = f"{first} ... {others[-1]}" if others else first
         trained, kept = (sum(counts[b][i] for b in blocks) for i in (0, 1))

@@ -73,7 +73,7 @@ def test_run_directory_and_result(finished):
     records = [json.loads(line) for line in lines]
     assert [r["stage"] for r in records] == ["head"] * 2 + ["finetune"] * 2
     assert [r["run_step"] for r in records] == [2, 4, 6, 8]
-    assert "backbone/Conv2d_1a_3x3 ... backbone/mixed9" in done.stderr
+    assert "backbone/Conv2d_1a_3x3 ... backbone/mixed10_branch_pool" in done.stderr
     assert "images/s" in done.stderr and "finetune epoch 2" in done.stderr
 
 
@@ -198,7 +198,7 @@ def test_run_without_calibration_in_its_result(finished, tmp_path):
 
 def test_evaluate_without_a_run(tmp_path):
     done = harness.run_apart("evaluate", f"--workdir={tmp_path}")
-    assert done.returncode != 0 and "no run directory" in done.stderr
+    assert done.returncode != 0 and "is not a run directory" in done.stderr
 
 
 class _Interrupted(BaseException):

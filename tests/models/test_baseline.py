@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from configs import baseline, vgg16, vgg19
-from seeflower_jax import classify, experiment, models
+from seeflower_jax import models
+from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.experiment.train import train
+from seeflower_jax.inference.load import load
+from seeflower_jax.training import partition
 from tests import fixtures
 
 
@@ -46,15 +50,15 @@ def test_config_trains_from_random_parameters(flowers, tmp_path):
     config.data.update(dir=str(flowers), cache_dir=str(tmp_path), verify=False)
     config.eval.batch_size = 8
     config.stages.train.update(epochs=2, batch_size=8)
-    result = experiment.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert result["weights"] == {"name": None, "sha256": None, "exact": None}
     assert result["test"]["count"] == fixtures.CLASSES * fixtures.TEST
-    classifier = classify.from_run(tmp_path / "run")
+    network = load(tmp_path / "run")
     paths = sorted((flowers / "jpg").iterdir())[:2]
-    found = list(classifier.predict(paths, top=2))
-    names = experiment.load_run(tmp_path / "run").class_names
-    assert [path for path, _ in found] == [str(path) for path in paths]
-    assert all(name in names for _, top in found for name, _ in top)
+    predictions = network.predict(paths, top=2)
+    assert [prediction.image for prediction in predictions] == list(map(str, paths))
+    for prediction in predictions:
+        assert set(prediction.classes) <= set(network.class_names)
 
 
 def test_vgg_configs_differ_in_the_network_alone():
@@ -63,10 +67,8 @@ def test_vgg_configs_differ_in_the_network_alone():
     second.model.name = "vgg16"
     assert first.to_dict() == second.to_dict()
     for config in (first, second):
-        keys = {k: v for k, v in config.model.items() if k != "name"}
-        spec = models.get_spec(config.model.name, num_classes=102, **keys)
-        names = experiment.partition.split(
-            models.shapes(spec)["params"], config.stages.finetune.partition
-        )
-        frozen = {name.split("/")[1].split("_")[0] for name in names[1]}
+        settings = read_settings(config)
+        params = models.shapes(settings.spec(num_classes=102))["params"]
+        _, frozen_params = partition.split(params, settings.stages[1].rules)
+        frozen = {name.split("/")[1].split("_")[0] for name in frozen_params}
         assert frozen == {"block1", "block2", "block3", "block4"}

@@ -129,7 +129,7 @@ def test_table_of_what_is_trained():
     lines = partition.describe(*partition.split(PARAMS, HEAD_ALONE)).splitlines()
     assert [line.split() for line in lines] == [
         ["parameters", "trained", "frozen"],
-        ["head/bias", "...", "head/kernel", "9", "0"],
         ["backbone/conv", "0", "6"],
+        ["head/bias", "...", "head/kernel", "9", "0"],
         ["all", "9", "6"],
     ]
