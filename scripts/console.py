@@ -39,7 +39,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
     try:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         for name in ("absl", "jax"):  # Orbax logs each of its steps through absl.
             logging.getLogger(name).setLevel(logging.WARNING)
         main(arguments)

@@ -146,8 +146,8 @@ def _make_step(
             "loss": loss * count,
             "correct": jnp.sum(jnp.argmax(logits, -1) == batch["labels"]),
             "count": jnp.asarray(count),
-            "gradient_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": _norm(grads),
+            "update_norm": _norm(updates),
         }
         state = state.replace(
             step=state.step + 1,
@@ -159,6 +159,11 @@ def _make_step(
         return state, metrics
 
     return step
+
+
+def _norm(tree: dict[str, jax.Array]) -> jax.Array:
+    """Compute the norm of all arrays together."""
+    return jnp.sqrt(sum(jnp.sum(value**2) for value in tree.values()))
 
 
 def _average(state: TrainState, trainable: dict, ema_decay: float) -> dict:
