@@ -14,6 +14,7 @@ rest of the canvas does not matter.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -90,11 +91,33 @@ class View:
 
         def one(image, size, center, half):
             whole = self._half_sides(size)
-            return _resample(
-                image, size, size / 2 + whole * center, whole * half, self.size
-            )
+            image, start = self._cut(image, size)
+            center = size / 2 - start + whole * center
+            return _resample(image, size - start, center, whole * half, self.size)
 
         return jax.vmap(one)(canvas, sizes, centers, halves)
+
+    def _cut(
+        self, image: Canvas, size: Int[Array, "2"]
+    ) -> tuple[Canvas, Int[Array, "2"]]:
+        """Cut off a canvas what the view does not show.
+
+        The canvas of a square image of 320 pixels has 641. With the cut, the view takes
+        2.9 ms instead of 7.7 on a CPU.
+
+        Returns:
+          The part of the canvas, and the (y, x) of its upper left corner.
+        """
+        if not self.keep_aspect:
+            return image, jnp.zeros(2, jnp.int32)
+        # Resampling reaches so many pixels beyond the view.
+        margin = math.ceil(max(self.shortest_side * self.crop / self.size, 1)) + 1
+        height, width = image.shape[:2]
+        side = self.shortest_side + 2 * margin
+        sides = min(height, side), min(width, side)
+        limit = jnp.array([height - sides[0], width - sides[1]])
+        start = jnp.clip((size - jnp.array(sides)) // 2, 0, limit)
+        return jax.lax.dynamic_slice(image, (*start, 0), (*sides, 3)), start
 
     def _half_sides(self, size: Int[Array, "2"]) -> Float[Array, "2"]:
         """Half of (height, width) of the part that the view shows, in pixels."""

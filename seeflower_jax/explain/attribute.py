@@ -140,15 +140,16 @@ class _ShardWriter:
         if explained is None:
             return
         self._lines += self._describe(batch.positions, explained)
-        boxes_by_method = {}
         for method, values in explained.maps.items():
             self._maps.setdefault(method, []).append(values)
-            if self._boxes and registry.METHODS[method].layered:
-                boxes = _boxes(values)
-                boxes_by_method[method] = boxes
-                self._extras.setdefault(method, []).extend(
-                    {"box": box} for box in self._in_originals(batch.positions, boxes)
-                )
+        boxes_by_method = {}
+        if self._boxes:
+            boxes_by_method = {
+                method: _boxes(values)
+                for method, values in explained.maps.items()
+                if registry.METHODS[method].layered
+            }
+            self._add_boxes(batch.positions, boxes_by_method)
         if self._overlays:
             self._write_overlays(batch.positions, explained, boxes_by_method)
 
@@ -179,15 +180,21 @@ class _ShardWriter:
             )
         ]
 
-    def _in_originals(
-        self, positions: Sequence[int], boxes: Float[np.ndarray, "n 4"]
-    ) -> list[list[int]]:
-        """Convert boxes of maps to pixels of the original images."""
+    def _add_boxes(
+        self,
+        positions: Sequence[int],
+        boxes_by_method: Mapping[str, Float[np.ndarray, "n 4"]],
+    ) -> None:
+        """Add the boxes of maps, in pixels of the original images, to the index."""
+        if not boxes_by_method:
+            return
         view = self._network.view
-        return [
-            view.box_in_original(box / view.size, self._images.original_size(position))
-            for position, box in zip(positions, boxes, strict=True)
-        ]
+        sizes = [self._images.original_size(position) for position in positions]
+        for method, boxes in boxes_by_method.items():
+            self._extras.setdefault(method, []).extend(
+                {"box": view.box_in_original(box / view.size, size)}
+                for box, size in zip(boxes, sizes, strict=True)
+            )
 
     def _write_overlays(
         self,

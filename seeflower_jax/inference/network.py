@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax import hints
+from seeflower_jax.data import decode, loader
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
 from seeflower_jax.data.whitening import Whitening
@@ -132,8 +132,14 @@ class Network:
 
     def see(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
         """Return what the network sees of an image, rounded for display."""
-        canvas, sizes = jnp.asarray(pixels[None]), jnp.array([pixels.shape[:2]])
-        return np.asarray(self.view(canvas, sizes)[0].round()).astype(np.uint8)
+        side = decode.longest_side(self.view.shortest_side)
+        batch = loader.to_canvas([pixels], side, side)
+        image = self._view(batch["canvas"], batch["sizes"])[0]
+        return np.asarray(image.round()).astype(np.uint8)
+
+    @functools.cached_property
+    def _view(self) -> Callable[..., Float[Array, "n s s 3"]]:
+        return jax.jit(self.view.__call__)
 
     def probabilities(
         self, logits: Float[np.ndarray, "n c"]
