@@ -91,33 +91,35 @@ class View:
 
         def one(image, size, center, half):
             whole = self._half_sides(size)
-            image, start = self._cut(image, size)
-            center = size / 2 - start + whole * center
-            return _resample(image, size - start, center, whole * half, self.size)
+            return _resample(
+                image, size, size / 2 + whole * center, whole * half, self.size
+            )
 
         return jax.vmap(one)(canvas, sizes, centers, halves)
 
-    def _cut(
-        self, image: Canvas, size: Int[Array, "2"]
-    ) -> tuple[Canvas, Int[Array, "2"]]:
-        """Cut off a canvas what the view does not show.
+    def trim(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h v 3"]:
+        """Cut off an image what the view does not show, the same on both sides.
 
-        The canvas of a square image of 320 pixels has 641. With the cut, the view takes
-        2.9 ms instead of 7.7 on a CPU.
-
-        Returns:
-          The part of the canvas, and the (y, x) of its upper left corner.
+        The view of the rest is the same. A smaller canvas makes it faster: 2.9 ms for
+        an image of 320 pixels on a CPU, instead of 7.7 ms on a canvas for any image.
         """
         if not self.keep_aspect:
-            return image, jnp.zeros(2, jnp.int32)
-        # Resampling reaches so many pixels beyond the view.
-        margin = math.ceil(max(self.shortest_side * self.crop / self.size, 1)) + 1
-        height, width = image.shape[:2]
-        side = self.shortest_side + 2 * margin
-        sides = min(height, side), min(width, side)
-        limit = jnp.array([height - sides[0], width - sides[1]])
-        start = jnp.clip((size - jnp.array(sides)) // 2, 0, limit)
-        return jax.lax.dynamic_slice(image, (*start, 0), (*sides, 3)), start
+            return pixels
+        limit = min(pixels.shape[:2]) + 2 * self._reach
+        y, x = (max(0, (side - limit) // 2) for side in pixels.shape[:2])
+        return pixels[y : pixels.shape[0] - y, x : pixels.shape[1] - x]
+
+    @property
+    def canvas_side(self) -> int:
+        """Side of a square canvas that holds any image after `trim`."""
+        if not self.keep_aspect:
+            return decode.longest_side(self.shortest_side)
+        return self.shortest_side + 2 * self._reach + 1
+
+    @property
+    def _reach(self) -> int:
+        """How many pixels beyond the view resampling reads, at most."""
+        return math.ceil(max(self.shortest_side * self.crop / self.size, 1)) + 1
 
     def _half_sides(self, size: Int[Array, "2"]) -> Float[Array, "2"]:
         """Half of (height, width) of the part that the view shows, in pixels."""

@@ -193,9 +193,7 @@ def choose_correct(
         for batch in loader.read_batches(shuffled, batch_size):
             if batch.errors:
                 raise next(iter(batch.errors.values()))
-            placed = place_images(
-                batch.pixels, network.view.shortest_side, batch_size, mesh
-            )
+            placed = place_images(batch.pixels, network.view, batch_size, mesh)
             views, logits = jax.device_get(classify(variables, **placed))
             labels = np.array([shuffled.labels[i] for i in batch.positions], np.int32)
             is_correct = logits[: len(labels)].argmax(-1) == labels

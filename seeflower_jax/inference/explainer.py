@@ -97,7 +97,7 @@ class Explainer:
         rows = np.resize(np.arange(count), self.batch_size)
         placed = place_images(
             pixels,
-            self.network.view.shortest_side,
+            self.network.view,
             self.batch_size,
             self._mesh,
         )

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax import hints
-from seeflower_jax.data import decode, loader
+from seeflower_jax.data import loader
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
 from seeflower_jax.data.whitening import Whitening
@@ -132,8 +132,8 @@ class Network:
 
     def see(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
         """Return what the network sees of an image, rounded for display."""
-        side = decode.longest_side(self.view.shortest_side)
-        batch = loader.to_canvas([pixels], side, side)
+        side = self.view.canvas_side
+        batch = loader.to_canvas([self.view.trim(pixels)], side, side)
         image = self._view(batch["canvas"], batch["sizes"])[0]
         return np.asarray(image.round()).astype(np.uint8)
 

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from seeflower_jax import sharding
-from seeflower_jax.data import decode, loader
+from seeflower_jax.data import loader
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images
+from seeflower_jax.data.view import View
 
 if TYPE_CHECKING:
     from seeflower_jax.inference.network import Network
@@ -58,7 +59,7 @@ def whole_batch_size(batch_size: int, devices: int) -> int:
 
 def place_images(
     pixels: Sequence[UInt8[np.ndarray, "h w 3"]],
-    shortest_side: int,
+    view: View,
     batch_size: int,
     mesh: Mesh,
 ) -> dict[str, Array]:
@@ -68,16 +69,16 @@ def place_images(
 
     Args:
       pixels: up to `batch_size` images.
-      shortest_side: in pixels, that the images were decoded at.
+      view: that will see them; what it does not show is cut off.
       batch_size: a multiple of the devices.
       mesh: of `sharding.make_mesh`.
 
     Returns:
       `canvas` and `sizes`, as of `View`, of `batch_size` rows.
     """
-    side = decode.longest_side(shortest_side)
+    side = view.canvas_side
     rows = np.resize(np.arange(len(pixels)), batch_size).tolist()
-    canvas = loader.to_canvas([pixels[row] for row in rows], side, side)
+    canvas = loader.to_canvas([view.trim(pixels[row]) for row in rows], side, side)
     return sharding.shard_batch(canvas, mesh)
 
 
@@ -109,9 +110,7 @@ def stream(
     for batch in loader.read_batches(images, batch_size):
         results: dict[int, Prediction | UnreadableImage] = dict(batch.errors)
         if batch.positions:
-            placed = place_images(
-                batch.pixels, network.view.shortest_side, batch_size, mesh
-            )
+            placed = place_images(batch.pixels, network.view, batch_size, mesh)
             logits = network.compute_logits(variables, **placed)
             results |= _predictions(network, images, batch, np.asarray(logits), top)
         yield from (results[position] for position in sorted(results))

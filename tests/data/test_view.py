@@ -68,6 +68,20 @@ def test_the_rest_of_the_canvas_does_not_matter(size):
     np.testing.assert_allclose(_see(view, white, 50), 255, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(20, 40), (39, 20), (21, 20), (20, 23)])
+@pytest.mark.parametrize("size,crop", [(10, 1.0), (20, 0.8), (50, 1.0), (7, 0.6)])
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_what_is_trimmed_is_not_seen(shape, size, crop, keep_aspect):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    view = View(size, 20, crop, keep_aspect)
+    trimmed = view.trim(image)
+    assert max(trimmed.shape) <= view.canvas_side
+    if keep_aspect:
+        assert max(trimmed.shape) <= view.canvas_side <= 20 + 2 * 5 + 1
+    seen = _see(view, trimmed, view.canvas_side)
+    np.testing.assert_allclose(seen, _see(view, image), rtol=1e-5, atol=1e-3)
+
+
 def test_zoom_is_a_part_of_the_view_as_large_as_the_whole():
     image = gradient_image(40, 40)
     batch = loader.to_canvas([image], 40, 40)
