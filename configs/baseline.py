@@ -1,17 +1,20 @@
-"""The paper's baseline network on Oxford 102 Flowers, from random parameters.
+"""Train the paper's baseline network on Oxford 102 Flowers from random parameters.
 
     python -m scripts.train --config=configs/baseline.py:a
 
-The three settings of the paper's table 4.1: `a` the official split, `b` with
-augmentation, `c` with augmentation and the splits reversed, 6,149 training images. The
-paper's test top-1 is 0.181, 0.302 and 0.448; seed 0 here has 0.1886, 0.3111 and 0.4529.
+The config has the three settings of the paper's table 4.1. The table has test top-1:
 
-Without augmentation, training shows the network what evaluation shows it. The record of
-`a`, 0.1886, predates this rule: its training showed the central square of each image,
-its evaluation the whole image squashed to a square.
+    setting  split                         augmentation  paper  seed 0 here
+    a        official                      no            0.181  0.1886
+    b        official                      yes           0.302  0.3111
+    c        reversed, 6,149 for training  yes           0.448  0.4529
+
+Without augmentation, training and evaluation use the same view of an image. The
+recorded 0.1886 of setting `a` is older than this rule. Its training used the central
+square of each image, and its evaluation used the whole image, squashed to a square.
 
 Optimizer, dropout and augmentation are as in the author's code: RMSprop, at most 100
-epochs, images squashed to squares. As for the other networks of the code, 20 epochs
+epochs, images squashed to squares. As in the other networks of the code, 20 epochs
 without a validation gain of 0.002 end the training.
 """
 
@@ -29,7 +32,7 @@ def get_config(setting: str = "a") -> ConfigDict:
     config = inception.get_config()
     config.recipe = f"paper_{setting}"
     config.model.update(name="baseline", dropout=0.25)
-    config.init.weights = ""  # none: random parameters
+    config.init.weights = ""  # random parameters
     config.data.split = "reversed" if setting == "c" else "official"
     config.data.shortest_side = 40
     config.eval.size = 32

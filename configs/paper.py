@@ -1,16 +1,17 @@
-"""The recipe of the paper's own code: what its networks share.
+"""Define the recipe of the paper's own code, as its networks share it.
 
     python -m scripts.train --config=configs/inception.py:paper
     python -m scripts.train --config=configs/inception.py:corrected
 
-`paper` is what the author's code does, as far as a result could depend on it. Images
-are squashed to squares. Every network gets values in [0, 1], even if its weights expect
-others. `corrected` differs in these two points alone. The augmentation is that of the
-code; its ZCA whitening was never fitted there and so did nothing.
+`paper` repeats every step of the author's code that could change a result. Images are
+squashed to squares. Every network gets pixel values in [0, 1], even if its weights
+expect another range. `corrected` differs only in these two points. The augmentation is
+the same as in the code. The code also requested ZCA whitening but never fitted it, so
+the whitening had no effect.
 
 Three differences from the code remain. Images are resized by Lanczos and linear
 interpolation, not to the nearest pixel. Validation images are not augmented. SGD has no
-decay of 1e-6 a step, 2.5 % in all.
+decay of the learning rate by 1e-6 a step, which makes 2.5 % in all.
 """
 
 from ml_collections import ConfigDict
@@ -21,18 +22,18 @@ RECIPES = ("paper", "corrected")
 
 
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
-    """Refuse a variant that a config does not have; suggest the nearest it has."""
+    """Raise an error if a config has no such variant, and suggest the nearest name."""
     if variant not in known:
         hint = hints.did_you_mean(variant, known)
         raise ValueError(f"unknown variant {variant!r}; known are {known}{hint}")
 
 
 def stage(like: ConfigDict, **changes) -> ConfigDict:
-    """Return a stage with the augmentation and the stopping of the code.
+    """Return a stage with the augmentation and the early stopping of the code.
 
     Args:
-      like: a stage, for the keys that are set neither here nor in `changes`.
-      **changes: the values of this stage alone.
+      like: a stage with the values that neither this function nor `changes` sets.
+      **changes: the values of the returned stage only.
     """
     config = like.copy_and_resolve_references()
     config.update(
@@ -67,7 +68,7 @@ def stage(like: ConfigDict, **changes) -> ConfigDict:
 
 
 def squash(config: ConfigDict) -> None:
-    """Squash whole images to squares, in training and evaluation."""
+    """Set a config to squash whole images to squares, in training and evaluation."""
     config.eval.keep_aspect = False
     for name in config.stage_order:
         config.stages[name].augment.keep_aspect = False
@@ -77,9 +78,9 @@ def change(config: ConfigDict, recipe: str, **stages: ConfigDict) -> ConfigDict:
     """Turn the config of an ImageNet network into a recipe of the paper.
 
     Args:
-      config: changed in place; the caller sets its head.
-      recipe: of `RECIPES`.
-      **stages: in their order.
+      config: config that is changed in place; the caller sets its head.
+      recipe: name of the recipe, one of `RECIPES`.
+      **stages: the stages by name, in order.
     """
     config.recipe = recipe
     config.metric = "loss"

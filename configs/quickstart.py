@@ -1,4 +1,4 @@
-"""Transfer learning in two minutes, on drawn flowers: no downloads.
+"""Train a network on drawn flowers in two minutes, without downloads.
 
 python -m scripts.train --config=configs/quickstart.py
 """
@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.init.pretraining = ConfigDict(
         {
             "data": {
-                "split": "source",  # other species than those of "target"
+                "split": "source",  # has no species of "target"
                 "species": 48,
                 "images_per_class": (30, 3, 0),
             },
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     )
     config.quickstart = ConfigDict(
         {
-            # A run from random parameters that takes the same time, to compare.
+            # For comparison: a run of the same time, from random parameters.
             "scratch": {"stage_order": ("scratch",)},
             "methods": ("saliency", "grad_cam", "finer_cam"),
             "maximise_steps": 96,

@@ -1,19 +1,21 @@
-"""VGG16 on Oxford 102 Flowers, official split, in the paper's two stages.
+"""Train VGG16 on Oxford 102 Flowers, official split, in the paper's two stages.
 
     python -m scripts.train --config=configs/vgg16.py
 
-Seed 0: test top-1 0.8865, mean class 0.9015, validation 0.9137, in 30 minutes on two
-CPU cores and 15 more of evaluation.
+Seed 0 has test top-1 0.8865, mean class accuracy 0.9015 and validation top-1 0.9137.
+On two CPU cores, the training takes 30 minutes and the evaluation 15 minutes.
 
-The head is chosen by `config.model.pooling`, `hidden` and `dropout`:
+`config.model.pooling`, `hidden` and `dropout` select the head:
 
-    here               root_average  ()            0.5, of the last three blocks
-    the paper's text   flatten       ()            0.6
-    its code, :paper   flatten       (4096, 4096)  0.6
-    ImageNet's         flatten       (4096, 4096)  0.5, with
-                                     config.init.head = "hidden"
+    head                pooling       hidden        dropout
+    this config         root_average  ()            0.5, of the last three blocks
+    the paper's text    flatten       ()            0.6
+    its code, :paper    flatten       (4096, 4096)  0.6
+    ImageNet's network  flatten       (4096, 4096)  0.5, with
+                                      config.init.head = "hidden"
 
-Flattened features have one size: with them, all views must have 224 pixels.
+Flattened features have a fixed size. With flattened features, all views must have 224
+pixels.
 """
 
 from ml_collections import ConfigDict
@@ -24,11 +26,11 @@ VARIANTS = ("best", "short", *paper.RECIPES)
 
 
 def get_config(variant: str = "best") -> ConfigDict:
-    """Return the config of the run; what it does not set is as in configs/inception.py.
+    """Return the config of the run; configs/inception.py sets the other values.
 
     Args:
-      variant: 'best'; 'short' is the same in few epochs, for the reversed split on a
-        CPU; 'paper' and 'corrected' are described in configs/paper.py.
+      variant: name of the recipe. 'short' is 'best' with few epochs, for the reversed
+        split on a CPU. configs/paper.py describes 'paper' and 'corrected'.
     """
     config = flowers(variant)
     if variant not in paper.RECIPES:
@@ -59,13 +61,13 @@ def get_config(variant: str = "best") -> ConfigDict:
 
 
 def flowers(variant: str) -> ConfigDict:
-    """Return what VGG16 and VGG19 share: the best recipe, the head of the variant."""
+    """Return the config that VGG16 and VGG19 share: the best recipe and the head."""
     paper.check_variant(variant, VARIANTS)
     config = inception.get_config()
     config.model.name = "vgg16"
     config.model.dropout = 0.5
-    # Colour and texture are in the middle blocks. The head alone has validation top-1
-    # 0.8922 on these, and 0.7922 on the means of the last block.
+    # The middle blocks have colour and texture. The head alone has validation top-1
+    # 0.8922 on the last three blocks, and 0.7922 on the means of the last block.
     config.model.pooling = "root_average"
     config.model.pooled = tuple(f"block{n}_pool" for n in (3, 4, 5))
     config.eval.size = 224
@@ -77,8 +79,8 @@ def flowers(variant: str) -> ConfigDict:
 
     config.stages.head.learning_rate = 3e-3
     finetune = config.stages.finetune
-    # VGG has no batch normalisation and needs a low rate. The last block has half of
-    # the parameters below the head. The blocks under it stay as they are, which makes a
+    # VGG has no batch normalisation and needs a low learning rate. The last block has
+    # half of the parameters below the head. The lower blocks are frozen, which makes a
     # step twice as fast on a CPU.
     finetune.epochs = 10
     finetune.learning_rate = 5e-5
@@ -90,7 +92,7 @@ def flowers(variant: str) -> ConfigDict:
     finetune.clip_norm = 1.0
     finetune.ema_decay = 0.98
     finetune.validate_every = 5
-    # There are few epochs, so images are neither cut small nor mixed.
+    # The stage has few epochs, so its crops are large and not mixed.
     finetune.augment.update(size=224, crop_area=(0.4, 1.0), mixup=0.0, cutmix=0.0)
     if variant == "short":
         config.recipe = "short"

@@ -1,8 +1,9 @@
-"""VGG19 on Oxford 102 Flowers, official split: the best recipe and heads of VGG16.
+"""Train VGG19 on Oxford 102 Flowers, official split, with the recipe of VGG16.
 
     python -m scripts.train --config=configs/vgg19.py
 
-Seed 0 on approximate weights: test top-1 0.8759, mean class 0.8922, validation 0.9088.
+The heads are the same as in VGG16. Seed 0 on approximate weights has test top-1 0.8759,
+mean class accuracy 0.8922 and validation top-1 0.9088.
 """
 
 from ml_collections import ConfigDict
@@ -14,14 +15,14 @@ def get_config(variant: str = "best") -> ConfigDict:
     """Return the config of the run.
 
     Args:
-      variant: 'best' or 'short', as in configs/vgg16.py but for the network; or 'paper'
-        or 'corrected', described in configs/paper.py.
+      variant: name of the recipe. 'best' and 'short' are as in configs/vgg16.py.
+        configs/paper.py describes 'paper' and 'corrected'.
     """
     config = vgg16.flowers(variant)
     config.model.name = "vgg19"
     if variant not in paper.RECIPES:
         return config
-    # "The last three layers" of the code leave out the first new layer.
+    # "The last three layers" of the code do not include the first new layer.
     head = paper.stage(
         config.stages.head,
         epochs=2,

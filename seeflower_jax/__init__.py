@@ -1,4 +1,4 @@
-"""Fine-grained image classification by transfer learning, and what the network sees.
+"""Classify fine-grained images by transfer learning, and explain the predictions.
 
     import seeflower_jax as sf
 
@@ -7,7 +7,8 @@
     explanation = network.explain("rose.jpg", "grad_cam", target="rose")
     explanation.overlay().save("cam.png")
 
-The rooms, from the ground floor up; a lower one never imports a higher one:
+A room is a folder of the package. The list starts with the lowest rooms. A lower room
+never imports a higher room:
 
     sharding, download, records, hints     devices, files, names
     data           images to batches: sources, pixel cache, View, Augmentation, loader
@@ -17,14 +18,14 @@ The rooms, from the ground floor up; a lower one never imports a higher one:
     pretrained     weight files to variables, and back
     attribution    methods on any JAX network, one a file
     figures        arrays to images and plots
-    inference      a trained network, wherever it is from
+    inference      a trained network from a run, an export or a weight file
     experiment     a run, from its config to its result
-    comparison     Keras, PyTorch and captum on the same work
+    comparison     comparisons with Keras, PyTorch and captum
     explain        jobs over many images: attribution, metrics of maps, maximisation
     report         the HTML page of a run
     studies        the paper's tables and figures, ablation, quick start
 
-Names below are imported when they are first used, so importing the package is cheap.
+The package imports a room only when it is first used, so its own import is fast.
 """
 
 import importlib

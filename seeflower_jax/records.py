@@ -1,4 +1,4 @@
-"""Write down runs and results: JSON, hashes of configs, what ran where.
+"""Record runs and results: JSON files, hashes of configs, and provenance.
 
 result |= records.provenance(records.typed_command())
 records.write_json(path, result)
@@ -20,22 +20,22 @@ import jax
 import numpy as np
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
-# Where files lie on one machine does not change what a run computes.
+# The location of files on a machine does not change the result of a run.
 LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
 
 
 def to_dict(config: Mapping) -> dict:
-    """Return a config, a ConfigDict or nested dicts, as nested dicts."""
+    """Return a config as nested dicts; it may be a ConfigDict or nested dicts."""
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
 def plain(config: Mapping) -> dict:
-    """Return a config as JSON gives it back."""
+    """Return a config as nested dicts of JSON values."""
     return json.loads(json.dumps(to_dict(config)))
 
 
 def config_hash(config: Mapping) -> str:
-    """Return 12 hex digits of the SHA-256 of a config, less its local paths."""
+    """Return 12 hex digits of the SHA-256 of a config without its local paths."""
     hashed = plain(config)
     for section, key in LOCAL_KEYS:
         hashed.get(section, {}).pop(key, None)
@@ -53,7 +53,7 @@ def variables_hash(variables: Mapping) -> str:
 
 
 def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key, value) of the leaves of a config, `("data.dir", "")`."""
+    """Yield (key, value) of the leaves of a config, such as `("data.dir", "")`."""
     for key, value in to_dict(config).items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -62,22 +62,22 @@ def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write indented JSON, all or nothing."""
+    """Write a value as indented JSON, to the complete file or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(partial, path)
 
 
 def read_result(workdir: str | os.PathLike) -> dict:
-    """Return the content of `result.json`, {} for a run that is not finished."""
+    """Return the content of `result.json`; {} if the run is not finished."""
     path = pathlib.Path(workdir).expanduser() / "result.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict]:
-    """Return the lines of `metrics.jsonl`, one an epoch; [] for a run without any.
+    """Return the objects of `metrics.jsonl`, one for each epoch; [] if it is absent.
 
-    The last line is left out while it is being written.
+    An incomplete last line, which the run is still writing, is left out.
     """
     path = pathlib.Path(workdir).expanduser() / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
@@ -86,7 +86,7 @@ def read_log(workdir: str | os.PathLike) -> list[dict]:
 
 
 def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
-    """Write an entry into a file of results, {network: {key: entry}}; keep others."""
+    """Set an entry in a file of results, {network: {key: entry}}; keep the others."""
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -95,7 +95,7 @@ def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
-    """Return what is typed to run a script of scripts/, with ~ for the home folder."""
+    """Return the command line of a script of scripts/, with ~ for the home folder."""
     command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
     return command.replace(str(pathlib.Path.home()), "~")
 
@@ -106,7 +106,7 @@ def typed_command() -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the source tree, with '-dirty' if it was changed since."""
+    """Return the commit of the source tree, with '-dirty' if files have changed."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
     options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
@@ -117,7 +117,10 @@ def _git_commit() -> str | None:
 
 
 def provenance(command: str) -> dict:
-    """Return what ran where: command, commit, versions, compiler flags, device."""
+    """Return the provenance of a result.
+
+    The dict has the command, commit, versions, compiler flags and devices.
+    """
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
     kind = platform.machine() if device.platform == "cpu" else device.device_kind

@@ -1,11 +1,11 @@
-"""Place arrays on the devices: one code path for one device or many.
+"""Place arrays on the devices, with the same code for one device or many.
 
     mesh = make_mesh()
     variables = replicate(variables, mesh)
     batch = shard_batch({"labels": labels}, mesh)
 
 All devices of all processes form a mesh with one axis, `data`. Batches are split along
-it, variables are copied to every device.
+this axis. Variables are copied to every device.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Make global arrays, split by their first axis, from the rows of this process."""
+    """Return global arrays, split by their first axis, from this process's rows."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {
         name: jax.make_array_from_process_local_data(sharding, rows)
@@ -41,7 +41,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> slice:
     """Return the rows of a global batch that this process loads.
 
     Raises:
-      ValueError: if the devices do not divide the batch.
+      ValueError: if the batch size is not a multiple of the number of devices.
     """
     if batch_size % mesh.size:
         raise ValueError(

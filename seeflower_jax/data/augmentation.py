@@ -4,11 +4,11 @@
     images = augment(keys, canvas, sizes, augmentation)
     images, targets = mix(keys, images, targets, augmentation)
 
-It is the random counterpart of `View`, and takes a batch in the same form: a canvas and
-sizes. Each output is one affine resampling of its image with bilinear interpolation,
-however many transformations are composed; beyond the image its border pixels are
-repeated. Where the output is much smaller than the image, `oversampling` averages
-several samples a pixel, which keeps the resampling free of aliases.
+`augment` is the random counterpart of `View` and takes a batch in the same form, as
+canvas and sizes. It composes all transformations into one affine map and resamples each
+image once, with bilinear interpolation. Beyond the border of an image, the border
+pixels are repeated. If the output is much smaller than the image, `oversampling`
+averages several samples for each pixel to avoid aliasing.
 """
 
 import dataclasses
@@ -24,29 +24,30 @@ Keys = PRNGKeyArray
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random square parts of images, and how they are mixed.
+    """The settings of random square crops and of their mixing.
 
-    The paper's set is rotation=30, shear=0.2, shift=0.2, zoom=0.2 and both flips. The
-    defaults change nothing: the central square is taken as it is.
+    The paper uses rotation=30, shear=0.2, shift=0.2, zoom=0.2 and both flips. The
+    defaults take the central square and do not transform it.
 
     Attributes:
       size: side of the output in pixels.
-      rotation: largest angle in degrees, either way.
-      shear: largest shear angle in radians, either way.
+      rotation: largest angle in degrees, in both directions.
+      shear: largest shear angle in radians, in both directions.
       shift: largest shift in each direction, as a share of the side.
-      zoom: each side is scaled by a factor in [1 - zoom, 1 + zoom].
-      hflip, vflip: mirror half of the images left-right, top-bottom.
-      crop_area: range of the share of the image in a random-resized crop; empty takes
-        the central square.
-      crop_ratio: range of the crop's width over height.
-      brightness: all pixels are multiplied by a factor in [1 - brightness,
-        1 + brightness].
-      contrast: so are their differences from the image's mean colour.
-      mixup: alpha of the weighted mean of two images; 0 is off.
-      cutmix: alpha of replacing a rectangle by that of another image; 0 is off.
-      keep_aspect: where `crop_area` is empty, False takes the whole image, squashed to
-        a square, instead of the central square.
-      oversampling: samples a pixel along each axis, averaged.
+      zoom: largest change of the scale; each side has a factor in [1 - zoom, 1 + zoom].
+      hflip, vflip: whether half of the images are mirrored left-right, top-bottom.
+      crop_area: range of a random-resized crop's share of the image area; () takes the
+        central square.
+      crop_ratio: range of the crop's width divided by its height.
+      brightness: largest change of the brightness; pixels are multiplied by a factor in
+        [1 - brightness, 1 + brightness].
+      contrast: largest change of the contrast; differences from the image's mean colour
+        are multiplied by a factor in [1 - contrast, 1 + contrast].
+      mixup: alpha of mixup, the weighted mean of two images; 0 is off.
+      cutmix: alpha of CutMix, which takes a rectangle from another image; 0 is off.
+      keep_aspect: how an image becomes square if `crop_area` is empty. True takes the
+        central square, False squashes the whole image.
+      oversampling: number of samples along each axis of a pixel, which are averaged.
     """
 
     size: int
@@ -69,13 +70,13 @@ class Augmentation:
 def resample(
     image: Canvas, size: Int[Array, "2"], matrix: Float[Array, "2 3"], out_size: int
 ) -> Float[Array, "s s 3"]:
-    """Resample one image by an affine map, bilinearly.
+    """Resample an image by an affine map, with bilinear interpolation.
 
     Args:
-      image: [h, w, 3], of which the upper left `size` is the image.
+      image: canvas [h, w, 3] with the image in the upper left corner.
       size: (height, width) of the image.
-      matrix: takes (y, x, 1) of the output, in [-1, 1] from border to border, to pixels
-        of the image, where (0, 0) is its upper left corner.
+      matrix: map from (y, x, 1) in the output to (y, x) in the image. The output
+        extends from -1 to 1. The image has pixels, with (0, 0) at its upper left.
       out_size: side of the output in pixels.
     """
     grid = (jnp.arange(out_size) + 0.5) * (2 / out_size) - 1
@@ -108,10 +109,11 @@ def _crop_box(
     area: tuple[float, ...],
     ratio: tuple[float, float],
 ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
-    """Draw the centre and half size (y, x), in pixels, of a random part of an image.
+    """Draw a random crop; return its centre and half its size, (y, x) in pixels.
 
-    `area` is the range of the part's share of the image, `ratio` that of its width over
-    height (log-uniform); a side that would not fit is cut to the image's.
+    `area` is the range of the crop's share of the image. `ratio` is the range of the
+    crop's width divided by its height, drawn log-uniformly. A side that does not fit is
+    cut to the side of the image.
     """
     key_area, key_ratio, key_place = jax.random.split(key, 3)
     size = size.astype(jnp.float32)
@@ -125,7 +127,7 @@ def _crop_box(
 
 
 def _random_affine(key: Keys, augmentation: Augmentation) -> Float[Array, "2 3"]:
-    """Draw a map of output to input coordinates, both in [-1, 1]."""
+    """Draw a random map from output to input coordinates, both in [-1, 1]."""
     keys = jax.random.split(key, 6)
 
     def uniform(key, limit, shape=()):
@@ -140,7 +142,7 @@ def _random_affine(key: Keys, augmentation: Augmentation) -> Float[Array, "2 3"]
     flips = jnp.array([augmentation.vflip, augmentation.hflip])
     flips &= jax.random.bernoulli(keys[3], shape=(2,))
     scale = jnp.where(flips, -scale, scale)
-    # A shift of the share f of the side is 2 f in coordinates from -1 to 1.
+    # Coordinates from -1 to 1 have a side of 2.
     shift = 2 * uniform(keys[4], augmentation.shift, (2,))
     return jnp.c_[rotate @ lean @ jnp.diag(scale), shift]
 
@@ -161,12 +163,12 @@ def _relight(
 def augment(
     keys: Keys, canvas: Canvas, sizes: Int[Array, "n 2"], augmentation: Augmentation
 ) -> Float[Array, "n s s 3"]:
-    """Draw a random square part of each image, in [0, 255].
+    """Return a random square crop of each image, with values in [0, 255].
 
     Args:
-      keys: [n] random keys; an output depends on its own key alone.
-      canvas, sizes: as of `View`.
-      augmentation: what is drawn; `mixup` and `cutmix` are left to `mix`.
+      keys: [n] random keys; each output depends only on the key of its image.
+      canvas, sizes: images in the form that `View` takes.
+      augmentation: settings of the crops; only `mix` uses `mixup` and `cutmix`.
     """
     samples = augmentation.size * augmentation.oversampling
 
@@ -192,20 +194,20 @@ def mix(
     targets: Float[Array, "n c"],
     augmentation: Augmentation,
 ) -> tuple[Float[Array, "n h w 3"], Float[Array, "n c"]]:
-    """Mix each image with the one before it in the batch, and their targets alike.
+    """Mix each image, and its target, with the previous image of the batch.
 
-    The image itself keeps the larger share, the larger of a and 1 - a for a drawn from
-    Beta(alpha, alpha). Where both kinds are on, each image gets one of them, with equal
-    probability.
+    Each image keeps the larger share: the larger of a and 1 - a, with a drawn from
+    Beta(alpha, alpha). If mixup and CutMix are both on, each image gets one of them,
+    with equal probability.
 
     Source: mixup, Zhang et al. 2018, arXiv 1710.09412, equation 1; CutMix, Yun et al.
     2019, arXiv 1905.04899, equations 1 and 2.
 
     Args:
       keys: [n] random keys.
-      images: in [0, 255].
+      images: values in [0, 255].
       targets: distributions over the classes.
-      augmentation: its `mixup` and `cutmix` count.
+      augmentation: settings; only `mixup` and `cutmix` are used.
     """
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
     if not mixup and not cutmix:

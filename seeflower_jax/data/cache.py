@@ -3,9 +3,9 @@
     cache = open_cache(source, shortest_side=320)
     image = cache[7]        # uint8 [h, w, 3], min(h, w) == 320
 
-An image is decoded and resized once, ever. The file is written under another name and
-renamed when complete. Several runs may therefore start at once, and an interrupted run
-leaves nothing that looks finished.
+Each image is decoded and resized only once. The file is written under a temporary name
+and renamed when it is complete. Several runs may therefore start at once. An
+interrupted run leaves no incomplete cache.
 """
 
 import concurrent.futures
@@ -25,10 +25,10 @@ _MAX_LISTED = 10
 
 
 class PixelCache:
-    """Images of different sizes, by index.
+    """The decoded images of a source, by index; their sizes differ.
 
     Attributes:
-      sizes: int32 [N, 2], height and width.
+      sizes: int32 [N, 2], height and width of each image.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -53,15 +53,16 @@ def open_cache(
     shortest_side: int,
     cache_dir: str | os.PathLike | None = None,
 ) -> PixelCache:
-    """Open the decoded pixels of a source; decode them if no file has them yet.
+    """Return the pixel cache of a source; decode the images if no cache file exists.
 
     Args:
-      source: the images.
-      shortest_side: in pixels; the aspect ratio is kept.
-      cache_dir: `pixels/` is made in it; ~/.cache/seeflower_jax by default.
+      source: the encoded images.
+      shortest_side: shortest side of the decoded images in pixels; the aspect ratio is
+        kept.
+      cache_dir: folder that contains `pixels/`; ~/.cache/seeflower_jax by default.
 
     Raises:
-      ValueError: lists the images that cannot be decoded.
+      ValueError: if images cannot be decoded; the message lists them.
     """
     folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / "pixels"
     path = folder / f"{source.name}_{source.fingerprint}_{shortest_side}.npy"
@@ -92,10 +93,10 @@ def _write(source: ImageSource, shortest_side: int, path: pathlib.Path) -> None:
         tqdm.tqdm(total=count, desc="decoding", unit="image") as bar,
     ):
         header = {"descr": "|u1", "fortran_order": False}
-        # NumPy pads this header with room for a larger shape, filled in at the end.
+        # NumPy pads this header, so the final shape fits in at the end.
         np.lib.format.write_array_header_1_0(file, header | {"shape": (0,)})
         start = file.tell()
-        for first in range(0, count, 256):  # a bounded number in memory
+        for first in range(0, count, 256):  # bounds the memory for decoded images
             chunk = range(first, min(first + 256, count))
             for index, pixels in zip(chunk, pool.map(load, chunk), strict=True):
                 if isinstance(pixels, str):

@@ -1,4 +1,4 @@
-"""A source with its decoded pixels.
+"""Combine a source with its decoded pixels.
 
 dataset = Dataset(source, open_cache(source, shortest_side=320))
 dataset.labels("test"), dataset.images("test"), dataset.reader(indices)
@@ -20,10 +20,10 @@ from seeflower_jax.data.source import ImageSource
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled images, decoded.
+    """A set of labelled images with their decoded pixels.
 
     Attributes:
-      source: labels, splits, names.
+      source: labels, splits and class names of the images.
       cache: decoded images by index.
     """
 
@@ -32,11 +32,15 @@ class Dataset:
 
     @functools.cached_property
     def reader(self) -> ImageReader:
-        """Reads batches of pixels by the indices of images."""
+        """Return a reader that returns batches of pixels for indices of images."""
         return ImageReader(self.cache)
 
     def indices(self, split: str) -> Int32[np.ndarray, " m"]:
-        """Return the indices of the images of a split; ValueError if there is none."""
+        """Return the indices of the images of a split.
+
+        Raises:
+          ValueError: if the source has no such split.
+        """
         return self.source.indices(split)
 
     def labels(self, split: str) -> Int32[np.ndarray, " m"]:
@@ -44,7 +48,7 @@ class Dataset:
         return self.source.labels[self.indices(split)]
 
     def images(self, split: str) -> Images:
-        """Return the images of a split, in its order."""
+        """Return the images of a split, in the order of `indices`."""
         indices = self.indices(split)
         return Images(
             [self.source.keys[i] for i in indices],

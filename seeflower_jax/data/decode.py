@@ -1,4 +1,4 @@
-"""Decode an encoded image: upright, RGB, resized. One code for files and data sets.
+"""Decode images of files and data sets: upright, in RGB, resized.
 
 pixels = load_pixels(path.read_bytes(), shortest_side=320)   # uint8 [h, w, 3]
 """
@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
-# How the names of image files end.
+# The endings of the names of image files.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# A longer image is cut to its centre: the longer side is at most this many times the
-# shorter one.
+# The largest ratio of the longer to the shorter side. A longer image is cut to its
+# centre.
 MAX_ASPECT = 2.0
 
 
 class UnreadableImage(ValueError):
-    """A file is not an image, or an incomplete one."""
+    """A file is not an image, or is incomplete."""
 
 
 def decode(encoded: bytes) -> Image.Image:
@@ -27,7 +27,7 @@ def decode(encoded: bytes) -> Image.Image:
     Transparent pixels are composed on white; 16-bit values keep their upper 8 bits.
 
     Raises:
-      OSError: if it is not an image, or an incomplete one.
+      OSError: if `encoded` is not an image, or is incomplete.
     """
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
     if image.mode.startswith("I"):  # 16 bits a pixel
@@ -39,7 +39,7 @@ def decode(encoded: bytes) -> Image.Image:
 
 
 def resize(image: Image.Image, shortest_side: int) -> Image.Image:
-    """Resize to a shortest side in pixels, after cutting to at most `MAX_ASPECT`."""
+    """Cut an image to `MAX_ASPECT`, then resize its shortest side, given in pixels."""
     longest = round(min(image.size) * MAX_ASPECT)
     if max(image.size) > longest:
         width, height = (min(side, longest) for side in image.size)
@@ -52,7 +52,7 @@ def resize(image: Image.Image, shortest_side: int) -> Image.Image:
 
 
 def longest_side(shortest_side: int) -> int:
-    """Return an upper bound for the longer side of what `resize` gives."""
+    """Return an upper bound for the longer side of an image that `resize` returns."""
     return round(shortest_side * MAX_ASPECT) + 1
 
 
@@ -60,7 +60,8 @@ def load_pixels(encoded: bytes, shortest_side: int) -> UInt8[np.ndarray, "h w 3"
     """Decode and resize an image.
 
     Raises:
-      UnreadableImage: says why; the caller names the file.
+      UnreadableImage: if the image cannot be decoded. The message has the reason; the
+        caller adds the file name.
     """
     try:
         return np.asarray(resize(decode(encoded), shortest_side))
@@ -69,10 +70,10 @@ def load_pixels(encoded: bytes, shortest_side: int) -> UInt8[np.ndarray, "h w 3"
 
 
 def upright_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int]:
-    """Return (width, height) of an image as `decode` gives it, from the file's header.
+    """Read the (width, height) of the upright image from the header of a file.
 
     Raises:
-      OSError: if it is not an image.
+      OSError: if the file is not an image.
     """
     with Image.open(file) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

@@ -1,13 +1,13 @@
-"""Drawing of flowers, of species that differ as real species do.
+"""Draw flowers of invented species that differ as real species do.
 
     image, mask = draw(species("target", 3), seed=0, index=7)
 
 A species is a set of numbers: the number of petals, their outline, colours and
 markings, the disc in the middle and the leaves. The images of a species vary in
-everything else: pose, size, position, light, and the clutter of blades, leaves and
-other blossoms around and in front of the flower. Many species share a colour, so a
-classifier has to use the details. The mask of each image says which pixels belong to
-the flower.
+everything else: pose, size, position, light and clutter. Blades, leaves and other
+blossoms lie around and in front of the flower. Many species share a colour, so a
+classifier has to use the details. The mask of each image marks the pixels of the
+flower.
 """
 
 import colorsys
@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-SIDE = 96  # of the images, in pixels
+SIDE = 96  # side of the images in pixels
 # The two splits have no species in common.
 SPLITS = ("source", "target")
-MAX_SPECIES = 100  # of a split: the names below give no more
+MAX_SPECIES = 100  # species of a split: the name parts below make 100 names
 _STEMS = ("al", "be", "cor", "da", "el", "fen", "gil", "ho", "is", "jun")
 _ENDINGS = {
     "source": "ria lina nola tessa vane mira wyn phora gea dris".split(),
@@ -30,7 +30,8 @@ _ENDINGS = {
 }
 _HUES = (0.92, 0.83, 0.74, 0.62, 0.0, 0.06, 0.13, 0.16)  # pink to yellow
 _POLLEN = np.array([1.0, 0.9, 0.4], np.float32)
-# The outline of a leaf; the first coordinate is in lengths, the second in widths.
+# The outline of a leaf. The unit of the first coordinate is the length of the leaf, the
+# unit of the second coordinate is its width.
 _T = np.linspace(0, 1, 9)
 _BOW = np.sin(np.pi * _T**0.8) / 2
 _LEAF = np.stack([np.r_[_T, _T[::-1]], np.r_[_BOW, -_BOW[::-1]]], 1)
@@ -91,7 +92,7 @@ def _rgb(hue: float, saturation: float, value: float) -> Rgb:
 
 @functools.cache
 def species(split: str, number: int) -> Species:
-    """Return a species of a split; the same numbers always give the same species.
+    """Return a species of a split; the same arguments always give the same species.
 
     Args:
       split: one of `SPLITS`.
@@ -158,7 +159,7 @@ def _draw_leaf(
 def _draw_blossom(
     pen: ImageDraw.ImageDraw, rng: np.random.Generator, side: float
 ) -> None:
-    """Draw a flower far away, as a ring of dots."""
+    """Draw a distant flower as a ring of dots."""
     center, r = rng.uniform(0, side, 2), side * rng.uniform(0.03, 0.11)
     colour = _fill(_rgb(rng.choice(_HUES), rng.uniform(0.1, 0.9), rng.uniform(0.6, 1)))
     count, turn = rng.integers(4, 9), rng.uniform(0, 6)
@@ -211,9 +212,9 @@ def _draw_petals(
     nearest = np.round(angle / sector)
     neighbour = nearest + np.sign(angle / sector - nearest)
     a, b = kind.base, kind.tip
-    peak = a**a * b**b / (a + b) ** (a + b)  # of x**a * (1 - x)**b
+    peak = a**a * b**b / (a + b) ** (a + b)  # the maximum of x**a * (1 - x)**b
     colour, alpha = np.zeros((*u.shape, 3), np.float32), np.zeros_like(u)
-    # No petal reaches beyond the middle of its neighbour. The nearest is on top.
+    # No petal extends beyond the middle of its neighbour. The nearest petal is on top.
     for petal in (neighbour, nearest):
         number = petal.astype(int) % kind.petals
         local = angle - sector * (petal + 0.12 * bends[number])
@@ -248,7 +249,7 @@ def _draw_disc(
     v: Coordinates,
     pixel: float,
 ) -> Layer:
-    """Draw the disc in the middle of the flower; arguments as `_draw_petals`."""
+    """Draw the disc in the middle of the flower; see `_draw_petals` for arguments."""
     radius = np.hypot(u, v)
     alpha = ((kind.disc - radius) / pixel + 0.5).clip(0, 1)
     grain = 0.15 * rng.standard_normal(u.shape, np.float32)

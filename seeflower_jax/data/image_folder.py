@@ -1,11 +1,11 @@
-"""A data set of your own images: a folder for each class.
+"""Load a data set of your own images: a folder for each class.
 
     source = load("photos/")
 
-`load` splits a tree `photos/<class>/*.jpg` class by class, by `split`. A tree may also
-have a folder for each split: `photos/train/<class>/*.jpg`, and next to `train` the
-folders `val` or `validation`, and `test`. `load` keeps the splits of such a tree. The
-name of a class is the name of its folder.
+`load` splits a tree `photos/<class>/*.jpg` class by class, as `split` says. A tree may
+also have a folder for each split: `photos/train/<class>/*.jpg`. The folders next to
+`train` are `val` or `validation`, and `test`. `load` keeps the splits of such a tree.
+The name of a class is the name of its folder.
 """
 
 import collections
@@ -38,7 +38,7 @@ class _File:
       key: the path of the file in the tree.
       class_name: the name of its class.
       split: 'train', 'validation' or 'test'; '' before it is assigned.
-      size: in bytes.
+      size: the size of the file in bytes.
       modified: the time of the last change in nanoseconds.
     """
 
@@ -52,7 +52,7 @@ class _File:
 def class_name(folder: str) -> str:
     """Return the name of the class of a folder.
 
-    A letter with an accent has more than one encoding; all of them give one class.
+    A letter with an accent has several encodings. All encodings give the same class.
 
     Raises:
       ValueError: if the name of the folder is not UTF-8.
@@ -71,12 +71,12 @@ def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
 
     Args:
       dir: the root folder of the tree.
-      split: 'official' keeps the splits that are folders of the tree; a tree without
-        such folders is split by `DEFAULT_SPLIT`. '80/10/10' takes these percentages of
-        each class for training, validation and test. '80/10/10:1' draws them with the
-        seed 1 (default 0). Each split of more than 0 % gets at least one image of a
-        class while there are any: training first, then test. The split of an image is
-        a function of the file names in its folder.
+      split: 'official' keeps the splits that are folders of the tree. If the tree has
+        no such folders, 'official' stands for `DEFAULT_SPLIT`. '80/10/10' draws these
+        percentages of each class for training, validation and test. '80/10/10:1' sets
+        the seed to 1; the default seed is 0. Each split of more than 0 % gets at least
+        one image of each class. If a class has too few images, training comes first,
+        then test. The split of an image depends only on the file names in its folder.
 
     Raises:
       FileNotFoundError: if the folder does not exist.
@@ -130,7 +130,7 @@ def _split_files(root: pathlib.Path, split: str) -> list[_File]:
 
 
 def _labels_by_class(root: pathlib.Path, files: list[_File]) -> dict[str, int]:
-    """Return {class name: label} of all classes with training images, by name."""
+    """Return {class name: label} of the classes with training images, by name."""
     class_names = sorted({file.class_name for file in files if file.split == "train"})
     if len(class_names) < 2:
         raise ValueError(
@@ -157,8 +157,8 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
 def _split_folders(root: pathlib.Path) -> dict[str, str]:
     """Return {folder: split} of a tree with a folder for each split, else {}.
 
-    `train` may also be the name of a class. The folder of a split contains folders, the
-    folder of a class does not.
+    `train` may also be the name of a class. The folder of a split contains folders. The
+    folder of a class contains none.
     """
     folders = [entry for entry in _entries(root) if entry.is_dir()]
     splits = {
@@ -182,7 +182,7 @@ def _split_folders(root: pathlib.Path) -> dict[str, str]:
 
 
 def _list_files(root: pathlib.Path, prefix: str, split: str) -> list[_File]:
-    """Return the images of the class folders in `root / prefix`, by class and name."""
+    """List the images of the class folders in `root / prefix`, by class and name."""
     files, ignored = [], 0
     for folder in _entries(root / prefix):
         if not folder.is_dir():
@@ -231,15 +231,15 @@ def _parse_split(split: str) -> tuple[dict[str, int], int]:
 def _assign_splits(
     files: list[_File], percentages: dict[str, int], seed: int
 ) -> list[_File]:
-    """Return the files with a split for each, drawn class by class."""
+    """Draw a split for each file, class by class, and return the files with splits."""
     keys_by_class: dict[str, list[str]] = collections.defaultdict(list)
     split_of_key: dict[str, str] = {}
-    incomplete = []  # "class (split)" of splits that lack images
+    incomplete = []  # "class (split)" for each split without images of a class
     for file in files:
         keys_by_class[file.class_name].append(file.key)
     for name, keys in keys_by_class.items():
         keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
-        available, counts = len(keys) - 1, {}  # one image is for training
+        available, counts = len(keys) - 1, {}  # training keeps at least one image
         for split in ("test", "validation"):
             percentage = percentages[split]
             target = max(int(len(keys) * percentage / 100 + 0.5), percentage > 0)

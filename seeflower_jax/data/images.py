@@ -1,7 +1,7 @@
-"""A list of images with names, labels and readers: a split, a folder, a list of paths.
+"""List images with names and labels: a split, a folder or a list of paths.
 
 images = Images.of_files("photos/", shortest_side=320)     # or "photos/*.jpg", ...
-images = dataset.images("test")                            # of `Dataset`
+images = dataset.images("test")                            # dataset: a `Dataset`
 pixels = images.read(0)           # uint8 [h, w, 3]
 first = images[:100]
 """
@@ -22,14 +22,15 @@ from seeflower_jax.data.image_folder import class_name
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images to be used one after the other.
+    """A list of images that are read one at a time.
 
     Attributes:
-      names: what records call them.
-      labels: class index of each, None where it is not known.
-      read: position -> pixels, decoded and resized; may raise `UnreadableImage`.
-      original_size: position -> (width, height) in pixels of the image as it was given,
-        upright.
+      names: name of each image in outputs and records.
+      labels: class index of each image, None if it is not known.
+      read: function from a position to the decoded and resized pixels. It raises
+        `UnreadableImage` if the image cannot be read.
+      original_size: function from a position to the (width, height) in pixels of the
+        upright image before it was resized.
     """
 
     names: Sequence[str]
@@ -41,7 +42,7 @@ class Images:
         return len(self.names)
 
     def __getitem__(self, chosen: slice | Sequence[int]) -> "Images":
-        """Return some of the images: a slice, or positions in any order."""
+        """Return the images of a slice, or of positions in any order."""
         positions = range(len(self))[chosen] if isinstance(chosen, slice) else chosen
         return Images(
             [self.names[i] for i in positions],
@@ -60,13 +61,13 @@ class Images:
         """Return the images of a folder, a pattern, a .txt list or several paths.
 
         Args:
-          where: as of `find_files`, or several such.
-          shortest_side: in pixels, that images are decoded at.
-          class_names: the label of an image is that of its folder's name, if it is one
-            of these.
+          where: what `find_files` takes, or several of them.
+          shortest_side: shortest side of the decoded images in pixels.
+          class_names: names of the classes, in the order of their labels. An image gets
+            a label if its folder has the name of a class.
 
         Raises:
-          FileNotFoundError: if there are none.
+          FileNotFoundError: if there are no images.
         """
         if isinstance(where, str | os.PathLike):
             paths = find_files(where)
@@ -91,17 +92,17 @@ class Images:
 
 
 def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
-    """List the image files of a folder and those below it, of a pattern or of a list.
+    """List the image files of a folder and its subfolders, of a pattern or of a list.
 
     Args:
-      where: a folder, an image, a pattern with `*`, `?` or `**`, or a .txt file with a
-        path a line, relative to the file.
+      where: a folder, an image, a pattern with `*`, `?` or `**`, or a .txt file. Each
+        line of a .txt file has a path relative to the file.
 
     Returns:
-      Paths in order of their names; those of a list in its order.
+      Paths sorted by name. The paths of a .txt file keep their order.
 
     Raises:
-      FileNotFoundError: if there is no such file or folder, or no image in it.
+      FileNotFoundError: if the file or folder does not exist or has no image.
     """
     path = pathlib.Path(where).expanduser()
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Make batches, in a fixed order, while the device computes.
+"""Make batches in a fixed order while the device computes.
 
     train = TrainLoader(dataset.reader, labels, indices, 32, mesh, seed=(0, 1))
     for batch in train(start=step, stop=2 * train.steps_per_epoch):
@@ -6,10 +6,10 @@
     for batch in eval_batches(dataset.reader, indices, 32, mesh):
         ...     # {'canvas', 'sizes'}
     for batch in read_batches(images, 32):
-        ...     # `ImageBatch`, of image files that may be unreadable
+        ...     # `ImageBatch`, with errors for unreadable files
 
-The batch of a training step is a function of (seed, step) alone. A run that goes on at
-step k therefore sees what it would have seen without the interruption.
+The batch of a training step depends only on (seed, step). A run that resumes at step k
+therefore gets the same batches as a run without an interruption.
 """
 
 import concurrent.futures
@@ -31,7 +31,7 @@ Made = TypeVar("Made")
 
 
 class Reader(Protocol):
-    """Reads examples by their indices: images as canvas and sizes, or features."""
+    """A function from indices to examples: images as canvas and sizes, or features."""
 
     def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]: ...
 
@@ -42,7 +42,8 @@ def to_canvas(
     """Put each image into the upper left corner of a canvas [n, height, width, 3].
 
     Returns:
-      `canvas`, uint8, and `sizes`, int32 [n, 2], (height, width) of each image.
+      A dict. `canvas` is uint8. `sizes` is int32 [n, 2], the (height, width) of each
+      image.
     """
     canvas = np.zeros((len(pixels), height, width, 3), np.uint8)
     for row, image in zip(canvas, pixels, strict=True):
@@ -52,7 +53,7 @@ def to_canvas(
 
 
 class PixelsByIndex(Protocol):
-    """Images by index, with `sizes` [n, 2]: a `PixelCache`."""
+    """Images by index with their `sizes` [n, 2], such as a `PixelCache`."""
 
     sizes: np.ndarray
 
@@ -60,7 +61,7 @@ class PixelsByIndex(Protocol):
 
 
 class ImageReader:
-    """Reads images of a pixel cache as canvases of one shape."""
+    """A reader of the images of a pixel cache, as canvases of one shape."""
 
     def __init__(self, cache: PixelsByIndex):
         self._cache = cache
@@ -72,11 +73,11 @@ class ImageReader:
 
 
 class FeatureReader:
-    """Reads rows of an array of features, which may be a file.
+    """A reader of the rows of an array of features, which may be a memory-mapped file.
 
     Args:
-      features: one row for each of `indices`.
-      indices: the examples that the rows are of.
+      features: one row for each example of `indices`.
+      indices: indices of the examples.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class FeatureReader:
 def epoch_order(
     seed: Sequence[int], epoch: int, count: int
 ) -> Int[np.ndarray, " count"]:
-    """Return the order of `count` examples in an epoch, a permutation."""
+    """Return the order of `count` examples in an epoch, as a permutation."""
     return np.random.default_rng((*seed, epoch)).permutation(count)
 
 
@@ -102,15 +103,16 @@ class TrainLoader:
     """The training batches of a stage.
 
     Attributes:
-      reader: of images or of features.
-      labels: of all examples.
-      indices: the examples to train on.
-      batch_size: over all devices.
-      mesh: of `sharding.make_mesh`.
-      seed: of the epochs' orders; some integers.
+      reader: reader of images or of features.
+      labels: labels of all examples of the data set.
+      indices: indices of the examples to train on.
+      batch_size: number of examples in a batch, over all devices.
+      mesh: the devices, from `sharding.make_mesh`.
+      seed: integers that seed the order of each epoch.
 
     Raises:
-      ValueError: if the examples do not fill a batch, or the devices do not divide it.
+      ValueError: if the examples do not fill a batch, or if the batch size is not a
+        multiple of the number of devices.
     """
 
     reader: Reader
@@ -131,11 +133,11 @@ class TrainLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; an incomplete last one is left out."""
+        """Return the number of full batches; an incomplete last batch is dropped."""
         return len(self.indices) // self.batch_size
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of the steps from `start` to `stop`, exclusive."""
+        """Yield the batches of the steps from `start` to `stop` - 1."""
         rows = sharding.local_rows(self.batch_size, self.mesh)
         steps_per_epoch = self.steps_per_epoch
 
@@ -156,9 +158,9 @@ class TrainLoader:
 def eval_batches(
     reader: Reader, indices: Int[np.ndarray, " m"], batch_size: int, mesh: Mesh
 ) -> Iterator[Batch]:
-    """Yield all examples in order; fill up the last batch with copies of the first.
+    """Yield batches of all examples in order; copies of the first fill the last batch.
 
-    The caller cuts what it computes from the batches to `len(indices)` rows.
+    The caller cuts its results to `len(indices)` rows.
     """
     rows = sharding.local_rows(batch_size, mesh)
 
@@ -173,12 +175,12 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class ImageBatch:
-    """Some images that were read.
+    """The images of a batch, as they were read from files.
 
     Attributes:
-      positions: of the images that could be read.
-      pixels: uint8 [h, w, 3] of each.
-      errors: why the others could not, by their position.
+      positions: positions of the readable images.
+      pixels: pixels of each readable image, uint8 [h, w, 3].
+      errors: error of each unreadable image, by position.
     """
 
     positions: list[int]
@@ -189,12 +191,12 @@ class ImageBatch:
 def read_batches(
     images: Images, batch_size: int, positions: range | None = None
 ) -> Iterator[ImageBatch]:
-    """Yield images in order, read by several threads, one batch ahead.
+    """Yield batches of images in order, read by several threads, one batch ahead.
 
     Args:
-      images: to read.
-      batch_size: images a batch; fewer where some could not be read.
-      positions: which; all of them by default.
+      images: the images to read.
+      batch_size: number of images in a batch, readable or not.
+      positions: positions of the images to read; all by default.
     """
     positions = range(len(images)) if positions is None else positions
 
@@ -217,7 +219,7 @@ def read_batches(
 
 
 def _prefetch(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
-    """Yield make(step) for every step, each made while the one before is in use."""
+    """Yield make(step) for every step; a thread makes the next value ahead of time."""
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
         ahead = None
         for step in steps:

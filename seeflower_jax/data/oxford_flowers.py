@@ -1,10 +1,10 @@
-"""Oxford 102 Flowers (Nilsback and Zisserman 2008), from three kinds of folders.
+"""Load Oxford 102 Flowers (Nilsback and Zisserman 2008) from one of three layouts.
 
     source = load()                     # downloads the official files
     source = load("flowers/")           # 102flowers.tgz or jpg/, and the two .mat files
     source = load("tensorflow_datasets/")    # oxford_flowers102/2.1.1 in array_record
 
-All of them give the same images, in the order of their ids, and the same splits:
+All layouts give the same images, in the order of their ids, and the same splits:
 
     official   train 1,020    validation 1,020   test 6,149
     trainval   train 2,040                       test 6,149
@@ -52,7 +52,7 @@ _COUNTS = {"trnid": (1020, 10, 10), "valid": (1020, 10, 10), "tstid": (6149, 20,
 _TFDS_SPLITS = {"trnid": "train", "valid": "validation", "tstid": "test"}
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
 
-# {'trnid', 'valid', 'tstid': indices of images, from 0}, the parts of setid.mat.
+# The parts of setid.mat: {'trnid', 'valid', 'tstid': indices of images, from 0}.
 PartIndices: TypeAlias = dict[str, Int32[np.ndarray, "n"]]
 
 
@@ -62,9 +62,9 @@ class _Files:
 
     Attributes:
       labels: the label of each image, from 0.
-      indices: the images of each official part.
-      sizes: what tells that the files have changed.
-      read: index -> encoded image.
+      indices: the indices of the images of each official part.
+      sizes: the sizes of the files, which tell whether the files have changed.
+      read: a function from an index to the encoded image.
     """
 
     labels: Int32[np.ndarray, "n"]
@@ -83,17 +83,17 @@ def load(
 
     Args:
       dir: a folder with `imagelabels.mat`, `setid.mat` and either `jpg/` or
-        `102flowers.tgz`, which is unpacked once, next to it; or a tensorflow-datasets
-        folder. None downloads the files to `cache_dir`.
+        `102flowers.tgz`; or a tensorflow-datasets folder. The archive is unpacked once,
+        next to itself. None downloads the files to `cache_dir`.
       split: a key of `SPLITS`.
       verify: True checks the hashes of the label files, the sizes of the splits and the
-        number of images of each class. Set it to False for a smaller data set in the
-        official layout.
+        number of images of each class. Use False for a smaller data set in the official
+        layout.
       cache_dir: the folder of downloads; ~/.cache/seeflower_jax by default.
 
     Raises:
       ValueError: if `split` is unknown, or if the files do not hold the data set.
-      FileNotFoundError: if a file is missing; the message says what is expected.
+      FileNotFoundError: if a file is missing; the message lists the expected files.
       download.DownloadError: if a download fails.
     """
     if split not in SPLITS:
@@ -139,10 +139,10 @@ def _key(index: int) -> str:
 def read_mat_files(
     folder: pathlib.Path, verify: bool
 ) -> tuple[Int32[np.ndarray, "n"], PartIndices]:
-    """Return the labels from 0, and the indices from 0 of the images of each part.
+    """Return the labels, and the indices of the images of each part, both from 0.
 
     Raises:
-      FileNotFoundError, ValueError: as `load`.
+      FileNotFoundError, ValueError: for the reasons that `load` lists.
     """
     values: dict[str, np.ndarray] = {}
     for name, keys in (
@@ -164,7 +164,7 @@ def read_mat_files(
         try:
             content = scipy.io.loadmat(path)
             values |= {key: content[key].ravel().astype(np.int32) - 1 for key in keys}
-        except Exception as error:  # SciPy raises many kinds for a damaged file
+        except Exception as error:  # SciPy raises many types for a damaged file
             raise ValueError(
                 f"{path} is no MATLAB file with the variables {keys}: {error!r}"
             ) from error

@@ -1,4 +1,4 @@
-"""A set of labelled images, still encoded, wherever it comes from."""
+"""Define the source of a data set: labelled, encoded images and their splits."""
 
 import dataclasses
 import hashlib
@@ -11,17 +11,17 @@ from jaxtyping import Int32
 
 @dataclasses.dataclass(frozen=True)
 class ImageSource:
-    """Labelled images, still encoded, and their splits.
+    """A set of labelled, encoded images and their splits.
 
     Attributes:
-      name: of the set, part of the pixel cache's file name.
-      fingerprint: hexadecimal; it changes when the files change.
-      class_names: by label.
+      name: name of the set, part of the file name of the pixel cache.
+      fingerprint: hexadecimal hash, which changes when the files change.
+      class_names: name of each class, by label.
       keys: name of each image.
-      labels: of each image, from 0.
-      splits: {'train', 'validation', 'test': indices of images}; a split that does not
-        exist is absent.
-      read: index -> the encoded image.
+      labels: label of each image, from 0.
+      splits: {'train', 'validation', 'test': indices of images}, without the splits
+        that the set does not have.
+      read: function from an index to the encoded image.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ImageSource:
         """Return the indices of the images of a split.
 
         Raises:
-          ValueError: if there is no such split.
+          ValueError: if the set has no such split.
         """
         if split not in self.splits:
             raise ValueError(
@@ -45,10 +45,10 @@ class ImageSource:
         return self.splits[split]
 
     def describe(self) -> dict:
-        """Count classes and images of each split, and hash all names.
+        """Return the numbers of classes and images, and a hash of all names.
 
-        The result tells whether a run goes on with the images it had, wherever they lie
-        now.
+        A resumed run compares this description with the recorded description. The
+        images may have moved to another folder, but must be the same.
         """
         names = {
             split: [(self.keys[i], self.class_names[self.labels[i]]) for i in indices]

@@ -13,18 +13,19 @@ from seeflower_jax.data.source import ImageSource
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Which images a run uses, and where they are.
+    """The images that a run uses, and their location.
 
     Attributes:
-      source: key of `SOURCES`.
-      dir: folder of the files; '' downloads the official ones.
-      split: how the source is split, in its own terms.
+      source: name of the source, a key of `SOURCES`.
+      dir: folder of the files; '' downloads the official files.
+      split: how the images are split; each source defines its own values.
       verify: whether hashes and counts of the official files are checked.
-      cache_dir: of downloads and decoded images; '' is ~/.cache/seeflower_jax.
-      shortest_side: in pixels, that images are decoded at.
-      species: number of drawn species; of the source `synthetic` alone.
-      images_per_class: drawn for training, validation and test; likewise.
-      seed: of the drawing; likewise.
+      cache_dir: folder of downloads and decoded images; '' is ~/.cache/seeflower_jax.
+      shortest_side: shortest side of the decoded images in pixels.
+      species: number of drawn species, only for the source `synthetic`.
+      images_per_class: numbers of images to draw of each species for training,
+        validation and test, only for `synthetic`.
+      seed: seed of the drawn images, only for `synthetic`.
     """
 
     source: str
@@ -53,10 +54,10 @@ SOURCES: dict[str, Callable[[DataSettings], ImageSource]] = {
 
 
 def load_source(settings: DataSettings) -> ImageSource:
-    """Open the labelled images that the settings describe.
+    """Return the labelled images that the settings describe.
 
     Raises:
-      ValueError: for an unknown source, and what the source raises.
+      ValueError: if the source is unknown; sources may raise other errors too.
     """
     if settings.source not in SOURCES:
         hint = hints.did_you_mean(settings.source, SOURCES)

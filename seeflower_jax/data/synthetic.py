@@ -1,4 +1,4 @@
-"""A data set of drawn flowers, with a mask of the flower in each image.
+"""Draw a data set of flowers, with a mask of the flower in each image.
 
     source = load("target", species_count=16, images_per_class=(10, 5, 20))
     source.read(0), source.mask(0)
@@ -26,7 +26,7 @@ class SyntheticSource(ImageSource):
     """A data set of drawn images.
 
     Attributes:
-      mask: index -> the pixels of the flower.
+      mask: function from an index to the mask of the flower.
     """
 
     mask: Callable[[int], Mask]
@@ -70,7 +70,7 @@ def load(
         for name, first, end in zip(PARTS, starts, starts[1:], strict=False)
         if first < end
     }
-    # The first image is part of the fingerprint, which so changes with the drawing.
+    # The fingerprint includes the first image, so it changes if the drawing changes.
     content = (split, species_count, tuple(images_per_class), seed, read(0))
     return SyntheticSource(
         name=f"{NAME}_{split}",

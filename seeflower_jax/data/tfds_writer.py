@@ -1,4 +1,4 @@
-"""Writing of Oxford 102 Flowers as a tensorflow-datasets folder, without TensorFlow.
+"""Write Oxford 102 Flowers as a tensorflow-datasets folder, without TensorFlow.
 
     write("flowers/", "tensorflow_datasets/")
     tfds.builder("oxford_flowers102", data_dir="tensorflow_datasets/").as_data_source()
@@ -22,15 +22,15 @@ def write(
 ) -> pathlib.Path:
     """Write `data_dir`/oxford_flowers102/2.1.1 in array_record, and return this folder.
 
-    A folder that exists is kept as it is.
+    If the folder exists, it stays unchanged.
 
     Args:
-      source_dir: a folder with the data set, as `dir` of `oxford_flowers.load`.
+      source_dir: a folder with the data set, the `dir` of `oxford_flowers.load`.
       data_dir: the data directory of tensorflow-datasets.
-      verify: as in `oxford_flowers.load`.
+      verify: whether the files are checked, as in `oxford_flowers.load`.
 
     Raises:
-      ValueError, FileNotFoundError: as `oxford_flowers.load`.
+      ValueError, FileNotFoundError: for the reasons that `oxford_flowers.load` lists.
     """
     source = oxford_flowers.load(source_dir, "official", verify)
     data_dir = pathlib.Path(data_dir).expanduser().resolve()

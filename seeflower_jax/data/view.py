@@ -1,16 +1,15 @@
-"""What a network sees of an image: one function, on the device, for everything.
+"""Compute what a network sees of an image, on the device.
 
     view = View(size=224, crop=0.875, shortest_side=256)
     images = view(canvas, sizes)       # float32 [n, 224, 224, 3] in [0, 255]
 
 Validation, evaluation, prediction, attribution, activation maximisation and exports all
-call it, so that one image has one probability everywhere. A batch of images of
-different sizes is a `canvas`, uint8 [n, H, W, 3], with each image in the upper left
-corner, and `sizes`, int32 [n, 2], their (height, width).
+use `View`. An image therefore has the same probability everywhere. A batch of images of
+different sizes has two arrays. `canvas` is uint8 [n, H, W, 3], with each image in the
+upper left corner. `sizes` is int32 [n, 2], the (height, width) of each image.
 
-The resampling is linear, and antialiased where it shrinks, as in Pillow. Beyond the
-border of an image there is nothing: weights are normalised over its own pixels, so the
-rest of the canvas does not matter.
+The resampling is linear, and antialiased if it shrinks the image, as in Pillow. Weights
+are normalised over the pixels of the image, so the rest of the canvas has no effect.
 """
 
 import dataclasses
@@ -35,9 +34,10 @@ class View:
 
     Attributes:
       size: side of the square in pixels.
-      shortest_side: in pixels, that images are decoded at.
+      shortest_side: shortest side of the decoded images in pixels.
       crop: share of the shortest side that the square covers.
-      keep_aspect: False takes `crop` of each side instead, squashed to a square.
+      keep_aspect: False takes the share `crop` of each side and squashes the part to a
+        square.
     """
 
     size: int
@@ -63,12 +63,12 @@ class View:
     def __call__(
         self, canvas: Canvas, sizes: Sizes, mirror: bool = False
     ) -> Float[Array, "n s s 3"]:
-        """Compute what the network sees, in [0, 255].
+        """Return what the network sees of each image, with values in [0, 255].
 
         Args:
           canvas: images, each in the upper left corner.
-          sizes: (height, width) of each.
-          mirror: whether left and right are exchanged.
+          sizes: (height, width) of each image.
+          mirror: whether to exchange left and right.
         """
         count = len(sizes)
         images = self.zoom(canvas, sizes, jnp.zeros((count, 2)), jnp.ones(count))
@@ -81,12 +81,12 @@ class View:
         centers: Float[Array, "n 2"],
         halves: Float[Array, " n"],
     ) -> Float[Array, "n s s 3"]:
-        """Compute a square part of what the network sees, as large as the whole.
+        """Return a square part of each view, resampled to the size of the view.
 
         Args:
-          canvas, sizes: as of `__call__`.
-          centers: (y, x) in the view, from -1 to 1.
-          halves: half of the part's side; 1 is half of the whole view's.
+          canvas, sizes: the images, as in `__call__`.
+          centers: centre (y, x) of each part in the view, from -1 to 1.
+          halves: half the side of each part; 1 is half the side of the view.
         """
 
         def one(image, size, center, half):
@@ -98,10 +98,11 @@ class View:
         return jax.vmap(one)(canvas, sizes, centers, halves)
 
     def trim(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h v 3"]:
-        """Cut off an image what the view does not show, the same on both sides.
+        """Cut off what the view does not show, the same amount on both sides.
 
-        The view of the rest is the same. A smaller canvas makes it faster: 2.9 ms for
-        an image of 320 pixels on a CPU, instead of 7.7 ms on a canvas for any image.
+        The cut image has the same view. A smaller canvas makes the view faster: 2.9 ms
+        for an image of 320 pixels on a CPU, compared with 7.7 ms on a canvas for any
+        image.
         """
         if not self.keep_aspect:
             return pixels
@@ -111,18 +112,18 @@ class View:
 
     @property
     def canvas_side(self) -> int:
-        """Side of a square canvas that holds any image after `trim`."""
+        """Return the side of a square canvas that holds any image after `trim`."""
         if not self.keep_aspect:
             return decode.longest_side(self.shortest_side)
         return self.shortest_side + 2 * self._reach + 1
 
     @property
     def _reach(self) -> int:
-        """How many pixels beyond the view resampling reads, at most."""
+        """Return how many pixels beyond the view resampling reads at most."""
         return math.ceil(max(self.shortest_side * self.crop / self.size, 1)) + 1
 
     def _half_sides(self, size: Int[Array, "2"]) -> Float[Array, "2"]:
-        """Half of (height, width) of the part that the view shows, in pixels."""
+        """Return half the (height, width) of the part that the view shows."""
         sides = jnp.full(2, jnp.min(size)) if self.keep_aspect else size
         return sides * self.crop / 2
 
@@ -136,14 +137,14 @@ class View:
           original_size: (width, height) of the image before it was resized.
 
         Returns:
-          Left, top, right, bottom, where the upper left corner is at 0, 0.
+          Left, top, right, bottom in pixels; the image's upper left corner is at 0, 0.
         """
         limit = min(original_size) * decode.MAX_ASPECT
         sides = [
             self.crop * (min(original_size) if self.keep_aspect else min(side, limit))
             for side in original_size
         ]
-        # The original, its resized centre and the view all have one centre.
+        # The original, its resized centre and the view have the same centre.
         edges = [
             whole / 2 + (place - 0.5) * side
             for place, whole, side in zip(
@@ -176,7 +177,7 @@ def _resample(
 
     inside = (jnp.arange(height)[:, None] < size[0]) & (jnp.arange(width) < size[1])
     mask = inside[..., None].astype(jnp.float32)
-    # scale_and_translate normalises over the canvas. The quotient is normalised over
-    # the image, since its own normalisation is a factor of both.
+    # scale_and_translate normalises over the canvas. This factor cancels in the
+    # quotient, which is normalised over the image.
     weights = resample(mask)
     return resample(image.astype(jnp.float32) * mask) / weights

@@ -5,11 +5,11 @@
 
 ZCA whitening of whole images needs the covariance of all pairs of pixels, 288 GB at 299
 pixels. Natural images have the same statistics everywhere, so the covariance of small
-patches is enough. Let W = V (L + e)^(-1/2) V' be the patches' ZCA matrix, with V and L
-the eigenvectors and eigenvalues of their covariance. The row of W that belongs to the
+patches is enough. The ZCA matrix of the patches is W = V (L + e)^(-1/2) V', with the
+eigenvectors V and eigenvalues L of the covariance. The row of W that belongs to the
 centre pixel is a convolution kernel, which whitens images of any size.
 
-Source: Coates, Ng and Lee 2011, section 3.2.2, where W is applied to patches.
+Source: Coates, Ng and Lee 2011, section 3.2.2, which applies W to patches.
 """
 
 import dataclasses
@@ -32,18 +32,18 @@ class Whitening:
     """A fitted whitening; calling it whitens images.
 
     Attributes:
-      mean: of the pixels, in [0, 255].
-      kernel: of the convolution.
+      mean: mean colour of the patches, in [0, 255].
+      kernel: kernel of the convolution that whitens images.
     """
 
     mean: Float[np.ndarray, "3"]
     kernel: Float[np.ndarray, "k k 3 3"]
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-        """Whiten images in [0, 255]; beyond the border, pixels are repeated.
+        """Whiten images in [0, 255]; pixels are repeated beyond the border.
 
         Returns:
-          float32, mean 127.5, standard deviation about 64, not clipped.
+          float32 images with mean 127.5 and standard deviation about 64, not clipped.
         """
         before = (self.kernel.shape[0] - 1) // 2
         pad = (before, before)
@@ -58,12 +58,12 @@ class Whitening:
         return _CENTER + _SCALE * whitened
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a .npz file."""
+        """Write the whitening to a .npz file."""
         np.savez(path, mean=self.mean, kernel=self.kernel)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Whitening":
-        """Read what `save` wrote."""
+        """Read a whitening from a file that `save` wrote."""
         with np.load(path) as arrays:
             return cls(arrays["mean"], arrays["kernel"])
 
@@ -84,11 +84,11 @@ def fit(
     """Fit a whitening to the covariance of random patches.
 
     Args:
-      images: to draw patches from.
-      seed: of the places of the patches.
-      patch_size: side in pixels, odd.
-      patches_per_image: how many are drawn of each.
-      epsilon: added to the eigenvalues, as a share of their mean.
+      images: images to draw patches from.
+      seed: seed of the positions of the patches.
+      patch_size: side of a patch in pixels, odd.
+      patches_per_image: number of patches drawn from each image.
+      epsilon: number added to the eigenvalues, as a share of their mean.
     """
     rng = np.random.default_rng(seed)
     offsets = np.arange(patch_size)

@@ -1,4 +1,4 @@
-"""Logits, metrics and calibration of whole splits.
+"""Compute logits, metrics and calibration of whole splits.
 
 evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
 logits = evaluator.logits(variables, dataset.reader, dataset.indices("test"))

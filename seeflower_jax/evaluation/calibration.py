@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from seeflower_jax.evaluation import metrics
 
 BINS = 15
-# On a small split without mistakes the best temperature is 0, which would make every
-# probability 1.
+# On a small split without mistakes, the best temperature is 0, which makes the
+# probability of every predicted class 1.
 _LOG_LIMITS = np.log(0.1), np.log(10.0)
 
 
@@ -26,7 +26,8 @@ class Reliability:
     """Confidence and accuracy of predictions, binned by confidence.
 
     Attributes:
-      counts: number of predictions with a confidence in ((i - 1) / bins, i / bins].
+      counts: number of predictions in bin i, with a confidence in ((i - 1) / bins,
+        i / bins].
       confidence: mean probability of the predicted class; NaN in an empty bin.
       accuracy: share of correct predictions; NaN in an empty bin.
     """
@@ -37,7 +38,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error in [0, 1], equation 3 of the paper."""
+        """Return the expected calibration error in [0, 1], equation 3 of the paper."""
         gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
         return float(np.average(gaps, weights=self.counts))
 
@@ -48,7 +49,7 @@ def fit_temperature(
     """Return the T in [0.1, 10] that minimises the cross entropy of logits / T.
 
     Args:
-      logits: of images that the network was not trained on.
+      logits: logits of images that the network was not trained on.
       labels: class index of each image.
     """
 
@@ -66,12 +67,12 @@ def reliability(
     temperature: float = 1.0,
     bins: int = BINS,
 ) -> Reliability:
-    """Compute accuracy by confidence, in bins of equal width.
+    """Compute the accuracy of predictions by confidence, in bins of equal width.
 
     Args:
-      logits: of the network.
+      logits: logits of each image.
       labels: class index of each image.
-      temperature: that logits are divided by.
+      temperature: number that divides the logits.
       bins: number of bins.
     """
     confidence = np.exp(metrics.log_softmax(logits / temperature).max(-1))
@@ -91,7 +92,7 @@ def summary(
     labels: Int[np.ndarray, " n"],
     temperature: float,
 ) -> dict[str, float]:
-    """Return a temperature and the expected calibration error without and with it."""
+    """Return a temperature, and the expected calibration errors before and after it."""
     return {
         "temperature": temperature,
         "ece_before": reliability(logits, labels).error,

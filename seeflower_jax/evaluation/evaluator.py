@@ -23,21 +23,22 @@ from seeflower_jax.data import loader
 from seeflower_jax.data.loader import Batch, Reader
 from seeflower_jax.data.view import View
 
-# (variables, batch) -> rows, one for each example, or a dict of them.
+# (variables, batch) -> rows, one for each example, or a dict of such rows.
 Compute = Callable[[dict, Batch], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Runs a network over many examples.
+    """A network that runs over many examples in batches.
 
     Attributes:
-      spec: the network.
-      views: what it sees of an image; the logits of several are averaged.
-      batch_size: over all devices.
-      mesh: of `sharding.make_mesh`.
-      mirror: whether each view is also seen mirrored, and averaged.
-      preprocess: applied to views (whitening), or None.
+      spec: spec of the network.
+      views: what the network sees of an image. The logits of several views are
+        averaged.
+      batch_size: number of examples in a batch, over all devices.
+      mesh: the devices, from `sharding.make_mesh`.
+      mirror: whether the mirror image of each view is averaged too.
+      preprocess: function applied to views before the network (whitening), or None.
     """
 
     spec: models.ModelSpec
@@ -53,10 +54,10 @@ class Evaluator:
         """Compute the logits of all examples of `indices`.
 
         Args:
-          variables: of the network.
-          reader: of images, or of features that `features` gave.
-          indices: the examples.
-          name: of a progress bar; '' shows none.
+          variables: variables of the network.
+          reader: reader of images, or of features that `features` computed.
+          indices: indices of the examples.
+          name: name of a progress bar; '' shows no bar.
         """
         rows = self.stream(self.compute_logits, variables, reader, indices, name)
         return np.concatenate(list(rows))
@@ -64,9 +65,10 @@ class Evaluator:
     def features(
         self, variables: dict, reader: Reader, indices: Int[np.ndarray, " n"], name=""
     ) -> Iterator[Float[np.ndarray, "b c"]]:
-        """Yield what the head sees of all examples, a batch at a time.
+        """Yield the features of all examples, the inputs of the head, in batches.
 
-        The first view counts, as it is. The arguments are those of `logits`.
+        Only the first view is used, without its mirror image. `logits` explains the
+        arguments.
         """
         return self.stream(self.compute_features, variables, reader, indices, name)
 
@@ -78,14 +80,14 @@ class Evaluator:
         indices: Int[np.ndarray, " n"],
         name: str = "",
     ) -> Iterator[Any]:
-        """Yield what a jitted function computes for all examples, a batch at a time.
+        """Yield the outputs of a jitted function for all examples, a batch at a time.
 
         Args:
-          compute: function of (variables, batch) that gives rows, or a dict of them.
-          variables, reader, indices, name: as of `logits`.
+          compute: function of (variables, batch) that returns rows, or a dict of rows.
+          variables, reader, indices, name: the arguments of `logits`.
 
         Yields:
-          Rows on the host, the last time fewer than a batch.
+          The rows of a batch, on the host. The last batch may have fewer rows.
         """
         variables = sharding.replicate(variables, self.mesh)
         left = len(indices)
@@ -102,6 +104,7 @@ class Evaluator:
 
     @functools.cached_property
     def compute_logits(self) -> Compute:
+        """Return the jitted function (variables, batch) -> logits."""
         mirrors = (False, True) if self.mirror else (False,)
         looks = list(itertools.product(self.views, mirrors))
 
@@ -120,6 +123,8 @@ class Evaluator:
 
     @functools.cached_property
     def compute_features(self) -> Compute:
+        """Return the jitted function (variables, batch) -> features."""
+
         @jax.jit
         def compute(variables: dict, batch: Batch) -> Float[Array, "b c"]:
             images = self.views[0](batch["canvas"], batch["sizes"])

@@ -2,7 +2,8 @@
 
     metrics = evaluate(logits, labels)   # {'top1', 'mean_class_top1', 'top5', ...}
 
-Everything is exact NumPy on the host; the logits of a split are small.
+The metrics are exact. NumPy computes them on the host, because the logits of a split
+are small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 
 
 def log_softmax(logits: Float[np.ndarray, "*n c"]) -> Float[np.ndarray, "*n c"]:
-    """Return the logarithm of the softmax over the last axis, natural, float64."""
+    """Return the natural logarithm of the softmax over the last axis, in float64."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -25,10 +26,10 @@ def evaluate(
     """Compute overall and mean class accuracy, top-5 accuracy, loss and count.
 
     Returns:
-      top1: share of examples whose largest logit is the logit of the label.
-      mean_class_top1: mean of the share in top1 over the classes that occur.
-      top5: share of examples whose label is among the five largest logits.
-      loss: mean cross entropy, natural logarithm.
+      top1: share of examples with the largest logit at the label.
+      mean_class_top1: mean of the top1 of each class, over the classes that occur.
+      top5: share of examples with the label among the five largest logits.
+      loss: mean cross entropy, with the natural logarithm.
       count: number of examples.
     """
     correct = logits.argmax(-1) == labels
@@ -49,8 +50,8 @@ def standard_errors(
 ) -> dict[str, float]:
     """Compute the binomial standard errors of the accuracies that `evaluate` returns.
 
-    The mean class accuracy is a mean of independent shares, one a class. Its variance
-    is the mean of their variances divided by the number of classes.
+    The mean class accuracy is a mean of independent shares, one for each class. The
+    variance of the mean is the mean variance divided by the number of classes.
     """
     values = evaluate(logits, labels)
     errors = {

@@ -1,9 +1,9 @@
 """Check every value of a config: its type and its range.
 
-    errors = check_values(config)        # of nested dicts; [] if all is well
+    errors = check_values(config)        # config: nested dicts; [] without errors
 
-The keys of `RULES` and `STAGE_RULES` are those that the code reads, and configs/base.py
-has all of them.
+`RULES` and `STAGE_RULES` have a rule for each key that the code reads. configs/base.py
+has a default for each key.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from seeflower_jax.training.stages import SCHEDULES
 
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
 HEADS = ("new", "hidden", "all")
-# Sections whose content is checked elsewhere or not at all.
+# Sections whose keys this module does not check.
 _OPEN = ("stages", "init.pretraining", "quickstart")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value may be.
+    """A rule for the values of a key.
 
     Attributes:
-      expected: in words.
-      accepts: whether a value is allowed.
+      expected: description of the allowed values, for error messages.
+      accepts: function that returns whether a value is allowed.
     """
 
     expected: str
@@ -97,7 +97,7 @@ _POSITIVE = _number("above 0", lambda v: v > 0)
 _SHARE = _number("from 0 to below 1", lambda v: 0 <= v < 1)
 _SHARE_OR_ALL = _number("from 0 to 1", lambda v: 0 <= v <= 1)
 _CROP = _number("above 0 and at most 1", lambda v: 0 < v <= 1)
-_NAMES = Rule("names, ('head', 'finetune')", lambda v: _all(v, _NAME.accepts))
+_NAMES = Rule("names, such as ('head', 'finetune')", lambda v: _all(v, _NAME.accepts))
 
 RULES: dict[str, Rule] = {
     "recipe": _NAME,
@@ -139,7 +139,8 @@ RULES: dict[str, Rule] = {
     "eval.keep_aspect": _BOOLEAN,
     "eval.batch_size": _integer(1),
     "test_time.views": Rule(
-        "pairs of a size in pixels and a crop above 0 and at most 1, ((320, 1.0),)",
+        "pairs of a size in pixels and a crop above 0 and at most 1, such as "
+        "((320, 1.0),)",
         lambda v: (
             _pairs(v, lambda a, b: _integer(0).accepts(a) and _CROP.accepts(b))
             and len(v) > 0
@@ -147,7 +148,7 @@ RULES: dict[str, Rule] = {
     ),
     "test_time.hflip": _BOOLEAN,
     "stage_order": Rule(
-        "names of config.stages, ('head', 'finetune')",
+        "names of config.stages, such as ('head', 'finetune')",
         lambda v: _NAMES.accepts(v) and len(v) > 0,
     ),
 }
@@ -156,7 +157,7 @@ STAGE_RULES: dict[str, Rule] = {
     "batch_size": _integer(1),
     "accum_steps": _integer(1),
     "partition": Rule(
-        "pairs of a regular expression and a factor above 0 or None, "
+        "pairs of a regular expression and a factor above 0 or None, such as "
         "(('head/.*', 1.0), ('backbone/.*', None))",
         lambda v: (
             _pairs(
@@ -171,7 +172,7 @@ STAGE_RULES: dict[str, Rule] = {
     ),
     "optimizer": _NAME,
     "optimizer_options": Rule(
-        "pairs of a name and a value, (('b1', 0.8),)",
+        "pairs of a name and a value, such as (('b1', 0.8),)",
         lambda v: _pairs(v, lambda name, _: isinstance(name, str)),
     ),
     "learning_rate": _POSITIVE,
@@ -197,11 +198,11 @@ STAGE_RULES: dict[str, Rule] = {
     "augment.hflip": _BOOLEAN,
     "augment.vflip": _BOOLEAN,
     "augment.crop_area": Rule(
-        "() or a range of shares above 0, at most 1, (0.2, 1.0)",
+        "() or a range of shares above 0, at most 1, such as (0.2, 1.0)",
         lambda v: _all(v, _is_number) and (len(v) == 0 or _is_range(v, 0, 1)),
     ),
     "augment.crop_ratio": Rule(
-        "a range above 0, (0.75, 1.333)", lambda v: _is_range(v, 0, math.inf)
+        "a range above 0, such as (0.75, 1.333)", lambda v: _is_range(v, 0, math.inf)
     ),
     "augment.keep_aspect": _BOOLEAN,
     "augment.brightness": _SHARE_OR_ALL,
@@ -212,7 +213,7 @@ STAGE_RULES: dict[str, Rule] = {
 
 
 def _flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of nested dicts, but for sections in `_OPEN`."""
+    """Yield the keys and values of nested dicts, except sections in `_OPEN`."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if name in _OPEN:
@@ -238,10 +239,10 @@ def _check_section(
 
 
 def check_values(config: Mapping) -> list[str]:
-    """Return what is wrong with single values of a config, a line each.
+    """Return a line for each value of a config that is not allowed.
 
     Args:
-      config: nested dicts, as configs/base.py lays them out.
+      config: nested dicts with the keys of configs/base.py.
     """
     errors = list(_check_section(config, RULES, "config."))
     stages = config.get("stages")

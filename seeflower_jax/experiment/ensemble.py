@@ -20,20 +20,21 @@ _SPLITS = ("validation", "test")
 def combine(runs: Sequence[Run], command: str = "") -> dict:
     """Evaluate the mean of the runs' probabilities, each run with equal weight.
 
-    A run's logits are those of its test-time views. They are divided by a temperature
-    that is fitted on validation here, so that no network outweighs others by its
-    confidence alone.
+    The logits of a run are averaged over its test-time views. A temperature, fitted on
+    the validation split, then divides the logits. Without the temperatures, a network
+    with high confidence would outweigh the other networks.
 
     Args:
-      runs: two or more, of the same split of the same images.
-      command: what was typed, for the record.
+      runs: two or more runs, of the same split of the same images.
+      command: command line, for the record.
 
     Returns:
-      What `result.json` of a run has, and `members`: their names, hashes and
-      temperatures.
+      The content of a `result.json`, and `members`: model, config hash, seed,
+      temperature and weights of each run.
 
     Raises:
-      ValueError: for fewer than two runs, and for runs of different splits.
+      ValueError: if there are fewer than two runs, or if their splits or classes
+        differ.
     """
     if len(runs) < 2:
         raise ValueError(f"an ensemble takes two runs or more, got {len(runs)}")

@@ -1,12 +1,12 @@
-"""Evaluate a run on whole splits; its logits are kept in the run directory.
+"""Evaluate a run on whole splits, and keep its logits in the run directory.
 
     evaluation = evaluate(load_run("runs/inception_seed0"), "test")
     evaluation.metrics["top1"], evaluation.logits
     write(folder, evaluation, class_names)          # tables and plots
 
-Two kinds of logits are kept: those averaged over the test-time views of the config, of
-which the recorded result is, and those of the single view that a prediction sees. Each
-kind has a temperature of its own, fitted on the validation split.
+The run directory keeps two kinds of logits. The recorded result uses logits that are
+averaged over the test-time views of the config. A prediction uses logits of a single
+view. Each kind has its own temperature, fitted on the validation split.
 """
 
 import csv
@@ -33,14 +33,14 @@ UNCALIBRATED = {"fitted_on": None, "temperature": 1.0}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """An evaluated split.
+    """The evaluation of a split.
 
     Attributes:
-      split: its name.
-      metrics: of `metrics.evaluate`.
-      logits: of the network.
-      labels: of the images.
-      temperature: that calibrates these logits; 1 where none was fitted.
+      split: name of the split.
+      metrics: metrics from `metrics.evaluate`.
+      logits: logits of each image.
+      labels: label of each image.
+      temperature: temperature that calibrates these logits; 1 if none was fitted.
     """
 
     split: str
@@ -56,9 +56,10 @@ def make_evaluator(
     """Return the evaluator of a run.
 
     Args:
-      run: of `load_run`.
-      views: what it sees; the test-time views of the config by default.
-      mirror: whether each is also seen mirrored; as in the config by default.
+      run: run from `load_run`.
+      views: what the network sees; the test-time views of the config by default.
+      mirror: whether the mirror image of each view is averaged too; the value of the
+        config by default.
     """
     settings = read_settings(run.config)
     return Evaluator(
@@ -80,12 +81,13 @@ def evaluate(
     """Evaluate a split of a run's images.
 
     Args:
-      run: of `load_run`.
-      split: of its images.
-      evaluator: that of the run's test-time views by default, whose logits are kept in
-        the run directory and not computed again.
-      compute: jitted function of (variables, batch) that gives logits in place of the
-        evaluator's own.
+      run: run from `load_run`.
+      split: name of a split of the run's images.
+      evaluator: evaluator that computes the logits. By default, the evaluator uses the
+        run's test-time views. The run directory keeps the default logits, so they are
+        computed only once.
+      compute: jitted function of (variables, batch) that returns logits; the function
+        of the evaluator by default.
 
     Raises:
       ValueError: if the run's images have no such split.
@@ -116,10 +118,10 @@ def evaluate(
 def _kept_logits(
     run: Run, dataset: Dataset, split: str, averaged: bool
 ) -> Float[np.ndarray, "n c"]:
-    """Return logits of a split, from a file of the run if it has them.
+    """Return logits of a split, from a file of the run directory if it has them.
 
-    The file says what its logits are of: the config, the images, and the step of the
-    variables.
+    The file records the origin of its logits: the config, the images and the step of
+    the variables. Logits of another origin are computed again.
     """
     settings = read_settings(run.config)
     averaged = averaged and settings.averages_views
@@ -152,14 +154,16 @@ def final(
     """Evaluate a trained run for its result, and calibrate it.
 
     Args:
-      run: with its best variables.
-      dataset: its images.
-      splits: to evaluate; those that the images do not have are left out.
+      run: run with its best variables.
+      dataset: images of the run.
+      splits: names of the splits to evaluate; splits that the images do not have are
+        left out.
 
     Returns:
-      Seconds, and what `result.json` has of it: metrics by split; `calibration` of what
-      a prediction sees; `test_time_calibration` of the result's views, where these are
-      others.
+      The seconds that the evaluation took, and its entries of `result.json`. The
+      entries are the metrics by split, and `calibration` for the single view of a
+      prediction. If the test-time views differ from this view, there is also
+      `test_time_calibration`.
     """
     started = time.monotonic()
     content: dict[str, dict] = {"calibration": UNCALIBRATED}
@@ -175,7 +179,7 @@ def final(
 
 
 def _calibrate(run: Run, dataset: Dataset, averaged: bool) -> dict:
-    """Fit a temperature on the validation split."""
+    """Fit a temperature on the validation split, and return its calibration errors."""
     logits = _kept_logits(run, dataset, "validation", averaged)
     labels = dataset.labels("validation")
     temperature = calibration.fit_temperature(logits, labels)

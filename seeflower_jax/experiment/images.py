@@ -16,11 +16,11 @@ from seeflower_jax.inference.run import Run
 
 
 def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
-    """Open the images that a config describes, decoding them if no cache has them.
+    """Open the images that a config describes; decode them if no cache has them.
 
     Raises:
-      ValueError: if the run was trained on images of other names; and what loading
-        raises.
+      ValueError: if the run was trained on images of other names, or if the source
+        cannot be loaded.
     """
     source = sources.load_source(settings.data)
     path, description = workdir / "data.json", source.describe()
@@ -30,7 +30,7 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
             raise ValueError(
                 f"{workdir} was trained on other images than there are now:\n"
                 f"  {trained_on} then\n  {description} now\n"
-                "Bring the images back as they were, or train in another --workdir"
+                "Restore the original images, or train in another --workdir"
             )
     cache = open_cache(
         source, settings.data.shortest_side, settings.data.cache_dir or None
@@ -44,14 +44,14 @@ def of_run(run: Run) -> Dataset:
 
 
 def claim_images(dataset: Dataset, workdir: pathlib.Path) -> None:
-    """Write into a run directory which images it is trained on."""
+    """Record in a run directory which images the run is trained on."""
     records.write_json(workdir / "data.json", dataset.source.describe())
 
 
 def fit_whitening(
     settings: Settings, dataset: Dataset, workdir: pathlib.Path
 ) -> whitening.Whitening | None:
-    """Return the whitening of a run, fitted if it was not yet; None without one."""
+    """Return the whitening of a run, None if it has none; fit it if not yet done."""
     if settings.whitening is None:
         return None
     fitted = whitening.load_from(workdir)

@@ -3,8 +3,8 @@
     settings = read_settings(config)        # a ConfigDict or nested dicts
     settings.stages[0].learning_rate, settings.view.size, settings.spec(num_classes=102)
 
-Every value is checked before data or weights are touched. What is wrong is listed, a
-line each: the key, the value, what is expected.
+Every value is checked before data or weights are read. The error has a line for each
+wrong value, with its key, the value and the expected values.
 """
 
 import copy
@@ -22,12 +22,12 @@ from seeflower_jax.training.stages import Stage
 
 
 class SettingsError(ValueError):
-    """A config has values that make no sense."""
+    """A config has values that are not allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WhiteningSettings:
-    """How a whitening is fitted; see `data.whitening.fit`."""
+    """The arguments of `data.whitening.fit`."""
 
     patch_size: int
     patches_per_image: int
@@ -36,26 +36,26 @@ class WhiteningSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A config, typed.
+    """The typed values of a config.
 
     Attributes:
       recipe: name of the recipe, for records.
-      seed: of everything random.
-      metric: by which variables are the best.
+      seed: seed of all random numbers.
+      metric: metric that selects the best variables.
       model: name of the network.
-      model_changes: attributes of its `ModelSpec` that the config sets.
-      weights: where the run starts from, as of `pretrained.loading.load_pretrained`.
-      head: how much of a file's head is taken.
-      pretraining: the values in which a run before this one differs; {} if there is
-        none.
-      data: which images.
-      whitening: None if there is none.
+      model_changes: attributes of the network's `ModelSpec` that the config sets.
+      weights: initial weights, as `pretrained.loading.load_pretrained` takes them.
+      head: which layers of a weight file's head are loaded, one of `checks.HEADS`.
+      pretraining: config values that differ in the pretraining run; {} if there is no
+        pretraining.
+      data: the images of the run.
+      whitening: how to fit the whitening; None if the run has no whitening.
       view: what the network sees of an image.
-      views: whose logits are averaged for the result.
-      mirror: whether each of these is also seen mirrored.
-      batch_size: of evaluation.
-      stages: in their order; those of 0 epochs are left out.
-      config: the config as JSON has it.
+      views: test-time views; their logits are averaged for the result.
+      mirror: whether the mirror image of each test-time view is averaged too.
+      batch_size: number of images in a batch of the evaluation.
+      stages: settings of the stages in order, without stages of 0 epochs.
+      config: the whole config, as JSON represents it.
     """
 
     recipe: str
@@ -77,26 +77,26 @@ class Settings:
 
     @property
     def config_hash(self) -> str:
-        """The hash of the config, less its local paths."""
+        """Return the hash of the config without its local paths."""
         return records.config_hash(self.config)
 
     def spec(self, num_classes: int) -> models.ModelSpec:
-        """Return the network for a number of classes."""
+        """Return the spec of the network for a number of classes."""
         changes = {**self.model_changes, "num_classes": num_classes}
         return models.get_spec(self.model, **changes)
 
     @property
     def averages_views(self) -> bool:
-        """Whether the result is of other views than a prediction sees."""
+        """Return whether the result uses other views than a prediction."""
         return self.views != (self.view,) or self.mirror
 
 
 def derive(config: Mapping, changes: Mapping) -> dict:
-    """Return the config of a run that serves another one.
+    """Return the config of a run that differs from a main run in some values.
 
     Args:
-      config: of the other run; its pretraining and its quick start are left out.
-      changes: the values in which the run differs, nested.
+      config: config of the main run; its pretraining and its quick start are left out.
+      changes: nested dicts of the values that differ.
     """
     derived = copy.deepcopy(records.to_dict(config))
     derived.pop("quickstart", None)
@@ -114,13 +114,13 @@ def derive(config: Mapping, changes: Mapping) -> dict:
 
 
 def read_settings(config: Mapping) -> Settings:
-    """Read a config.
+    """Return the typed values of a config.
 
     Args:
       config: a ConfigDict of configs/, or nested dicts such as a run's config.json.
 
     Raises:
-      SettingsError: lists every value that makes no sense.
+      SettingsError: if values are not allowed; the message lists all of them.
     """
     values = records.to_dict(config)
     errors = check_values(values) or _check_order(values)
@@ -174,7 +174,7 @@ def read_settings(config: Mapping) -> Settings:
 def _read_stage(
     name: str, index: int, values: Mapping, view: View, spec: models.ModelSpec
 ) -> Stage:
-    """Read a stage of a config whose values are checked."""
+    """Return the settings of a stage; the values of the config are already checked."""
     stage = dict(values["stages"][name])
     augment, stopping = dict(stage.pop("augment")), stage.pop("early_stopping")
     size = augment.pop("size") or spec.input_size
@@ -182,7 +182,7 @@ def _read_stage(
         augment[key] = tuple(augment[key])
     augmentation = None
     if augment.pop("enabled"):
-        # Images that become much smaller are sampled often enough.
+        # Images that become much smaller need several samples for each pixel.
         oversampling = max(1, view.shortest_side // size)
         augmentation = Augmentation(size=size, oversampling=oversampling, **augment)
     return Stage(
@@ -200,7 +200,7 @@ def _read_stage(
 
 
 def _check_order(values: Mapping) -> list[str]:
-    """Check which stages are run."""
+    """Return what is wrong with the order of the stages, as a list of lines."""
     order, stages = list(values["stage_order"]), values["stages"]
     if unknown := [name for name in order if name not in stages]:
         return [
@@ -220,7 +220,7 @@ def _check_order(values: Mapping) -> list[str]:
 
 
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
-    """Check what makes sense alone but not together."""
+    """Return a line for each combination of values that is not allowed."""
     errors = []
     sizes = {"config.eval.size": settings.view.size}
     sizes |= {

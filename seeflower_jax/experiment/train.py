@@ -38,17 +38,17 @@ from seeflower_jax.training.state import create_state
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Start:
-    """What all stages of a run share.
+    """The values that all stages of a run share.
 
     Attributes:
-      settings: of the run.
+      settings: typed values of the config.
       folder: the run directory.
-      dataset: its images.
+      dataset: images of the run.
       spec, variables: the network before the first stage.
-      weights: the record of where they are from.
+      weights: record of the origin of the variables.
       preprocess: whitening, or None.
-      mesh: of the devices.
-      checkpoint_seconds: see `StagePlan`.
+      mesh: the devices, from `sharding.make_mesh`.
+      checkpoint_seconds: time between checkpoints, see `StagePlan`.
     """
 
     settings: Settings
@@ -63,7 +63,7 @@ class _Start:
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        """Sees one view of each image, as a prediction does."""
+        """Return an evaluator with the single view that a prediction uses."""
         return Evaluator(
             self.spec,
             (self.settings.view,),
@@ -74,7 +74,7 @@ class _Start:
 
     @property
     def description(self) -> dict:
-        """What a checkpoint needs to be used."""
+        """Return the values that a program needs to use a checkpoint."""
         return {
             "spec": self.spec.to_dict(),
             "class_names": list(self.dataset.source.class_names),
@@ -90,27 +90,28 @@ def train(
     checkpoint_seconds: float = 300.0,
     test: bool = True,
 ) -> dict:
-    """Run all stages of a config, evaluate the best variables, record the result.
+    """Train all stages of a config, evaluate the best variables, record the result.
 
-    A run directory of the same config is gone on with, also if the config has further
-    stages now. A finished run is only read, or evaluated again if `config.test_time`
-    has changed.
+    If the run directory holds a run of the same config, training resumes, also if the
+    config now has further stages. A finished run is only read. If `config.test_time`
+    has changed, a finished run is evaluated again.
 
     Args:
-      config: of configs/, a ConfigDict or nested dicts. With `init.pretraining`, that
-        run is trained in `pretraining/` first, and its best variables are the weights.
+      config: a ConfigDict of configs/, or nested dicts. If `init.pretraining` is set,
+        the pretraining run is trained first, in `pretraining/`. Its best variables are
+        the initial weights.
       folder: the run directory.
-      command: what was typed, for the record.
-      checkpoint_seconds: how often the latest state is saved, besides at a stage's end.
-      test: whether the test split is looked at too. Where runs are compared to choose
-        between them, only the chosen one should see it, in a later call.
+      command: command line, for the record.
+      checkpoint_seconds: time between checkpoints; the end of a stage is always saved.
+      test: whether to evaluate the test split too. To choose between several runs, set
+        `test` to False. Then evaluate the test split of the chosen run in a later call.
 
     Returns:
       The content of `result.json`.
 
     Raises:
-      ValueError: for a config that makes no sense, for a run directory of another
-        config, and for what loading images and weights raises.
+      ValueError: if the config has wrong values, if the run directory holds a run of
+        another config, or if images or weights cannot be loaded.
     """
     settings = read_settings(config)
     folder = pathlib.Path(folder).expanduser()
@@ -122,7 +123,7 @@ def train(
             logging.info("%s is finished", folder)
             return result
 
-    provenance = records.provenance(command)  # of the code as it is now
+    provenance = records.provenance(command)  # describes the code before the training
     if settings.pretraining:
         settings = dataclasses.replace(
             settings, weights=_pretrain(settings, folder, command, checkpoint_seconds)
@@ -156,12 +157,12 @@ def train(
 def _pretrain(
     settings: Settings, folder: pathlib.Path, command: str, checkpoint_seconds: float
 ) -> str:
-    """Train the run that comes before this one; return the folder of its weights."""
+    """Train the pretraining run, and return the folder of its weights."""
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / "pretraining"
     train(config, run_folder, command, checkpoint_seconds)
     weights = run_folder / "weights"
-    if not (weights / "model.json").exists():  # which is written last
+    if not (weights / "model.json").exists():  # `save` writes model.json last
         shutil.rmtree(weights, ignore_errors=True)
         source = {"name": run_folder.name, "sha256": None, "exact": None}
         source["config_hash"] = read_settings(config).config_hash
@@ -182,7 +183,7 @@ def _prepare(
     spec, variables, weights = loading.load_pretrained(
         spec, settings.weights, settings.head, jax.random.key(settings.seed)
     )
-    # The config has the last word, also over what the weights expect.
+    # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
     workdir.claim_workdir(folder, settings)
     images.claim_images(dataset, folder)
@@ -200,9 +201,9 @@ def _prepare(
 
 
 def _run_stages(start: _Start) -> Progress:
-    """Train what is left of the stages; return the progress at their end."""
+    """Train the remaining stages, and return the progress at their end."""
     stages = start.settings.stages
-    # However this ends, what was being saved is on disk then.
+    # Closing waits until the last checkpoint is on disk, even after an exception.
     with contextlib.closing(Checkpoints(start.folder)) as checkpoints:
         meta = checkpoints.meta()
         progress = Progress(stages[0].name)
@@ -236,7 +237,7 @@ def _run_stages(start: _Start) -> Progress:
 
 
 def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
-    """Make a stage ready to run from the variables that it starts from."""
+    """Return the plan of a stage that starts from the given variables."""
     settings, dataset, spec = start.settings, start.dataset, start.spec
     on_features = stage.augmentation is None and stage.freezes_backbone(spec.head)
     reader: Reader = dataset.reader
@@ -282,7 +283,10 @@ def _train_loader(
 
 
 def _feature_reader(start: _Start, stage: Stage, variables: dict) -> FeatureReader:
-    """Compute the features of all training and validation images, once, into a file."""
+    """Return a reader of the features of all training and validation images.
+
+    The features are computed once and kept in a file of the run directory.
+    """
     splits = start.dataset.source.splits
     indices = np.concatenate([splits["train"], splits.get("validation", [])])
     indices = indices.astype(np.int64)

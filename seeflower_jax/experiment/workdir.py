@@ -1,6 +1,6 @@
-"""Whose a run directory is: it belongs to one config and to one set of images.
+"""Reserve a run directory for one config and one set of images.
 
-check_workdir(workdir, settings)      # raises if it holds another run
+check_workdir(workdir, settings)      # raises if the directory holds another run
 claim_workdir(workdir, settings)      # writes config.json
 """
 
@@ -10,17 +10,17 @@ import pathlib
 from seeflower_jax import records
 from seeflower_jax.experiment.settings import Settings
 
-# What may change in a run: its result is then computed again.
+# These values may change after the training. The run is then evaluated again.
 _AFTER_TRAINING = "test_time."
 
 
 def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
-    """Refuse a run directory of another config.
+    """Raise an error if a run directory holds a run of another config.
 
-    Two changes are allowed: further stages, and other test-time views.
+    Two changes are allowed: further stages and other test-time views.
 
     Raises:
-      ValueError: lists the differing values.
+      ValueError: if other values differ; the message lists them.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -44,11 +44,11 @@ def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config:\n{differing}\n"
-            "Give another --workdir, or the same config to go on with that run"
+            "Give another --workdir, or the same config to resume that run"
         )
 
 
 def claim_workdir(workdir: pathlib.Path, settings: Settings) -> None:
-    """Write the config into a run directory that `check_workdir` let pass."""
+    """Write the config into a run directory that `check_workdir` accepted."""
     workdir.mkdir(parents=True, exist_ok=True)
     records.write_json(workdir / "config.json", settings.config)

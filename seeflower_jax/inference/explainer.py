@@ -1,4 +1,4 @@
-"""Compute attribution maps of a network for images as they were read.
+"""Compute attribution maps of a network for decoded images.
 
     explainer = Explainer(network, ["grad_cam"], batch_size=16)
     explained = explainer(positions, pixels, targets)
@@ -22,13 +22,13 @@ from seeflower_jax.inference.predict import place_images, whole_batch_size
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explained:
-    """Some images and their maps, on the host.
+    """Images and their attribution maps, on the host.
 
     Attributes:
-      images: what the network sees.
-      logits: of it.
-      targets: class indices that the maps explain.
-      maps: by method.
+      images: what the network sees of each image.
+      logits: logits of each image.
+      targets: class index that the maps of each image explain.
+      maps: maps of all images, by method.
     """
 
     images: Float[np.ndarray, "n s s 3"]
@@ -41,14 +41,15 @@ class Explainer:
     """Compiled attribution methods of one network.
 
     Args:
-      network: to be explained.
-      methods: keys of `attribution.registry.METHODS`.
-      layer: of class activation maps. The default is `attribution.batch.map_layer`.
-      batch_size: images at once, rounded up to a multiple of the devices.
-      options: of methods by name, as of `attribution.batch.make_explainer`.
+      network: the network to explain.
+      methods: names of the methods, keys of `attribution.registry.METHODS`.
+      layer: layer of class activation maps; by default the layer that
+        `attribution.batch.map_layer` returns.
+      batch_size: number of images at once, rounded up to a multiple of the devices.
+      options: options of each method, as `attribution.batch.make_explainer` takes them.
 
     Raises:
-      ValueError: for an unknown method or option, or a layer without a map.
+      ValueError: if a method or an option is unknown, or if the layer has no map.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Explainer:
 
         @jax.jit
         def prepare(canvas, sizes, positions):
-            # Of the image alone, so that an export's maps are those of its run.
+            # Keys depend only on positions, so an export and its run give equal maps.
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), positions)
             return network.view(canvas, sizes), keys
 
@@ -89,9 +90,9 @@ class Explainer:
         """Compute the maps of up to `batch_size` images.
 
         Args:
-          positions: a number for each image; it seeds methods with random noise.
-          pixels: of `Images.read`.
-          targets: class indices; -1 is the predicted class.
+          positions: number of each image, which seeds methods with random noise.
+          pixels: pixels of each image, from `Images.read`.
+          targets: class index for each image; -1 is the predicted class.
         """
         count = len(pixels)
         rows = np.resize(np.arange(count), self.batch_size)

@@ -1,14 +1,15 @@
-"""Export a network as a folder that runs without the code that made it.
+"""Export a network to a folder that runs without the network's own code.
 
     save("flowers", network, metrics)
     network = load("flowers")
 
 `model.stablehlo` is the function (parameters, images) -> logits, serialised by
-`jax.export` for any batch size and for CPU and GPU. Its images are float32 [n, size,
-size, 3], RGB in [0, 255], as the network's view gives them. `parameters.safetensors`
-are its variables, `model.json` says the rest, and a network that whitens has its
-whitening in `whitening.npz`. Loading an export takes JAX and safetensors, but neither
-flax nor optax.
+`jax.export` for any batch size and for CPU and GPU. The images are float32 [n, size,
+size, 3], RGB in [0, 255], as the network's view returns them.
+`parameters.safetensors` contains the variables. `model.json` contains all other values,
+such as the spec, the view and the class names. `whitening.npz` contains the whitening,
+if the network has one. Loading an export requires JAX and safetensors, but neither flax
+nor optax.
 """
 
 import json
@@ -70,12 +71,12 @@ def missing_files(folder: str | os.PathLike) -> list[str]:
 
 
 def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
-    """Write a network as a folder, which must not exist.
+    """Write a network to a new folder.
 
     Args:
-      folder: to make. It appears when it is complete.
-      network: its whitening becomes part of the function.
-      metrics: of the network, for `model.json`.
+      folder: path of the new folder, which appears when it is complete.
+      network: network to export; the exported function includes its whitening.
+      metrics: metrics of the network, for `model.json`.
 
     Raises:
       FileExistsError: if the folder exists.
@@ -91,7 +92,7 @@ def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
         "jax": jax.__version__,
     }
     partial = folder.with_name(f"partial_{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
+    shutil.rmtree(partial, ignore_errors=True)  # from an interrupted call
     partial.mkdir(parents=True)
     (partial / _PROGRAM).write_bytes(_serialize(network, flat))
     safetensors.numpy.save_file(flat, partial / _PARAMETERS)
@@ -102,7 +103,7 @@ def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
 
 
 def _serialize(network: Network, flat: Mapping[str, Any]) -> bytearray:
-    """Return the function (flat variables, images) -> logits of a network."""
+    """Serialise the function (flat variables, images) -> logits of a network."""
 
     def logits(flat: Mapping[str, Array], images: Array) -> Array:
         return network.bind(_unflatten(flat))(images)[0]
@@ -118,7 +119,7 @@ def load(folder: str | os.PathLike) -> Network:
     """Return the network of a folder that `save` wrote.
 
     Raises:
-      ValueError: if it is not such a folder, or an incomplete one.
+      ValueError: if the folder is not an export, or is incomplete.
     """
     folder = pathlib.Path(folder).expanduser()
     description = describe(folder)
@@ -141,7 +142,7 @@ def describe(folder: str | os.PathLike) -> dict:
     """Return the content of `model.json` in a folder that `save` wrote.
 
     Raises:
-      ValueError: if it is not such a folder, or an incomplete one.
+      ValueError: if the folder is not an export, or is incomplete.
     """
     folder = pathlib.Path(folder).expanduser()
     if missing := missing_files(folder):

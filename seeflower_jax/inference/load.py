@@ -1,10 +1,10 @@
 """Load a network from a run directory, an export or a weight file.
 
     network = load("runs/inception_seed0")
-    network = load("flowers")                               # of scripts.export
-    network = load("vgg16_weights.h5", model="vgg16")       # ImageNet's classes
+    network = load("flowers")                               # from scripts.export
+    network = load("vgg16_weights.h5", model="vgg16")       # classes of ImageNet
 
-Only what is loaded is imported: an export needs neither flax nor orbax.
+`load` imports only the modules that it needs. An export needs neither flax nor orbax.
 """
 
 import os
@@ -15,20 +15,21 @@ from seeflower_jax.data.view import View
 from seeflower_jax.inference import export
 from seeflower_jax.inference.network import Network
 
-_CROP = 0.875  # of published networks: 224 of 256 pixels
+_CROP = 0.875  # crop of published networks: 224 of 256 pixels
 
 
 def load(where: str | os.PathLike, model: str | None = None) -> Network:
     """Return a trained network, ready to predict and explain.
 
     Args:
-      where: a run directory, an export, or a weight file with its classifier.
-        'imagenet:top' downloads such a file.
-      model: the network that the weights are of; for weight files only.
+      where: a run directory, an export, or a weight file that includes the classifier.
+        'imagenet:top' downloads a weight file.
+      model: name of the network of a weight file, a key of `models.MODELS`; None for
+        runs and exports.
 
     Raises:
-      FileNotFoundError: if there is no such file or folder.
-      ValueError: if it is none of these.
+      FileNotFoundError: if the file or folder does not exist.
+      ValueError: if `where` is neither a run, an export nor a weight file.
 
     Example:
       >>> load("flowers").predict("rose.jpg")[0].classes[0]
@@ -49,25 +50,26 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
         raise FileNotFoundError(f"there is no file or folder {where}{hint}")
     if path.is_file():
         raise ValueError(
-            f"{where} is a file; name the network that its weights are of, "
+            f"{where} is a file; name the network of its weights, as in "
             "load(where, model='vgg16')"
         )
     raise ValueError(
         f"{where} is neither a run directory (it has no config.json) nor a complete "
         f"export (it lacks {', '.join(export.missing_files(path))}); for a folder of "
-        "converted weights, name the network, load(where, model='vgg16')"
+        "converted weights, name the network, as in load(where, model='vgg16')"
     )
 
 
 def load_weights(model: str, weights: str) -> Network:
-    """Return the network of a weight file that has its classifier.
+    """Return the network of a weight file that includes the classifier.
 
     Args:
-      model: key of `models.MODELS`.
-      weights: a file of Keras or torchvision, or 'imagenet:top', which downloads one.
+      model: name of the network, a key of `models.MODELS`.
+      weights: path of a file of Keras or torchvision, or 'imagenet:top', which
+        downloads a file.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if the file does not exist.
       ValueError: if the file does not fit the network or has no classifier.
     """
     from seeflower_jax.pretrained import imagenet, loading

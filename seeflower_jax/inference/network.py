@@ -1,13 +1,13 @@
 """Use a trained network on images: predict their classes and explain predictions.
 
-    network = load("runs/inception_seed0")           # of `seeflower_jax.inference.load`
+    network = load("runs/inception_seed0")           # from seeflower_jax.inference.load
     for prediction in network.predict("photos/"):
         print(prediction.image, prediction.classes[0], prediction.probabilities[0])
     explanation = network.explain("rose.jpg", "grad_cam", target="rose")
     explanation.overlay().save("cam.png")
 
-An export predicts without flax. Explanations need it, because they differentiate the
-network, which is built again from its spec.
+An export predicts without flax. Explanations need flax: they build the network again
+from its spec and differentiate it.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from seeflower_jax.inference.explainer import Explainer
 
-# What `Images.of_files` takes.
+# The argument of `Images.of_files`.
 Where = str | os.PathLike | Iterable[str | os.PathLike]
 
 
@@ -45,11 +45,11 @@ class Explanation:
 
     Attributes:
       image: what the network sees, in [0, 255].
-      map: of the attribution method, raw.
-      signed: whether the map has a sign.
-      method: of attribution.
-      target: name of the class that is explained.
-      prediction: the most probable classes.
+      map: raw values of the attribution method.
+      signed: whether the sign of the map's values has a meaning.
+      method: name of the attribution method.
+      target: name of the explained class.
+      prediction: the most probable classes of the image.
     """
 
     image: UInt8[np.ndarray, "s s 3"]
@@ -73,19 +73,19 @@ class Explanation:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Network:
-    """A trained network, wherever it is from.
+    """A trained network from a run, an export or a weight file.
 
     Attributes:
       spec: what the network computes.
-      variables: {'params', 'batch_stats'}.
-      view: what it sees of an image.
-      class_names: of the logits.
-      temperature: that logits are divided by for calibrated probabilities; 1 where none
-        was fitted.
-      preprocess: applied to views before the network, or None.
+      variables: parameters and batch statistics, {'params', 'batch_stats'}.
+      view: what the network sees of an image.
+      class_names: name of each class, in the order of the logits.
+      temperature: number that divides the logits for calibrated probabilities; 1 if
+        none was fitted.
+      preprocess: whitening applied to views before the network, or None.
       origin: the run directory, export or weight file, for records.
-      program: the function of an export, (variables, images) -> logits. `predict` calls
-        it instead of the function that `spec` describes.
+      program: function of an export, (variables, images) -> logits. `predict` calls the
+        program instead of the function that `spec` describes.
     """
 
     spec: ModelSpec
@@ -98,7 +98,7 @@ class Network:
     program: Callable[[dict, Array], Array] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Return what `model.json` of an export has of the network."""
+        """Return the values that describe the network in `model.json` of an export."""
         return {
             "spec": self.spec.to_dict(),
             "class_names": list(self.class_names),
@@ -110,7 +110,7 @@ class Network:
         """Return the pure function network(images, taps=None) -> (logits, endpoints).
 
         Args:
-          variables: the network's own by default.
+          variables: variables of the network; its own variables by default.
         """
         from seeflower_jax import models
 
@@ -119,7 +119,7 @@ class Network:
 
     @functools.cached_property
     def compute_logits(self) -> Callable[..., Float[Array, "n c"]]:
-        """The jitted function (variables, canvas, sizes) -> logits of whole images."""
+        """Return the jitted function (variables, canvas, sizes) -> logits of images."""
 
         @jax.jit
         def compute(variables: dict, canvas: Array, sizes: Int[Array, "n 2"]) -> Array:
@@ -144,18 +144,18 @@ class Network:
     def probabilities(
         self, logits: Float[np.ndarray, "n c"]
     ) -> Float[np.ndarray, "n c"]:
-        """Return calibrated probabilities of logits."""
+        """Return the calibrated probabilities of logits."""
         return np.exp(metrics.log_softmax(np.asarray(logits) / self.temperature))
 
     def images(self, where: "Images | Where") -> Images:
-        """Return image files, decoded at the size that the network was trained with.
+        """List image files, to be decoded at the same size as the training images.
 
         Args:
           where: a folder, a pattern, a .txt list, a file, or several of them. `Images`
-            are returned as they are.
+            are returned unchanged.
 
         Raises:
-          FileNotFoundError: if there are none.
+          FileNotFoundError: if there are no images.
         """
         if isinstance(where, Images):
             return where
@@ -167,17 +167,17 @@ class Network:
         """Predict the classes of images, in batches.
 
         Args:
-          where: as of `images`.
-          top: how many classes of each image.
-          batch_size: images at once, rounded up to a multiple of the devices.
+          where: the images, as in `images`.
+          top: number of classes in each prediction.
+          batch_size: number of images at once, rounded up to a multiple of the devices.
 
         Returns:
           A prediction for each image, in order.
 
         Raises:
           FileNotFoundError: if there are no images.
-          UnreadableImage: names a file that is not an image. Use `predict.stream` to
-            skip such files.
+          UnreadableImage: if a file is not an image; the message names the file. Use
+            `predict.stream` to skip such files.
 
         Example:
           >>> for prediction in network.predict("photos/", top=1):
@@ -201,16 +201,16 @@ class Network:
         """Explain the prediction for an image.
 
         Args:
-          image: a file.
-          method: of attribution, a key of `attribution.registry.METHODS`.
-          target: 'predicted', a class name or a class index.
-          layer: of class activation maps; the network's default if None.
-          **options: numbers for the method, `steps=8`.
+          image: path of an image file.
+          method: attribution method, a key of `attribution.registry.METHODS`.
+          target: the class to explain: 'predicted', a class name or a class index.
+          layer: layer of class activation maps; None is the network's default layer.
+          **options: numbers for the method, such as `steps=8`.
 
         Raises:
-          FileNotFoundError: if there is no such file.
+          FileNotFoundError: if the file does not exist.
           UnreadableImage: if the file is not an image.
-          ValueError: for an unknown method, option, target or layer.
+          ValueError: if the method, an option, the target or the layer is unknown.
 
         Example:
           >>> network.explain("rose.jpg", target="rose").overlay().save("cam.png")
@@ -237,7 +237,7 @@ class Network:
     def _explainer(
         self, method: str, layer: str | None, options: Mapping[str, float]
     ) -> "Explainer":
-        """Return an explainer of single images, compiled once for its arguments."""
+        """Return an explainer of single images, compiled once for each argument set."""
         from seeflower_jax.attribution import registry
         from seeflower_jax.inference.explainer import Explainer
 
@@ -260,11 +260,11 @@ def class_index(
 
     Args:
       target: 'predicted', a class name or a class index, which may be text.
-      class_names: of the network.
-      other_words: what else a user may type, for the message; () allows only classes.
+      class_names: class names of the network.
+      other_words: words that a user may type instead of a class; () allows no words.
 
     Raises:
-      ValueError: for an unknown name and an index out of range.
+      ValueError: if the name is unknown or the index is out of range.
     """
     if target == "predicted" and target in other_words:
         return -1

@@ -1,7 +1,7 @@
 """Predict the classes of images in batches, while the next batch is read.
 
 for prediction in stream(network, network.images("photos/")):
-    ...     # a `Prediction`, or the `UnreadableImage` of a file that is not one
+    ...     # a `Prediction`, or an `UnreadableImage` error
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ class Prediction:
     """The most probable classes of an image.
 
     Attributes:
-      image: its name.
-      classes: names, the most probable first.
-      probabilities: of these classes, calibrated by the network's temperature.
+      image: name of the image.
+      classes: names of the classes, the most probable first.
+      probabilities: probability of each class, calibrated by the network's temperature.
     """
 
     image: str
@@ -63,18 +63,18 @@ def place_images(
     batch_size: int,
     mesh: Mesh,
 ) -> dict[str, Array]:
-    """Place images on the devices; repeats fill the batch.
+    """Place images on the devices as a batch; repeated images fill the batch.
 
-    All batches have one shape, so that one compiled program serves them.
+    All batches have the same shape, so JAX compiles only one program for them.
 
     Args:
-      pixels: up to `batch_size` images.
-      view: that will see them; what it does not show is cut off.
-      batch_size: a multiple of the devices.
-      mesh: of `sharding.make_mesh`.
+      pixels: pixels of up to `batch_size` images.
+      view: view of the network; the parts that it does not show are cut off.
+      batch_size: number of rows of the batch, a multiple of the devices.
+      mesh: the devices, from `sharding.make_mesh`.
 
     Returns:
-      `canvas` and `sizes`, as of `View`, of `batch_size` rows.
+      A dict of `canvas` and `sizes`, as `View` takes them, with `batch_size` rows.
     """
     side = view.canvas_side
     rows = np.resize(np.arange(len(pixels)), batch_size).tolist()
@@ -85,13 +85,13 @@ def place_images(
 def stream(
     network: "Network", images: Images, top: int = 5, batch_size: int = 16
 ) -> Iterator[Prediction | UnreadableImage]:
-    """Yield the prediction for each image, in order, or why it cannot be read.
+    """Yield a prediction for each image, in order, or an error if it is unreadable.
 
     Args:
-      network: a trained one.
-      images: of `Network.images`.
-      top: how many classes of each image.
-      batch_size: images at once, rounded up to a multiple of the devices.
+      network: a trained network.
+      images: images from `Network.images`.
+      top: number of classes in each prediction.
+      batch_size: number of images at once, rounded up to a multiple of the devices.
 
     Example:
       >>> for prediction in stream(network, network.images("photos/")):

@@ -1,4 +1,4 @@
-"""Load a run directory: its network, its config and its progress.
+"""Load a run directory: its best network, its config and its step.
 
 run = load_run("runs/inception_seed0")
 run.network.predict("photos/")
@@ -24,13 +24,13 @@ class NoCheckpointError(FileNotFoundError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A run, finished or not, and the best of its variables.
+    """A run, finished or not, with its best variables.
 
     Attributes:
       workdir: the run directory.
-      config: the content of its `config.json`.
-      network: with the best variables by validation.
-      step: the training step that the variables are from.
+      config: content of `config.json`.
+      network: network with the best variables by validation.
+      step: training step that gave the best variables.
     """
 
     workdir: pathlib.Path
@@ -43,7 +43,7 @@ def load_config(workdir: str | os.PathLike) -> dict:
     """Return the config of a run directory.
 
     Raises:
-      FileNotFoundError: if it is not a run directory.
+      FileNotFoundError: if the folder is not a run directory.
     """
     path = pathlib.Path(workdir).expanduser() / "config.json"
     if not path.exists():
@@ -62,11 +62,11 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
 
     Args:
       workdir: the run directory.
-      data_dir: folder of the images, if it has moved since the training.
+      data_dir: folder of the images, if they have moved since the training.
 
     Raises:
-      FileNotFoundError: if it is not a run directory.
-      NoCheckpointError: if it has no best variables yet.
+      FileNotFoundError: if the folder is not a run directory.
+      NoCheckpointError: if the run has no best variables yet.
     """
     workdir = pathlib.Path(workdir).expanduser()
     config = load_config(workdir)

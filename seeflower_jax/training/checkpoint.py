@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest state and the best variables, as one.
+"""Save and restore the latest state and the best variables of a run, together.
 
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.best = host_copy(state.variables())
@@ -8,11 +8,12 @@
     state = checkpoints.restore_state(state)
     variables = checkpoints.restore_best(models.shapes(spec))
 
-A checkpoint is an Orbax checkpoint with the items `state`, `best` and `meta`. They are
-committed together, so no interruption can separate the latest state from the best
-variables. The optimizers of two stages have states of different structure: `meta` names
-the stage, by which the caller builds what to restore into. All arrays are saved from
-host copies. A checkpoint therefore knows no device, and can be opened on any number.
+A checkpoint is an Orbax checkpoint with the items `state`, `best` and `meta`. Orbax
+commits all items together, so no interruption can separate the latest state from the
+best variables. The optimizer states of two stages differ in structure. `meta` names the
+stage, so the caller can build a state of the right structure to restore into. All
+arrays are saved from host copies. A checkpoint is therefore independent of the devices
+and can be restored on any number of them.
 """
 
 import pathlib
@@ -26,16 +27,16 @@ Tree = TypeVar("Tree")
 
 
 def host_copy(tree: Tree) -> Tree:
-    """Copy arrays to the host; what happens to the originals does not matter then."""
+    """Copy arrays to the host; later changes of the originals have no effect."""
     return jax.tree.map(np.array, jax.device_get(tree))
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run; the last checkpoint is kept.
+    """The folder `checkpoints/` of a run, which keeps only the last checkpoint.
 
     Attributes:
-      best: the best variables so far, on the host; saved with every checkpoint. None
-        until there are some.
+      best: the best variables so far, on the host; None until there are any. Every
+        checkpoint includes the best variables.
     """
 
     def __init__(self, workdir: str | pathlib.Path):
@@ -46,9 +47,9 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Save the state of a stage after `step` steps of the run, and `best`."""
+        """Save the state of a stage and `best`, after `step` steps of the run."""
         if step in self._manager.all_steps():
-            return  # repeated after an interruption: the same step has the same content
+            return  # a step repeated after an interruption has the same content
         items = {
             "state": ocp.args.StandardSave(host_copy(state)),
             "meta": ocp.args.JsonSave(meta | {"has_best": self.best is not None}),
@@ -58,7 +59,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def meta(self) -> dict | None:
-        """Return what was saved with the last checkpoint; None if there is none."""
+        """Return the `meta` of the last checkpoint; None if there is no checkpoint."""
         self._manager.wait_until_finished()
         step = self._manager.latest_step()
         if step is None:
@@ -67,11 +68,11 @@ class Checkpoints:
         return self._manager.restore(step, args=args).meta
 
     def restore_state(self, like: Tree) -> Tree:
-        """Return the state of the last checkpoint, on the host, shaped as `like`."""
+        """Return the last state, on the host, with the structure of `like`."""
         return self._restore("state", like)
 
     def restore_best(self, like: Tree) -> Tree:
-        """Return the best variables, on the host, shaped as `like`."""
+        """Return the best variables, on the host, with the structure of `like`."""
         return self._restore("best", like)
 
     def _restore(self, item: str, like: Tree) -> Tree:
@@ -81,9 +82,9 @@ class Checkpoints:
         return self._manager.restore(self._manager.latest_step(), args=args)[item]
 
     def wait(self) -> None:
-        """Block until everything saved is on disk."""
+        """Wait until all saved checkpoints are on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait and release the manager."""
+        """Wait until all saved checkpoints are on disk, then release the manager."""
         self._manager.close()

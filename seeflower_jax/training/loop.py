@@ -1,9 +1,9 @@
-"""The training loop of one stage.
+"""Run the training loop of a stage.
 
     state, progress = fit(plan, state, progress, checkpoints, log)
 
-What a step is, where batches come from and how variables are validated is the plan's.
-What is best, and when a stage ends, is the progress's.
+The plan provides the training step, the batches and the validation. The progress
+decides which variables are the best and when the stage ends.
 """
 
 import logging
@@ -25,23 +25,25 @@ def fit(
     checkpoints: Checkpoints,
     log: MetricsLog,
 ) -> tuple[TrainState, Progress]:
-    """Train a stage to its end, from wherever `progress` says it stands.
+    """Train a stage from its current progress to its end.
 
     Args:
-      plan: of the stage.
-      state: after `progress.step` steps; its memory is taken over.
-      progress: of the run.
-      checkpoints: of the run; get the best variables and the latest state.
-      log: of the run; gets a line an epoch.
+      plan: the plan of the stage.
+      state: the state after `progress.step` steps; the first step reuses its memory.
+      progress: the progress of the run.
+      checkpoints: the checkpoints of the run; `fit` adds the best variables and the
+        latest state.
+      log: the metrics log of the run; `fit` adds a line for each epoch.
 
     Returns:
       The state and the progress at the end of the stage.
 
     Raises:
-      NonFiniteLossError: names the step; the checkpoints from before it are kept.
+      NonFiniteLossError: if the loss is NaN or infinite; the message names the step.
+        The last checkpoint is kept.
     """
     name, epoch_steps = plan.stage.name, plan.batches.steps_per_epoch
-    pending = None  # the metrics of a step that are not accounted for yet
+    pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
     epoch_start = progress.step
     with tqdm.tqdm(
@@ -49,7 +51,7 @@ def fit(
     ) as bar:
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
-            # ---- One step; the device computes it while the host looks at the last one
+            # ---- Start a step on the device, then account for the previous step
             state, metrics = plan.step(state, batch, plan.key)
             if pending is not None:
                 progress = _account(progress, pending, plan, bar)
@@ -60,7 +62,7 @@ def fit(
                 continue
             progress, pending = _account(progress, pending, plan, bar), None
 
-            # ---- The end of an epoch: validate, keep the best, log
+            # ---- At the end of an epoch: validate, keep the best variables, log
             if epoch_ends:
                 rate = (step - epoch_start) * plan.stage.batch_size / epoch_clock.lap()
                 line: dict = {
@@ -84,7 +86,7 @@ def fit(
                 epoch_start = step
                 epoch_clock.lap()
 
-            # ---- Save what to go on from
+            # ---- Save a checkpoint to resume from
             if save_due or progress.done:
                 progress = progress.spend(run_clock.lap())
                 checkpoints.save(progress.run_step, state, _meta(plan, progress))
@@ -101,7 +103,7 @@ def fit(
 def _account(
     progress: Progress, metrics: dict, plan: StagePlan, bar: tqdm.tqdm
 ) -> Progress:
-    """Account for a step, and show where the stage stands."""
+    """Add a step to the progress, and show the progress of the stage."""
     progress = progress.account(jax.device_get(metrics))
     count = progress.sums["count"]
     rate = (bar.format_dict["rate"] or 0) * plan.stage.batch_size

@@ -1,7 +1,7 @@
-"""Make the optimizer of a stage from the name of one of optax's.
+"""Make the optimizer of a stage from the name of an optax optimizer.
 
 optimizer = make_optimizer(stage, stage.schedule(steps))
-opt_state = optimizer.init(trainable)       # of `partition.split`
+opt_state = optimizer.init(trainable)       # from `partition.split`
 """
 
 import functools
@@ -17,7 +17,7 @@ from seeflower_jax.training.stages import Stage
 
 
 def names() -> list[str]:
-    """List the optimizers of optax: its functions of a learning rate."""
+    """Return the names of optax's optimizers, the functions of a learning rate."""
     return [
         name
         for name, function in vars(optax).items()
@@ -28,12 +28,12 @@ def names() -> list[str]:
 
 
 def _kernels(params: dict) -> dict:
-    """Mark what is decayed: kernels, not biases or scales."""
+    """Mark the parameters with weight decay: kernels, but not biases or scales."""
     return jax.tree.map(lambda value: value.ndim > 1, params)
 
 
 def check_optimizer(stage: Stage) -> str:
-    """Say what is wrong with the optimizer of a stage; '' if nothing is."""
+    """Return what is wrong with the optimizer of a stage; '' if it is valid."""
     known = names()
     if stage.optimizer not in known:
         hint = hints.did_you_mean(stage.optimizer, known)
@@ -84,15 +84,15 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Make the optimizer for the flat dict of a stage's trainable parameters.
 
-    Each partition rule has an optimizer of its own, with its factor on the learning
-    rate. The clipping norm is that of all trainable gradients together.
+    Each partition rule has its own optimizer, with its own factor on the learning rate.
+    Gradients are clipped by the norm of all trainable gradients together.
 
     Args:
-      stage: see `Stage`.
-      schedule: learning rate by step, before a rule's factor.
+      stage: the settings of the stage.
+      schedule: function from a step to the learning rate, before the factor of a rule.
 
     Raises:
-      ValueError: for an optimizer or an option that optax does not have.
+      ValueError: if optax does not have the optimizer or one of its options.
     """
     if error := check_optimizer(stage):
         raise ValueError(f"stage {stage.name!r}: {error}")

@@ -4,11 +4,12 @@
     trainable, frozen = split(params, rules)
     params = join(trainable, frozen)
 
-A rule is a regular expression on the whole name of a parameter (`head/logits/kernel`)
-and a factor on the learning rate, or None. Every parameter matches exactly one rule.
-None means frozen: such parameters are no argument of the differentiated function and
-unknown to the optimizer. They get no gradient, no optimizer memory and no weight decay,
-and do not count in the clipping norm.
+A rule is a regular expression and a factor on the learning rate. The expression matches
+the whole name of a parameter, such as `head/logits/kernel`. Every parameter matches
+exactly one rule. The factor None freezes parameters. Frozen parameters are not an
+argument of the differentiated function, and the optimizer does not receive them. They
+have no gradient, no optimizer memory and no weight decay, and do not count in the
+clipping norm.
 """
 
 import itertools
@@ -25,7 +26,8 @@ def assign(rules: Rules, names: Iterable[str]) -> dict[str, int]:
     """Return the index of the rule that each parameter matches.
 
     Raises:
-      ValueError: lists every parameter that no rule or more than one rule matches.
+      ValueError: if no rule or more than one rule matches a parameter; the message
+        lists all such parameters.
     """
     errors, assignment = [], {}
     for name in names:
@@ -46,8 +48,8 @@ def split(params: Mapping, rules: Rules) -> tuple[dict, dict]:
     """Split parameters into (trainable, frozen), flat dicts by name.
 
     Raises:
-      ValueError: as `assign`; for a rule that matches nothing, for a factor that is not
-        positive, and if nothing is trainable.
+      ValueError: if `assign` fails, a rule matches no parameter, a factor is not
+        positive, or no parameter is trainable.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     assignment = assign(rules, flat)
@@ -68,19 +70,19 @@ def split(params: Mapping, rules: Rules) -> tuple[dict, dict]:
 
 
 def join(trainable: Mapping, frozen: Mapping) -> dict:
-    """Join what `split` gave into the tree of all parameters."""
+    """Join the results of `split` into the tree of all parameters."""
     return traverse_util.unflatten_dict({**trainable, **frozen}, sep="/")
 
 
 def describe(trainable: Mapping, frozen: Mapping) -> str:
-    """Format what is trained and what is frozen as a table, by block.
+    """Format the numbers of trained and frozen parameters as a table, by block.
 
     Args:
-      trainable, frozen: of `split`.
+      trainable, frozen: the results of `split`.
 
     Returns:
-      A line for each block, `head/logits` or `backbone/block5_conv1`, and their sums.
-      Consecutive blocks of one kind share a line.
+      A line for each block, such as `head/logits` or `backbone/block5_conv1`, and a
+      line of sums. Consecutive blocks of one kind share a line.
     """
     counts: dict[str, list[int]] = {}
     for column, part in enumerate((trainable, frozen)):
@@ -89,20 +91,20 @@ def describe(trainable: Mapping, frozen: Mapping) -> str:
             counts.setdefault(block, [0, 0])[column] += int(np.prod(value.shape))
 
     def natural(block: str) -> list:
-        """The key that sorts mixed9 before mixed10."""
+        """Return a key that sorts mixed9 before mixed10."""
         parts = re.split(r"(\d+)", block)
         return [int(part) if part.isdigit() else part for part in parts]
 
     def kind(block: str) -> tuple:
-        """Blocks of one kind share a line: of one part, trained or frozen alike."""
+        """Return the part of a block, and whether it has trained, frozen parameters."""
         return block.split("/")[0], *(count > 0 for count in counts[block])
 
     rows: list[tuple[str, int, int]] = []
     for _, group in itertools.groupby(sorted(counts, key=natural), kind):
         first, *others = blocks = list(group)
         label = f"{first} ... {others[-1]}" if others else first
-        trained, kept = (sum(counts[b][i] for b in blocks) for i in (0, 1))
-        rows.append((label, trained, kept))
+        trained_sum, frozen_sum = (sum(counts[b][i] for b in blocks) for i in (0, 1))
+        rows.append((label, trained_sum, frozen_sum))
     rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     width = max(len(label) for label in ["parameters", *(row[0] for row in rows)])
     lines = [f"{'parameters':{width}}{'trained':>14}{'frozen':>14}"]

@@ -1,4 +1,4 @@
-"""A stage ready to run.
+"""Define the plan of a stage: all values that the training loop needs.
 
 plan = StagePlan(stage=stage, step=step, batches=batches, validate=validate, ...)
 state, progress = loop.fit(plan, state, progress, checkpoints, log)
@@ -20,20 +20,21 @@ Metrics = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """A stage ready to run.
+    """The values that the training loop needs for a stage.
 
     Attributes:
-      stage: its settings.
-      step: jitted; it takes over the memory of the state that it is given.
-      batches: of training.
-      validate: variables -> metrics; None where there is no validation split, and the
-        last variables count as the best.
-      metric: what is best: 'top1', 'mean_class_top1', 'top5' or 'loss'.
-      key: of the stage, for everything random.
-      learning_rate: by step.
-      description: saved with every checkpoint.
-      checkpoint_seconds: the state is saved when a step ends this long after the last
-        time, and at the end of the stage.
+      stage: settings of the stage.
+      step: jitted training step, which reuses the memory of its input state.
+      batches: loader of the training batches.
+      validate: function from variables to the metrics of the validation split. None if
+        there is no such split; the last variables then count as the best.
+      metric: metric that selects the best variables: 'top1', 'mean_class_top1', 'top5'
+        or 'loss'.
+      key: key of all random numbers of the stage.
+      learning_rate: function from a step to the learning rate.
+      description: values that every checkpoint includes.
+      checkpoint_seconds: time between checkpoints. The first step that ends after this
+        time saves the state; the end of the stage saves it too.
     """
 
     stage: Stage
@@ -48,11 +49,11 @@ class StagePlan:
 
     @property
     def steps(self) -> int:
-        """Steps from the start of the stage to its end."""
+        """Return the number of steps from the start of the stage to its end."""
         return self.stage.epochs * self.batches.steps_per_epoch
 
     def validates_after(self, step: int) -> bool:
-        """Whether the variables are validated when `step` steps are done."""
+        """Return whether the variables are validated after `step` steps."""
         epoch, rest = divmod(step, self.batches.steps_per_epoch)
         due = epoch % self.stage.validate_every == 0 or step == self.steps
         return self.validate is not None and rest == 0 and due

@@ -1,7 +1,7 @@
-"""Where a run stands, as an immutable value, and its log.
+"""Track the progress of a run as an immutable value, and log its metrics.
 
 progress = Progress("head")
-progress = progress.account(metrics)                   # of one step
+progress = progress.account(metrics)                   # metrics of one step
 progress = progress.end_epoch(validation, plan)
 log.write(**progress.to_dict())
 """
@@ -25,7 +25,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def improves(value: float, best: float | None, metric: str, min_delta: float) -> bool:
-    """Whether a validation value is better than the best so far by over `min_delta`."""
+    """Return whether a value is better than the best so far by over `min_delta`."""
     if best is None:
         return True
     gain = best - value if metric == "loss" else value - best
@@ -34,20 +34,20 @@ def improves(value: float, best: float | None, metric: str, min_delta: float) ->
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run stands; saved with every checkpoint.
+    """The progress of a run, which every checkpoint includes.
 
     Attributes:
-      stage: name of the stage.
-      step: steps done in the stage.
-      run_step: steps done in the run.
+      stage: name of the current stage.
+      step: number of finished steps of the stage.
+      run_step: number of finished steps of the run.
       best: best validation value of the run, or None.
-      best_stage: the stage it is from.
-      best_step: the step of the run it is from.
-      stage_best: best validation value of this stage, or None.
-      since_best: validations of this stage since then, without a gain of `min_delta`.
-      seconds: spent in each stage, over all resumptions.
-      images: trained on in each stage.
-      sums: of the metrics of the steps since the last epoch ended.
+      best_stage: stage of the best variables.
+      best_step: step of the run that gave the best variables.
+      stage_best: best validation value of the current stage, or None.
+      since_best: number of validations of the stage since its last gain of `min_delta`.
+      seconds: training time of each stage in seconds, over all resumptions.
+      images: number of images that each stage has trained on.
+      sums: sums of the metrics of all steps since the last epoch ended.
       done: whether the stage has ended.
     """
 
@@ -78,10 +78,11 @@ class Progress:
         """Return the progress after one more step.
 
         Args:
-          metrics: of the step, on the host; see `step.make_image_step`.
+          metrics: metrics of the step, on the host; see `step.make_image_step`.
 
         Raises:
-          NonFiniteLossError: names the step.
+          NonFiniteLossError: if the loss is NaN or infinite; the message names the
+            step.
         """
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
         step = self.step + 1
@@ -113,15 +114,15 @@ class Progress:
         }
 
     def end_epoch(self, validation: Metrics | None, plan: StagePlan) -> "Progress":
-        """Return the progress after an epoch: what is best, and whether to stop.
+        """Return the progress after an epoch, with the best value and early stopping.
 
-        Early stopping counts validations without a gain of `min_delta` over the best of
-        the stage.
+        Early stopping counts validations without a gain of `min_delta` over the best
+        value of the stage.
 
         Args:
-          validation: metrics of the validation split, None where it was not looked at.
-            Without such a split, the last variables count as the best.
-          plan: of the stage.
+          validation: metrics of the validation split; None if it was not evaluated.
+            Without a validation split, the last variables count as the best.
+          plan: plan of the stage.
         """
         done = self.step == plan.steps
         progress = dataclasses.replace(self, sums={}, done=done)
@@ -149,48 +150,49 @@ class Progress:
 
     @property
     def is_best(self) -> bool:
-        """Whether the variables of this step are the best of the run."""
+        """Return whether the variables of this step are the best of the run."""
         return self.best_step == self.run_step
 
     def spend(self, seconds: float) -> "Progress":
-        """Return the progress with so many seconds more spent in the stage."""
+        """Return the progress after `seconds` more seconds in the stage."""
         total = self.seconds.get(self.stage, 0.0) + seconds
         return dataclasses.replace(self, seconds={**self.seconds, self.stage: total})
 
 
 class Stopwatch:
-    """Seconds since the last look at it."""
+    """A stopwatch with laps."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start or the last `lap`."""
+        """Return the seconds since the start or the last `lap`."""
         return time.monotonic() - self._since
 
     def lap(self) -> float:
-        """Return `seconds` and start again."""
+        """Return `seconds` and start a new lap."""
         seconds = self.seconds
         self._since += seconds
         return seconds
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, each with the step of the run.
+    """The log `metrics.jsonl`, with a JSON object and the step of the run on each line.
 
     Args:
-      path: of the file.
-      run_step: lines after this step are dropped, because they will be written again.
+      path: path of the file.
+      run_step: last step of the run to keep. Later lines are dropped, because the
+        resumed run writes them again.
     """
 
     def __init__(self, path: pathlib.Path, run_step: int):
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["run_step"] <= run_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        earlier = [line for line in lines if json.loads(line)["run_step"] <= run_step]
+        path.write_text("".join(f"{line}\n" for line in earlier))
 
     def write(self, **values) -> None:
-        """Append a line."""
+        """Append a line with the values."""
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")

@@ -1,11 +1,11 @@
-"""The settings of a stage, typed.
+"""Define the typed settings of a stage.
 
     stage = Stage(name="head", rules=(("head/.*", 1.0), ("backbone/.*", None)), ...)
     stage.schedule(steps=1500)(0)       # learning rate of the first step
 
 A stage is a number of epochs with one partition of the parameters, one optimizer and
-one augmentation. The paper has two: `head`, the new layers on a frozen network, and
-`finetune`, the whole network at a much lower learning rate.
+one augmentation. The paper has two stages. `head` trains the new layers on a frozen
+network. `finetune` trains the whole network at a much lower learning rate.
 """
 
 import dataclasses
@@ -25,27 +25,30 @@ class Stage:
     """The settings of one stage.
 
     Attributes:
-      name: of the stage.
-      index: its place in the run.
-      epochs: passes over the training images.
-      batch_size: over all devices.
-      accum_steps: parts of a batch whose gradients are added up one after the other.
-      rules: which parameters are trained, see `partition`.
-      optimizer: name of an optax optimizer, 'adamw'.
-      optimizer_options: its arguments besides learning rate and weight decay.
-      learning_rate: the largest, before a rule's factor.
-      schedule: of `SCHEDULES`, after a linear warm-up.
-      warmup_steps: of the learning rate.
-      weight_decay: decoupled, on kernels alone.
+      name: name of the stage.
+      index: position of the stage in the order of the stages, from 0.
+      epochs: number of passes over the training images.
+      batch_size: number of images in a batch, over all devices.
+      accum_steps: number of parts of a batch. The parts are computed one after the
+        other, and their gradients are added up.
+      rules: partition rules of the parameters, see `partition`.
+      optimizer: name of an optax optimizer, such as 'adamw'.
+      optimizer_options: arguments of the optimizer, (name, value) pairs, except
+        learning rate and weight decay.
+      learning_rate: largest learning rate, before the factor of a rule.
+      schedule_name: a name of `SCHEDULES`, the schedule after a linear warm-up.
+      warmup_steps: number of steps of the warm-up of the learning rate.
+      weight_decay: decoupled weight decay, only on kernels.
       clip_norm: largest norm of all gradients together; 0 is off.
-      label_smoothing: share of the target that all classes get.
-      ema_decay: of the moving average of the parameters; 0 is off.
+      label_smoothing: share of the target that is spread over all classes.
+      ema_decay: decay of the moving average of the parameters; 0 is off.
       train_batch_stats: whether batches are normalised by their own statistics.
-      keep_batch_stats: whether the stored statistics stay as they are even then.
-      validate_every: epochs.
-      patience: validations without a gain that end the stage; 0 is off.
-      min_delta: the least gain that counts for `patience`.
-      augmentation: None trains on what the view shows.
+      keep_batch_stats: whether training leaves the stored statistics unchanged, even
+        with `train_batch_stats`.
+      validate_every: number of epochs between validations.
+      patience: number of validations without a gain that ends the stage; 0 is off.
+      min_delta: smallest gain that counts for `patience`.
+      augmentation: augmentation of the training images; None trains on views.
       view: what the network sees without augmentation.
     """
 
@@ -73,14 +76,14 @@ class Stage:
     min_delta: float = 0.0
 
     def freezes_backbone(self, head: str) -> bool:
-        """Whether nothing below the head is trained, by the head's expression."""
+        """Return whether the stage trains only the rule with the expression `head`."""
         return all(factor is None or rule == head for rule, factor in self.rules)
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Return the learning rate by step: warm-up, then constant or half a cosine.
 
         Raises:
-          ValueError: for an unknown schedule.
+          ValueError: if the schedule is unknown.
         """
         warmup = min(self.warmup_steps, steps)
         if self.schedule_name == "cosine":

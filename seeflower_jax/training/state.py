@@ -1,4 +1,4 @@
-"""The state of a stage: parameters, statistics, optimizer memory.
+"""Define the state of a stage: parameters, statistics and optimizer memory.
 
 state = create_state(variables, stage, optimizer)
 logits, _ = models.apply(spec, state.variables(), images)
@@ -17,14 +17,14 @@ from seeflower_jax.training.stages import Stage
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a stage changes, and the frozen parameters.
+    """The arrays that a stage changes, and the frozen parameters.
 
     Attributes:
-      step: int32, steps done in this stage.
-      trainable: {name: parameter}.
-      frozen: {name: parameter}.
-      batch_stats: of the model.
-      opt_state: of the optimizer, for `trainable`.
+      step: number of finished steps of the stage, int32.
+      trainable: {name: parameter} of the trained parameters.
+      frozen: {name: parameter} of the frozen parameters.
+      batch_stats: batch statistics of the network.
+      opt_state: state of the optimizer of `trainable`.
       average: exponential moving average of `trainable`; empty if the stage has none.
     """
 
@@ -36,7 +36,7 @@ class TrainState:
     average: dict[str, jax.Array]
 
     def variables(self) -> dict:
-        """Return what is evaluated: the averaged parameters, if there are any."""
+        """Return the variables to evaluate, with averaged parameters if they exist."""
         params = partition.join(self.average or self.trainable, self.frozen)
         return {"params": params, "batch_stats": self.batch_stats}
 
@@ -56,6 +56,6 @@ def create_state(
         frozen=frozen,
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(trainable),
-        # A copy: the step takes over the memory of both.
+        # The step reuses the memory of both dicts, so `average` needs its own copy.
         average=jax.tree.map(jnp.array, trainable) if stage.ema_decay else {},
     )

@@ -1,10 +1,10 @@
-"""One training step, as a pure function of state, batch and key.
+"""Build the training step, a pure function of state, batch and key.
 
     step = make_image_step(spec, stage, optimizer)       # or make_feature_step
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 
-`state.trainable` is the only differentiated argument. Frozen parameters and, unless the
-stage trains them, batch statistics come out of a step as they went in.
+`state.trainable` is the only differentiated argument. A step never changes frozen
+parameters. Batch statistics change only if the stage trains them.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ Step = Callable[
     [TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[str, jax.Array]]
 ]
 Targets = Float[Array, "n c"]
-# (batch, targets, key) -> (what the network takes, targets).
+# (batch, targets, key) -> (inputs of the network, targets).
 Prepare = Callable[[Batch, Targets, PRNGKeyArray], tuple[jax.Array, Targets]]
-# (variables, inputs, options of apply) -> what `apply` gives, logits first.
+# (variables, inputs, options of apply) -> (logits, batch statistics).
 Forward = Callable[[dict, jax.Array, dict], tuple[jax.Array, Any]]
 
 
 def example_keys(key: PRNGKeyArray, indices: Int[Array, " n"]) -> PRNGKeyArray:
-    """Return one random key per example, a function of key and example index."""
+    """Return a random key for each example, a function of key and example index."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
@@ -45,15 +45,15 @@ def make_image_step(
 ) -> Step:
     """Build step(state, batch, key) -> (state, metrics) on images.
 
-    A batch has `canvas`, `sizes`, `labels` and `indices`. Metrics are `loss` and
-    `correct`, sums over the batch, `count`, and the norms `gradient_norm` and
-    `update_norm` of all trainable parameters.
+    A batch has `canvas`, `sizes`, `labels` and `indices`. The metrics `loss` and
+    `correct` are sums over the batch, and `count` is the size of the batch.
+    `gradient_norm` and `update_norm` are norms over all trainable parameters.
 
     Args:
-      spec: the network.
-      stage: its augmentation, label smoothing, statistics and moving average count.
-      optimizer: for the flat dict of trainable parameters.
-      preprocess: applied to augmented images (whitening).
+      spec: the spec of the network.
+      stage: settings of the stage, such as augmentation and label smoothing.
+      optimizer: optimizer of the flat dict of trainable parameters.
+      preprocess: function applied to the images before the network (whitening).
     """
 
     def prepare(batch, targets, key):
@@ -84,10 +84,11 @@ def make_image_step(
 def make_feature_step(
     spec: models.ModelSpec, stage: Stage, optimizer: optax.GradientTransformation
 ) -> Step:
-    """Build step(state, batch, key) -> (state, metrics) on what the head sees.
+    """Build step(state, batch, key) -> (state, metrics) on features.
 
-    As `make_image_step`, for a stage that trains the head alone. A batch has
-    `features`, `labels` and `indices`.
+    Features are the inputs of the head. A stage that trains only the head uses this
+    step instead of `make_image_step`, with the same metrics. A batch has `features`,
+    `labels` and `indices`.
     """
 
     def forward(variables, features, options):
@@ -167,19 +168,20 @@ def _norm(tree: dict[str, jax.Array]) -> jax.Array:
 
 
 def _average(state: TrainState, trainable: dict, ema_decay: float) -> dict:
-    """Move the average, if there is one, towards the new parameters."""
+    """Move the average towards the new parameters; return {} if there is no average."""
     if not state.average:
         return state.average
-    # Early on the average forgets fast, so that it does not hold on to the initial
+    # The decay is small in the first steps, so the average soon forgets the initial
     # parameters.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     return optax.incremental_update(trainable, state.average, 1 - decay)
 
 
 def _accumulate(value_and_grad, state, inputs, key, parts: int):
-    """Compute a batch's loss, logits, statistics and mean gradient part by part.
+    """Compute the loss, logits, statistics and mean gradient of a batch part by part.
 
-    Row i of the batch is in part i modulo `parts`: each device has rows of every part.
+    Row i of the batch is in part i modulo `parts`, so each device has rows of every
+    part.
     """
 
     def split(x):
