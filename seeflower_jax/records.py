@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+LOG_FILE = "metrics.jsonl"  # of a run directory
 # Where files lie on one machine does not change what a run computes.
 LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
 
@@ -77,9 +78,9 @@ def read_result(workdir: str | os.PathLike) -> dict:
 def read_log(workdir: str | os.PathLike) -> list[dict]:
     """Return the lines of `metrics.jsonl`, one an epoch; [] for a run without any.
 
-    The last line is left out while it is being written.
+    An incomplete last line is left out: it is being written, or was interrupted.
     """
-    path = pathlib.Path(workdir).expanduser() / "metrics.jsonl"
+    path = pathlib.Path(workdir).expanduser() / LOG_FILE
     text = path.read_text() if path.exists() else ""
     complete = text[: text.rfind("\n") + 1]
     return [json.loads(line) for line in complete.splitlines()]
