@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+LOG_FILE = "metrics.jsonl"  # file name in a run directory
 # The location of files on a machine does not change the result of a run.
 LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
 
@@ -77,9 +78,10 @@ def read_result(workdir: str | os.PathLike) -> dict:
 def read_log(workdir: str | os.PathLike) -> list[dict]:
     """Return the objects of `metrics.jsonl`, one for each epoch; [] if it is absent.
 
-    An incomplete last line, which the run is still writing, is left out.
+    An incomplete last line is left out. The run is still writing the line, or was
+    interrupted.
     """
-    path = pathlib.Path(workdir).expanduser() / "metrics.jsonl"
+    path = pathlib.Path(workdir).expanduser() / LOG_FILE
     text = path.read_text() if path.exists() else ""
     complete = text[: text.rfind("\n") + 1]
     return [json.loads(line) for line in complete.splitlines()]

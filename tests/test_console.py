@@ -134,10 +134,10 @@ def test_error_is_its_message(tmp_path):
     workdir = tmp_path / "absent"
     done = harness.run_apart("report", f"--workdir={workdir}")
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"scripts.report: {workdir} is no run directory")
+    assert done.stderr.startswith(f"scripts.report: {workdir} is not a run directory")
     done = harness.run_apart("report", f"--workdir={workdir}", "--debug")
     assert done.returncode == 1 and done.stdout == ""
-    assert "Traceback" in done.stderr and "is no run directory" in done.stderr
+    assert "Traceback" in done.stderr and "is not a run directory" in done.stderr
 
 
 def test_interruption_is_no_traceback():

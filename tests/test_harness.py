@@ -16,7 +16,7 @@ def test_output_and_status_are_captured(run):
     assert "python -m scripts.report" in done.stdout
     done = run("report", "--workdir=/absent")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("scripts.report: /absent is no run directory")
+    assert done.stderr.startswith("scripts.report: /absent is not a run directory")
 
 
 def test_script_in_this_process_leaves_no_trace():

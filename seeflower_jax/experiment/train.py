@@ -212,7 +212,7 @@ def _run_stages(start: _Start) -> Progress:
             logging.info("going on at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
-        log = MetricsLog(start.folder / "metrics.jsonl", progress.run_step)
+        log = MetricsLog(start.folder, progress.run_step)
         names = [stage.name for stage in stages]
         for stage in stages[names.index(progress.stage) :]:
             resume = meta is not None and stage.name == progress.stage

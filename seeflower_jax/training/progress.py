@@ -8,12 +8,14 @@ log.write(**progress.to_dict())
 
 import dataclasses
 import json
+import os
 import pathlib
 import time
 from collections.abc import Mapping
 
 import numpy as np
 
+from seeflower_jax import records
 from seeflower_jax.training.plan import Metrics, StagePlan
 
 # Sums over examples; the other metrics of a step are means over steps.
@@ -181,18 +183,22 @@ class MetricsLog:
     """The log `metrics.jsonl`, with a JSON object and the step of the run on each line.
 
     Args:
-      path: path of the file.
+      workdir: the run directory.
       run_step: last step of the run to keep. Later lines are dropped, because the
-        resumed run writes them again.
+        resumed run writes them again. A last line that an interruption left incomplete
+        is dropped too.
     """
 
-    def __init__(self, path: pathlib.Path, run_step: int):
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        earlier = [line for line in lines if json.loads(line)["run_step"] <= run_step]
-        path.write_text("".join(f"{line}\n" for line in earlier))
+    def __init__(self, workdir: pathlib.Path, run_step: int):
+        self._path = workdir / records.LOG_FILE
+        lines = [x for x in records.read_log(workdir) if x["run_step"] <= run_step]
+        partial = self._path.with_name(f"partial_{self._path.name}")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.replace(partial, self._path)
 
     def write(self, **values) -> None:
-        """Append a line with the values."""
+        """Append a line with the values, and wait until it is on disk."""
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())

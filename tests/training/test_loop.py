@@ -62,7 +62,7 @@ def _state():
 def _fit(workdir, plan, progress=PROGRESS):
     """Run a stage; return its progress and the best value of the parameter."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        log = MetricsLog(workdir / "metrics.jsonl", 0)
+        log = MetricsLog(workdir, 0)
         _, progress = loop.fit(plan, _state(), progress, checkpoints, log)
         like = {"params": {"w": np.zeros((), np.float32)}, "batch_stats": {}}
         best = checkpoints.restore_best(like)
@@ -119,7 +119,7 @@ def test_loss_that_is_not_finite_keeps_the_checkpoint_before(tmp_path):
     plan = _plan([0.5, 0.6, 0.7], step=step)
     object.__setattr__(plan, "checkpoint_seconds", 0.0)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+        log = MetricsLog(tmp_path, 0)
         with pytest.raises(NonFiniteLossError, match="nan at step 3 of stage 'head'"):
             loop.fit(plan, _state(), PROGRESS, checkpoints, log)
         assert checkpoints.meta()["progress"]["step"] == 2
@@ -128,11 +128,23 @@ def test_loss_that_is_not_finite_keeps_the_checkpoint_before(tmp_path):
 
 def test_log_forgets_what_comes_after_the_step_gone_on_from(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
+    log = MetricsLog(tmp_path, 0)
     for run_step in (1, 2, 3):
         log.write(run_step=run_step)
-    MetricsLog(path, 2).write(run_step=3, again=True)
+    MetricsLog(tmp_path, 2).write(run_step=3, again=True)
     assert path.read_text().splitlines()[2:] == ['{"run_step": 3, "again": true}']
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("cut", range(1, 16))
+def test_log_drops_a_line_that_was_interrupted(tmp_path, cut):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(tmp_path, 0)
+    log.write(run_step=1)
+    log.write(run_step=2)
+    path.write_text(path.read_text()[:-cut])
+    MetricsLog(tmp_path, 1).write(run_step=2)
+    assert path.read_text() == '{"run_step": 1}\n{"run_step": 2}\n'
 
 
 def test_progress_is_a_value():
