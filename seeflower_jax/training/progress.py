@@ -18,9 +18,6 @@ import numpy as np
 from seeflower_jax import records
 from seeflower_jax.training.plan import Metrics, StagePlan
 
-# Sums over examples; the other metrics of a step are means over steps.
-_SUMS = ("loss", "correct")
-
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite."""
