@@ -94,7 +94,7 @@ INCEPTION = "--config=configs/inception.py"
         (
             "train",
             ["--config=configs/quickstart.py", "--notest"],
-            "the quick start compares on test",
+            "the quick start compares accuracies",
         ),
         ("benchmark", ["tarin"], "got 'tarin'; did you mean 'train'?"),
         ("benchmark", [], "expected 'train' or 'attribution', got ''"),
@@ -190,7 +190,7 @@ def test_results_as_text_and_as_json(tiny_run, flowers, photo, tmp_path):
     evaluated = run_json("evaluate", workdir, f"--out={tmp_path}")
     assert evaluated == json.loads((tmp_path / "metrics.json").read_text())
     lines = run("evaluate", workdir, f"--out={tmp_path}").splitlines()
-    assert lines[0].split("  ")[-1] == "pictures" and lines[-1] == str(tmp_path)
+    assert lines[0].split("  ")[-1] == "images" and lines[-1] == str(tmp_path)
     assert lines[1].split()[0] == "test" and lines[1].split()[-1] == "20"
 
     report = f"{tiny_run.workdir}/report.html"

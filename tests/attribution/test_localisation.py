@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seeflower_jax.attribution import localisation
-from seeflower_jax.data import augment
+from seeflower_jax.data.view import View
 
 
 def test_boxes_enclose_what_stands_out():
@@ -55,10 +55,11 @@ def test_the_crop_of_a_square_shows_what_was_in_the_box():
     sizes = jnp.array([[40, 50]])
     # The upper left corner of the central square is at (0, 5).
     centers, halves = localisation.squares(jnp.array([[8, 12, 28, 32]]), 40, margin=0)
-    crops = augment.crop_inside(canvas, sizes, centers, halves, 20)
+    crops = View(20, 40).zoom(canvas, sizes, centers, halves)
     np.testing.assert_allclose(crops[0], canvas[0, 8:28, 17:37], atol=1e-3)
-    whole = augment.crop_inside(canvas, sizes, jnp.zeros((1, 2)), jnp.ones(1), 24, 0.8)
-    np.testing.assert_allclose(whole, augment.center_crop(canvas, sizes, 24, 0.8))
+    view = View(24, 40, 0.8)
+    whole = view.zoom(canvas, sizes, jnp.zeros((1, 2)), jnp.ones(1))
+    np.testing.assert_allclose(whole, view(canvas, sizes))
 
 
 def test_pointing_game():
