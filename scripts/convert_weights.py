@@ -32,6 +32,11 @@ def _load():
             raise app.UsageError("--source needs --model")
         return loading.load_source(_MODEL.value, _SOURCE.value)
     run = load_run(_WORKDIR.value)
+    if run.network.preprocess is not None:
+        raise ValueError(
+            f"{_WORKDIR.value} whitens its images, and weight files hold no whitening; "
+            "use scripts.export"
+        )
     source = {"name": run.workdir.name, "sha256": None, "exact": None}
     source["config_hash"] = records.config_hash(run.config)
     return run.network.spec, run.network.variables, source

@@ -40,6 +40,8 @@ def main(_) -> None:
         raise app.UsageError(
             "the quick start compares accuracies on the test split; leave out --notest"
         )
+    if "quickstart" in config:
+        quickstart.check(config)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     folder = pathlib.Path(workdir).expanduser()

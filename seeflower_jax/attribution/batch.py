@@ -45,19 +45,6 @@ class ExplainFunction(Protocol):
         ...
 
 
-def check_target(target: int, num_classes: int) -> None:
-    """Check that a target is `registry.PREDICTED` or a class index of the network.
-
-    Raises:
-      ValueError: the target is out of range. The message names the valid range.
-    """
-    if target != registry.PREDICTED and not 0 <= target < num_classes:
-        raise ValueError(
-            f"target class {target} is out of range: the network has classes 0 to "
-            f"{num_classes - 1}"
-        )
-
-
 def check_images(images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"]) -> None:
     """Check that all values of all images are finite.
 
@@ -135,7 +122,7 @@ def make_explainer(
       `ExplainFunction`.
 
     Raises:
-      ValueError: a method is unknown, or the layer has no spatial extent.
+      ValueError: a method or an option is unknown, or the layer has no spatial extent.
 
     Example:
       >>> explain = make_explainer(spec, ["grad_cam", "smooth_grad"])
@@ -144,6 +131,8 @@ def make_explainer(
       True
     """
     registry.check_methods(methods)
+    for name in methods:
+        registry.check_options(name, (options or {}).get(name, {}))
     if any(registry.METHODS[name].layered for name in methods):
         size = size or spec.input_size
         layer = layer or map_layer(spec, size)

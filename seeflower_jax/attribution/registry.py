@@ -99,6 +99,10 @@ def check_methods(names: Sequence[str]) -> None:
         raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")
 
 
+# Arguments of methods that are not options.
+_ARGUMENTS = ("network", "images", "targets", "layer", "keys")
+
+
 def options_of(name: str) -> Options:
     """Return the numeric options of a method with their defaults.
 
@@ -123,12 +127,13 @@ def check_options(name: str, keys: Iterable[str]) -> None:
     Example:
       >>> check_options("occlusion", ["window"])
     """
-    defaults = options_of(name)
+    parameters = inspect.signature(METHODS[name].function).parameters
+    known = [p for p in parameters if p not in _ARGUMENTS]
     for key in keys:
-        if key not in defaults:
+        if key not in known:
             raise ValueError(
                 f"{name} has no option {key!r}: it has "
-                f"{', '.join(defaults) or 'none'}{hints.did_you_mean(key, defaults)}"
+                f"{', '.join(known) or 'none'}{hints.did_you_mean(key, known)}"
             )
 
 

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # The endings of the names of image files.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -65,6 +65,8 @@ def load_pixels(encoded: bytes, shortest_side: int) -> UInt8[np.ndarray, "h w 3"
     """
     try:
         return np.asarray(resize(decode(encoded), shortest_side))
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("the file is not an image of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(str(error)) from error
 

@@ -73,6 +73,8 @@ class Images:
             paths = find_files(where)
         else:
             paths = [path for one in where for path in find_files(one)]
+        if not paths:
+            raise FileNotFoundError("no image was given; expected files or folders")
         labels = {name: label for label, name in enumerate(class_names)}
 
         def read(position: int) -> np.ndarray:
@@ -85,10 +87,18 @@ class Images:
 
         return cls(
             [str(path) for path in paths],
-            [labels.get(class_name(path.parent.name)) for path in paths],
+            [labels.get(_folder_name(path)) for path in paths],
             read,
             lambda position: decode.upright_size(paths[position]),
         )
+
+
+def _folder_name(path: pathlib.Path) -> str:
+    """Return the class that the folder of a file names; '' if it names none."""
+    try:
+        return class_name(path.parent.name)
+    except ValueError:  # the name is not text, so it is the name of no class
+        return ""
 
 
 def find_files(where: str | os.PathLike) -> list[pathlib.Path]:

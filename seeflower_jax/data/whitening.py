@@ -58,8 +58,11 @@ class Whitening:
         return _CENTER + _SCALE * whitened
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the whitening to a .npz file."""
-        np.savez(path, mean=self.mean, kernel=self.kernel)
+        """Write the whitening to a .npz file, all or nothing."""
+        path = pathlib.Path(path)
+        partial = path.with_name(f"partial_{path.name}")
+        np.savez(partial, mean=self.mean, kernel=self.kernel)
+        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Whitening":

@@ -49,7 +49,11 @@ class Evaluator:
     preprocess: Callable | None = None
 
     def logits(
-        self, variables: dict, reader: Reader, indices: Int[np.ndarray, " n"], name=""
+        self,
+        variables: dict,
+        reader: Reader,
+        indices: Int[np.ndarray, " n"],
+        name: str = "",
     ) -> Float[np.ndarray, "n num_classes"]:
         """Compute the logits of all examples of `indices`.
 
@@ -63,7 +67,11 @@ class Evaluator:
         return np.concatenate(list(rows))
 
     def features(
-        self, variables: dict, reader: Reader, indices: Int[np.ndarray, " n"], name=""
+        self,
+        variables: dict,
+        reader: Reader,
+        indices: Int[np.ndarray, " n"],
+        name: str = "",
     ) -> Iterator[Float[np.ndarray, "b c"]]:
         """Yield the features of all examples, the inputs of the head, in batches.
 

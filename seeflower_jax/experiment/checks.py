@@ -15,10 +15,10 @@ from typing import Any
 from seeflower_jax import hints, models
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
+from seeflower_jax.pretrained.loading import HEADS
 from seeflower_jax.training.stages import SCHEDULES
 
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
-HEADS = ("new", "hidden", "all")
 # Sections whose keys this module does not check.
 _OPEN = ("stages", "init.pretraining", "quickstart")
 
@@ -42,6 +42,13 @@ def _is_integer(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _seed() -> Rule:
+    return Rule(
+        "a whole number from 0 to below 2**32",
+        lambda v: _is_integer(v) and 0 <= v < 2**32,
+    )
 
 
 def _integer(low: int) -> Rule:
@@ -101,7 +108,7 @@ _NAMES = Rule("names, such as ('head', 'finetune')", lambda v: _all(v, _NAME.acc
 
 RULES: dict[str, Rule] = {
     "recipe": _NAME,
-    "seed": _integer(0),
+    "seed": _seed(),
     "metric": _choice(METRICS),
     "model.name": _NAME,
     "model.dropout": _SHARE,
@@ -122,12 +129,12 @@ RULES: dict[str, Rule] = {
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _integer(1),
-    "data.species": _integer(1),
+    "data.species": _integer(2),
     "data.images_per_class": Rule(
-        "three whole numbers, for training, validation and test",
-        lambda v: _all(v, _integer(0).accepts) and len(v) == 3,
+        "three whole numbers, for training (1 or more), validation and test",
+        lambda v: _all(v, _integer(0).accepts) and len(v) == 3 and v[0] > 0,
     ),
-    "data.seed": _integer(0),
+    "data.seed": _seed(),
     "whitening.enabled": _BOOLEAN,
     "whitening.patch_size": Rule(
         "an odd whole number", lambda v: _is_integer(v) and v > 0 and v % 2 == 1
@@ -230,7 +237,10 @@ def _check_section(
     values = dict(_flatten(section))
     for key, rule in rules.items():
         if key not in values:
-            yield f"{prefix}{key} is missing; expected {rule.expected}"
+            yield (
+                f"{prefix}{key} is missing; expected {rule.expected}, as the default "
+                "in configs/base.py"
+            )
         elif not rule.accepts(values[key]):
             yield f"{prefix}{key} is {values[key]!r}; expected {rule.expected}"
     for key in values.keys() - rules.keys():
@@ -244,11 +254,23 @@ def check_values(config: Mapping) -> list[str]:
     Args:
       config: nested dicts with the keys of configs/base.py.
     """
+    sections = {name.split(".")[0] for name in RULES if "." in name} | {"stages"}
+    errors = [
+        f"config.{name} is {config.get(name)!r}; expected a section with the keys of "
+        "configs/base.py"
+        for name in sorted(sections)
+        if not isinstance(config.get(name), Mapping)
+    ]
+    if errors:
+        return errors
     errors = list(_check_section(config, RULES, "config."))
-    stages = config.get("stages")
-    if not isinstance(stages, Mapping):
-        return [*errors, f"config.stages is {stages!r}; expected stages by name"]
-    for name, stage in stages.items():
+    pretraining = config["init"].get("pretraining")
+    if not isinstance(pretraining, Mapping):
+        errors.append(
+            f"config.init.pretraining is {pretraining!r}; expected the values in which "
+            "that run differs, or {}"
+        )
+    for name, stage in config["stages"].items():
         prefix = f"config.stages.{name}."
         if isinstance(stage, Mapping):
             errors += _check_section(stage, STAGE_RULES, prefix)
@@ -256,7 +278,7 @@ def check_values(config: Mapping) -> list[str]:
             errors.append(f"{prefix[:-1]} is {stage!r}; expected the keys of a stage")
     for name, known in (("model.name", models.MODELS), ("data.source", SOURCES)):
         section, key = name.split(".")
-        value = config.get(section, {}).get(key)
+        value = config[section].get(key)
         if isinstance(value, str) and value not in known:
             hint = hints.did_you_mean(value, known)
             errors.append(

@@ -194,7 +194,7 @@ def _read_stage(
         patience=stopping["patience"],
         min_delta=stopping["min_delta"],
         augmentation=augmentation,
-        view=view if augmentation else dataclasses.replace(view, size=size),
+        view=view,
         **stage,
     )
 
@@ -219,13 +219,34 @@ def _check_order(values: Mapping) -> list[str]:
     return []
 
 
+def image_sizes(settings: Settings, spec: models.ModelSpec) -> dict[str, int]:
+    """Return the sizes of all images that the network gets, by their config keys."""
+    sizes = {"config.eval.size": settings.view.size}
+    sizes |= {
+        f"config.test_time.views[{i}]": view.size
+        for i, view in enumerate(settings.views)
+    }
+    return sizes | {
+        f"config.stages.{stage.name}.augment.size": stage.augmentation.size
+        for stage in settings.stages
+        if stage.augmentation
+    }
+
+
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Return a line for each combination of values that is not allowed."""
     errors = []
-    sizes = {"config.eval.size": settings.view.size}
-    sizes |= {
-        f"config.test_time.views[{i}]": v.size for i, v in enumerate(settings.views)
-    }
+    whitening, side = settings.whitening, settings.data.shortest_side
+    if whitening and whitening.patch_size > side:
+        errors.append(
+            f"config.whitening.patch_size is {whitening.patch_size}; expected at most "
+            f"config.data.shortest_side, {side}"
+        )
+    if settings.head != "new" and not (settings.weights or settings.pretraining):
+        errors.append(
+            f"config.init.head is {settings.head!r}; expected 'new', because "
+            "config.init.weights names no file"
+        )
     for stage in settings.stages:
         key = f"config.stages.{stage.name}"
         if stage.batch_size % stage.accum_steps:
@@ -233,16 +254,19 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
                 f"{key}.accum_steps is {stage.accum_steps}; expected a divisor of "
                 f"batch_size, {stage.batch_size}"
             )
-        size = stage.augmentation.size if stage.augmentation else stage.view.size
-        if stage.augmentation or not stage.freezes_backbone(spec.head):
-            sizes[f"{key}.augment.size"] = size
         if message := check_optimizer(stage):
             errors.append(f"{key}.{message}")
     if spec.pooling == "flatten":
         errors += [
             f"{key} is {size}; expected {spec.input_size}, the network's size, because "
             "its head takes flattened features (config.model.pooling)"
-            for key, size in sizes.items()
+            for key, size in image_sizes(settings, spec).items()
             if size != spec.input_size
         ]
+    if settings.pretraining:
+        try:
+            read_settings(derive(settings.config, settings.pretraining))
+        except SettingsError as error:
+            lines = str(error).splitlines()
+            errors += [f"config.init.pretraining: {line}" for line in lines]
     return errors

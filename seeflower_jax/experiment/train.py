@@ -23,6 +23,7 @@ from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import evaluate, images, workdir
+from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
@@ -123,6 +124,7 @@ def train(
             logging.info("%s is finished", folder)
             return result
 
+    check_network(settings)
     provenance = records.provenance(command)  # describes the code before the training
     if settings.pretraining:
         settings = dataclasses.replace(
@@ -160,7 +162,7 @@ def _pretrain(
     """Train the pretraining run, and return the folder of its weights."""
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / "pretraining"
-    train(config, run_folder, command, checkpoint_seconds)
+    train(config, run_folder, command, checkpoint_seconds, test=False)
     weights = run_folder / "weights"
     if not (weights / "model.json").exists():  # `save` writes model.json last
         shutil.rmtree(weights, ignore_errors=True)
@@ -177,8 +179,8 @@ def _prepare(
     """Open images and weights, check that they fit, and claim the run directory."""
     dataset = images.open_dataset(settings, folder)
     spec = settings.spec(len(dataset.source.class_names))
+    sharding.local_rows(settings.batch_size, sharding.make_mesh())
     for stage in settings.stages:
-        partition.split(models.shapes(spec)["params"], stage.rules)
         _train_loader(stage, settings, dataset, dataset.reader)
     spec, variables, weights = loading.load_pretrained(
         spec, settings.weights, settings.head, jax.random.key(settings.seed)
@@ -239,7 +241,11 @@ def _run_stages(start: _Start) -> Progress:
 def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
     """Return the plan of a stage that starts from the given variables."""
     settings, dataset, spec = start.settings, start.dataset, start.spec
-    on_features = stage.augmentation is None and stage.freezes_backbone(spec.head)
+    on_features = (
+        stage.augmentation is None
+        and stage.freezes_backbone(spec.head)
+        and not stage.train_batch_stats
+    )
     reader: Reader = dataset.reader
     if on_features:
         reader = _feature_reader(start, stage, variables)

@@ -36,9 +36,17 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
       'rose'
     """
     path = pathlib.Path(where).expanduser()
+    is_run = (path / "config.json").exists()
     if model is not None:
+        if is_run or export.is_export(path):
+            raise ValueError(f"{where} is a run or an export; call load without model=")
         return load_weights(model, str(where))
-    if (path / "config.json").exists():
+    if str(where).startswith("imagenet"):
+        raise ValueError(
+            f"{where!r} needs the name of a network, as in load({where!r}, "
+            "model='vgg16')"
+        )
+    if is_run:
         from seeflower_jax.inference.run import load_run
 
         return load_run(path).network

@@ -219,7 +219,13 @@ class Network:
 
         label = class_index(target, self.class_names)
         explainer = self._explainer(method, layer, options)
-        explained = explainer([0], [self.images(image).read(0)], [label])
+        images = self.images(image)
+        if len(images) != 1:
+            raise ValueError(
+                f"{image} has {len(images)} images; expected one file. "
+                "seeflower_jax.attribute explains many images"
+            )
+        explained = explainer([0], [images.read(0)], [label])
         probabilities = self.probabilities(explained.logits)[0]
         return Explanation(
             explained.images[0].round().astype(np.uint8),

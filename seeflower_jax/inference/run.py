@@ -74,13 +74,21 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
         config["data"]["dir"] = data_dir
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         meta = checkpoints.meta()
+        if meta is None and (workdir / "checkpoints" / "best").is_dir():
+            raise NoCheckpointError(
+                f"{workdir} was trained by version 0.1, whose checkpoints have another "
+                "form; train it again"
+            )
         if meta is None or not meta["has_best"]:
             raise NoCheckpointError(
                 f"{workdir} has no trained variables yet; train it first"
             )
         spec = models.ModelSpec(**meta["spec"])
         variables = checkpoints.restore_best(models.shapes(spec))
-    calibration = records.read_result(workdir).get("calibration", {})
+    result = records.read_result(workdir)
+    if result.get("config_hash") != records.config_hash(config):
+        result = {}  # of the variables before further stages
+    calibration = result.get("calibration", {})
     network = Network(
         spec=spec,
         variables=variables,

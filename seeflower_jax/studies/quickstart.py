@@ -16,18 +16,44 @@ import numpy as np
 from jaxtyping import Bool
 
 from seeflower_jax import records
-from seeflower_jax.attribution import localisation
+from seeflower_jax.attribution import localisation, registry
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.synthetic import SyntheticSource
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment import images as run_images
-from seeflower_jax.experiment.settings import derive
+from seeflower_jax.experiment.network_checks import check_network
+from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.experiment.train import train
 from seeflower_jax.explain.attribute import attribute
 from seeflower_jax.explain.maximise import maximise_classes
 from seeflower_jax.explain.store import MapStore
 from seeflower_jax.inference.run import load_run
+
+
+def check(config: Mapping) -> None:
+    """Check the section `quickstart` of a config before anything is trained.
+
+    Raises:
+      ValueError: if a value makes no sense; the message names the key.
+    """
+    options = records.to_dict(config)["quickstart"]
+    keys = {"scratch", "methods", "maximise_steps"}
+    if options.keys() != keys:
+        raise ValueError(
+            f"config.quickstart has the keys {sorted(options)}; expected {sorted(keys)}"
+        )
+    try:
+        check_network(read_settings(derive(config, options["scratch"])))
+        registry.check_methods(list(options["methods"]))
+    except ValueError as error:
+        raise ValueError(f"config.quickstart: {error}") from error
+    steps = options["maximise_steps"]
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(
+            f"config.quickstart.maximise_steps is {steps!r}; expected a whole number, "
+            "1 or more"
+        )
 
 
 def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict:

@@ -6,6 +6,7 @@ opt_state = optimizer.init(trainable)       # from `partition.split`
 
 import functools
 import inspect
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ import optax
 from seeflower_jax import hints
 from seeflower_jax.training import partition
 from seeflower_jax.training.stages import Stage
+
+# Arguments of optimizers that other values of a stage set.
+_OWN = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
 
 
 def names() -> list[str]:
@@ -32,6 +36,12 @@ def _kernels(params: dict) -> dict:
     return jax.tree.map(lambda value: value.ndim > 1, params)
 
 
+def _mask_name(parameters: Collection[str]) -> str:
+    """Return the argument that says what is decayed; '' if there is none."""
+    names = ("mask", "weight_decay_mask")
+    return next((name for name in names if name in parameters), "")
+
+
 def check_optimizer(stage: Stage) -> str:
     """Return what is wrong with the optimizer of a stage; '' if it is valid."""
     known = names()
@@ -42,22 +52,23 @@ def check_optimizer(stage: Stage) -> str:
             f"{', '.join(known)}{hint}"
         )
     parameters = inspect.signature(getattr(optax, stage.optimizer)).parameters
-    free = [p for p in parameters if p not in ("learning_rate", "weight_decay", "mask")]
+    free = [p for p in parameters if p not in _OWN]
     if unknown := [name for name, _ in stage.optimizer_options if name not in free]:
         return (
             f"optimizer_options has {unknown}; expected arguments of "
             f"optax.{stage.optimizer}: {', '.join(free)}"
         )
-    if stage.weight_decay and "weight_decay" not in parameters:
+    decays = "weight_decay" in parameters and _mask_name(parameters)
+    if stage.weight_decay and not decays:
         return (
             f"weight_decay is {stage.weight_decay}; expected 0, because "
-            f"optax.{stage.optimizer} has no weight decay; adamw has"
+            f"optax.{stage.optimizer} has no weight decay for kernels alone; adamw has"
         )
     params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     try:
-        optimizer = _make(stage, stage.learning_rate)
+        optimizer = _make(stage, lambda _: stage.learning_rate)
         jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         return (
             f"optimizer is {stage.optimizer!r} with optimizer_options "
             f"{stage.optimizer_options}; expected an optimizer of gradients and "
@@ -74,8 +85,8 @@ def _make(
     parameters = inspect.signature(make).parameters
     if "weight_decay" in parameters:
         options["weight_decay"] = stage.weight_decay
-        if "mask" in parameters:
-            options["mask"] = _kernels
+        if mask := _mask_name(parameters):
+            options[mask] = _kernels
     return make(learning_rate, **options)
 
 

@@ -20,7 +20,7 @@ from seeflower_jax.training.plan import Metrics, StagePlan
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The loss or a validation value became NaN or infinite."""
 
 
 def improves(value: float, best: float | None, metric: str, min_delta: float) -> bool:
@@ -122,6 +122,9 @@ class Progress:
           validation: metrics of the validation split; None if it was not evaluated.
             Without a validation split, the last variables count as the best.
           plan: plan of the stage.
+
+        Raises:
+          NonFiniteLossError: if the validation value is NaN or infinite.
         """
         done = self.step == plan.steps
         progress = dataclasses.replace(self, sums={}, done=done)
@@ -130,6 +133,12 @@ class Progress:
                 return progress._mark_best(None)
             return progress
         stage, value = plan.stage, validation[plan.metric]
+        if not np.isfinite(value):
+            raise NonFiniteLossError(
+                f"the validation {plan.metric} is {value} after step {self.step} of "
+                f"stage {self.stage!r}; the last checkpoint is kept. Lower "
+                f"config.stages.{self.stage}.learning_rate or set its clip_norm"
+            )
         if improves(value, self.best, plan.metric, 0.0):
             progress = progress._mark_best(value)
         gained = improves(value, self.stage_best, plan.metric, stage.min_delta)

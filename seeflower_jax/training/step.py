@@ -180,8 +180,8 @@ def _average(state: TrainState, trainable: dict, ema_decay: float) -> dict:
 def _accumulate(value_and_grad, state, inputs, key, parts: int):
     """Compute the loss, logits, statistics and mean gradient of a batch part by part.
 
-    Row i of the batch is in part i modulo `parts`, so each device has rows of every
-    part.
+    Row i of the batch is in part i modulo `parts`. If `parts` times the number of
+    devices divides the batch, each device has rows of every part.
     """
 
     def split(x):

@@ -316,9 +316,3 @@ def test_layer_of_small_images_is_the_deepest_with_a_map():
     flat = models.get_spec("vgg16", width=0.02, input_size=1)
     with pytest.raises(ValueError, match="no layer of vgg16 has a map of 1 x 1"):
         batch.map_layer(flat, 1)
-
-
-def test_target_out_of_range():
-    batch.check_target(4, 5)
-    with pytest.raises(ValueError, match="class 5 is out of range.*0 to 4"):
-        batch.check_target(5, 5)

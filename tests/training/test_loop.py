@@ -126,6 +126,14 @@ def test_loss_that_is_not_finite_keeps_the_checkpoint_before(tmp_path):
         assert float(checkpoints.restore_state(_state()).trainable["w"]) == 2
 
 
+def test_validation_that_is_not_finite_is_no_best_value(tmp_path):
+    plan = _plan([0.5, np.nan, 0.6], metric="loss")
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        with pytest.raises(NonFiniteLossError, match="loss is nan after step 2"):
+            loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+
+
 def test_log_forgets_what_comes_after_the_step_gone_on_from(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(tmp_path, 0)

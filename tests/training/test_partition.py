@@ -99,6 +99,17 @@ def test_options_of_an_optimizer():
     np.testing.assert_allclose(updates["head/bias"], -0.19, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion", "lamb", "lars", "adadelta"])
+def test_no_optimizer_decays_biases(name):
+    zeros = {"head/kernel": jnp.zeros((2, 3)), "head/bias": jnp.zeros(3)}
+    decayed, plain = (
+        _update(HEAD_ALONE, grads=zeros, optimizer=name, weight_decay=decay)[0]
+        for decay in (0.5, 0.0)
+    )
+    np.testing.assert_array_equal(decayed["head/bias"], plain["head/bias"])
+    assert jnp.abs(decayed["head/kernel"] - plain["head/kernel"]).max() > 0
+
+
 @pytest.mark.parametrize("name", ["lion", "lamb", "nadamw", "adagrad", "adafactor"])
 def test_any_optimizer_of_optax_goes_by_its_name(name):
     updates, _ = _update(HEAD_ALONE, optimizer=name)
@@ -108,6 +119,11 @@ def test_any_optimizer_of_optax_goes_by_its_name(name):
 @pytest.mark.parametrize(
     "changes,message",
     [
+        ({"optimizer": "rprop"}, "optimizer is 'rprop' with"),
+        (
+            {"optimizer": "novograd", "weight_decay": 0.1},
+            "optax.novograd has no weight decay for kernels alone",
+        ),
         ({"optimizer": "adamm"}, "optimizer is 'adamm'; .*did you mean 'adam'"),
         (
             {"optimizer": "scale_by_adam"},

@@ -44,8 +44,7 @@ def _stage(name, augment=None, **changes):
     config = inception.get_config()
     config.stages[name].augment.update({"size": SIZE, **(augment or {})})
     stages = {stage.name: stage for stage in read_settings(config).stages}
-    stage = dataclasses.replace(stages[name], **changes)
-    return dataclasses.replace(stage, view=View(SIZE, 100))
+    return dataclasses.replace(stages[name], **changes, view=View(SIZE, 100))
 
 
 def _prepare(stage, variables, spec=SPEC):

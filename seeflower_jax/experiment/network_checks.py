@@ -1,0 +1,91 @@
+"""Check that a network fits the other values of a config, without data or weights.
+
+    check_network(settings)     # raises SettingsError
+
+Only shapes are computed, which takes a few seconds for a large network.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from seeflower_jax import models
+from seeflower_jax.experiment.settings import (
+    Settings,
+    SettingsError,
+    derive,
+    image_sizes,
+    read_settings,
+)
+from seeflower_jax.training import partition
+
+
+def check_network(settings: Settings) -> None:
+    """Check partition rules and image sizes against the shapes of the network.
+
+    The pretraining run, if there is one, is checked first.
+
+    Raises:
+      SettingsError: lists every value that does not fit the network.
+    """
+    if settings.pretraining:
+        check_network(read_settings(derive(settings.config, settings.pretraining)))
+    spec = settings.spec(num_classes=2)
+    try:
+        _parameter_shapes(spec)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise SettingsError(
+            f"config.model describes a network that cannot be built: {_line(error)}; "
+            "expected values that fit each other"
+        ) from error
+    errors = [
+        f"{key} is {size}; expected more pixels, because {problem}"
+        for key, size in image_sizes(settings, spec).items()
+        if (problem := _empty_endpoint(spec, size))
+    ]
+    for stage in settings.stages:
+        # Weight files decide whether batch normalisation has a scale.
+        problems = [
+            _partition_error(spec, has_scale, tuple(stage.rules))
+            for has_scale in (spec.batch_norm_scale, not spec.batch_norm_scale)
+        ]
+        if all(problems):
+            errors.append(f"config.stages.{stage.name}.partition: {problems[0]}")
+    if errors:
+        raise SettingsError("\n".join(errors))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+@functools.lru_cache(maxsize=32)
+def _parameter_shapes(spec: models.ModelSpec) -> dict:
+    return models.shapes(spec)["params"]
+
+
+@functools.lru_cache(maxsize=32)
+def _empty_endpoint(spec: models.ModelSpec, size: int) -> str:
+    """Return what has no pixels if images have `size` pixels; '' if all is well."""
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    network = functools.partial(models.apply, spec)
+    try:
+        _, endpoints = jax.eval_shape(network, models.shapes(spec), image)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        return f"the network cannot be applied: {_line(error)}"
+    empty = [name for name, value in endpoints.items() if 0 in value.shape]
+    return f"{empty[0]} would have none" if empty else ""
+
+
+def _partition_error(
+    spec: models.ModelSpec, has_scale: bool, rules: partition.Rules
+) -> str:
+    """Return what is wrong with partition rules; '' if all is well."""
+    params = _parameter_shapes(dataclasses.replace(spec, batch_norm_scale=has_scale))
+    try:
+        partition.split(params, rules)
+    except ValueError as error:
+        return str(error)
+    return ""
