@@ -86,7 +86,7 @@ def main(_) -> None:
             **records.provenance(records.typed_command()),
         }
         path = f"{_RESULTS.value}/ablation.json"
-        records.record(path, run.network.spec.name, _ABLATION.value, entry)
+        records.add_entry(path, run.network.spec.name, _ABLATION.value, entry)
     errors = (
         "calibration error {ece_before:.4f}; {ece_after:.4f} with the temperature "
         "{temperature:.2f}"

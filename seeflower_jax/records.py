@@ -87,7 +87,7 @@ def read_log(workdir: str | os.PathLike) -> list[dict]:
     return [json.loads(line) for line in complete.splitlines()]
 
 
-def record(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
+def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
     """Set an entry in a file of results, {network: {key: entry}}; keep the others."""
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,5 +2,5 @@
 
 evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
 logits = evaluator.logits(variables, dataset.reader, dataset.indices("test"))
-metrics.evaluate(logits, dataset.labels("test"))["top1"]
+metrics.compute(logits, dataset.labels("test"))["top1"]
 """

@@ -55,7 +55,7 @@ def fit_temperature(
 
     def loss(log_temperature: float) -> float:
         scaled_logits = logits / np.exp(log_temperature)
-        return metrics.evaluate(scaled_logits, labels)["loss"]
+        return metrics.compute(scaled_logits, labels)["loss"]
 
     # The loss is convex in 1 / T, so it has one minimum in log T.
     return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=_LOG_LIMITS).x))

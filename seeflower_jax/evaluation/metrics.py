@@ -1,6 +1,6 @@
 """Compute metrics of a whole split from all of its logits.
 
-    metrics = evaluate(logits, labels)   # {'top1', 'mean_class_top1', 'top5', ...}
+    metrics = compute(logits, labels)   # {'top1', 'mean_class_top1', 'top5', ...}
 
 The metrics are exact. NumPy computes them on the host, because the logits of a split
 are small.
@@ -20,7 +20,7 @@ def log_softmax(logits: Float[np.ndarray, "*n c"]) -> Float[np.ndarray, "*n c"]:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def evaluate(
+def compute(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
     """Compute overall and mean class accuracy, top-5 accuracy, loss and count.
@@ -48,12 +48,12 @@ def evaluate(
 def standard_errors(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """Compute the binomial standard errors of the accuracies that `evaluate` returns.
+    """Compute the binomial standard errors of the accuracies that `compute` returns.
 
     The mean class accuracy is a mean of independent shares, one for each class. The
     variance of the mean is the mean variance divided by the number of classes.
     """
-    values = evaluate(logits, labels)
+    values = compute(logits, labels)
     errors = {
         name: float(np.sqrt(values[name] * (1 - values[name]) / values["count"]))
         for name in ("top1", "top5")
@@ -118,7 +118,7 @@ def format_table(metrics_by_split: Mapping[str, Any]) -> str:
     """Format the metrics of splits for a terminal, one line a split.
 
     Args:
-      metrics_by_split: the metrics of 'train', 'validation' and 'test', as `evaluate`
+      metrics_by_split: the metrics of 'train', 'validation' and 'test', as `compute`
         returns them. Missing splits and other keys are skipped, so the content of a
         `result.json` can be given as it is.
     """

@@ -77,5 +77,5 @@ def combine(runs: Sequence[Run], command: str = "") -> dict:
     }
     for split, by_run in log_probabilities.items():
         mean = np.logaddexp.reduce(by_run) - np.log(len(runs))
-        result[split] = metrics.evaluate(mean, evaluations[split].labels)
+        result[split] = metrics.compute(mean, evaluations[split].labels)
     return result

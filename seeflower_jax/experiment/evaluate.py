@@ -37,7 +37,7 @@ class Evaluation:
 
     Attributes:
       split: name of the split.
-      metrics: metrics from `metrics.evaluate`.
+      metrics: metrics from `metrics.compute`.
       logits: logits of each image.
       labels: label of each image.
       temperature: temperature that calibrates these logits; 1 if none was fitted.
@@ -111,7 +111,7 @@ def evaluate(
         fitted = result.get("calibration", {})
     temperature = fitted.get("temperature", 1.0)
     return Evaluation(
-        split, metrics.evaluate(logits, labels), logits, labels, temperature
+        split, metrics.compute(logits, labels), logits, labels, temperature
     )
 
 
@@ -170,7 +170,7 @@ def final(
     for split in splits:
         if split in dataset.source.splits:
             logits = _kept_logits(run, dataset, split, averaged=True)
-            content[split] = metrics.evaluate(logits, dataset.labels(split))
+            content[split] = metrics.compute(logits, dataset.labels(split))
     if "validation" in content:
         content["calibration"] = _calibrate(run, dataset, averaged=False)
         if read_settings(run.config).averages_views:

@@ -260,7 +260,7 @@ def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
     def validate(variables: dict) -> dict:
         indices = dataset.indices("validation")
         logits = start.evaluator.logits(variables, reader, indices)
-        return metrics.evaluate(logits, dataset.labels("validation"))
+        return metrics.compute(logits, dataset.labels("validation"))
 
     return StagePlan(
         stage=stage,

@@ -157,7 +157,7 @@ def _record(
         "judge_run": records.config_hash(observer.config),
     }
     path = folder / "activation_max.json"
-    records.record(path, result["model"], result["form"], entry)
+    records.add_entry(path, result["model"], result["form"], entry)
 
 
 def _maximise_all(

@@ -297,7 +297,7 @@ def _record(folder: pathlib.Path, run: Run, result: Mapping[str, Any]) -> None:
         options = {"options": result["options"].get(name, {})}
         for file, entry in entries.items():
             path = folder / f"{file}.json"
-            records.record(path, result["model"], name, entry | common | options)
+            records.add_entry(path, result["model"], name, entry | common | options)
 
 
 def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:

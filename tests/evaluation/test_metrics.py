@@ -11,7 +11,7 @@ def test_by_hand_on_an_imbalanced_split():
     logits = np.log(
         [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.6, 0.3, 0.1]]
     )
-    values = metrics.evaluate(logits, np.array([0, 0, 0, 1]))
+    values = metrics.compute(logits, np.array([0, 0, 0, 1]))
     assert values["top1"] == 0.75 and values["mean_class_top1"] == 0.5
     assert values["top5"] == 1.0 and values["count"] == 4
     assert values["loss"] == pytest.approx(-np.log([0.7, 0.6, 0.5, 0.3]).mean())
@@ -29,7 +29,7 @@ def test_standard_errors_of_an_imbalanced_split():
 
 def test_top5_and_large_logits():
     logits = np.zeros((2, 10)) + 1000.0 * np.arange(10)
-    values = metrics.evaluate(logits, np.array([5, 4]))
+    values = metrics.compute(logits, np.array([5, 4]))
     assert values["top5"] == 0.5 and values["loss"] == pytest.approx(4500)
 
 
