@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from flax import traverse_util
 
+_MAX_LISTED = 4  # parameters in an error
 Rules = Sequence[tuple[str, float | None]]
 
 
@@ -37,9 +38,11 @@ def assign(rules: Rules, names: Iterable[str]) -> dict[str, int]:
         else:
             errors.append(f"{name}: {[rules[i][0] for i in matches] or 'no rule'}")
     if errors:
+        more = len(errors) - _MAX_LISTED
+        listed = errors[:_MAX_LISTED] + [f"and {more} more"] * (more > 0)
         raise ValueError(
-            "each parameter must match exactly one partition rule; these do not:\n  "
-            + "\n  ".join(errors)
+            "each parameter must match exactly one partition rule; these do not: "
+            + "; ".join(listed)
         )
     return assignment
 

@@ -58,6 +58,14 @@ def test_rules_that_do_not_partition(rules, message):
         partition.split(PARAMS, rules)
 
 
+def test_an_error_lists_some_parameters_in_one_line():
+    params = {f"conv{number}": jnp.ones(1) for number in range(9)}
+    with pytest.raises(ValueError) as caught:
+        partition.split(params, (("head/.*", 1.0),))
+    message = str(caught.value)
+    assert "conv3: no rule; and 5 more" in message and "\n" not in message
+
+
 def test_factors_scale_the_learning_rate():
     updates, _ = _update((("head/.*", 3.0), ("backbone/.*", 1.0)))
     np.testing.assert_allclose(updates["head/kernel"], -0.3, rtol=1e-6)
