@@ -28,7 +28,7 @@ def assign(rules: Rules, names: Iterable[str]) -> dict[str, int]:
 
     Raises:
       ValueError: if no rule or more than one rule matches a parameter; the message
-        lists all such parameters.
+        lists some of them.
     """
     errors, assignment = [], {}
     for name in names:
