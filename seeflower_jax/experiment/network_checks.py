@@ -34,7 +34,7 @@ def check_network(settings: Settings) -> None:
         check_network(read_settings(derive(settings.config, settings.pretraining)))
     spec = settings.spec(num_classes=2)
     try:
-        _parameter_shapes(spec)
+        _shapes(spec)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise SettingsError(
             f"config.model describes a network that cannot be built: {_line(error)}; "
@@ -47,12 +47,10 @@ def check_network(settings: Settings) -> None:
     ]
     for stage in settings.stages:
         # Weight files decide whether batch normalisation has a scale.
-        problems = [
-            _partition_error(spec, has_scale, tuple(stage.rules))
-            for has_scale in (spec.batch_norm_scale, not spec.batch_norm_scale)
-        ]
-        if all(problems):
-            errors.append(f"config.stages.{stage.name}.partition: {problems[0]}")
+        scaled = dataclasses.replace(spec, batch_norm_scale=not spec.batch_norm_scale)
+        problem = _partition_error(spec, stage.rules)
+        if problem and _partition_error(scaled, stage.rules):
+            errors.append(f"config.stages.{stage.name}.partition: {problem}")
     if errors:
         raise SettingsError("\n".join(errors))
 
@@ -62,30 +60,26 @@ def _line(error: Exception) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def _parameter_shapes(spec: models.ModelSpec) -> dict:
-    return models.shapes(spec)["params"]
+def _shapes(spec: models.ModelSpec) -> dict:
+    return models.shapes(spec)
 
 
-@functools.lru_cache(maxsize=32)
 def _empty_endpoint(spec: models.ModelSpec, size: int) -> str:
     """Return what has no pixels if images have `size` pixels; '' if all is well."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     network = functools.partial(models.apply, spec)
     try:
-        _, endpoints = jax.eval_shape(network, models.shapes(spec), image)
+        _, endpoints = jax.eval_shape(network, _shapes(spec), image)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         return f"the network cannot be applied: {_line(error)}"
     empty = [name for name, value in endpoints.items() if 0 in value.shape]
     return f"{empty[0]} would have none" if empty else ""
 
 
-def _partition_error(
-    spec: models.ModelSpec, has_scale: bool, rules: partition.Rules
-) -> str:
+def _partition_error(spec: models.ModelSpec, rules: partition.Rules) -> str:
     """Return what is wrong with partition rules; '' if all is well."""
-    params = _parameter_shapes(dataclasses.replace(spec, batch_norm_scale=has_scale))
     try:
-        partition.split(params, rules)
+        partition.split(_shapes(spec)["params"], rules)
     except ValueError as error:
         return str(error)
     return ""

@@ -34,7 +34,7 @@ from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import StagePlan
 from seeflower_jax.training.progress import MetricsLog, Progress
 from seeflower_jax.training.stages import Stage
-from seeflower_jax.training.state import create_state
+from seeflower_jax.training.state import TrainState, create_state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,9 +223,7 @@ def _run_stages(start: _Start) -> Progress:
             if stage.name != progress.stage:
                 progress = progress.start_stage(stage.name)
             variables = checkpoints.best or start.variables
-            plan = _plan_stage(start, stage, variables)
-            optimizer = make_optimizer(stage, plan.learning_rate)
-            state = create_state(variables, stage, optimizer)
+            plan, state = _plan_stage(start, stage, variables)
             if resume:
                 state = checkpoints.restore_state(state)
             logging.info(
@@ -238,8 +236,10 @@ def _run_stages(start: _Start) -> Progress:
     return progress
 
 
-def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
-    """Return the plan of a stage that starts from the given variables."""
+def _plan_stage(
+    start: _Start, stage: Stage, variables: dict
+) -> tuple[StagePlan, TrainState]:
+    """Return the plan of a stage, and its state before the first step."""
     settings, dataset, spec = start.settings, start.dataset, start.spec
     on_features = (
         stage.augmentation is None
@@ -262,7 +262,7 @@ def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
         logits = start.evaluator.logits(variables, reader, indices)
         return metrics.compute(logits, dataset.labels("validation"))
 
-    return StagePlan(
+    plan = StagePlan(
         stage=stage,
         step=jax.jit(step_fn, donate_argnums=0),
         batches=batches,
@@ -273,6 +273,7 @@ def _plan_stage(start: _Start, stage: Stage, variables: dict) -> StagePlan:
         description=start.description,
         checkpoint_seconds=start.checkpoint_seconds,
     )
+    return plan, create_state(variables, stage, optimizer)
 
 
 def _train_loader(
