@@ -40,8 +40,9 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        for name in ("absl", "jax"):  # Orbax logs each of its steps through absl.
-            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("jax").setLevel(logging.WARNING)
+        # Orbax logs its steps, and tracebacks of the errors that it raises, by absl.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         main(arguments)
         sys.exit()
     except app.UsageError as error:

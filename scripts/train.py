@@ -46,19 +46,20 @@ def main(_) -> None:
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     folder = pathlib.Path(workdir).expanduser()
     command = records.typed_command()
-    result = train.train(
-        config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
-    )
-    lines = [workdir, format_table(result)]
-    if "quickstart" in config:
-        result["quickstart"] = quickstart.show(config, workdir, command)
-        lines.append(quickstart.sentences(result["quickstart"]))
-    console.show(result, "\n".join(lines))
-    curves.write_learning_curves(
-        folder / "learning_curves.png", records.read_log(folder)
-    )
-    if not collect.is_current(folder):
-        collect.write(folder)
+    with records.lock(folder):
+        result = train.train(
+            config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
+        )
+        lines = [workdir, format_table(result)]
+        if "quickstart" in config:
+            result["quickstart"] = quickstart.show(config, workdir, command)
+            lines.append(quickstart.sentences(result["quickstart"]))
+        console.show(result, "\n".join(lines))
+        curves.write_learning_curves(
+            folder / "learning_curves.png", records.read_log(folder)
+        )
+        if not collect.is_current(folder):
+            collect.write(folder)
 
 
 if __name__ == "__main__":

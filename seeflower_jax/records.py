@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -165,8 +166,21 @@ def read_result(workdir: str | os.PathLike) -> dict:
       DamagedFileError: if the file is damaged.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
+    if not path.exists():
+        return {}
     advice = "start the training command again, which evaluates the run again"
-    return read_json(path, advice) if path.exists() else {}
+    result = read_json(path, advice)
+    for key in ("calibration", "test_time_calibration"):
+        try:
+            valid = key not in result or 0 < result[key]["temperature"] < math.inf
+        except (TypeError, KeyError):
+            valid = False
+        if not valid:
+            raise DamagedFileError(
+                f"{path} is damaged: {key} is {result[key]!r}, expected a temperature "
+                f"above 0; {advice}"
+            )
+    return result
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict]:

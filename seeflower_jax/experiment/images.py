@@ -4,14 +4,15 @@ dataset = open_dataset(settings, workdir)
 dataset = of_run(load_run("runs/inception_seed0"))
 """
 
-import json
+import logging
 import pathlib
 
 from seeflower_jax import records
 from seeflower_jax.data import sources, whitening
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
-from seeflower_jax.experiment.settings import Settings, read_settings
+from seeflower_jax.experiment.settings import Settings, settings_of
+from seeflower_jax.experiment.workdir import has_trained, read_images
 from seeflower_jax.inference.run import Run
 
 
@@ -23,10 +24,9 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
         cannot be loaded.
     """
     source = sources.load_source(settings.data)
-    path, description = workdir / "data.json", source.describe()
-    if path.exists():
-        trained_on = json.loads(path.read_text())
-        if trained_on != description:
+    if has_trained(workdir):
+        trained_on, description = read_images(workdir), source.describe()
+        if trained_on not in (None, description):
             raise ValueError(
                 f"{workdir} was trained on other images than there are now:\n"
                 f"  {trained_on} then\n  {description} now\n"
@@ -40,12 +40,7 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
 
 def of_run(run: Run) -> Dataset:
     """Open the images of a run directory."""
-    return open_dataset(read_settings(run.config), run.workdir)
-
-
-def claim_images(dataset: Dataset, workdir: pathlib.Path) -> None:
-    """Record in a run directory which images the run is trained on."""
-    records.write_json(workdir / "data.json", dataset.source.describe())
+    return open_dataset(settings_of(run), run.workdir)
 
 
 def fit_whitening(
@@ -54,7 +49,11 @@ def fit_whitening(
     """Return the whitening of a run, None if it has none; fit it if not yet done."""
     if settings.whitening is None:
         return None
-    fitted = whitening.load_from(workdir)
+    try:
+        fitted = whitening.load_from(workdir)
+    except records.DamagedFileError as error:
+        logging.warning("%s; it is fitted again", error)
+        fitted = None
     if fitted is None:
         train = (dataset.cache[index] for index in dataset.indices("train"))
         fitted = whitening.fit(train, settings.seed, **vars(settings.whitening))

@@ -119,7 +119,8 @@ class Checkpoints:
         with self._reading():
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(self.latest_step, args=args).meta
-            if meta.pop("checksum") != _text_checksum(meta):
+            # Checkpoints of early versions of 0.2 have no checksums.
+            if meta.pop("checksum", None) not in (None, _text_checksum(meta)):
                 raise ValueError("the content of meta/ has changed")
             return meta
 
@@ -138,7 +139,7 @@ class Checkpoints:
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
         with self._reading():
             tree = self._manager.restore(self.latest_step, args=args)[item]
-            if _checksum(tree) != meta["checksums"][item]:
+            if meta.get("checksums", {}).get(item) not in (None, _checksum(tree)):
                 raise ValueError(f"the content of {item}/ has changed")
             return tree
 

@@ -28,11 +28,11 @@ def _run(workdir):
     """Run the steps that are missing, each with a line in the log and a checkpoint."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         meta = checkpoints.meta()
-        step = meta["progress"]["step"] if meta else 0
+        done = meta["progress"]["step"] if meta else 0
         if meta:
             checkpoints.best = checkpoints.restore_best(LIKE)
-        log = MetricsLog(workdir, step)
-        for stage, step in STEPS[step:]:
+        log = MetricsLog(workdir, done)
+        for stage, step in STEPS[done:]:
             if BEST_STEPS[step] == step:
                 checkpoints.best = _values(step)
             log.write(run_step=step, stage=stage)
@@ -144,7 +144,7 @@ def test_damaged_checkpoint_is_named_or_has_the_saved_values(tmp_path, how):
 
 @contextlib.contextmanager
 def _small_files(size):
-    """Let no file become larger than `size` bytes, which is as if the disk were full."""
+    """Let no file exceed `size` bytes, which is as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
