@@ -29,7 +29,7 @@ from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.training import loop, partition, step
+from seeflower_jax.training import loop, partition, step, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import StagePlan
@@ -117,6 +117,7 @@ def train(
         another config, or if images or weights cannot be loaded.
       FolderInUseError: if another process is writing to the run directory.
       FullDiskError: if the disk is full.
+      Interrupted: if the run is interrupted. Within a stage, its state is saved.
     """
     settings = read_settings(config)
     folder = pathlib.Path(folder).expanduser()
@@ -125,7 +126,11 @@ def train(
         if result := _finished_result(settings, folder, test):
             logging.info("%s is finished", folder)
             return result
-        return _train(settings, folder, command, checkpoint_seconds, test)
+        try:
+            return _train(settings, folder, command, checkpoint_seconds, test)
+        except KeyboardInterrupt as error:
+            advice = "interrupted; start the same command again to resume the run"
+            raise stopping.Interrupted(str(error) or advice) from error
 
 
 def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> dict:
