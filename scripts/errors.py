@@ -25,7 +25,7 @@ def describe_flags(error: Exception) -> str:
             error = error.args[0]
         message = f"unknown config key {'; '.join(error.args[0].splitlines())}"
     else:
-        message = describe(error)
+        message = describe(error).removeprefix("ERROR:: ")
     return " ".join(message.split())
 
 

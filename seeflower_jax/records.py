@@ -231,6 +231,8 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
         yield
         return
     created = not folder.exists()
+    if not created and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder")
     descriptor = _open_lock(folder)
     folders.add(folder)
     try:

@@ -4,7 +4,9 @@ dataset = open_dataset(settings, workdir)
 dataset = of_run(load_run("runs/inception_seed0"))
 """
 
+import dataclasses
 import logging
+import os
 import pathlib
 
 from seeflower_jax import records
@@ -13,7 +15,7 @@ from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.experiment.settings import Settings, settings_of
 from seeflower_jax.experiment.workdir import has_trained, read_images
-from seeflower_jax.inference.run import Run
+from seeflower_jax.inference.run import Run, load_config
 
 
 def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
@@ -25,7 +27,7 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
     """
     source = sources.load_source(settings.data)
     if has_trained(workdir):
-        trained_on, description = read_images(workdir), source.describe()
+        trained_on, description = read_images(workdir)[0], source.describe()
         if trained_on not in (None, description):
             raise ValueError(
                 f"{workdir} was trained on other images than there are now:\n"
@@ -39,8 +41,28 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
 
 
 def of_run(run: Run) -> Dataset:
-    """Open the images of a run directory."""
-    return open_dataset(settings_of(run), run.workdir)
+    """Open the images of a run directory.
+
+    If the config has a relative `data.dir`, the images are opened in the folder that
+    `data.dir` meant in training, unless `load_run` got another folder.
+
+    Raises:
+      FileNotFoundError: if the images are not there; the message names --data_dir.
+      ValueError: as `open_dataset`.
+    """
+    settings, typed = settings_of(run), load_config(run.workdir)["data"].get("dir")
+    recorded = read_images(run.workdir)[1]
+    if settings.data.dir == typed and os.path.isdir(recorded):
+        data = dataclasses.replace(settings.data, dir=recorded)
+        settings = dataclasses.replace(settings, data=data)
+    try:
+        return open_dataset(settings, run.workdir)
+    except FileNotFoundError as error:
+        moved = f" from {recorded}" if recorded else ""
+        raise FileNotFoundError(
+            f"{error}; if the images of {run.workdir} have moved{moved}, name their "
+            "folder by --data_dir"
+        ) from error
 
 
 def fit_whitening(

@@ -120,6 +120,10 @@ def train(
       Interrupted: if the run is interrupted. Within a stage, its state is saved.
     """
     settings = read_settings(config)
+    if not checkpoint_seconds >= 0:
+        raise ValueError(
+            f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
+        )
     folder = pathlib.Path(folder).expanduser()
     with records.lock(folder):
         workdir.check_workdir(folder, settings)

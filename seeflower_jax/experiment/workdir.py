@@ -6,6 +6,7 @@ claim_workdir(workdir, settings, dataset.source.describe())     # writes config.
 
 import contextlib
 import logging
+import os
 import pathlib
 
 from seeflower_jax import records
@@ -13,6 +14,7 @@ from seeflower_jax.experiment.settings import Settings
 from seeflower_jax.training.checkpoint import Checkpoints
 
 CONFIG, IMAGES = "config.json", "data.json"  # file names in a run directory
+_DIR = "dir"  # the key of the folder of the images in `IMAGES`
 # These values may change after the training. The run is then evaluated again.
 _AFTER_TRAINING = "test_time."
 # What an attempt that trained nothing can leave besides `CONFIG` and `IMAGES`.
@@ -109,21 +111,31 @@ def claim_workdir(workdir: pathlib.Path, settings: Settings, images: dict) -> No
     """
     stale = list(workdir.glob(f"{records.PARTIAL}*"))
     if not has_trained(workdir) and (
-        _read_config(workdir) != settings.config or read_images(workdir) != images
+        _read_config(workdir) != settings.config or read_images(workdir)[0] != images
     ):
         stale += [path for name in _OF_AN_ATTEMPT for path in workdir.glob(name)]
     for path in stale:
         path.unlink()
     records.write_json(workdir / CONFIG, settings.config)
+    if settings.data.dir:
+        images = images | {_DIR: os.path.abspath(os.path.expanduser(settings.data.dir))}
     records.write_json(workdir / IMAGES, images)
 
 
-def read_images(workdir: pathlib.Path) -> dict | None:
-    """Return the description of the images that a run was trained on, None if absent.
+def read_images(workdir: pathlib.Path) -> tuple[dict | None, str]:
+    """Return the description of the images of a run, and their folder in training.
+
+    Returns:
+      (None, "") if the run directory has no description. The folder is an absolute
+      path, or "" if the config names no folder.
 
     Raises:
       DamagedFileError: if the file is damaged.
     """
     path = workdir / IMAGES
+    if not path.exists():
+        return None, ""
     advice = "remove the file if the images are those that the run was trained on"
-    return records.read_json(path, advice) if path.exists() else None
+    description = records.read_json(path, advice)
+    folder = description.pop(_DIR, "")
+    return description, folder if isinstance(folder, str) else ""
