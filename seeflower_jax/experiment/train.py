@@ -141,18 +141,26 @@ def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> di
     """Return the result of a finished run; {} if there is something left to do."""
     try:
         result = records.read_result(folder)
-        if not result or not workdir.has_trained(folder):
-            return {}
-        if settings.whitening and whitening.load_from(folder) is None:
-            return {}
     except records.DamagedFileError as error:
         logging.warning("%s", error)
+        (folder / "result.json").unlink()
+        return {}
+    if not result or not workdir.has_trained(folder):
+        return {}
+    if settings.whitening and not _has_whitening(folder):
         return {}
     seen = result.get("test_seen") or not test
     if not seen or result.get("config_hash") != settings.config_hash:
         return {}
     records.write_json(folder / workdir.CONFIG, settings.config)
     return result
+
+
+def _has_whitening(folder: pathlib.Path) -> bool:
+    try:
+        return whitening.load_from(folder) is not None
+    except records.DamagedFileError:  # `images.fit_whitening` logs the error.
+        return False
 
 
 def _train(

@@ -17,6 +17,7 @@ from seeflower_jax.experiment.evaluate import evaluate
 from seeflower_jax.experiment.settings import SettingsError
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_config, load_run
+from seeflower_jax.pretrained import loading
 from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import DamagedCheckpointError
 from tests import harness, tiny_config
@@ -162,22 +163,25 @@ def test_directory_in_use_is_refused(run, config):
     evaluate(load_run(run), "test")
 
 
-def test_run_of_other_weights_is_not_resumed(
-    config, tmp_path, monkeypatch, narrow_weights
-):
-    config.model = tiny_config.get_config().model
-    config.data.shortest_side, config.stage_order = 80, ("head",)
-    config.eval.size, config.test_time.views = 80, ((80, 1.0),)
-    config.whitening.enabled = False
-    config.init.weights = str(narrow_weights)
+def test_run_of_other_weights_is_not_resumed(config, tmp_path, monkeypatch):
+    original = loading.load_pretrained
+
+    def load(sha256):
+        def replaced(*arguments, **options):
+            spec, variables, _ = original(*arguments, **options)
+            return spec, variables, {"name": "a.h5", "sha256": sha256, "exact": None}
+
+        return replaced
+
     with monkeypatch.context() as patch:
+        patch.setattr(loading, "load_pretrained", load("a" * 64))
         _request_after(patch, 1)
         with pytest.raises(stopping.Interrupted):
             train(config, tmp_path / "run")
     stopping.clear()
-    config.init.weights = ""
+    monkeypatch.setattr(loading, "load_pretrained", load("b" * 64))
     with pytest.raises(
-        ValueError, match="was started with the weights narrow_notop.h5"
+        ValueError, match="was started with the weights a.h5 .SHA-256 a"
     ):
         train(config, tmp_path / "run")
 
