@@ -4,9 +4,12 @@ r"""Train a network in stages and evaluate it.
     python -m scripts.train --config=configs/inception.py --workdir=runs/seed1 \
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
-The same command continues an interrupted run. --notest does not use the test split; use
-it for runs that are compared on validation. The result is printed on stdout, progress
-on stderr. The run directory gets report.html, a page of the whole run.
+Ctrl-C, or SIGTERM, ends the run after the step under way and saves its state. A second
+Ctrl-C ends it at once. The same command continues an interrupted run.
+
+--notest does not use the test split; use it for runs that are compared on validation.
+The result is printed on stdout, progress on stderr. The run directory gets report.html,
+a page of the whole run.
 """
 
 import pathlib
