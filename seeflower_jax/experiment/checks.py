@@ -272,6 +272,17 @@ def _check_section(
     section: Mapping, rules: Mapping[str, Rule], prefix: str
 ) -> Iterator[str]:
     values = dict(_flatten(section))
+    parts = {key.split(".")[0] for key in rules if "." in key}
+    for part in sorted(parts):
+        if not isinstance(section.get(part), Mapping):
+            yield (
+                f"{prefix}{part} is {section.get(part)!r}; expected a section with the "
+                "keys of configs/base.py"
+            )
+            values.pop(part, None)
+            rules = {
+                k: rule for k, rule in rules.items() if not k.startswith(f"{part}.")
+            }
     for key, rule in rules.items():
         if key not in values:
             yield (
