@@ -16,7 +16,7 @@ from seeflower_jax import hints, models
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.pretrained.loading import HEADS
-from seeflower_jax.training.stages import SCHEDULES
+from seeflower_jax.training.stages import SCHEDULES, SOLVERS
 
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
 # Sections whose keys this module does not check.
@@ -115,6 +115,7 @@ RULES: dict[str, Rule] = {
     "model.dtype": _choice(("float32", "bfloat16")),
     "model.pooling": _optional(_choice(tuple(POOLING))),
     "model.pooled": _optional(_NAMES),
+    "model.standardize": _optional(_BOOLEAN),
     "model.hidden": _optional(
         Rule("whole numbers above 0", lambda v: _all(v, _integer(1).accepts))
     ),
@@ -160,6 +161,7 @@ RULES: dict[str, Rule] = {
     ),
 }
 STAGE_RULES: dict[str, Rule] = {
+    "solver": _choice(SOLVERS),
     "epochs": _integer(0),
     "batch_size": _integer(1),
     "accum_steps": _integer(1),

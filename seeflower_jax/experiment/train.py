@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from seeflower_jax import models, records, sharding
@@ -28,11 +29,11 @@ from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.training import loop, partition, step
+from seeflower_jax.training import loop, partition, ridge, step
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import StagePlan
-from seeflower_jax.training.progress import MetricsLog, Progress
+from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState, create_state
 
@@ -181,7 +182,8 @@ def _prepare(
     spec = settings.spec(len(dataset.source.class_names))
     sharding.local_rows(settings.batch_size, sharding.make_mesh())
     for stage in settings.stages:
-        _train_loader(stage, settings, dataset, dataset.reader)
+        if stage.solver == "gradient":
+            _train_loader(stage, settings, dataset, dataset.reader)
     spec, variables, weights = loading.load_pretrained(
         spec, settings.weights, settings.head, jax.random.key(settings.seed)
     )
@@ -223,7 +225,9 @@ def _run_stages(start: _Start) -> Progress:
             if stage.name != progress.stage:
                 progress = progress.start_stage(stage.name)
             variables = checkpoints.best or start.variables
+            clock = Stopwatch()
             plan, state = _plan_stage(start, stage, variables)
+            progress = progress.spend(clock.seconds)  # of the features
             if resume:
                 state = checkpoints.restore_state(state)
             logging.info(
@@ -249,13 +253,21 @@ def _plan_stage(
     reader: Reader = dataset.reader
     if on_features:
         reader = _feature_reader(start, stage, variables)
-    batches = _train_loader(stage, settings, dataset, reader)
-    schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
-    optimizer = make_optimizer(stage, schedule)
-    if on_features:
-        step_fn = step.make_feature_step(spec, stage, optimizer)
+    if stage.solver == "ridge":
+        indices = dataset.indices("train")
+        stage = dataclasses.replace(stage, batch_size=len(indices))
+        batches = ridge.WholeSplit(reader, dataset.source.labels, indices)
+        schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
+        step_fn = ridge.make_ridge_step(spec)
     else:
-        step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+        batches = _train_loader(stage, settings, dataset, reader)
+        schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
+        optimizer = make_optimizer(stage, schedule)
+        if on_features:
+            step_fn = step.make_feature_step(spec, stage, optimizer)
+        else:
+            step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+        step_fn = jax.jit(step_fn, donate_argnums=0)
 
     def validate(variables: dict) -> dict:
         indices = dataset.indices("validation")
@@ -264,7 +276,7 @@ def _plan_stage(
 
     plan = StagePlan(
         stage=stage,
-        step=jax.jit(step_fn, donate_argnums=0),
+        step=step_fn,
         batches=batches,
         validate=validate if "validation" in dataset.source.splits else None,
         metric=settings.metric,

@@ -28,7 +28,9 @@ class ModelSpec:
       count_include_pad: whether average pooling counts the padding.
       head: regular expression that matches the parameters of the new layers.
       pooling: how endpoints become features, a key of `classifier.POOLING`.
-      pooled: the endpoints that are pooled; only the last endpoint if empty.
+      pooled: regular expressions on the names of the endpoints that are pooled; only
+        the last endpoint if empty.
+      standardize: whether the head standardises each feature first.
       hidden: widths of the head's layers before the logits.
       dropout: rate while training, in the head and after the baseline's pooling.
       width: factor on the number of channels; 1 is the published network.
@@ -49,6 +51,7 @@ class ModelSpec:
     head: str = "head/.*"
     pooling: str = "average"
     pooled: tuple[str, ...] = ()
+    standardize: bool = False
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     width: float = 1.0

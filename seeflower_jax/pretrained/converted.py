@@ -70,6 +70,7 @@ def load(folder: str | os.PathLike) -> tuple[Description, Variables]:
         expected = models.shapes(models.ModelSpec(**description["spec"]))
         if not description["head"]:
             expected["params"].pop("head")
+            expected["batch_stats"].pop("head", None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         names = sorted(path.name for path in folder.iterdir())
         raise WeightFileError(

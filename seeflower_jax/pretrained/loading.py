@@ -76,21 +76,21 @@ def load_pretrained(
     loaded, file_spec = readers.read(spec.name, path)
     rules = {rule: getattr(file_spec, rule) for rule in _RULES}
     spec = dataclasses.replace(spec, **rules)
-    file_head = loaded["params"].pop("head", {})
-    if head != "new":
-        loaded["params"]["head"] = {
-            name: layer
-            for name, layer in file_head.items()
-            if head == "all" or name != "logits"
-        }
+    if head != "all":
+        loaded["batch_stats"].pop("head", None)
+        layers = loaded["params"].pop("head", {})
+        layers.pop("logits", None)
+        if head == "hidden":
+            loaded["params"]["head"] = layers
     initialised = models.shapes(spec)
     allow_missing = {
-        "new": ["params/head/.*"],
-        "hidden": ["params/head/logits/.*"],
+        "new": ["(params|batch_stats)/head/.*"],
+        "hidden": ["params/head/logits/.*", "batch_stats/head/.*"],
         "all": [],
     }[head]
     if allow_missing:
-        initialised["params"]["head"] = models.init_head(spec, key)
+        for collection, values in models.init_head(spec, key).items():
+            initialised[collection]["head"] = values["head"]
     variables = _merge(path, loaded, initialised, allow_missing)
     return spec, variables, _record(spec.name, path, variables)
 
@@ -116,6 +116,7 @@ def load_source(
     expected = models.shapes(spec)
     if "head" not in loaded["params"]:
         expected["params"].pop("head")
+        expected["batch_stats"].pop("head", None)
     variables = _merge(path, loaded, expected)
     return spec, variables, _record(model, path, variables)
 

@@ -111,7 +111,7 @@ def test_another_file_than_published_is_reported_not_refused(narrow_weights, cap
     _, loaded, record = loading.load_pretrained(SPEC, str(narrow_weights), key=key)
     assert record["exact"] is False and record["name"] == "narrow_notop.h5"
     assert "not the published file" in caplog.text
-    head = models.init_head(SPEC, key)["logits"]["kernel"]
+    head = models.init_head(SPEC, key)["params"]["head"]["logits"]["kernel"]
     np.testing.assert_array_equal(loaded["params"]["head"]["logits"]["kernel"], head)
 
 

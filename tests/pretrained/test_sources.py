@@ -130,7 +130,7 @@ def test_hidden_layers_of_the_classifier_are_kept(keras_vgg, tmp_path):
     kernel, bias = network.get_layer("fc1").get_weights()
     np.testing.assert_array_equal(head["fc1"]["kernel"], kernel)
     np.testing.assert_array_equal(head["fc1"]["bias"], bias)
-    new = models.init_head(spec, key)
+    new = models.init_head(spec, key)["params"]["head"]
     np.testing.assert_array_equal(head["logits"]["kernel"], new["logits"]["kernel"])
     _, variables, _ = loading.load_pretrained(spec, weights, "new", key)
     harness.assert_trees_equal(variables["params"]["head"], new)
