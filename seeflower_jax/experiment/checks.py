@@ -114,7 +114,12 @@ RULES: dict[str, Rule] = {
     "model.dropout": _SHARE,
     "model.dtype": _choice(("float32", "bfloat16")),
     "model.pooling": _optional(_choice(tuple(POOLING))),
-    "model.pooled": _optional(_NAMES),
+    "model.pooled": _optional(
+        Rule(
+            "regular expressions on names of endpoints, such as ('block[345]_conv.',)",
+            lambda v: _all(v, _is_expression),
+        )
+    ),
     "model.standardize": _optional(_BOOLEAN),
     "model.hidden": _optional(
         Rule("whole numbers above 0", lambda v: _all(v, _integer(1).accepts))

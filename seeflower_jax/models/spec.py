@@ -7,9 +7,19 @@ spec == ModelSpec(**spec.to_dict())
 
 import dataclasses
 import math
+import re
 from typing import Any
 
+_EXPRESSIONS = "regular expressions on names of endpoints"
 DTYPES = ("float32", "bfloat16")
+
+
+def _is_expression(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +76,7 @@ class ModelSpec:
         self._require(
             "hidden", all(n >= 1 for n in self.hidden), "widths of at least 1"
         )
+        self._require("pooled", all(map(_is_expression, self.pooled)), _EXPRESSIONS)
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self._require("width", 0 < self.width < math.inf, "positive and finite")
         self._require("epsilon", 0 < self.epsilon < math.inf, "positive and finite")
