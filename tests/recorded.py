@@ -27,7 +27,9 @@ def layout(config: Mapping) -> dict:
     if not values["whitening"]["enabled"]:
         del values["whitening"]
     for stage in values["stages"].values():
-        _drop_defaults(stage, {"accum_steps": 1, "keep_batch_stats": False})
+        _drop_defaults(
+            stage, {"accum_steps": 1, "keep_batch_stats": False, "solver": "gradient"}
+        )
         _drop_defaults(stage["augment"], {"keep_aspect": True})
         _rename_optimizer(stage)
     return values

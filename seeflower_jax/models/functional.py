@@ -71,7 +71,8 @@ def init_head(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
     """
     images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
     inputs = jax.eval_shape(lambda v: features(spec, v, images), shapes(spec))
-    return build(spec).init(key, jnp.zeros(inputs.shape), method="apply_head")
+    zeros = jnp.zeros(inputs.shape)
+    return dict(build(spec).init(key, zeros, method="apply_head"))
 
 
 def apply(

@@ -24,7 +24,7 @@ import scipy.special
 from jaxtyping import Float, Int
 
 from seeflower_jax import models
-from seeflower_jax.data.loader import FeatureReader
+from seeflower_jax.data.loader import Reader
 from seeflower_jax.models.classifier import STANDARDIZE_EPSILON as EPSILON
 from seeflower_jax.training.step import Step
 
@@ -223,7 +223,7 @@ class WholeSplit:
       indices: the training images.
     """
 
-    reader: FeatureReader
+    reader: Reader
     labels: Labels
     indices: Labels
     steps_per_epoch: int = 1
