@@ -17,6 +17,7 @@ from seeflower_jax.data.augmentation import Augmentation
 from seeflower_jax.data.sources import DataSettings
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.checks import check_values
+from seeflower_jax.inference.run import Run
 from seeflower_jax.training.optimizer import check_optimizer
 from seeflower_jax.training.stages import Stage
 
@@ -169,6 +170,18 @@ def read_settings(config: Mapping) -> Settings:
     if errors := _check_together(settings, spec):
         raise SettingsError("\n".join(errors))
     return settings
+
+
+def settings_of(run: Run) -> Settings:
+    """Return the settings of a run.
+
+    Raises:
+      SettingsError: if its config.json has values that are not allowed.
+    """
+    try:
+        return read_settings(run.config)
+    except SettingsError as error:
+        raise SettingsError(f"{run.workdir / 'config.json'}: {error}") from error
 
 
 def _read_stage(

@@ -19,17 +19,18 @@ import optax
 from jax.sharding import Mesh
 
 from seeflower_jax import models, records, sharding
+from seeflower_jax.data import whitening
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import evaluate, images, workdir
+from seeflower_jax.experiment import evaluate, images, kept, workdir
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.training import loop, partition, ridge, step
+from seeflower_jax.training import loop, partition, ridge, step, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import StagePlan
@@ -82,6 +83,7 @@ class _Start:
             "class_names": list(self.dataset.source.class_names),
             "view": self.settings.view.to_dict(),
             "config_hash": self.settings.config_hash,
+            "weights": self.weights,
         }
 
 
@@ -114,17 +116,62 @@ def train(
     Raises:
       ValueError: if the config has wrong values, if the run directory holds a run of
         another config, or if images or weights cannot be loaded.
+      FolderInUseError: if another process is writing to the run directory.
+      FullDiskError: if the disk is full.
+      Interrupted: if the run is interrupted. Within a stage, its state is saved.
     """
     settings = read_settings(config)
+    if not checkpoint_seconds >= 0:
+        raise ValueError(
+            f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
+        )
     folder = pathlib.Path(folder).expanduser()
-    workdir.check_workdir(folder, settings)
-    if result := records.read_result(folder):
-        seen = result["test_seen"] or not test
-        if seen and result["config_hash"] == settings.config_hash:
-            workdir.claim_workdir(folder, settings)
+    with records.lock(folder):
+        workdir.check_workdir(folder, settings)
+        if result := _finished_result(settings, folder, test):
             logging.info("%s is finished", folder)
             return result
+        try:
+            return _train(settings, folder, command, checkpoint_seconds, test)
+        except KeyboardInterrupt as error:
+            advice = "interrupted; start the same command again to resume the run"
+            raise stopping.Interrupted(str(error) or advice) from error
 
+
+def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> dict:
+    """Return the result of a finished run; {} if there is something left to do."""
+    try:
+        result = records.read_result(folder)
+    except records.DamagedFileError as error:
+        logging.warning("%s", error)
+        (folder / "result.json").unlink()
+        return {}
+    if not result or not workdir.has_trained(folder):
+        return {}
+    if settings.whitening and not _has_whitening(folder):
+        return {}
+    seen = result.get("test_seen") or not test
+    if not seen or result.get("config_hash") != settings.config_hash:
+        return {}
+    records.write_json(folder / workdir.CONFIG, settings.config)
+    return result
+
+
+def _has_whitening(folder: pathlib.Path) -> bool:
+    try:
+        return whitening.load_from(folder) is not None
+    except records.DamagedFileError:  # `images.fit_whitening` logs the error.
+        return False
+
+
+def _train(
+    settings: Settings,
+    folder: pathlib.Path,
+    command: str,
+    checkpoint_seconds: float,
+    test: bool,
+) -> dict:
+    """Train what is left of a run, and return its result."""
     check_network(settings)
     provenance = records.provenance(command)  # describes the code before the training
     if settings.pretraining:
@@ -189,8 +236,7 @@ def _prepare(
     )
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
-    workdir.claim_workdir(folder, settings)
-    images.claim_images(dataset, folder)
+    workdir.claim_workdir(folder, settings, dataset.source.describe())
     return _Start(
         settings,
         folder,
@@ -213,6 +259,7 @@ def _run_stages(start: _Start) -> Progress:
         progress = Progress(stages[0].name)
         if meta:
             progress = Progress(**meta["progress"])
+            _check_weights(start, meta.get("weights", start.weights))
             logging.info("going on at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
@@ -238,6 +285,17 @@ def _run_stages(start: _Start) -> Progress:
             state = sharding.replicate(state, start.mesh)
             _, progress = loop.fit(plan, state, progress, checkpoints, log)
     return progress
+
+
+def _check_weights(start: _Start, before: WeightRecord) -> None:
+    """Raise an error if a run is resumed with other initial weights."""
+    if before["sha256"] != start.weights["sha256"]:
+        raise ValueError(
+            f"{start.folder} was started with the weights {before['name']} (SHA-256 "
+            f"{before['sha256']}), not {start.weights['name']} (SHA-256 "
+            f"{start.weights['sha256']}); give the same config.init.weights to resume "
+            "that run, or another --workdir"
+        )
 
 
 def _plan_stage(
@@ -309,17 +367,20 @@ def _feature_reader(start: _Start, stage: Stage, variables: dict) -> FeatureRead
     splits = start.dataset.source.splits
     indices = np.concatenate([splits["train"], splits.get("validation", [])])
     indices = indices.astype(np.int64)
+    frozen = partition.split(variables["params"], stage.rules)[1]
+    computed_by = {"frozen": frozen, "batch_stats": variables["batch_stats"]}
+    origin = (
+        f"config {start.settings.config_hash}, {start.dataset.source.fingerprint}, "
+        f"variables {records.variables_hash(computed_by)}"
+    )
     path = start.folder / f"features_{stage.name}.npy"
-    if not path.exists():
-        partial, done = path.with_name(f"partial_{path.name}"), 0
-        for rows in start.evaluator.features(
+    features = kept.read_features(path, origin, len(indices))
+    if features is None:
+        batches = start.evaluator.features(
             variables, start.dataset.reader, indices, "features"
-        ):
-            if not done:
-                shape = len(indices), rows.shape[1]
-                features = np.lib.format.open_memmap(partial, "w+", rows.dtype, shape)
-            features[done : done + len(rows)] = rows
-            done += len(rows)
-        features.flush()
-        os.replace(partial, path)
-    return FeatureReader(np.load(path, mmap_mode="r"), indices)
+        )
+        kept.write_features(path, origin, batches, len(indices))
+        features = kept.read_features(path, origin, len(indices))
+    if features is None:
+        raise OSError(f"{path} does not have the content that was written to it")
+    return FeatureReader(features, indices)
