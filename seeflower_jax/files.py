@@ -113,3 +113,16 @@ def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(descriptor)
+
+
+def set_default_mode(path: str | os.PathLike) -> None:
+    """Give a file the mode of new files, which the umask decides.
+
+    Some libraries create files that only their owner can read.
+    """
+    probe = pathlib.Path(f"{path}.mode")
+    probe.touch()
+    try:
+        os.chmod(path, probe.stat().st_mode)
+    finally:
+        probe.unlink()
