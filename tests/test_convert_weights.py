@@ -136,7 +136,7 @@ def test_torchvision_inception_predicts_the_same_by_what_is_written(tmp_path):
     path = tmp_path / "i.safetensors"
     writers.write(path, "safetensors", spec, variables, {})
     again = torchvision.models.inception_v3(
-        aux_logits=False, transform_input=False, init_weights=False
+        aux_logits=False, transform_input=True, init_weights=False
     )
     again.load_state_dict(safetensors.torch.load_file(path))
     outputs = references.torch_outputs("inception_v3", again.eval(), images)

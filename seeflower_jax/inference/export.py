@@ -7,9 +7,9 @@
 `jax.export` for any batch size and for CPU and GPU. The images are float32 [n, size,
 size, 3], RGB in [0, 255], as the network's view returns them.
 `parameters.safetensors` contains the variables. `model.json` contains all other values,
-such as the spec, the view, the class names and the hashes of the files. `whitening.npz` contains the whitening,
-if the network has one. Loading an export requires JAX and safetensors, but neither flax
-nor optax.
+such as the spec, the view, the class names and the hashes of the files.
+`whitening.npz` contains the whitening, if the network has one. Loading an export
+requires JAX and safetensors, but neither flax nor optax.
 """
 
 import contextlib
