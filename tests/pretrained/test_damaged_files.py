@@ -91,7 +91,7 @@ def _save_wrapped(path, state, wrapper):
         (lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()}, "'_orig_mod.mo"),
         (lambda s: {"state_dict": s, "epoch": 3}, "loading 'state_dict'"),
         (lambda s: {"model": {"state_dict": s}, "optimizer": {}}, "loading 'model'"),
-        (lambda s: s | {"epoch": 3}, "left out .'epoch'"),
+        (lambda s: s | {"epoch": 3}, "left out ['epoch']"),
         (
             lambda s: {k: torch.nn.Parameter(v.double()) for k, v in s.items()},
             "not the published file",
@@ -164,7 +164,7 @@ def test_base_inside_of_a_sequential_network(tmp_path, name):
 @pytest.mark.parametrize(
     "value,message",
     [
-        (torch.full((3,), 1e300, dtype=torch.float64), "too large for float32"),
+        (torch.full((3,), 1e300, dtype=torch.float64), "values that are too large"),
         (torch.ones(3, dtype=torch.complex64), "complex values, expected real"),
         (torch.full((3,), torch.inf), "values that are not finite"),
     ],
