@@ -7,7 +7,7 @@
 | `readers` | chooses the reader of a file by its suffix; accepts new readers |
 | `content` | recognises what a file is, and refuses sizes that cannot be true |
 | `keras_h5`, `keras_archive`, `hdf5` | read and write files of Keras |
-| `torch_files`, `torch_state` | read and write files of PyTorch, with torchvision's names |
+| `torch_files`, `torch_state` | read and write files with torchvision's names |
 | `preprocessing` | recognises or assumes the preprocessing that weights expect |
 | `converted` | reads and writes the folders of `scripts.convert_weights` |
 | `spec_inference` | infers width and head from the shapes of parameters |

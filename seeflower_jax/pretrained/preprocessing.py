@@ -53,7 +53,7 @@ def choose(
     Args:
       model: the name of the network.
       path: the file.
-      variables: the variables of the network with those of the file.
+      variables: the variables of the network, loaded from the file.
       usual: the preprocessing that most files of this format expect.
       chosen: the preprocessing that the user has chosen, or None.
 
