@@ -30,7 +30,9 @@ def get_config() -> ConfigDict:
     config.model.hidden = config_dict.placeholder(tuple)  # widths of dense layers
     config.model.width = config_dict.placeholder(float)  # factor on all channels
     config.model.input_size = config_dict.placeholder(int)  # side in pixels
-    config.model.preprocess = config_dict.placeholder(str)  # or unit, tf, caffe, torch
+    # What the weights expect of pixel values, if the weight file does not tell it:
+    # unit, tf, caffe, caffe_rgb or torch.
+    config.model.preprocess = config_dict.placeholder(str)
 
     config.init = ConfigDict()
     # A path of weights. 'imagenet' downloads Keras' file; '' is random parameters.

@@ -232,7 +232,11 @@ def _prepare(
         if stage.solver == "gradient":
             _train_loader(stage, settings, dataset, dataset.reader)
     spec, variables, weights = loading.load_pretrained(
-        spec, settings.weights, settings.head, jax.random.key(settings.seed)
+        spec,
+        settings.weights,
+        settings.head,
+        jax.random.key(settings.seed),
+        preprocess=settings.model_changes.get("preprocess"),
     )
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
