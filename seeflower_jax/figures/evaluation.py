@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from seeflower_jax.evaluation.calibration import Reliability
-from seeflower_jax.figures import canvas
+from seeflower_jax.figures import canvas, text
 
 
 def write_confusion_matrix(
@@ -20,15 +20,16 @@ def write_confusion_matrix(
     class_names: Sequence[str],
 ) -> None:
     """Draw how often each true class (row) was predicted as each class (column)."""
-    count = len(class_names)
+    names = [text.printable(name) for name in class_names]
+    count = len(names)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = 4 + 0.13 * count
     with canvas.png(path, size=(side, side)) as axes:
         axis = axes[0, 0]
         # The square root makes single mistakes visible next to a full diagonal.
         image = axis.imshow(np.sqrt(shares), cmap="viridis", vmin=0, vmax=1)
-        axis.set_xticks(range(count), class_names, rotation=90, fontsize=6)
-        axis.set_yticks(range(count), class_names, fontsize=6)
+        axis.set_xticks(range(count), names, rotation=90, fontsize=6)
+        axis.set_yticks(range(count), names, fontsize=6)
         axis.set_xlabel("predicted")
         axis.set_ylabel("true")
         bar = axis.figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02)
