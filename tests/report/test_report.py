@@ -15,13 +15,15 @@ from seeflower_jax import records
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.evaluate import Evaluation, evaluate
+from seeflower_jax.figures import text as drawn
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.report import charts, collect
 from seeflower_jax.report import html as page_html
 from tests import harness, tiny_config
 from tests.browser import Browser
 
-HOSTILE = '"><script>alert(1)</script>'
+# A tag, characters that XML forbids, and a mark that reverses the rest.
+HOSTILE = '"><script>alert(1)</script>\x07\x00\x1b[31m\udce9\u202e\n'
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,37 @@ def test_learning_rate_and_gradient_norm_are_drawn(run, page):
     )
 
 
+def test_half_written_and_outdated_pages_are_not_current(run, page, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    path = workdir / "report.html"
+    whole = path.read_bytes()
+    assert collect.is_current(workdir)
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert not collect.is_current(workdir), length
+    path.write_bytes(whole)
+    for name in ("result.json", "metrics.jsonl", "config.json"):
+        before = (workdir / name).read_text()
+        (workdir / name).write_text(before + "\n")
+        assert not collect.is_current(workdir), name
+        (workdir / name).write_text(before)
+    assert collect.is_current(workdir)
+    path.unlink()
+    assert not collect.is_current(workdir)
+
+
+def test_page_that_cannot_be_made_leaves_the_page_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    page_html.write(path, _page(2), "a")
+    before = path.read_text()
+    monkeypatch.setattr(page_html.os, "fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        page_html.write(path, _page(3), "b")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == before and page_html.is_made_from(path, "a")
+
+
 def _page(count: int, splits=("validation", "test"), **changes) -> page_html.Page:
     """Return a page of random logits of `count` classes, two with hostile names."""
     rng = np.random.default_rng(0)
@@ -186,12 +219,12 @@ def test_text_of_all_kinds_stays_text(page):
     text = page_html.render(page)
     tree = ElementTree.fromstring(text)  # well-formed
     assert tree.find(".//script") is None and "<script" not in text
-    assert _text(tree.find(".//h1")) == page.title
+    assert _text(tree.find(".//h1")) == drawn.printable(page.title)
     assert "This run is not finished" in _text(tree.find(".//header"))
     assert (_section(tree, "classes") is None) == (not page.evaluations)
     assert (_section(tree, "learning") is None) == (not page.log)
     if page.evaluations:
-        assert HOSTILE in _text(_section(tree, "classes"))
+        assert drawn.printable(HOSTILE) in _text(_section(tree, "classes"))
         splits = [evaluation.split for evaluation in page.evaluations]
         calibration = _text(_section(tree, "calibration"))
         assert ("No temperature was fitted" in calibration) == (
