@@ -53,7 +53,13 @@ def rank(
 
 
 def whole_batch_size(batch_size: int, devices: int) -> int:
-    """Return the batch size, rounded up to a multiple of the devices."""
+    """Return the batch size, rounded up to a multiple of the devices.
+
+    Raises:
+      ValueError: if the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     return -(-batch_size // devices) * devices
 
 

@@ -81,7 +81,7 @@ def test_images_of_every_kind(network, folder, tmp_path):
     assert {line["method"] for line in lines} == set(METHODS)
     for line in lines:
         values = maps.read(line)
-        assert values.shape == (80, 80) and values.dtype == np.float16
+        assert values.shape == (80, 80) and values.dtype == np.float32
         assert np.isfinite(values).all()
         assert line["prediction"] == line["target"] in network.class_names
         assert 0 < line["probability"] <= 1
