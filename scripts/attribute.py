@@ -52,6 +52,7 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Only this many of the first images
 _OVERLAYS = flags.DEFINE_bool("overlays", False, "Also write overlays as PNGs.")
 _BOXES = flags.DEFINE_bool("boxes", True, "Compute boxes of class activation maps.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's images are now.")
+flags.register_validator("out", bool, "expected a folder")
 
 
 def main(_: list[str]) -> None:

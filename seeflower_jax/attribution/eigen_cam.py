@@ -25,6 +25,9 @@ def eigen_cam(
     a singular vector is arbitrary. The function picks the sign that makes the sum of
     the map positive.
 
+    pytorch-grad-cam subtracts the mean of each channel first, which the paper does not,
+    and takes the sign that the decomposition returns. CORRELATION
+
     Source: Muhammad and Yeasin 2020, arXiv 2008.00299, equations 3 and 4.
 
     Args:

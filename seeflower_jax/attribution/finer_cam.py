@@ -7,6 +7,7 @@ Example:
 from jaxtyping import Array, Float, Int
 
 from seeflower_jax.attribution.grad_cam import grad_cam
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import contrast
 from seeflower_jax.attribution.types import NetworkFunction
 
@@ -23,7 +24,7 @@ def finer_cam(
     """Compute Grad-CAM of a class's logit minus the logits of similar classes.
 
     The method is made for fine-grained classes, which share most of the evidence that
-    Grad-CAM shows. `targets.contrast` defines the score.
+    Grad-CAM shows. `targets.contrast` defines the score, as the authors' code does.
 
     Source: Zhang et al. 2025, arXiv 2501.11309, section 3.
 
@@ -35,12 +36,14 @@ def finer_cam(
       strength: weight of the similar classes; 0 gives Grad-CAM.
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent, or an option is out of
+        its range.
 
     Example:
       >>> maps = finer_cam(network, images, labels, layer="block5_conv3")
       >>> maps.shape == images.shape[:3]
       True
     """
+    check_ranges(references=references, strength=strength)
     score = contrast(targets, references, strength)
     return grad_cam(network, images, score, layer=layer)

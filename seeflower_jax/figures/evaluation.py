@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.calibration import Reliability
 from seeflower_jax.figures import canvas, text
 
@@ -41,7 +42,10 @@ def write_confusion_matrix(
 def write_reliability(
     path: str | os.PathLike, reliability_by_temperature: Mapping[float, Reliability]
 ) -> None:
-    """Draw accuracy by confidence, one diagram a temperature."""
+    """Draw accuracy by confidence, one diagram a temperature.
+
+    The title has the calibration error, unless there are too few images for it.
+    """
     columns = len(reliability_by_temperature)
     size = 4 * columns, 4.2
     with canvas.png(path, columns=columns, size=size, share_y=True) as axes:
@@ -52,11 +56,11 @@ def write_reliability(
             left = np.arange(bins) / bins
             axis.bar(left, reliability.accuracy, 1 / bins, align="edge", edgecolor="w")
             axis.plot([0, 1], [0, 1], "--", color="grey", lw=1)
-            axis.set_title(
-                f"temperature {temperature:.2f}: calibration error "
-                f"{reliability.error:.3f}",
-                fontsize=10,
-            )
+            count = reliability.counts.sum()
+            quality = f"calibration error {reliability.error:.3f}"
+            if count < calibration.MIN_IMAGES:
+                quality = f"{count} images, too few to judge"
+            axis.set_title(f"temperature {temperature:.2f}: {quality}", fontsize=10)
             axis.set_xlabel("probability of the predicted class")
             axis.set_xlim(0, 1)
             axis.set_ylim(0, 1)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from seeflower_jax import sharding
+from seeflower_jax import hints, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images
@@ -58,8 +58,7 @@ def whole_batch_size(batch_size: int, devices: int) -> int:
     Raises:
       ValueError: if the batch size is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+    hints.check_count("batch_size", batch_size)
     return -(-batch_size // devices) * devices
 
 

@@ -198,6 +198,8 @@ def _details(page: Page) -> dict[str, Any]:
         "worst": [row for row in rows if row["recall"] < 1][:_WORST],
         "pairs": _confused_pairs(confusion, class_names),
         "diagrams": [_diagram(evaluation, t) for t in temperatures],
+        "enough_images": len(labels) >= calibration.MIN_IMAGES,
+        "min_images": calibration.MIN_IMAGES,
         "reliability_frame": charts.RELIABILITY,
         "x_ticks": x_ticks,
         "y_ticks": y_ticks,

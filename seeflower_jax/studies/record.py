@@ -7,6 +7,7 @@ A result is called <model>_<split>_<recipe>_seed<n>.json, without the recipe if 
 `best`, as the run directories of `reproduce` are.
 """
 
+import glob
 import json
 import os
 import pathlib
@@ -49,6 +50,25 @@ def load_results(folder: str | os.PathLike) -> list[dict]:
             )
         results.append(result)
     return results
+
+
+def find_runs(pattern: str) -> list[str]:
+    """Return the finished runs among the folders of a pattern; a path unchanged.
+
+    Raises:
+      FileNotFoundError: if the pattern matches no finished run.
+    """
+    if not glob.has_magic(pattern):
+        return [pattern]
+    paths = glob.glob(os.path.expanduser(f"{pattern}/config.json"))
+    folders = sorted(map(os.path.dirname, paths))
+    finished = [run for run in folders if os.path.exists(f"{run}/result.json")]
+    if not finished:
+        raise FileNotFoundError(
+            f"{pattern} matches no finished run, of {len(folders)} runs; a "
+            "finished run has a result.json"
+        )
+    return finished
 
 
 def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Path:

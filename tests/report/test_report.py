@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from seeflower_jax import records
-from seeflower_jax.evaluation import metrics
+from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.evaluate import Evaluation, evaluate
 from seeflower_jax.figures import text as drawn
@@ -121,8 +121,22 @@ def test_temperature_is_of_the_evaluated_logits(run, tmp_path):
         "1.75 was fitted on the validation split, to the logits that are averag" in text
     )
     assert "A prediction uses a single view, whose temperature is 1.25." in text
-    assert "Temperature 1.75: calibration error" in text
+    assert "fewer than 200 images, which are too few to judge the calibration" in text
+    assert "calibration error" not in text
     assert "are averaged over the test-time views" in _text(_section(tree, "result"))
+
+
+def test_calibration_error_is_shown_of_enough_images():
+    page = _page(102)
+    tree = ElementTree.fromstring(page_html.render(page))
+    text = _text(_section(tree, "calibration"))
+    (evaluation, _) = page.evaluations
+    for words, temperature in (("Without temperature", 1.0), ("Temperature 0.50", 0.5)):
+        reliability = calibration.reliability(
+            evaluation.logits, evaluation.labels, temperature
+        )
+        assert f"{words}: calibration error {100 * reliability.error:.1f}" in text
+    assert "too few" not in text and "The diagrams show the test split" in text
 
 
 def test_learning_rate_and_gradient_norm_are_drawn(run, page):
