@@ -7,6 +7,7 @@ with records.lock(folder):
 
 import contextlib
 import datetime
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -15,6 +16,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -33,6 +35,7 @@ except ImportError:  # on Windows
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
+PARTIAL = "partial_"  # start of the names of files that are not complete
 _LOCK_FILE = ".lock"  # in every folder that a process is writing to
 _held = threading.local()  # its `folders` are those that the thread has locked
 # The location of files on a machine does not change the result of a run.
@@ -41,6 +44,20 @@ LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
 
 class FolderInUseError(RuntimeError):
     """Another process is writing to a folder."""
+
+
+class FullDiskError(OSError):
+    """A file does not fit on the disk."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(
+            f"cannot write {path}: the disk is full; free some space, then start the "
+            "same command again"
+        )
+
+
+class DamagedFileError(ValueError):
+    """A file has other content than a process of this package writes."""
 
 
 def to_dict(config: Mapping) -> dict:
@@ -80,29 +97,100 @@ def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error, also one of another library, is about a full disk."""
+    if isinstance(error, FullDiskError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # NumPy: "4096 requested and 512 written"; TensorStore: "[os_error_code='28']".
+    codes = "|".join(str(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    pattern = rf"requested and \d+ written|os_error_code='({codes})'|No space left"
+    return re.search(pattern, str(error)) is not None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield another path to write to, which becomes `path` once it is complete.
+
+    The file is on disk before it gets its name. After an error the incomplete file is
+    removed, and `path` is as it was.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and is_full_disk(error):
+            raise FullDiskError(path) from error
+        raise
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a value as indented JSON, to the complete file or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: pathlib.Path, advice: str) -> dict:
+    """Return the object of a JSON file.
+
+    Args:
+      path: the file.
+      advice: what to do if the file is damaged, for the error.
+
+    Raises:
+      DamagedFileError: if the file is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"it has a {type(value).__name__}, not an object")
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}; {advice}") from error
+    return value
 
 
 def read_result(workdir: str | os.PathLike) -> dict:
-    """Return the content of `result.json`; {} if the run is not finished."""
+    """Return the content of `result.json`; {} if the run is not finished.
+
+    Raises:
+      DamagedFileError: if the file is damaged.
+    """
     path = pathlib.Path(workdir).expanduser() / "result.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    advice = "start the training command again, which evaluates the run again"
+    return read_json(path, advice) if path.exists() else {}
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict]:
     """Return the objects of `metrics.jsonl`, one for each epoch; [] if it is absent.
 
     An incomplete last line is left out. The run is still writing the line, or was
-    interrupted.
+    interrupted. Damaged lines are left out with a warning that names the file.
     """
     path = pathlib.Path(workdir).expanduser() / LOG_FILE
-    text = path.read_text() if path.exists() else ""
-    complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines()]
+    content = path.read_bytes() if path.exists() else b""
+    *complete, _ = content.split(b"\n")
+    lines, damaged = [], []
+    for number, text in enumerate(complete, 1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line["run_step"], int):
+                raise TypeError("run_step is a number of steps")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            damaged.append(str(number))
+        else:
+            lines.append(line)
+    if damaged:
+        logging.warning("%s: line %s is damaged and left out", path, ", ".join(damaged))
+    return lines
 
 
 @contextlib.contextmanager

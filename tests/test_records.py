@@ -112,3 +112,35 @@ def test_file_system_without_flock_is_said_once(tmp_path, monkeypatch, caplog):
         "time write to it"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_is_replaced_by_a_complete_one_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    records.write_json(path, {"a": 1})
+    with pytest.raises(KeyboardInterrupt), records.replacing(path) as partial:
+        partial.write_text("{")
+        raise KeyboardInterrupt
+    with pytest.raises(records.FullDiskError, match=f"cannot write {path}: the disk"):
+        with records.replacing(path) as partial:
+            partial.write_text("{")
+            raise OSError("512 requested and 0 written")  # as NumPy says it
+    with pytest.raises(PermissionError, match="denied"):
+        with records.replacing(path):
+            raise PermissionError(errno.EACCES, "Permission denied", "images/a.jpg")
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert records.read_result(tmp_path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"a": ', b"[1]", b"null", b"\xff\xfe", b"\0" * 20, b"[" * 99999]
+)
+def test_damaged_json_is_named(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_bytes(content)
+    with pytest.raises(records.DamagedFileError) as caught:
+        records.read_result(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is damaged: ") and "\n" not in message
+    assert message.endswith(
+        "start the training command again, which evaluates the run again"
+    )
