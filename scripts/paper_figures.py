@@ -31,7 +31,7 @@ _SIZE = flags.DEFINE_integer(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images; the default is that of the run."
 )
-flags.register_validator("out", bool, "expected a folder")
+flags.register_validator("out", lambda path: path != "", "expected a folder")
 
 
 def main(_) -> None:

@@ -28,7 +28,7 @@ class _Range:
 def _count(low: int) -> _Range:
     return _Range(
         f"a whole number, {low} or more",
-        lambda value: isinstance(value, numbers.Integral) and value >= low,
+        lambda value: isinstance(value, numbers.Integral) and int(value) >= low,
     )
 
 

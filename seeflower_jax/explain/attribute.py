@@ -75,7 +75,9 @@ def attribute(
 
     Raises:
       ValueError: for unknown methods, layers, targets and types, for a batch size below
-        1, and for a folder with maps of other settings or with damaged files.
+        1, and for a folder with maps of other settings.
+      DamagedFileError: if the folder has maps, and a file of them is damaged.
+      FullDiskError: if the disk is full.
       FolderInUseError: if another process writes to the folder.
     """
     if dtype not in ("float16", "float32"):
@@ -84,11 +86,12 @@ def attribute(
     registry.check_methods(methods)
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     explainer = Explainer(network, methods, layer, batch_size, options)
-    names = hashlib.sha256("\n".join(images.names).encode()).hexdigest()[:12]
+    # A file name may have bytes that are not text.
+    names = "\n".join(images.names).encode(errors="backslashreplace")
     settings = {
         "network": network.origin,
         "variables": records.variables_hash(network.variables),
-        "images": f"{len(images)} ({names})",
+        "images": f"{len(images)} ({hashlib.sha256(names).hexdigest()[:12]})",
         "methods": list(methods),
         "target": target,
         "layer": layer,

@@ -102,7 +102,6 @@ def score_methods(
     Raises:
       ValueError: for unknown metrics, methods and layers, for an odd `grid_size`, for
         a number below 1, and if too few images are classified correctly.
-      FolderInUseError: if another process writes to the folder.
     """
     check_metrics(metrics)
     registry.check_methods(methods)

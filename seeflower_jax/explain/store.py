@@ -19,7 +19,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,8 @@ class MapStore:
         type of the maps on disk, 'float16' or 'float32'.
 
     Raises:
-      ValueError: if the folder holds maps of other settings; lists what differs. Also
-        if its files are damaged.
+      ValueError: if the folder holds maps of other settings; lists what differs.
+      DamagedFileError: if a file of the folder is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict):
@@ -86,7 +86,7 @@ class MapStore:
 
         Raises:
           FileNotFoundError: if the folder has no maps.
-          ValueError: if its files are damaged.
+          DamagedFileError: if a file of the folder is damaged.
         """
         store = cls.__new__(cls)
         store.folder = pathlib.Path(folder).expanduser()
@@ -101,7 +101,7 @@ class MapStore:
             path = self.folder / name
             actual = path.stat().st_size if path.exists() else 0
             if actual < size:
-                raise ValueError(
+                raise records.DamagedFileError(
                     f"{path} is damaged: it has {actual} bytes, expected {size} or "
                     f"more; {_again(self.folder)}"
                 )
@@ -132,15 +132,17 @@ class MapStore:
         """Write a shard.
 
         The lines get `method`, `shard` (the file), `row` in the file, and `scale`.
+
+        Raises:
+          FullDiskError: if the disk is full. The shard is then not counted.
         """
         index = []
         for method, values in content.maps.items():
             path = self.folder / method / f"{shard:05d}.npy"
             path.parent.mkdir(exist_ok=True)
             stored, scales = _scale(values, self._state["settings"]["dtype"])
-            partial = path.with_name(f"partial_{path.name}")
-            np.save(partial, stored)
-            os.replace(partial, path)
+            with records.replacing(path) as partial:
+                np.save(partial, stored)
             place = {"method": method, "shard": f"{method}/{path.name}"}
             extras = content.extras.get(method, [{}] * len(content.lines))
             index += [
@@ -151,9 +153,7 @@ class MapStore:
             ]
         sizes = []
         for name, lines in zip(_LOGS, (index, content.skipped), strict=True):
-            with open(self.folder / name, "a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-                sizes.append(file.tell())
+            sizes.append(_append(self.folder / name, lines))
         self._state |= {"shards": shard + 1, "bytes": sizes}
         records.write_json(self.folder / "state.json", self._state)
 
@@ -175,7 +175,7 @@ class MapStore:
                 try:
                     yield json.loads(text)
                 except ValueError as error:
-                    raise ValueError(
+                    raise records.DamagedFileError(
                         f"{path} is damaged: {text[:60]!r} is not JSON; "
                         f"{_again(self.folder)}"
                     ) from error
@@ -184,18 +184,29 @@ class MapStore:
         """Return the map that a line of the index names, in its own units.
 
         Raises:
-          FileNotFoundError: if the shard is absent.
-          ValueError: if it is damaged.
+          DamagedFileError: if the shard is damaged.
         """
         path = self.folder / line["shard"]
         try:
             stored = np.load(path, mmap_mode="r")[line["row"]]
-        except (ValueError, IndexError, EOFError) as error:
-            raise ValueError(
+        except (OSError, ValueError, IndexError, EOFError) as error:
+            raise records.DamagedFileError(
                 f"{path} is damaged ({error}); {_again(self.folder)}"
             ) from error
         # Earlier versions wrote no scale, and maps that were not scaled.
         return stored.astype(np.float32) * np.float32(line.get("scale", 1))
+
+
+def _append(path: pathlib.Path, lines: Iterable[dict]) -> int:
+    """Append lines to a log, and return the size of the log in bytes."""
+    try:
+        with open(path, "a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            return file.tell()
+    except OSError as error:
+        if records.is_full_disk(error):
+            raise records.FullDiskError(path) from error
+        raise
 
 
 def _scale(
@@ -217,19 +228,21 @@ def _scale(
 def _read_state(folder: pathlib.Path) -> dict[str, Any]:
     """Return the content of `state.json`."""
     path = folder / "state.json"
-    try:
-        state = json.loads(path.read_text())
-        state["settings"]["dtype"]
-        counts = [state["shards"], *state["bytes"]]
-        if len(counts) != 1 + len(_LOGS) or min(counts) < 0:
-            raise ValueError("it has other counts than those of shards and bytes")
-    except FileNotFoundError:
+    if not path.exists():
         raise FileNotFoundError(
             f"{folder} has no maps: it has no {path.name}; give the --out of "
             "scripts.attribute"
-        ) from None
+        )
+    state = records.read_json(path, _again(folder))
+    try:
+        state["settings"]["dtype"]
+        shards, index_bytes, skipped_bytes = state["shards"], *state["bytes"]
+        if min(shards, index_bytes, skipped_bytes) < 0:
+            raise ValueError("it counts less than 0 shards or bytes")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {_again(folder)}") from error
+        raise records.DamagedFileError(
+            f"{path} is damaged: {type(error).__name__}: {error}; {_again(folder)}"
+        ) from error
     return state
 
 

@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
@@ -69,10 +70,19 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
 
     Raises:
       FileNotFoundError: if `workdir` is not a run directory.
+      DamagedFileError: if a file of the run lacks what the page shows.
     """
     workdir = pathlib.Path(workdir).expanduser()
     path, sources = workdir / _PAGE, _sources(workdir)
-    html.write(path, _collect(workdir, data_dir), sources)
+    page = _collect(workdir, data_dir)
+    try:
+        html.write(path, page, sources)
+    except (jinja2.UndefinedError, KeyError, TypeError) as error:
+        raise records.DamagedFileError(
+            f"{workdir / 'result.json'} or {workdir / records.LOG_FILE} is damaged: it "
+            f"lacks what the page shows ({type(error).__name__}: {error}); start the "
+            "training command again, or delete the damaged file"
+        ) from error
     return path
 
 

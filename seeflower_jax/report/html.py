@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from PIL import Image
 
+from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment.evaluate import Evaluation
 from seeflower_jax.figures import maps, text
@@ -90,16 +91,13 @@ def write(path: pathlib.Path, page: Page, sources: str) -> None:
       path: of the page.
       page: what it shows.
       sources: what the page is made from, as `is_made_from` compares it.
+
+    Raises:
+      FullDiskError: if the disk is full.
     """
-    partial = path.with_name(f"partial_{os.getpid()}_{path.name}")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(render(page) + _marker(sources))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = render(page) + _marker(sources)
+    with records.replacing(path) as partial:
+        partial.write_text(content, encoding="utf-8")
 
 
 def is_made_from(path: pathlib.Path, sources: str) -> bool:

@@ -31,16 +31,20 @@ def network() -> Network:
     logits = variables["params"]["head"]["logits"]
     logits["bias"] = np.array([0, 20, 0, 0], np.float32)
     return Network(
-        spec=spec, variables=variables, view=View(SIDE, SIDE), class_names=tuple("abcd")
+        spec=spec,
+        variables=variables,
+        view=View(SIDE, SIDE),
+        class_names=("$a$", "b\x07\n", "_c", "d\u202e"),
     )
 
 
 @pytest.fixture
 def images(network, tmp_path):
     rng = np.random.default_rng(0)
-    for number in range(3):
+    for name in ("0", "$1$\n\x07", "_2 \udce9"):
         pixels = rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        with open(tmp_path / f"{name}.png", "wb") as file:
+            Image.fromarray(pixels).save(file, "PNG")
     return network.images(tmp_path)
 
 
@@ -49,9 +53,13 @@ def test_stored_maps_of_every_method_are_the_computed_maps(
     network, images, tmp_path, dtype
 ):
     methods, layer = list(registry.METHODS), "block3_conv3"
-    options = {"target": "a", "layer": layer, "batch_size": 3, "dtype": dtype}
+    options = {"target": "$a$", "layer": layer, "batch_size": 3, "dtype": dtype}
     out = tmp_path / "maps"
+    options["overlays"] = True
     assert attribute.attribute(network, images, methods, out, **options) == []
+    for method in methods:
+        assert (out / f"{method}.png").exists()
+        assert len(list((out / "overlays" / method).iterdir())) == 3
     explainer = Explainer(network, methods, layer, batch_size=3)
     pixels = [images.read(position) for position in range(3)]
     maps = explainer(range(3), pixels, [0, 0, 0]).maps
@@ -141,7 +149,7 @@ def _truncate(path):
 def test_damaged_files_are_named(tmp_path, damage, named, message):
     _write(tmp_path, np.ones((2, 3, 4)))
     damage(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+    with pytest.raises((records.DamagedFileError, FileNotFoundError)) as caught:
         store = MapStore.open(tmp_path)
         for line in store.lines():
             store.read(line)
@@ -162,7 +170,8 @@ def test_maps_that_are_not_finite_are_left_out(network, images, tmp_path):
         broken, images, ["eigen_cam"], out, layer="block3_conv3"
     )
     assert [line["image"] for line in skipped] == list(images.names)
-    assert "0.png has values that are not finite in logits" in skipped[0]["error"]
+    text = skipped[list(images.names).index(str(tmp_path / "0.png"))]["error"]
+    assert "0.png has values that are not finite in logits" in text
     assert list(MapStore.open(out).lines()) == []
 
 

@@ -16,7 +16,7 @@ from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.evaluate import Evaluation, evaluate
 from seeflower_jax.figures import text as drawn
-from seeflower_jax.inference.run import load_run
+from seeflower_jax.inference.run import NoCheckpointError, load_run
 from seeflower_jax.report import charts, collect
 from seeflower_jax.report import html as page_html
 from tests import harness, tiny_config
@@ -177,11 +177,32 @@ def test_page_that_cannot_be_made_leaves_the_page_before_it(tmp_path, monkeypatc
     path = tmp_path / "report.html"
     page_html.write(path, _page(2), "a")
     before = path.read_text()
-    monkeypatch.setattr(page_html.os, "fsync", lambda _: 1 / 0)
+    monkeypatch.setattr(records.os, "fsync", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         page_html.write(path, _page(3), "b")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == before and page_html.is_made_from(path, "a")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("result.json", '{"half', "result.json is damaged: Unterminated string"),
+        ("result.json", "[]", "result.json is damaged: it has a list"),
+        ("result.json", '{"test": 1}', "result.json or .*metrics.jsonl is damaged"),
+        ("metrics.jsonl", '{"run_step": 1}\n', "metrics.jsonl is damaged"),
+    ],
+)
+def test_damaged_files_are_named(run, tmp_path, monkeypatch, name, content, message):
+    shutil.copytree(run.workdir, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    monkeypatch.setattr(collect, "load_run", _no_checkpoint)
+    with pytest.raises(records.DamagedFileError, match=message):
+        collect.write(tmp_path / "run")
+
+
+def _no_checkpoint(*_):
+    raise NoCheckpointError
 
 
 def _page(count: int, splits=("validation", "test"), **changes) -> page_html.Page:
