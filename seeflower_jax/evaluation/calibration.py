@@ -132,6 +132,6 @@ def describe(content: Mapping[str, float | None]) -> str:
             f"{MIN_IMAGES} images or more"
         )
     return (
-        "calibration error {ece_before:.4f}; {ece_after:.4f} with the temperature "
-        "{temperature:.2f}"
-    ).format(**content)
+        f"calibration error {content['ece_before']:.4f}; {content['ece_after']:.4f} "
+        f"with the temperature {content['temperature']:.2f}"
+    )

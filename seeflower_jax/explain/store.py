@@ -236,8 +236,8 @@ def _read_state(folder: pathlib.Path) -> dict[str, Any]:
     state = records.read_json(path, _again(folder))
     try:
         state["settings"]["dtype"]
-        shards, index_bytes, skipped_bytes = state["shards"], *state["bytes"]
-        if min(shards, index_bytes, skipped_bytes) < 0:
+        index_bytes, skipped_bytes = state["bytes"]
+        if min(state["shards"], index_bytes, skipped_bytes) < 0:
             raise ValueError("it counts less than 0 shards or bytes")
     except (ValueError, KeyError, TypeError) as error:
         raise records.DamagedFileError(

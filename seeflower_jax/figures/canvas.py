@@ -44,8 +44,10 @@ def png(
     Yields:
       The axes, [rows, columns].
     """
-    settings = {"text.parse_math": False, "text.usetex": False}
-    with matplotlib.rc_context(settings), records.replacing(path) as partial:
+    with (
+        matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}),
+        records.replacing(path) as partial,
+    ):
         # Without pyplot, the figure is freed when the block ends.
         figure = Figure(figsize=size)
         yield figure.subplots(rows, columns, squeeze=False, sharey=share_y)
