@@ -7,9 +7,9 @@ r"""Compute attribution maps of many images.
     python -m scripts.attribute --export=DIR --images=photos/ --out=maps
     python -m scripts.attribute --model=vgg16 --weights=FILE --images=photos/ --out=maps
 
---images takes a folder, a pattern or a .txt list of files. OUT gets the maps, divided
-by their scale, in <method>/<shard>.npy, index.jsonl (image, prediction, its calibrated
-probability, target, method, shard, row, scale) and a contact sheet for each method.
+--images takes a folder, a pattern or a .txt list of files. OUT gets a contact sheet for
+each method and the maps in <method>/<shard>.npy. Its index.jsonl has the image, target,
+prediction, calibrated probability, method, shard, row and scale, which divides the map.
 --overlays adds PNGs. scripts.predict describes --export, --model and --weights.
 
 For class activation maps, the index also has the box that the map highlights, in pixels

@@ -4,7 +4,8 @@
     area = area_under(curve)                                      # lower is better
 
 - `deletion`, `insertion` and `road` change pixels in the order of a map. They follow
-  the probability of the label. `area_under` is the area under a curve of the first two.
+  the probability of the label.
+- `area_under` computes the area under a deletion or insertion curve.
 - `randomised` and `rank_correlation` check whether maps depend on the parameters.
 - `sparseness` measures how concentrated a map is.
 
@@ -279,8 +280,8 @@ def rank_correlation(
 ) -> Float[Array, "n"]:
     """Compute Spearman's rank correlation of two maps of each image.
 
-    Pixels of equal value have the mean of their ranks. The maps of a class activation
-    map, which are zero at many pixels, would otherwise correlate by position.
+    Pixels of equal value have the mean of their ranks. A rank by position would let
+    maps correlate that are zero at many pixels, as class activation maps are.
 
     Returns:
       Values in [-1, 1]. A constant map has no order, so it correlates at 0 with every

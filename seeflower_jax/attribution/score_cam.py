@@ -30,9 +30,8 @@ def score_cam(
     grow with their number.
 
     Source: Wang et al. 2020, arXiv 1910.01279, algorithm 1. The authors multiply the
-    preprocessed image by the mask, so hidden pixels have the value that preprocessing
-    maps to zero; `baseline` is this value for the preprocessing `tf` and near it for
-    `caffe`.
+    preprocessed image by the mask. Their hidden pixels therefore have the value that
+    preprocessing maps to zero, which is 127.5 for the preprocessing `tf`.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.

@@ -58,8 +58,9 @@ def fit_temperature(
 ) -> float:
     """Return the most probable T in [0.1, 10], of softmax(logits / T).
 
-    The likelihood is that of the labels, and log T has a normal prior around 0. With
-    few images, T is therefore near 1. With many, T minimises the cross entropy.
+    The posterior multiplies the likelihood of the labels and a normal prior of log T
+    around 0. With few images, T is therefore near 1. With many images, T minimises the
+    cross entropy.
 
     Args:
       logits: logits of images that the network was not trained on.

@@ -108,9 +108,9 @@ def maximise_classes(
       The content of `result.json`.
 
     Raises:
-      ValueError: for an unknown class or form, a class that is given twice, no class,
-        a number below 1, a size that is too small, and for `results` without an
-        observer.
+      ValueError: for an unknown form, for no class, an unknown class or a class that
+        is given twice, for a number below 1 or a size that is too small, and for
+        `results` without an observer.
       FolderInUseError: if another process writes to the folder.
       FloatingPointError: if a score becomes NaN or infinite.
     """

@@ -81,8 +81,8 @@ class MapStore:
     def open(cls, folder: str | os.PathLike) -> "MapStore":
         """Open the maps of a folder to read them, of whatever settings.
 
-        Another process may be writing further maps; the store has those of the shards
-        that were complete when it was opened.
+        Another process may be writing further shards. The store has the maps of the
+        shards that were complete when it was opened.
 
         Raises:
           FileNotFoundError: if the folder has no maps.

@@ -3,9 +3,9 @@
     with png("curves.png", columns=2, size=(9, 4)) as axes:
         axes[0, 0].plot(values)
 
-Matplotlib parses no text: class names and titles come from users, and Matplotlib would
-otherwise read the text between two dollar signs as mathematics. Functions that draw
-such text pass it through `text.printable` first.
+Class names and titles come from users. Matplotlib therefore does not parse text between
+two dollar signs as mathematics. Functions that draw such text pass it through
+`text.printable` first.
 """
 
 import contextlib
