@@ -26,9 +26,9 @@ def finer_cam(
     The method is made for fine-grained classes, which share most of the evidence that
     Grad-CAM shows. `targets.contrast` defines the score, as the authors' code does.
 
-    Source: Zhang et al. 2025, arXiv 2501.11309, section 3. Over eight images of VGG16,
-    the maps correlate at 1.000 with those of pytorch-grad-cam 1.5.7, whose `alpha` is
-    `strength`; its default is 1.
+    Source: Zhang et al. 2025, arXiv 2501.11309, section 3. Over eight images of VGG16
+    and of Inception-v3, the maps correlate at 0.9998 or more with pytorch-grad-cam
+    1.5.7. Its `alpha` is `strength`, with a default of 1.
 
     Args:
       network, images: see `seeflower_jax.attribution`.
