@@ -3,6 +3,7 @@
 result = run(folder, PARTS, kinds=[], short=True, jobs=2)
 """
 
+import json
 import os
 import pathlib
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from seeflower_jax import hints
+from tests.harness import run_python
 from tests.stress import malformed, worker
 from tests.stress.world import World
 
@@ -67,8 +69,7 @@ def run(
     """
     start = time.monotonic()
     log = _log(start)
-    world = World(folder)
-    world.build()
+    world = build(folder)
     log("built the intact run, export and weight files")
     result: dict = {"form": "short" if short else "full"}
     for part in parts:
@@ -91,13 +92,23 @@ def run_case(folder: pathlib.Path, name: str) -> dict:
     """Run one malformed input, and keep its files."""
     kind, _, case_name = name.partition("/")
     check_names([], [kind])
-    cases = {case.name: case for case in worker.load(kind)}
-    if case_name not in cases:
-        hint = hints.did_you_mean(case_name, cases)
-        raise ValueError(f"unknown case {name!r}{hint}")
-    world = World(folder)
-    world.build()
-    return worker.run(cases[case_name], world, keep=True)
+    names = [case.name for case in worker.load(kind)]
+    if case_name not in names:
+        raise ValueError(f"unknown case {name!r}{hints.did_you_mean(case_name, names)}")
+    build(folder)
+    arguments = ["-m", "tests.stress.worker", folder, kind, "--case", case_name]
+    completed = run_python(*arguments)
+    if completed.returncode:
+        raise ChildProcessError(f"the case ended its process: {completed.stderr}")
+    return json.loads(completed.stdout.splitlines()[-1])
+
+
+def build(folder: pathlib.Path) -> World:
+    """Return the intact things, which another process makes."""
+    completed = run_python("-m", "tests.stress.world", folder)
+    if completed.returncode:
+        raise ChildProcessError(completed.stderr)
+    return World(folder)
 
 
 def failed(result: Mapping) -> int:

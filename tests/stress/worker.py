@@ -1,10 +1,11 @@
 """Run the cases of a kind in this process, one after the other.
 
     python -m tests.stress.worker WORLD KIND OUTCOMES SKIP...
+    python -m tests.stress.worker WORLD KIND --case NAME
 
 OUTCOMES gets a line of JSON when a case begins and when it ends, so the process that
 started this one knows which input crashed or hung it. SKIP are the names of cases that
-are not run again.
+are not run again. --case prints the outcome of one case, and keeps its files.
 """
 
 import gc
@@ -86,17 +87,22 @@ def run(case: Case, world: World, keep: bool = False) -> dict:
             shutil.rmtree(here, ignore_errors=True)
 
 
-def main(world: str, kind: str, outcomes: str, *skip: str) -> None:
-    """Run the cases of a kind that are not skipped."""
+def main(world: str, kind: str, outcomes: str, *names: str) -> None:
+    """Run the cases of a kind: one, or all that are not skipped."""
     warnings.simplefilter("ignore")
     intact = World(pathlib.Path(world))
     intact.enter()
+    cases = load(kind)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, hard))
+    if outcomes == "--case":
+        (case,) = (case for case in cases if case.name == names[0])
+        print(json.dumps(run(case, intact, keep=True)))
+        return
     with open(outcomes, "a", buffering=1) as file:
-        for case in load(kind):
-            if case.name not in skip:
+        for case in cases:
+            if case.name not in names:
                 print(json.dumps({"case": case.name}), file=file)
                 outcome = {"case": case.name, **run(case, intact)}
                 print(json.dumps(outcome), file=file)

@@ -1,6 +1,8 @@
 """Intact things of the stress test: images, a run, its export, weight files.
 
-world = World(folder)       # built once, and read by all cases
+    python -m tests.stress.world FOLDER     # builds them
+
+world = World(folder)       # read by all cases
 world.probabilities(path)   # of an image, from the intact export
 """
 
@@ -10,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -153,3 +156,7 @@ def write_keras_archive(path: pathlib.Path, layers: Sequence) -> None:
         archive.writestr("metadata.json", '{"keras_version": "3.5.0"}')
         archive.writestr("config.json", "{}")
         archive.write(weights, "model.weights.h5")
+
+
+if __name__ == "__main__":
+    World(pathlib.Path(sys.argv[1])).build()
