@@ -33,7 +33,7 @@ def get_config(changes: str = "{}") -> ConfigDict:
     config.eval.update(size=SIDE, batch_size=8)
     config.test_time.views = ((SIDE, 1.0),)
     head, finetune = base.get_stage(), base.get_stage()
-    head.update(epochs=3, batch_size=6, validate_every=1, learning_rate=1e-2)
+    head.update(epochs=20, batch_size=6, validate_every=10, learning_rate=0.03)
     finetune.update(epochs=2, batch_size=6, validate_every=1, learning_rate=1e-3)
     finetune.partition = ((".*", 1.0),)
     finetune.augment.update(enabled=True, size=SIDE)
