@@ -72,8 +72,9 @@ def _run_kind(
         skip = sorted({*ended, *(name for name in names if name not in chosen)})
         reason = _watch(world, kind, path, skip)
         ended, begun = _read(path)
-        if begun is None and len(remaining) == len(set(chosen) - set(ended)):
-            raise RuntimeError(f"the worker of {kind} ended without a case: {reason}")
+        if reason == "status 1":  # the case could not be prepared
+            text = (world.folder / f"worker_{kind}.log").read_text()
+            raise RuntimeError(f"{kind}/{begun}: {text[-2000:]}")
         if begun is not None:
             verdict = "hang" if reason == "time" else "traceback"
             why = "time limit" if reason == "time" else f"crashed: {reason}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from seeflower_jax import hints
 from tests.harness import run_python
-from tests.stress import malformed, worker
+from tests.stress import full_disk, interrupted, malformed, together, worker
 from tests.stress.world import World
 
 PARTS = ("malformed", "write_points", "kills", "two_at_once", "full_disk")
@@ -70,6 +70,7 @@ def run(
     start = time.monotonic()
     log = _log(start)
     world = build(folder)
+    world.enter()
     log("built the intact run, export and weight files")
     result: dict = {"form": "short" if short else "full"}
     for part in parts:
@@ -85,7 +86,12 @@ def run(
     return result
 
 
-_PART: dict[str, Callable[[World, Callable, bool, int], dict]] = {}
+_PART: dict[str, Callable[[World, Callable, bool, int], dict]] = {
+    "kills": interrupted.kills,
+    "write_points": interrupted.write_points,
+    "two_at_once": together.two_at_once,
+    "full_disk": full_disk.full_disk,
+}
 
 
 def run_case(folder: pathlib.Path, name: str) -> dict:

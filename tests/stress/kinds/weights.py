@@ -177,7 +177,7 @@ def _torch() -> Iterator[Case]:
 
         return apply
 
-    first, last = "features.0.weight", "classifier.6.bias"
+    first, third, last = "features.0.weight", "features.5.weight", "classifier.6.bias"
     huge = {first: torch.full((3, 3, 3, 3), 1e300, dtype=torch.float64)}
     rows: list[tuple[str, Callable[[dict], Any], str, Check]] = [
         ("module", lambda s: {f"module.{k}": v for k, v in s.items()}, "accepted", same),
@@ -198,7 +198,7 @@ def _torch() -> Iterator[Case]:
         ("quantised", lambda s: s | {first: torch.quantize_per_tensor(s[first], 0.1, 0, torch.qint8)}, "either", finite),
         ("sparse", lambda s: s | {first: s[first].to_sparse()}, "either", same),
         ("meta", lambda s: s | {first: s[first].to("meta")}, "refused", same),
-        ("transposed", lambda s: s | {first: s[first].transpose(0, 1).contiguous()}, "refused", same),
+        ("transposed", lambda s: s | {third: s[third].transpose(0, 1).contiguous()}, "refused", same),
         ("strided", lambda s: s | {first: s[first].flip(0).flip(0)}, "accepted", same),
         ("nan", lambda s: s | {first: s[first] * np.nan}, "refused", same),
         ("inf", lambda s: s | {last: s[last] + np.inf}, "refused", same),
@@ -327,7 +327,7 @@ def _keras() -> Iterator[Case]:
         group["kernel:0"] = h5py.ExternalLink(other, "x")
 
     def set_names(value: Any) -> Callable[[h5py.File], object]:
-        return lambda file: file.attrs.modify("layer_names", value)
+        return lambda file: file.attrs.create("layer_names", value)
 
     rows: list[tuple[str, Callable[[h5py.File], object], str]] = [
         ("external_storage", external, "refused"),
