@@ -6,6 +6,7 @@ of a range, which train a run to its end.
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,7 +138,9 @@ def file_case(key: str, number: int, value: Any, expect: str, check) -> Case:
     """Return the case of a value that a config file has."""
     # repr writes nan and inf as the config of the stress test reads them.
     arguments = [f"{CONFIG}:{{{key!r}: {value!r}}}", "--workdir={here}/run", "--json"]
-    names = "|".join({key, key.rpartition(".")[2]}).replace(".", r"\.")
+    names = [key, key.rpartition(".")[2]]
+    names += [value[:20]] if isinstance(value, str) and len(value) > 4 else []
+    names = "|".join(map(re.escape, names))
     name = f"{'edge' if check else 'file'}_{key}_{number}"
     more = {"check": check} if check else {}
     return Case(name, "train", _braces(arguments), expect, names, **more)
