@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tests import harness
 
@@ -56,7 +56,9 @@ class Child:
             self.process.kill()
             self.process.join()
             status = HANG
-        return harness.Completed(status, self.stdout.read_text(), self.stderr.read_text())
+        return harness.Completed(
+            status, self.stdout.read_text(), self.stderr.read_text()
+        )
 
 
 def start(
@@ -78,12 +80,33 @@ def start(
     """
     number = next(_numbers)
     paths = [folder.with_name(f"{folder.name}.{number}.{n}") for n in ("out", "err")]
+    texts = [str(argument) for argument in arguments]
+    values = (script, texts, paths, folder, kill_at, largest)
+    return Child(fork(_run, values, []), *paths)
+
+
+def fork(
+    function: Callable[..., object], values: Sequence, paths: Sequence[pathlib.Path]
+) -> multiprocessing.Process:
+    """Start a process that calls a function.
+
+    Args:
+      function: a function of a module.
+      values: its arguments.
+      paths: files of its stdout and stderr, or none.
+    """
     process = harness._fork_server().Process(
-        target=_run,
-        args=(script, [str(a) for a in arguments], paths, folder, kill_at, largest),
+        target=_call, args=(function, values, paths)
     )
     process.start()
-    return Child(process, *paths)
+    return process
+
+
+def _call(function, values, paths) -> None:
+    for descriptor, path in enumerate(paths, start=1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
+    os.chdir(harness.ROOT)
+    function(*values)
 
 
 def run(script: str, arguments: Sequence[object], folder: pathlib.Path, **options):

@@ -59,11 +59,28 @@ def _commands(world: World, disk: pathlib.Path) -> dict[str, tuple[str, list[str
         "export": ("export", [run, f"--out={disk / 'out'}"]),
         "attribute": ("attribute", [*maps, f"--out={disk / 'maps'}"]),
         "cache": ("train", [*cached, f"--workdir={disk / 'run'}"]),
-        "convert": ("convert_weights", ["--model=vgg16", f"--source={source}", f"--out={disk / 'out'}"]),  # fmt: skip
-        "convert_h5": ("convert_weights", ["--model=vgg16", f"--source={source}", "--to=keras_h5", f"--out={disk / 'out.h5'}"]),  # fmt: skip
+        "convert": (
+            "convert_weights",
+            ["--model=vgg16", f"--source={source}", f"--out={disk / 'out'}"],
+        ),  # fmt: skip
+        "convert_h5": (
+            "convert_weights",
+            [
+                "--model=vgg16",
+                f"--source={source.with_suffix('.h5')}",
+                "--to=keras_h5",
+                f"--out={disk / 'out.h5'}",
+            ],
+        ),  # fmt: skip
         "evaluate": ("evaluate", [run, f"--out={disk / 'out'}"]),
-        "explain": ("predict", [export, "--explain", f"--out={disk / 'out'}", str(photos)]),  # fmt: skip
-        "prepare": ("prepare_data", [f"--source={flowers}", f"--data_dir={disk / 'out'}", "--noverify"]),  # fmt: skip
+        "explain": (
+            "predict",
+            [export, "--explain", f"--out={disk / 'out'}", str(photos)],
+        ),  # fmt: skip
+        "prepare": (
+            "prepare_data",
+            [f"--source={flowers}", f"--data_dir={disk / 'out'}", "--noverify"],
+        ),  # fmt: skip
     }
 
 
@@ -91,10 +108,9 @@ def _fill(
         if left:
             return f"left behind: {left}"
         if name == "train":
-            alone = folder / "alone"
-            children.run("train", interrupted.command(alone), folder / "alone_out")
+            _, expected = interrupted.reference(world)
             found = interrupted.content(disk / "run")
-            return interrupted.difference(found, interrupted.content(alone))
+            return interrupted.difference(found, expected)
     return ""
 
 

@@ -8,6 +8,7 @@ metrics.jsonl without its rates.
 """
 
 import concurrent.futures
+import functools
 import json
 import pathlib
 import shutil
@@ -59,6 +60,17 @@ def difference(found: Mapping, expected: Mapping) -> str:
     return ", ".join(key for key in expected if found.get(key) != expected[key])
 
 
+@functools.cache
+def reference(world: World) -> tuple[float, dict]:
+    """Return the seconds and the content of a run that is not interrupted."""
+    folder = world.folder / "reference"
+    seconds = []
+    for _ in range(2):  # The first one compiles.
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds.append(children.seconds("train", command(folder), folder))
+    return seconds[-1], content(folder)
+
+
 class _Trials:
     """Trials that are interrupted, with their outcomes in a file of the world.
 
@@ -72,15 +84,11 @@ class _Trials:
         self.path = self.folder / "outcomes.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.outcomes = {d["name"]: d for d in map(json.loads, lines)}
-        reference = self.folder / "reference"
-        shutil.rmtree(reference, ignore_errors=True)
-        # The first run compiles; the second is as fast as those that resume.
-        children.seconds("train", command(self.folder / "warm"), self.folder / "warm")
-        shutil.rmtree(self.folder / "warm")
-        self.seconds = children.seconds("train", command(reference), reference)
-        self.expected = content(reference)
+        self.seconds, self.expected = reference(world)
 
-    def run(self, trials: Mapping[str, Callable[[pathlib.Path], int]], jobs: int) -> dict:
+    def run(
+        self, trials: Mapping[str, Callable[[pathlib.Path], int]], jobs: int
+    ) -> dict:
         """Run trials, functions that kill a run and return the number of kills."""
         start, total = time.monotonic(), len(trials)
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -90,7 +98,9 @@ class _Trials:
                 if name not in self.outcomes
             }
             done = total - len(futures)
-            for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
+            for number, future in enumerate(
+                concurrent.futures.as_completed(futures), 1
+            ):
                 outcome = future.result()
                 self.outcomes[outcome["name"]] = outcome
                 with open(self.path, "a") as file:

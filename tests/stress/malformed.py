@@ -1,7 +1,7 @@
 """Run all malformed inputs in worker processes with limits of memory and time.
 
-    outcomes = run_kinds(world, ["images", "weights"], log=print)
-    summary = summarise(outcomes)      # {"count": ..., "tracebacks": ..., ...}
+outcomes = run_kinds(world, ["images", "weights"], log=print)
+summary = summarise(outcomes)      # {"count": ..., "tracebacks": ..., ...}
 """
 
 import collections
@@ -9,17 +9,14 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 
-from tests.harness import ROOT
-from tests.stress import worker
+from tests.stress import children, worker
 from tests.stress.cases import VERDICTS
 from tests.stress.world import World
 
-TIME_LIMIT = 90.0  # seconds for a case
+TIME_LIMIT = 180.0  # seconds for a case
 _KEYS = {"traceback": "tracebacks", "hang": "hangs"}
 FAILURE_KEYS = [_KEYS.get(name, name) for name in VERDICTS if name != "right"]
 Outcomes = dict[str, dict[str, dict]]  # {kind: {case: outcome}}
@@ -52,7 +49,24 @@ def run_kinds(
             kind: pool.submit(_run_kind, world, kind, chosen[kind], plan[kind], log)
             for kind in order
         }
+        _report(world, chosen, set(futures.values()), log)
         return {kind: futures[kind].result() for kind in plan}
+
+
+def _report(
+    world: World, chosen: dict[str, list[str]], futures: set, log: Callable
+) -> None:
+    """Say each minute how many cases are done, and how long the others will take."""
+
+    def ended() -> int:
+        paths = [world.folder / f"outcomes_{kind}.jsonl" for kind in chosen]
+        return sum(len(_read(path)[0]) for path in paths)
+
+    start, before, total = time.monotonic(), ended(), sum(map(len, chosen.values()))
+    while concurrent.futures.wait(futures, timeout=60).not_done:
+        done = ended()
+        left = (time.monotonic() - start) / max(1, done - before) * (total - done)
+        log(f"malformed: {done} of {total} cases, {left / 60:.0f} min left")
 
 
 def _run_kind(
@@ -73,7 +87,7 @@ def _run_kind(
         reason = _watch(world, kind, path, skip)
         ended, begun = _read(path)
         if reason == "status 1":  # the case could not be prepared
-            text = (world.folder / f"worker_{kind}.log").read_text()
+            text = (world.folder / f"worker_{kind}.err").read_text()
             raise RuntimeError(f"{kind}/{begun}: {text[-2000:]}")
         if begun is not None:
             verdict = "hang" if reason == "time" else "traceback"
@@ -101,22 +115,22 @@ def _read(path: pathlib.Path) -> tuple[dict[str, dict], str | None]:
 
 def _watch(world: World, kind: str, path: pathlib.Path, skip: list[str]) -> str:
     """Run a worker to its end; return "time" if a case takes too long."""
-    command = [sys.executable, "-m", "tests.stress.worker", world.folder, kind, path]
-    with open(world.folder / f"worker_{kind}.log", "a") as log:
-        process = subprocess.Popen(
-            [*map(str, command), *skip], cwd=ROOT, stdout=log, stderr=log
-        )
+    process = children.fork(
+        worker.run_all,
+        (str(world.folder), kind, str(path), skip),
+        [world.folder / f"worker_{kind}.{end}" for end in ("out", "err")],
+    )
     changed, size = time.monotonic(), -1
-    while process.poll() is None:
-        time.sleep(0.1)
+    while process.exitcode is None:
+        process.join(0.2)
         now = os.path.getsize(path) if path.exists() else 0
         if now != size:
             changed, size = time.monotonic(), now
         elif time.monotonic() - changed > TIME_LIMIT:
             process.kill()
-            process.wait()
+            process.join()
             return "time"
-    return f"status {process.returncode}"
+    return f"status {process.exitcode}"
 
 
 def summarise(outcomes: Outcomes) -> dict:

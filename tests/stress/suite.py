@@ -102,7 +102,7 @@ def run_case(folder: pathlib.Path, name: str) -> dict:
     if case_name not in names:
         raise ValueError(f"unknown case {name!r}{hints.did_you_mean(case_name, names)}")
     build(folder)
-    arguments = ["-m", "tests.stress.worker", folder, kind, "--case", case_name]
+    arguments = ["-m", "tests.stress.worker", folder, kind, case_name]
     completed = run_python(*arguments)
     if completed.returncode:
         raise ChildProcessError(f"the case ended its process: {completed.stderr}")

@@ -1,11 +1,8 @@
 """Run the cases of a kind in this process, one after the other.
 
-    python -m tests.stress.worker WORLD KIND OUTCOMES SKIP...
-    python -m tests.stress.worker WORLD KIND --case NAME
+    python -m tests.stress.worker WORLD KIND NAME     # prints the outcome of one case
 
-OUTCOMES gets a line of JSON when a case begins and when it ends, so the process that
-started this one knows which input crashed or hung it. SKIP are the names of cases that
-are not run again. --case prints the outcome of one case, and keeps its files.
+run_all(world, "images", "outcomes.jsonl", skip=[])
 """
 
 import gc
@@ -19,6 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 
 from tests import harness
 from tests.stress.cases import MARKER, Case, judge
@@ -28,6 +26,7 @@ KINDS = (
     "images",
     "folders",
     "weights",
+    "hdf5",
     "exports",
     "runs",
     "caches",
@@ -87,27 +86,43 @@ def run(case: Case, world: World, keep: bool = False) -> dict:
             shutil.rmtree(here, ignore_errors=True)
 
 
-def main(world: str, kind: str, outcomes: str, *names: str) -> None:
-    """Run the cases of a kind: one, or all that are not skipped."""
-    warnings.simplefilter("ignore")
-    intact = World(pathlib.Path(world))
-    intact.enter()
-    cases = load(kind)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, hard))
-    if outcomes == "--case":
-        (case,) = (case for case in cases if case.name == names[0])
-        print(json.dumps(run(case, intact, keep=True)))
-        return
+def run_all(world: str, kind: str, outcomes: str, skip: Sequence[str]) -> None:
+    """Run the cases of a kind that are not skipped.
+
+    Args:
+      world: the folder of the intact things.
+      kind: one of `KINDS`.
+      outcomes: the file of the outcomes. It gets a line of JSON when a case begins and
+        when it ends, so the process that started this one knows which input crashed it
+        or made it hang.
+      skip: names of cases.
+    """
+    intact = _prepare(world)
     with open(outcomes, "a", buffering=1) as file:
-        for case in cases:
-            if case.name not in names:
+        for case in load(kind):
+            if case.name not in skip:
                 print(json.dumps({"case": case.name}), file=file)
                 outcome = {"case": case.name, **run(case, intact)}
                 print(json.dumps(outcome), file=file)
                 if outcome["seconds"] > 1:  # it may have left much behind
                     gc.collect()
+
+
+def _prepare(world: str) -> World:
+    """Limit the memory of this process, and return the intact things."""
+    warnings.simplefilter("ignore")
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, hard))
+    intact = World(pathlib.Path(world))
+    intact.enter()
+    return intact
+
+
+def main(world: str, kind: str, name: str) -> None:
+    """Print the outcome of one case."""
+    (case,) = (case for case in load(kind) if case.name == name)
+    print(json.dumps(run(case, _prepare(world), keep=True)))
 
 
 if __name__ == "__main__":

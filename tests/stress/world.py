@@ -80,9 +80,7 @@ class World:
     def probabilities(self, path: pathlib.Path) -> dict[str, float]:
         """Return {class: probability} of an image."""
         (prediction,) = self.network.predict(path, top=len(CLASSES))
-        return dict(
-            zip(prediction.classes, prediction.probabilities, strict=True)
-        )
+        return dict(zip(prediction.classes, prediction.probabilities, strict=True))
 
 
 def must(script: str, *arguments: object) -> harness.Completed:

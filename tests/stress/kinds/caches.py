@@ -17,7 +17,9 @@ from tests.stress.world import CONFIG, World
 OWNER = "data"
 
 
-def case(name: str, change: Callable[[pathlib.Path], object], check=runs.metrics) -> Case:
+def case(
+    name: str, change: Callable[[pathlib.Path], object], check=runs.metrics
+) -> Case:
     """Return the case of a run that is evaluated with a changed pixel cache."""
 
     def prepare(here: pathlib.Path, world: World) -> None:

@@ -46,7 +46,16 @@ KEYS: dict[str, list] = {
     "data.cache_dir": [0, None, [], "\0", "/dev/null/x"],
     "data.shortest_side": [*NO_COUNT, 0, 10**7],
     "data.species": [*NO_COUNT, 0, 1],
-    "data.images_per_class": ["", "x", None, 0, (1, 2), (0, 1, 1), (-1, 1, 1), (1.5, 1, 1)],  # fmt: skip
+    "data.images_per_class": [
+        "",
+        "x",
+        None,
+        0,
+        (1, 2),
+        (0, 1, 1),
+        (-1, 1, 1),
+        (1.5, 1, 1),
+    ],  # fmt: skip
     "data.seed": [*NO_COUNT, 2**32],
     "whitening.enabled": NO_FLAG,
     "whitening.patch_size": [*NO_COUNT, 0, 2],
@@ -56,7 +65,21 @@ KEYS: dict[str, list] = {
     "eval.crop": [*NO_NUMBER, -1, 0, 1.1],
     "eval.keep_aspect": NO_FLAG,
     "eval.batch_size": [*NO_COUNT, 0],
-    "test_time.views": ["", "x", None, 0, (), (32,), ((32,),), ((32, 0),), ((32, 2),), ((-1, 1),), ((math.nan, 1),), (("x", 1),), ((10**7, 1.0),)],  # fmt: skip
+    "test_time.views": [
+        "",
+        "x",
+        None,
+        0,
+        (),
+        (32,),
+        ((32,),),
+        ((32, 0),),
+        ((32, 2),),
+        ((-1, 1),),
+        ((math.nan, 1),),
+        (("x", 1),),
+        ((10**7, 1.0),),
+    ],  # fmt: skip
     "test_time.hflip": NO_FLAG,
     "stage_order": ["", "x", None, 0, (), ("nothing",), ("head", "head"), (0,), "head"],
     "stages": [0, "", None, [], {}, {"head": 1}],
@@ -64,9 +87,33 @@ KEYS: dict[str, list] = {
     "stages.head.epochs": NO_COUNT,
     "stages.head.batch_size": [*NO_COUNT, 0, 10**9],
     "stages.head.accum_steps": [*NO_COUNT, 0, 4, 10**9],
-    "stages.head.partition": ["", "x", None, 0, (), ((".*",),), (("(", 1.0),), ((".*", 0),), ((".*", -1),), ((".*", math.nan),), ((".*", None),), (("nothing", 1.0),), ((".*", 1.0), (".*", 1.0))],  # fmt: skip
+    "stages.head.partition": [
+        "",
+        "x",
+        None,
+        0,
+        (),
+        ((".*",),),
+        (("(", 1.0),),
+        ((".*", 0),),
+        ((".*", -1),),
+        ((".*", math.nan),),
+        ((".*", None),),
+        (("nothing", 1.0),),
+        ((".*", 1.0), (".*", 1.0)),
+    ],  # fmt: skip
     "stages.head.optimizer": [*NO_CHOICE, "chain", "__class__"],
-    "stages.head.optimizer_options": ["", "x", None, 0, (("b1",),), (("nothing", 1),), ((0, 1),), (("b1", "x"),), (("b1", math.nan),)],  # fmt: skip
+    "stages.head.optimizer_options": [
+        "",
+        "x",
+        None,
+        0,
+        (("b1",),),
+        (("nothing", 1),),
+        ((0, 1),),
+        (("b1", "x"),),
+        (("b1", math.nan),),
+    ],  # fmt: skip
     "stages.head.learning_rate": [*NO_NUMBER, -1, 0],
     "stages.head.schedule": NO_CHOICE,
     "stages.head.warmup_steps": NO_COUNT,

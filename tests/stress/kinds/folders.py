@@ -22,7 +22,9 @@ FAST = "--config=tests/stress/config.py:{'stage_order': ('head',), 'stages.head.
 FORMATS = ("jpg", "png", "gif", "bmp", "tif", "webp")
 
 
-def put(folder: pathlib.Path, count: int = 6, label: int = 0, kind: str = "png") -> None:
+def put(
+    folder: pathlib.Path, count: int = 6, label: int = 0, kind: str = "png"
+) -> None:
     """Write images of a class."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -61,7 +63,11 @@ def case(
         (here / "tree").mkdir()
         write(here / "tree")
 
-    arguments = [FAST, "--config.data.dir={here}/tree", "--config.data.cache_dir={here}"]
+    arguments = [
+        FAST,
+        "--config.data.dir={here}/tree",
+        "--config.data.cache_dir={here}",
+    ]
     arguments += ["--workdir={here}/run", *flags]
     return Case(name, "train", arguments, expect, names, prepare, check or holds(2, 12))
 
@@ -279,6 +285,7 @@ def _listed() -> Iterator[Case]:
         ("null", "/dev/null", "refused", 0),
         ("text", "{here}/x.md", "refused", 0),
     ):
+
         def prepare(here: pathlib.Path, world: World) -> None:
             put(here, 2)
             (here / "x.md").write_text("text")

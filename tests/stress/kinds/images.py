@@ -296,7 +296,9 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + check
 
 
-def _png(width: int, height: int, data: bytes, depth: int = 8, colour: int = 0) -> bytes:
+def _png(
+    width: int, height: int, data: bytes, depth: int = 8, colour: int = 0
+) -> bytes:
     """Return a PNG whose header may not fit its data."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
@@ -326,7 +328,9 @@ def _sizes() -> Iterator[Case]:
     for width, height in ((2**31 - 1, 1), (60_000, 60_000), (-48, 40), (0, 0)):
         bmp = _patched("bmp", 18, "<ii", width, height)
         yield case(f"bmp_{width}_{height}", bmp, "refused", "x.bmp")
-    yield case("bmp_upside_down", _patched("bmp", 22, "<i", -40), "either", "x.bmp", finite)
+    yield case(
+        "bmp_upside_down", _patched("bmp", 22, "<i", -40), "either", "x.bmp", finite
+    )
     jpeg = encode(INTACT, "jpg")
     place = jpeg.index(b"\xff\xc0") + 5
     for side in (65_535, 0):

@@ -64,8 +64,7 @@ def _attribute() -> Iterator[Case]:
 
     yield of("intact", expect="accepted")
     for method in registry.METHODS:
-        options = registry.options_of(method)
-        for option, default in options.items():
+        for option in registry.options_of(method):
             key = f"{method}.{option}"
             for value in NUMBERS:
                 # A huge number of steps or channels is valid, and takes long.
@@ -112,7 +111,11 @@ def _attribute() -> Iterator[Case]:
         "out_zero": [*EXPORT, "--out=a\0b"],
         "images_empty": ["--export={world}/export", "--images=", "--out={here}/out"],
         "images_none": ["--export={world}/export", "--out={here}/out"],
-        "split_of_export": ["--export={world}/export", "--split=test", "--out={here}/out"],  # fmt: skip
+        "split_of_export": [
+            "--export={world}/export",
+            "--split=test",
+            "--out={here}/out",
+        ],  # fmt: skip
         "split_unknown": ["--workdir={world}/run", "--split=tset", "--out={here}/out"],
         "two_networks": [*EXPORT, "--workdir={world}/run", "--out={here}/out"],
         "no_network": [EXPORT[1], "--out={here}/out"],
@@ -167,7 +170,9 @@ def _activation_max() -> Iterator[Case]:
         yield of(f"classes={value}", f"--classes={value}", expect=expect, names="class")
     yield of("classes=", "--classes=", "--size=32", expect="either", names="class")
     yield of("form", "--form=nothing", names="form")
-    yield of("observer", "--observer=absent", "--classes=0", "--size=32", names="absent")
+    yield of(
+        "observer", "--observer=absent", "--classes=0", "--size=32", names="absent"
+    )
 
 
 def _attribute_eval() -> Iterator[Case]:
@@ -208,7 +213,11 @@ def _others() -> Iterator[Case]:
     for script, flags in {
         "export": ["--workdir={world}/run", "--out={world}/export"],
         "report": ["--workdir={world}/photos"],
-        "convert_weights": ["--model=vgg16", "--source={world}/weights/v.h5", "--out={world}/export"],  # fmt: skip
+        "convert_weights": [
+            "--model=vgg16",
+            "--source={world}/weights/v.h5",
+            "--out={world}/export",
+        ],  # fmt: skip
         "ensemble": ["--workdirs={world}/run"],
     }.items():
         yield row("wrong_place", script, flags, "refused", "export|photos|run")

@@ -21,6 +21,7 @@ from tests.stress.world import World
 
 OWNER = "data"
 IMAGES = 4 * 12
+WHOLE = holds(102, IMAGES)
 FLAGS = [
     FAST.replace("{'stage", "{'data.source': 'oxford_flowers102', 'stage"),
     "--config.data.dir={here}/data",
@@ -39,7 +40,7 @@ def case(
     change: Callable[[pathlib.Path], object],
     expect: str = "either",
     names: str = "data",
-    check: Check = holds(102, IMAGES),
+    check: Check = WHOLE,
     verify: bool = False,
 ) -> Case:
     """Return the case of a run on files that `change` changes."""
@@ -70,7 +71,9 @@ def cases() -> Iterator[Case]:
         for name, change in damage.flips(15):
             yield case(f"{file}_{name}", of(change), "either", f"{pattern}|data", _any)
         for less in (1, 3, 8):
-            yield case(f"{file}_less_{less}", of(damage.cut(1, less)), "either", pattern)
+            yield case(
+                f"{file}_less_{less}", of(damage.cut(1, less)), "either", pattern
+            )
     yield from _labels()
     yield from _images()
     yield from _archives()
@@ -98,7 +101,9 @@ def _labels() -> Iterator[Case]:
         "huge": np.full(IMAGES, 1e300),
         "struct": {"a": 1},
     }.items():
-        yield case(f"labels_{name}", _saved("imagelabels.mat", labels=labels), "refused")
+        yield case(
+            f"labels_{name}", _saved("imagelabels.mat", labels=labels), "refused"
+        )
     yield case("labels_other_name", _saved("imagelabels.mat", label=good), "refused", r"imagelabels\.mat")  # fmt: skip
     split = {"trnid": good[:16], "valid": good[16:28], "tstid": good[28:]}
     for name, change in {
@@ -111,7 +116,9 @@ def _labels() -> Iterator[Case]:
         "text": {"valid": "x"},
         "negative": {"tstid": -good[28:]},
     }.items():
-        yield case(f"setid_{name}", _saved("setid.mat", **{**split, **change}), "refused")
+        yield case(
+            f"setid_{name}", _saved("setid.mat", **{**split, **change}), "refused"
+        )
     yield case("setid_empty_valid", _saved("setid.mat", **{**split, "valid": np.zeros(0)}), "either", check=_any)  # fmt: skip
     yield case("setid_missing", _saved("setid.mat", trnid=good, valid=good), "refused", r"setid\.mat")  # fmt: skip
 
@@ -122,7 +129,9 @@ def _images() -> Iterator[Case]:
     for name, change in damage.GONE.items():
         names = "image_00001|jpg"
         yield case(f"image_{name}", lambda d, c=change: c(d / first), "refused", names)
-    yield case("image_removed", lambda d: (d / first).unlink(), "refused", "image_00001")
+    yield case(
+        "image_removed", lambda d: (d / first).unlink(), "refused", "image_00001"
+    )
     yield case("no_images", lambda d: shutil.rmtree(d / "jpg"), "refused", "102flowers|jpg")  # fmt: skip
     yield case("empty_jpg", lambda d: (shutil.rmtree(d / "jpg"), (d / "jpg").mkdir()), "refused", "jpg")  # fmt: skip
     yield case("jpg_file", lambda d: (shutil.rmtree(d / "jpg"), (d / "jpg").touch()), "refused", "jpg|102flowers")  # fmt: skip

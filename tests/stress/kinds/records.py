@@ -84,4 +84,6 @@ def _recorded() -> Iterator[Case]:
         "results": ["--out={here}/out", "--results={here}/absent/x", "--dry_run"],
     }.items():
         expect = "either" if name == "results" else "refused"
-        yield Case(f"ablation_script_{name}", "ablation", flags, expect, "nothing|absent")
+        yield Case(
+            f"ablation_script_{name}", "ablation", flags, expect, "nothing|absent"
+        )

@@ -85,9 +85,7 @@ DOORS: dict[str, tuple[list[str], Check]] = {
 }
 
 
-def case(
-    name: str, door: str, change, expect: str = "either", names: str = ""
-) -> Case:
+def case(name: str, door: str, change, expect: str = "either", names: str = "") -> Case:
     """Return the case of a copy of the run that `change` changes."""
 
     def prepare(here: pathlib.Path, world: World) -> None:

@@ -5,6 +5,7 @@ Each is converted; an accepted file gives the intact variables to the last bit.
 
 import io
 import json
+import os
 import pathlib
 import pickle
 import struct
@@ -12,12 +13,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import h5py
 import numpy as np
 
 from tests.stress import damage
 from tests.stress.cases import MARKER, Case, Check
-from tests.stress.world import World, vgg_variables, write_keras_archive
+from tests.stress.world import World, vgg_variables
 
 OWNER = "weights"
 FILES = ("v.h5", "v.weights.h5", "v.keras", "v.pth", "v.safetensors")
@@ -91,7 +91,6 @@ def cases() -> Iterator[Case]:
     yield from _hostile()
     yield from _torch()
     yield from _safetensors()
-    yield from _keras()
     yield from _other_formats()
     yield from _other_doors()
 
@@ -114,7 +113,6 @@ class _Touch:
         self.path, self.how = path, how
 
     def __reduce__(self) -> tuple:
-        import os
         import subprocess
 
         path = str(self.path)
@@ -146,7 +144,9 @@ def _hostile() -> Iterator[Case]:
                 elif form == "npy":
                     np.save(path, np.array([value], object))
                 else:
-                    torch.save(value, path, _use_new_zipfile_serialization=form == "zip")
+                    torch.save(
+                        value, path, _use_new_zipfile_serialization=form == "zip"
+                    )
 
             yield case(f"hostile_{how}_{form}", file, change, "refused")
     for ending in ("h5", "keras", "safetensors"):
@@ -245,7 +245,9 @@ def _safetensors() -> Iterator[Case]:
 
         return apply
 
-    def arrays(change: Callable[[dict], object], metadata: dict | None = None) -> Change:
+    def arrays(
+        change: Callable[[dict], object], metadata: dict | None = None
+    ) -> Change:
         def apply(path: pathlib.Path) -> None:
             state = safetensors.numpy.load_file(path)
             change(state)
@@ -296,92 +298,6 @@ def _safetensors() -> Iterator[Case]:
         yield case(f"safetensors_{name}", "v.safetensors", arrays(change), expect)
 
 
-def _keras() -> Iterator[Case]:
-    """Yield HDF5 files and archives that lie, refer to others, or are bombs."""
-    from seeflower_jax.pretrained import keras_h5
-
-    def edited(change: Callable[[h5py.File], object]) -> Change:
-        def apply(path: pathlib.Path) -> None:
-            with h5py.File(path, "a") as file:
-                change(file)
-
-        return apply
-
-    def replaced(file: h5py.File, **options) -> None:
-        group = file["block1_conv1"]["block1_conv1"]
-        shape = group["kernel:0"].shape
-        del group["kernel:0"]
-        group.create_dataset("kernel:0", shape, options.pop("dtype", "f4"), **options)
-
-    def external(file: h5py.File) -> None:
-        secret = pathlib.Path(file.filename).with_name("secret")
-        secret.write_bytes(np.arange(81, dtype=np.float32).tobytes())
-        replaced(file, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
-
-    def linked(file: h5py.File) -> None:
-        other = str(pathlib.Path(file.filename).with_name("other.h5"))
-        with h5py.File(other, "w") as target:
-            target["x"] = np.ones((3, 3, 3, 3), np.float32)
-        group = file["block1_conv1"]["block1_conv1"]
-        del group["kernel:0"]
-        group["kernel:0"] = h5py.ExternalLink(other, "x")
-
-    def set_names(value: Any) -> Callable[[h5py.File], object]:
-        return lambda file: file.attrs.create("layer_names", value)
-
-    rows: list[tuple[str, Callable[[h5py.File], object], str]] = [
-        ("external_storage", external, "refused"),
-        ("external_link", linked, "refused"),
-        ("bomb", lambda f: f.create_dataset("bomb", (2**40,), "f4", chunks=True, compression="gzip"), "either"),
-        ("layer_missing", lambda f: f.__delitem__("block1_conv1"), "refused"),
-        ("names_numbers", set_names([1, 2]), "refused"),
-        ("names_text", set_names("block1_conv1"), "refused"),
-        ("names_empty", set_names(np.array([], "S9")), "refused"),
-        ("names_unknown", set_names([b"nothing"]), "refused"),
-        ("names_removed", lambda f: f.attrs.__delitem__("layer_names"), "refused"),
-        ("dtype_text", lambda f: replaced(f, dtype=h5py.string_dtype()), "refused"),
-        ("dtype_complex", lambda f: replaced(f, dtype="c8"), "refused"),
-        ("all_zero", replaced, "either"),
-        ("nan", lambda f: replaced(f, fillvalue=np.nan), "refused"),
-        ("float64_huge", lambda f: replaced(f, dtype="f8", fillvalue=1e300), "refused"),
-        ("soft_link_loop", lambda f: f.__setitem__("loop", h5py.SoftLink("/loop")), "either"),
-        ("more_layers", lambda f: f.create_group("more"), "either"),
-    ]  # fmt: skip
-    for name, change, expect in rows:
-        check = finite if name in ("all_zero",) else same
-        yield case(f"h5_{name}", "v.h5", edited(change), expect, check)
-
-    def archive(**members: bytes) -> Change:
-        def apply(path: pathlib.Path) -> None:
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-                for name, content in members.items():
-                    file.writestr(name.replace("_h5", ".h5").replace("__", "."), content)
-
-        return apply
-
-    def bomb(path: pathlib.Path) -> None:
-        with (
-            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file,
-            file.open("model.weights.h5", "w", force_zip64=True) as member,
-        ):
-            for _ in range(4096):
-                member.write(bytes(2**20))
-
-    def h5_bomb(path: pathlib.Path) -> None:
-        with h5py.File(path, "w") as file:
-            options = {"chunks": (2**20,), "compression": "gzip"}
-            file.create_dataset("layers/conv2d/vars/0", (2**34,), "f4", **options)
-
-    yield case("keras_no_member", "v.keras", archive(config__json=b"{}"), "refused")
-    yield case("keras_empty_member", "v.keras", archive(model__weights_h5=b""), "refused")
-    yield case("keras_html_member", "v.keras", archive(model__weights_h5=damage.HTML), "refused")  # fmt: skip
-    yield case("keras_bomb", "v.keras", bomb, "refused")
-    yield case("keras_declared_huge", "v.weights.h5", h5_bomb, "refused")
-    for name, layers in {"no_layers": [], "one": [("block1_conv1", {"kernel": np.zeros((3, 3, 3, 3), np.float32)})]}.items():  # fmt: skip
-        yield case(f"keras_{name}", "v.keras", lambda p, v=layers: write_keras_archive(p, v), "refused")  # fmt: skip
-        yield case(f"h5_{name}", "v.h5", lambda p, v=layers: keras_h5.write(p, v), "refused")  # fmt: skip
-
-
 def _npz(**arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -403,7 +319,7 @@ def _other_formats() -> Iterator[Case]:
     for file, content in rows.items():
         yield case(f"format_{file}", file, damage.write(content), "refused")
     yield case("absent", "absent.pth", expect="refused")
-    yield case("pipe", "v.h5", lambda p: (p.unlink(), __import__("os").mkfifo(p)), "refused")  # fmt: skip
+    yield case("pipe", "v.h5", lambda p: (p.unlink(), os.mkfifo(p)), "refused")  # fmt: skip
     yield case("endless", "v.pth", lambda p: (p.unlink(), p.symlink_to("/dev/zero")), "refused")  # fmt: skip
 
 
