@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import tqdm
 
-from seeflower_jax import files
+from seeflower_jax.records import files
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
@@ -97,9 +97,9 @@ def _locked(partial: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a partial file for appending; wait while another process has it open."""
     while True:
         with open(partial, "ab") as file:
-            if not files.lock(file.fileno(), wait=False):
+            if not files.lock_descriptor(file.fileno(), wait=False):
                 logging.info("another process downloads %s; waiting", partial)
-                files.lock(file.fileno(), wait=True)
+                files.lock_descriptor(file.fileno(), wait=True)
             try:
                 same = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
             except FileNotFoundError:  # the other process has finished

@@ -27,12 +27,13 @@ import safetensors.numpy
 from jax import export
 from jaxtyping import Array
 
-from seeflower_jax import files
+from seeflower_jax import records
 from seeflower_jax.data import whitening
 from seeflower_jax.data.view import View
 from seeflower_jax.download import file_hash
 from seeflower_jax.inference.network import Network
 from seeflower_jax.models.spec import ModelSpec
+from seeflower_jax.records import files
 
 PLATFORMS = ("cpu", "cuda")
 _PROGRAM, _PARAMETERS, _DESCRIPTION = _FILES = (
@@ -86,7 +87,7 @@ def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
       FileExistsError: if the folder exists.
       OSError: if the disk is full.
     """
-    with files.replacing(folder) as partial:
+    with records.creating(folder) as partial:
         partial.mkdir()
         flat = jax.device_get(dict(_flatten(network.variables)))
         (partial / _PROGRAM).write_bytes(_serialize(network, flat))

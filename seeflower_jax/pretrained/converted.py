@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from seeflower_jax import files, models
+from seeflower_jax import models, records
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.types import Variables
 
@@ -54,7 +54,7 @@ def save(
     description = Description(
         spec=spec.to_dict(), source=dict(source), head="head" in variables["params"]
     )
-    with files.replacing(pathlib.Path(folder).expanduser().resolve()) as partial:
+    with records.creating(pathlib.Path(folder).expanduser().resolve()) as partial:
         partial.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / "variables", variables)

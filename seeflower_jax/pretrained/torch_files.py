@@ -19,9 +19,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from seeflower_jax import files
 from seeflower_jax.pretrained import content
 from seeflower_jax.pretrained.errors import WeightFileError
+from seeflower_jax.records import files
 
 if TYPE_CHECKING:
     import torch

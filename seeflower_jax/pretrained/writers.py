@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from seeflower_jax import files, models
+from seeflower_jax import models, records
 from seeflower_jax.pretrained import converted, keras_h5, torch_files, torch_state
 from seeflower_jax.pretrained.preprocessing import DESCRIPTIONS
 from seeflower_jax.pretrained.types import Variables
@@ -68,7 +68,7 @@ def write(
     _check_backbone(spec, file_format)
     if "head" in variables["params"]:
         _check_head(spec, variables, file_format)
-    with files.replacing(path) as partial:
+    with records.creating(path) as partial:
         if file_format == "keras_h5":
             keras_h5.write(partial, keras_h5.to_layers(spec.name, variables))
             return

@@ -1,24 +1,81 @@
-"""Write a file or a folder completely or not at all.
+"""Write files and folders completely or not at all.
 
-with files.replacing("out/model.h5") as partial:
-    write(partial)                  # `out/model.h5` appears when the block ends
+with files.replacing(path) as partial:          # `path` may exist
+    partial.write_text("content")
+with files.creating("out/model.h5") as partial:  # `path` is a new file or folder
+    write(partial)
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXTS = ("no space left on device", "disk quota exceeded", "errno = 28")
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+PARTIAL = "partial_"  # start of the names of files that are not complete
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CODES = "|".join(str(code) for code in _FULL)
+# NumPy: "4096 requested and 512 written"; TensorStore: "[os_error_code='28']"; HDF5:
+# "errno = 28".
+_FULL_TEXTS = (
+    rf"requested and \d+ written|os_error_code='({_CODES})'|errno = ({_CODES})\b|"
+    "no space left|disk quota exceeded"
+)
+
+
+class FullDiskError(OSError):
+    """A file does not fit on the disk."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(
+            f"cannot write {path}: the disk is full; free some space, then start the "
+            "same command again"
+        )
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error, also one of another library, is about a full disk."""
+    if isinstance(error, FullDiskError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return re.search(_FULL_TEXTS, str(error), re.IGNORECASE) is not None
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield another path to write to, which becomes `path` once it is complete.
+
+    The file is on disk before it gets its name. After an error the incomplete file is
+    removed, and `path` is as it was.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and is_full_disk(error):
+            raise FullDiskError(path) from error
+        raise
+
+
+@contextlib.contextmanager
+def creating(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a path to write a new file or folder to, and rename it to `path`.
 
     The path is in a hidden folder next to `path`. The folder is removed if the block
@@ -30,7 +87,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Raises:
       FileExistsError: if `path` exists.
-      OSError: if the disk is full; the message names `path`.
+      FullDiskError: if the disk is full.
     """
     path = pathlib.Path(path).expanduser()
     _check_new(path)
@@ -43,28 +100,18 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         _check_new(path)
         os.replace(folder / path.name, path)
     except Exception as error:
-        if is_disk_full(error):
-            raise OSError(
-                f"{path} cannot be written: the disk is full; free some space and "
-                "repeat the command"
-            ) from error
+        if is_full_disk(error):
+            raise FullDiskError(path) from error
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error, of any library, says that the disk or quota is full."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(text in str(error).lower() for text in _FULL_TEXTS)
-
-
-def lock(descriptor: int, wait: bool) -> bool:
+def lock_descriptor(descriptor: int, wait: bool) -> bool:
     """Lock an open file or folder for this process; the end of the process unlocks it.
 
-    Some network disks have no locks. There, every call returns True.
+    Some network disks have no locks, nor has Windows. There, every call returns True.
 
     Args:
       descriptor: of the open file or folder.
@@ -73,6 +120,8 @@ def lock(descriptor: int, wait: bool) -> bool:
     Returns:
       False if another process holds the lock and `wait` is False.
     """
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -93,7 +142,7 @@ def _make_locked(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, int]:
     while True:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         descriptor = os.open(folder, os.O_RDONLY)
-        lock(descriptor, wait=True)
+        lock_descriptor(descriptor, wait=True)
         if folder.exists():  # no other process removed it before it was locked
             return folder, descriptor
         os.close(descriptor)
@@ -109,7 +158,7 @@ def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:
         except OSError:  # its process has just removed it
             continue
         try:
-            if lock(descriptor, wait=False):
+            if lock_descriptor(descriptor, wait=False):
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(descriptor)

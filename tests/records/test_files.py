@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from seeflower_jax import files
+from seeflower_jax.records import files
 from tests import harness
 
 _WRITE_AND_WAIT = """
 import sys, time
-from seeflower_jax import files
-with files.replacing(sys.argv[1]) as partial:
+from seeflower_jax.records import files
+with files.creating(sys.argv[1]) as partial:
     partial.write_text("half")
     print("written", flush=True)
     time.sleep(600)
@@ -34,21 +34,21 @@ def _writer(path) -> subprocess.Popen:
 
 
 def test_file_and_folder(tmp_path):
-    with files.replacing(tmp_path / "new/a.txt") as partial:
+    with files.creating(tmp_path / "new/a.txt") as partial:
         partial.write_text("all")
         assert not (tmp_path / "new/a.txt").exists()
-    with files.replacing(tmp_path / "b") as partial:
+    with files.creating(tmp_path / "b") as partial:
         (partial / "c").mkdir(parents=True)
     assert (tmp_path / "new/a.txt").read_text() == "all"
     assert (tmp_path / "b/c").is_dir()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b", "c", "new"]
     with pytest.raises(FileExistsError, match="b exists; give another name"):
-        with files.replacing(tmp_path / "b"):
+        with files.creating(tmp_path / "b"):
             raise AssertionError
 
 
 def test_failed_block_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "a") as partial:
+    with pytest.raises(KeyboardInterrupt), files.creating(tmp_path / "a") as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -59,14 +59,14 @@ def test_killed_process_leaves_what_the_next_one_removes(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [path.name for path in tmp_path.iterdir()] != []
-    with files.replacing(tmp_path / "a.txt") as partial:
+    with files.creating(tmp_path / "a.txt") as partial:
         partial.write_text("all")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_living_process_is_not_disturbed(tmp_path):
     process = _writer(tmp_path / "a.txt")
-    with files.replacing(tmp_path / "a.txt") as partial:
+    with files.creating(tmp_path / "a.txt") as partial:
         assert len(list(tmp_path.iterdir())) == 2
         partial.write_text("all")
     assert len(list(tmp_path.iterdir())) == 2
@@ -78,7 +78,7 @@ def test_living_process_is_not_disturbed(tmp_path):
 def test_mode_follows_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
-        with files.replacing(tmp_path / "a") as partial:
+        with files.creating(tmp_path / "a") as partial:
             partial.mkdir()
             (partial / "b").write_text("")
     finally:
@@ -94,7 +94,7 @@ def test_mode_follows_the_umask(tmp_path):
 )
 def test_full_disk_names_the_path(tmp_path, error):
     with pytest.raises(OSError, match="a.txt cannot be written: the disk is full; f"):
-        with files.replacing(tmp_path / "a.txt") as partial:
+        with files.creating(tmp_path / "a.txt") as partial:
             partial.write_text("half")
             raise error
     assert list(tmp_path.iterdir()) == []
