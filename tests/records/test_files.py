@@ -93,7 +93,7 @@ def test_mode_follows_the_umask(tmp_path):
     ids=["system", "library"],
 )
 def test_full_disk_names_the_path(tmp_path, error):
-    with pytest.raises(OSError, match="a.txt cannot be written: the disk is full; f"):
+    with pytest.raises(OSError, match="cannot write .*a.txt: the disk is full"):
         with files.creating(tmp_path / "a.txt") as partial:
             partial.write_text("half")
             raise error
