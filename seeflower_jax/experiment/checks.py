@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from seeflower_jax import hints, models
+from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.pretrained.loading import HEADS
@@ -126,6 +127,7 @@ RULES: dict[str, Rule] = {
     "data.source": _NAME,
     "data.dir": _TEXT,
     "data.split": _NAME,
+    "data.balance": _choice(BALANCES),
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _integer(1),
