@@ -1,4 +1,4 @@
-"""Read the names of classes whose folders have numbers or codes as names.
+"""Read the names of classes from a file, for folders with numbers or codes as names.
 
 names = names_by_folder(["photos/", "."], ["1", "2"])     # {'1': 'rose', '2': 'tulip'}
 

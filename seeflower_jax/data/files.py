@@ -5,9 +5,10 @@ for key, entry in image_files("photos/", left_out):     # "rose/1.jpg", an os.Di
     ...
 left_out.log("photos/")     # photos/: left out 3 files: 2 .txt, 1 hidden
 
-A folder gives the images of all its sub-folders. An image is a file whose name has an
-ending that Pillow can read here. All other files are left out, as well as hidden files
-and folders, whose names start with a dot. `LeftOut` counts them.
+A folder gives the images of all its sub-folders. The ending of a file name decides if
+the file is an image: Pillow must be able to read the format here. Other files are left
+out. Hidden files and folders, with a dot at the start of their names, are left out too.
+`LeftOut` counts what is left out.
 """
 
 import collections

@@ -206,7 +206,7 @@ def _is_loose_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
 def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
     """Check that a class folder has an image, not only its sub-folders.
 
-    The folders are otherwise no classes, but contain the folders of classes.
+    If all images are in sub-folders, the sub-folders may be the classes.
 
     Raises:
       ValueError: if all images are in sub-folders.
