@@ -47,6 +47,9 @@ def get_config() -> ConfigDict:
     config.data.dir = ""  # folder of the images; '' downloads the official files
     # Or trainval, reversed. For a folder also percentages, such as 70/15/15.
     config.data.split = "official"
+    # For classes with uneven numbers of images: 'sampling' trains on each class equally
+    # often; 'none' trains on each image once an epoch.
+    config.data.balance = "none"
     config.data.verify = True  # check label file hashes and split counts
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # shortest side of the decoded images in pixels

@@ -22,6 +22,7 @@ def layout(config: Mapping) -> dict:
     else:
         _drop_defaults(values["init"], {"head": "new"})
     drawing = {"species": 16, "images_per_class": [10, 5, 25], "seed": 0}
+    _drop_defaults(values["data"], {"balance": "none"})
     _drop_defaults(values["data"], drawing)
     _drop_defaults(values["eval"], {"keep_aspect": True})
     if not values["whitening"]["enabled"]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from seeflower_jax import hints, models
+from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.pretrained.loading import HEADS
@@ -166,6 +167,7 @@ RULES: dict[str, Rule] = {
     "data.source": _NAME,
     "data.dir": _TEXT,
     "data.split": _NAME,
+    "data.balance": _choice(BALANCES),
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _SIDE,

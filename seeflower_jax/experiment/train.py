@@ -360,6 +360,7 @@ def _train_loader(
         stage.batch_size,
         sharding.make_mesh(),
         (settings.seed, stage.index),
+        settings.data.balance,
     )
 
 

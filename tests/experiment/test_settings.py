@@ -27,6 +27,7 @@ NONSENSE = {
     "model.preprocess": ["caffe2"],
     "init.head": ["old"],
     "data.source": ["folders"],
+    "data.balance": ["", "weights", None],
     "data.split": [""],
     "data.shortest_side": [0, -5],
     "data.species": [0, 1],
