@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from seeflower_jax import models, records, sharding
 from seeflower_jax.data import whitening
+from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
@@ -320,7 +321,7 @@ def _plan_stage(
         stage = dataclasses.replace(stage, batch_size=len(indices))
         batches = ridge.WholeSplit(reader, dataset.source.labels, indices)
         schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
-        step_fn = ridge.make_ridge_step(spec)
+        step_fn = ridge.make_ridge_step(spec, settings.data.balance != NONE)
     else:
         batches = _train_loader(stage, settings, dataset, reader)
         schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)

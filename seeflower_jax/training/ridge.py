@@ -94,10 +94,7 @@ class _Decomposition:
 
 
 def solve(
-    features: Features,
-    labels: Labels,
-    num_classes: int,
-    class_weights: Float[np.ndarray, " c"] | None = None,
+    features: Features, labels: Labels, num_classes: int, balanced: bool = False
 ) -> Fit:
     """Fit a linear head by ridge regression, with the best strength of `STRENGTHS`.
 
@@ -112,10 +109,13 @@ def solve(
       features: of the training images, in memory or mapped from a file.
       labels: class of each image.
       num_classes: number of logits.
-      class_weights: weight of the images of each class; 1 by default.
+      balanced: whether all classes have the same weight. By default, all images have
+        the same weight.
     """
-    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
-    weights = weights / weights.mean()
+    weights = np.ones(len(labels))
+    if balanced:
+        weights /= np.bincount(labels)[labels]
+        weights /= weights.mean()
     mean, variance = _moments(features, weights)
     roots = np.sqrt(weights)
     design = _Design(features, mean, 1 / np.sqrt(variance + EPSILON), roots)
@@ -237,18 +237,19 @@ class WholeSplit:
             }
 
 
-def make_ridge_step(spec: models.ModelSpec) -> Step:
+def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
     """Build step(state, batch, key) -> (state, metrics), which solves the head.
 
     The metrics are those of `step.make_image_step`, for leave-one-out logits.
 
     Args:
       spec: spec of a network whose head standardises features and has one layer.
+      balanced: whether all classes have the same weight.
     """
 
     def step(state, batch, key):
         labels = batch["labels"]
-        fit = solve(batch["features"], labels, spec.num_classes)
+        fit = solve(batch["features"], labels, spec.num_classes, balanced)
         head = {"kernel": fit.kernel, "bias": fit.bias}
         trainable = {
             f"head/logits/{name}": value.astype(np.float32)

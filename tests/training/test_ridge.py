@@ -37,7 +37,7 @@ def test_solution_and_leave_one_out_logits(count, width, balanced):
     features, labels = _problem(count, width)
     counts = np.bincount(labels)
     class_weights = count / CLASSES / counts if balanced else np.ones(CLASSES)
-    fit = ridge.solve(features, labels, CLASSES, class_weights if balanced else None)
+    fit = ridge.solve(features, labels, CLASSES, balanced)
     weights = class_weights[labels]
     standard = (features - fit.mean) / np.sqrt(fit.variance + ridge.EPSILON)
     np.testing.assert_allclose(
