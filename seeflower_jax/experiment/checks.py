@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from seeflower_jax import hints, models
+from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.pretrained.loading import HEADS
-from seeflower_jax.training.stages import SCHEDULES
+from seeflower_jax.training.stages import SCHEDULES, SOLVERS
 
 # The largest values; beyond them memory or the types of JAX end.
 _MAX_SIDE, _MAX_BATCH, _MAX_COUNT = 2**14, 2**16, 2**31 - 1
@@ -145,7 +146,13 @@ RULES: dict[str, Rule] = {
     "model.dropout": _SHARE,
     "model.dtype": _choice(("float32", "bfloat16")),
     "model.pooling": _optional(_choice(tuple(POOLING))),
-    "model.pooled": _optional(_NAMES),
+    "model.pooled": _optional(
+        Rule(
+            "regular expressions on names of endpoints, such as ('block[345]_conv.',)",
+            lambda v: _all(v, _is_expression),
+        )
+    ),
+    "model.standardize": _optional(_BOOLEAN),
     "model.hidden": _optional(
         Rule(
             f"whole numbers from 1 to {2**16}",
@@ -160,6 +167,7 @@ RULES: dict[str, Rule] = {
     "data.source": _NAME,
     "data.dir": _TEXT,
     "data.split": _NAME,
+    "data.balance": _choice(BALANCES),
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _SIDE,
@@ -196,6 +204,7 @@ RULES: dict[str, Rule] = {
     ),
 }
 STAGE_RULES: dict[str, Rule] = {
+    "solver": _choice(SOLVERS),
     "epochs": _integer(0, 10**5),
     "batch_size": _integer(1, _MAX_BATCH),
     "accum_steps": _integer(1),

@@ -246,6 +246,29 @@ def image_sizes(settings: Settings, spec: models.ModelSpec) -> dict[str, int]:
     }
 
 
+def _check_ridge(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
+    """Return a line for each value that a closed-form head cannot have."""
+    needed = {
+        f"{key}.epochs": (stage.epochs, 1),
+        f"{key}.augment.enabled": (stage.augmentation is not None, False),
+        f"{key}.ema_decay": (stage.ema_decay, 0.0),
+        f"{key}.train_batch_stats": (stage.train_batch_stats, False),
+        "config.model.standardize": (spec.standardize, True),
+        "config.model.hidden": (spec.hidden, ()),
+    }
+    errors = [
+        f"{name} is {value}; expected {expected}, because {key}.solver is 'ridge'"
+        for name, (value, expected) in needed.items()
+        if value != expected
+    ]
+    if not stage.freezes_backbone(spec.head):
+        errors.append(
+            f"{key}.partition is {stage.rules}; expected to train {spec.head!r} alone, "
+            f"because {key}.solver is 'ridge'"
+        )
+    return errors
+
+
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Return a line for each combination of values that is not allowed."""
     errors = []
@@ -262,6 +285,8 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
         )
     for stage in settings.stages:
         key = f"config.stages.{stage.name}"
+        if stage.solver == "ridge":
+            errors += _check_ridge(key, stage, spec)
         if stage.batch_size % stage.accum_steps:
             errors.append(
                 f"{key}.accum_steps is {stage.accum_steps}; expected a divisor of "

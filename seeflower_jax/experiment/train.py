@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from seeflower_jax import models, records, sharding
 from seeflower_jax.data import whitening
+from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
@@ -29,11 +31,11 @@ from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.training import loop, partition, step, stopping
+from seeflower_jax.training import loop, partition, ridge, step, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import StagePlan
-from seeflower_jax.training.progress import MetricsLog, Progress
+from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState, create_state
 
@@ -232,9 +234,14 @@ def _prepare(
     spec = settings.spec(len(dataset.source.class_names))
     sharding.local_rows(settings.batch_size, sharding.make_mesh())
     for stage in settings.stages:
-        _train_loader(stage, settings, dataset, dataset.reader)
+        if stage.solver == "gradient":
+            _train_loader(stage, settings, dataset, dataset.reader)
     spec, variables, weights = loading.load_pretrained(
-        spec, settings.weights, settings.head, jax.random.key(settings.seed)
+        spec,
+        settings.weights,
+        settings.head,
+        jax.random.key(settings.seed),
+        preprocess=settings.model_changes.get("preprocess"),
     )
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
@@ -274,7 +281,9 @@ def _run_stages(start: _Start) -> Progress:
             if stage.name != progress.stage:
                 progress = progress.start_stage(stage.name)
             variables = checkpoints.best or start.variables
+            clock = Stopwatch()
             plan, state = _plan_stage(start, stage, variables)
+            progress = progress.spend(clock.seconds)  # of the features
             if resume:
                 state = checkpoints.restore_state(state)
             logging.info(
@@ -311,13 +320,21 @@ def _plan_stage(
     reader: Reader = dataset.reader
     if on_features:
         reader = _feature_reader(start, stage, variables)
-    batches = _train_loader(stage, settings, dataset, reader)
-    schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
-    optimizer = make_optimizer(stage, schedule)
-    if on_features:
-        step_fn = step.make_feature_step(spec, stage, optimizer)
+    if stage.solver == "ridge":
+        indices = dataset.indices("train")
+        stage = dataclasses.replace(stage, batch_size=len(indices))
+        batches = ridge.WholeSplit(reader, dataset.source.labels, indices)
+        schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
+        step_fn = ridge.make_ridge_step(spec, settings.data.balance != NONE)
     else:
-        step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+        batches = _train_loader(stage, settings, dataset, reader)
+        schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
+        optimizer = make_optimizer(stage, schedule)
+        if on_features:
+            step_fn = step.make_feature_step(spec, stage, optimizer)
+        else:
+            step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+        step_fn = jax.jit(step_fn, donate_argnums=0)
 
     def validate(variables: dict) -> dict:
         indices = dataset.indices("validation")
@@ -326,7 +343,7 @@ def _plan_stage(
 
     plan = StagePlan(
         stage=stage,
-        step=jax.jit(step_fn, donate_argnums=0),
+        step=step_fn,
         batches=batches,
         validate=validate if "validation" in dataset.source.splits else None,
         metric=settings.metric,
@@ -348,6 +365,7 @@ def _train_loader(
         stage.batch_size,
         sharding.make_mesh(),
         (settings.seed, stage.index),
+        settings.data.balance,
     )
 
 

@@ -20,12 +20,14 @@ NONSENSE = {
     "model.dropout": [-0.1, 1.0, 1.5, math.nan],
     "model.dtype": ["float16"],
     "model.pooling": ["max"],
+    "model.pooled": [("block[3",), (5,), "block3_pool"],
     "model.hidden": [(0,), (2.5,)],
     "model.width": [0.0, -1.0, math.inf, math.nan],
     "model.input_size": [0, -224],
     "model.preprocess": ["caffe2"],
     "init.head": ["old"],
     "data.source": ["folders"],
+    "data.balance": ["", "weights", None],
     "data.split": [""],
     "data.shortest_side": [0, -5],
     "data.species": [0, 1],
@@ -38,6 +40,7 @@ NONSENSE = {
     "eval.batch_size": [0, -8],
     "test_time.views": [(), ((320,),), ((-5, 1.0),), ((320, 0.0),), ((320, 2.0),)],
     "stage_order": [(), ("head", "fintune"), ("head", "head")],
+    STAGE + "solver": ["newton"],
     STAGE + "epochs": [-1],
     STAGE + "batch_size": [0, -4],
     STAGE + "accum_steps": [0, 3],
@@ -204,9 +207,9 @@ def test_values_that_do_not_fit_each_other(changes, message, tmp_path):
 
 def test_every_value_that_is_read_has_a_case():
     """Texts and truth values, which have no range, are left out."""
-    free = {"init.weights", "data.dir", "data.verify", "data.cache_dir", "model.pooled"}
+    free = {"init.weights", "data.dir", "data.verify", "data.cache_dir"}
     free |= {"whitening.enabled", "whitening.patches_per_image", "eval.keep_aspect"}
-    free |= {"test_time.hflip"}
+    free |= {"test_time.hflip", "model.standardize"}
     stage_free = {"train_batch_stats", "keep_batch_stats", "augment.enabled"}
     stage_free |= {"augment.hflip", "augment.vflip", "augment.keep_aspect"}
     assert NONSENSE.keys() | free >= RULES.keys()

@@ -13,6 +13,7 @@ import threading
 import pytest
 
 from seeflower_jax import records
+from seeflower_jax.records import locks
 from tests import harness
 
 _HOLD = """
@@ -85,7 +86,7 @@ def test_lock_removes_a_created_folder_that_stays_empty(tmp_path):
 
 def test_lock_removed_by_the_last_holder_is_taken_anew(tmp_path, monkeypatch):
     """The file can vanish between opening and locking it."""
-    flock, calls = records.fcntl.flock, []
+    flock, calls = locks.fcntl.flock, []
 
     def late(descriptor, flags):
         if not calls:
@@ -93,7 +94,7 @@ def test_lock_removed_by_the_last_holder_is_taken_anew(tmp_path, monkeypatch):
         calls.append(descriptor)
         flock(descriptor, flags)
 
-    monkeypatch.setattr(records.fcntl, "flock", late)
+    monkeypatch.setattr(locks.fcntl, "flock", late)
     with records.lock(tmp_path):
         assert len(calls) == 2 and (tmp_path / ".lock").exists()
 
@@ -102,7 +103,7 @@ def test_file_system_without_flock_is_said_once(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(records.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             with records.lock(tmp_path):

@@ -1,0 +1,182 @@
+"""Scripts in processes that can be killed, with their output in files.
+
+    child = start("train", [CONFIG, "--workdir=run"], folder)
+    child.kill_after(0.7)
+    completed = child.end()
+
+Processes are forked from a server that has imported the packages, so a start takes less
+than a second.
+"""
+
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import pathlib
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from tests import harness
+
+TIME_LIMIT = 180.0  # seconds for a script
+HANG = -999  # the status of a script that was ended by the time limit
+_numbers = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """A script that runs.
+
+    Attributes:
+      process: its process.
+      stdout, stderr: files with its output.
+    """
+
+    process: multiprocessing.Process
+    stdout: pathlib.Path
+    stderr: pathlib.Path
+
+    def kill_after(self, seconds: float) -> bool:
+        """Kill the process after some seconds; return False if it has ended before."""
+        self.process.join(seconds)
+        if self.process.exitcode is not None:
+            return False
+        self.process.kill()
+        self.process.join()
+        return True
+
+    def end(self) -> harness.Completed:
+        """Wait for the end, and return what the script left."""
+        self.process.join(TIME_LIMIT)
+        status = self.process.exitcode
+        if status is None:
+            self.process.kill()
+            self.process.join()
+            status = HANG
+        return harness.Completed(
+            status, self.stdout.read_text(), self.stderr.read_text()
+        )
+
+
+def start(
+    script: str,
+    arguments: Sequence[object],
+    folder: pathlib.Path,
+    kill_at: int = 0,
+    largest: int = 0,
+) -> Child:
+    """Start a script.
+
+    Args:
+      script: name of the script.
+      arguments: its command line.
+      folder: where its output is kept.
+      kill_at: kills the process at this write below `folder`; 0 is never. The number
+        of all writes is in `folder`.writes when the script has ended.
+      largest: limit of the size of a file in bytes; 0 is none.
+    """
+    number = next(_numbers)
+    paths = [folder.with_name(f"{folder.name}.{number}.{n}") for n in ("out", "err")]
+    texts = [str(argument) for argument in arguments]
+    values = (script, texts, paths, folder, kill_at, largest)
+    return Child(fork(_run, values, []), *paths)
+
+
+def fork(
+    function: Callable[..., object], values: Sequence, paths: Sequence[pathlib.Path]
+) -> multiprocessing.Process:
+    """Start a process that calls a function.
+
+    Args:
+      function: a function of a module.
+      values: its arguments.
+      paths: files of its stdout and stderr, or none.
+    """
+    process = harness._fork_server().Process(
+        target=_call, args=(function, values, paths)
+    )
+    process.start()
+    return process
+
+
+def _call(function, values, paths) -> None:
+    for descriptor, path in enumerate(paths, start=1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
+    os.chdir(harness.ROOT)
+    function(*values)
+
+
+def run(script: str, arguments: Sequence[object], folder: pathlib.Path, **options):
+    """Run a script to its end."""
+    return start(script, arguments, folder, **options).end()
+
+
+def _run(script, arguments, paths, folder, kill_at, largest) -> None:
+    if largest:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if kill_at:
+        _count_writes(folder, kill_at)
+    harness._become(script, arguments, *paths)
+
+
+def _count_writes(folder: pathlib.Path, kill_at: int) -> None:
+    """Kill this process at its n-th write below a folder.
+
+    Opening for writing, renaming, removing, making a folder and fsync are writes. The
+    audit hook is called before the write. Writes of C++ are not seen; random kills
+    meet them.
+    """
+    root, count = os.path.realpath(folder), itertools.count(1)
+    counted = folder.with_name(folder.name + ".writes")
+
+    def write() -> None:
+        number = next(count)
+        if number == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        descriptor = os.open(counted, os.O_WRONLY | os.O_CREAT)
+        os.write(descriptor, f"{number}\n".encode())
+        os.close(descriptor)
+
+    def below(path: object) -> bool:
+        if isinstance(path, int) or path is None:
+            return False
+        text = os.path.abspath(os.fsdecode(path))
+        return text == root or text.startswith(root + os.sep)
+
+    def hook(event: str, values: tuple) -> None:
+        if event == "open":
+            path, _, how = values
+            flags = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+            if (how or 0) & flags and below(path):
+                write()
+        elif event in ("os.rename", "os.link", "os.symlink"):
+            if below(values[0]) or below(values[1]):
+                write()
+        elif event in ("os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
+            if below(values[0]):
+                write()
+
+    def counted_fsync(descriptor, fsync=os.fsync) -> None:
+        if below(os.readlink(f"/proc/self/fd/{_number(descriptor)}")):
+            write()
+        fsync(descriptor)
+
+    os.fsync = counted_fsync
+    sys.addaudithook(hook)
+
+
+def _number(descriptor) -> int:
+    return descriptor if isinstance(descriptor, int) else descriptor.fileno()
+
+
+def seconds(script: str, arguments: Sequence[object], folder: pathlib.Path) -> float:
+    """Return how long a script takes."""
+    start_time = time.monotonic()
+    completed = run(script, arguments, folder)
+    if completed.returncode:
+        raise RuntimeError(completed.stderr)
+    return time.monotonic() - start_time
