@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests import fixtures, harness
 
-CONFIG = "--config=tests/stress/config.py"
+CONFIG = f"--config={harness.ROOT}/tests/stress/config.py"
 CLASSES = ("daisy", "poppy", "rose")
 
 
