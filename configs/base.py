@@ -24,11 +24,15 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.2  # rate in the head
     config.model.dtype = "float32"  # type of the computation; bfloat16 on a GPU
     config.model.pooling = config_dict.placeholder(str)  # or root_average, flatten, ...
-    config.model.pooled = config_dict.placeholder(tuple)  # endpoints; () is the last
+    # Regular expressions on the names of the pooled endpoints; () is the last endpoint.
+    config.model.pooled = config_dict.placeholder(tuple)
+    config.model.standardize = config_dict.placeholder(bool)  # features of the head
     config.model.hidden = config_dict.placeholder(tuple)  # widths of dense layers
     config.model.width = config_dict.placeholder(float)  # factor on all channels
     config.model.input_size = config_dict.placeholder(int)  # side in pixels
-    config.model.preprocess = config_dict.placeholder(str)  # or unit, tf, caffe, torch
+    # What the weights expect of pixel values, if the weight file does not tell it:
+    # unit, tf, caffe, caffe_rgb or torch.
+    config.model.preprocess = config_dict.placeholder(str)
 
     config.init = ConfigDict()
     # A path of weights. 'imagenet' downloads Keras' file; '' is random parameters.
@@ -43,6 +47,9 @@ def get_config() -> ConfigDict:
     config.data.dir = ""  # folder of the images; '' downloads the official files
     # Or trainval, reversed. For a folder also percentages, such as 70/15/15.
     config.data.split = "official"
+    # For classes with uneven numbers of images: 'sampling' trains on each class equally
+    # often; 'none' trains on each image once an epoch.
+    config.data.balance = "none"
     config.data.verify = True  # check label file hashes and split counts
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # shortest side of the decoded images in pixels
@@ -77,6 +84,7 @@ def get_config() -> ConfigDict:
 def get_stage() -> ConfigDict:
     """Return a stage that trains a new head on a frozen network."""
     stage = ConfigDict()
+    stage.solver = "gradient"  # or ridge, which solves the head in closed form
     stage.epochs = 100
     stage.batch_size = 68  # over all devices
     stage.accum_steps = 1  # parts of a batch, computed one by one to save memory
@@ -115,3 +123,25 @@ def get_stage() -> ConfigDict:
     stage.augment.mixup = 0.2  # alpha; 0 is off
     stage.augment.cutmix = 1.0  # alpha; 0 is off
     return stage
+
+
+def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
+    """Return the recipe of a linear head on a frozen network, solved in closed form.
+
+    The head reads the mean and the standard deviation of every convolution of the
+    middle blocks. Its training takes minutes on a CPU. The function changes `config` in
+    place.
+
+    Args:
+      config: config of the network.
+      pooled: regular expressions on the names of the convolutions.
+    """
+    config.recipe = "linear"
+    config.model.update(
+        pooling="root_moments", pooled=pooled, standardize=True, dropout=0.0
+    )
+    head = get_stage()
+    head.update(solver="ridge", epochs=1, validate_every=1)
+    config.stage_order = ("linear",)
+    config.stages = ConfigDict({"linear": head})
+    return config

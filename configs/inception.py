@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import base, paper
 
-VARIANTS = ("best", "short", "zca", *paper.RECIPES)
+VARIANTS = ("best", "short", "zca", "linear", *paper.RECIPES)
 
 
 def get_config(variant: str = "best") -> ConfigDict:
@@ -19,8 +19,8 @@ def get_config(variant: str = "best") -> ConfigDict:
 
     Args:
       variant: name of the recipe. 'short' is 'best' with few epochs, for the reversed
-        split on a CPU. 'zca' is 'best' with whitened images. configs/paper.py
-        describes 'paper' and 'corrected'.
+        split on a CPU. 'zca' is 'best' with whitened images. `base.linear` describes
+        'linear'. configs/paper.py describes 'paper' and 'corrected'.
     """
     paper.check_variant(variant, VARIANTS)
     config = base.get_config()
@@ -61,6 +61,8 @@ def get_config(variant: str = "best") -> ConfigDict:
         head.epochs = 30
         finetune.update(epochs=4, validate_every=4)
         settle.update(epochs=1, validate_every=1)
+    if variant == "linear":
+        return base.linear(config, pooled=("mixed[3-8]_.*",))
     return _paper(config, variant) if variant in paper.RECIPES else config
 
 

@@ -20,9 +20,9 @@ pixels.
 
 from ml_collections import ConfigDict
 
-from configs import inception, paper
+from configs import base, inception, paper
 
-VARIANTS = ("best", "short", *paper.RECIPES)
+VARIANTS = ("best", "short", "linear", *paper.RECIPES)
 
 
 def get_config(variant: str = "best") -> ConfigDict:
@@ -30,7 +30,8 @@ def get_config(variant: str = "best") -> ConfigDict:
 
     Args:
       variant: name of the recipe. 'short' is 'best' with few epochs, for the reversed
-        split on a CPU. configs/paper.py describes 'paper' and 'corrected'.
+        split on a CPU. `base.linear` describes 'linear', configs/paper.py 'paper' and
+        'corrected'.
     """
     config = flowers(variant)
     if variant not in paper.RECIPES:
@@ -94,6 +95,10 @@ def flowers(variant: str) -> ConfigDict:
     finetune.validate_every = 5
     # The stage has few epochs, so its crops are large and not mixed.
     finetune.augment.update(size=224, crop_area=(0.4, 1.0), mixup=0.0, cutmix=0.0)
+    if variant == "linear":
+        config.eval.update(size=256, crop=1.0)
+        config.test_time.views = ((256, 1.0),)
+        return base.linear(config, pooled=("block[345]_conv.",))
     if variant == "short":
         config.recipe = "short"
         config.stages.head.epochs = 30

@@ -23,12 +23,15 @@ from seeflower_jax.inference.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
-_CLASSES = flags.DEFINE_list("classes", [], "Class indices or names; all by default.")
+_CLASSES = flags.DEFINE_list("classes", None, "Class indices or names; all by default.")
 _FORM = flags.DEFINE_enum(
     "form", "robust", list(activation_max.FORMS), "How images are parametrised."
 )
 _SIZE = flags.DEFINE_integer(
-    "size", 0, "Side of the images in pixels; 0 is the network's input size.", 0
+    "size",
+    None,
+    "Side of the images in pixels; the network's input size by default.",
+    1,
 )
 _STEPS = flags.DEFINE_integer("steps", 256, "Steps of the optimisation.", 1)
 _SEEDS = flags.DEFINE_integer(
@@ -40,6 +43,7 @@ _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images, if it has moved since the training."
 )
+flags.register_validator("out", lambda path: path != "", "expected a folder")
 
 
 def main(_: list[str]) -> None:

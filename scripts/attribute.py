@@ -7,15 +7,14 @@ r"""Compute attribution maps of many images.
     python -m scripts.attribute --export=DIR --images=photos/ --out=maps
     python -m scripts.attribute --model=vgg16 --weights=FILE --images=photos/ --out=maps
 
---images takes a folder, a pattern or a .txt list of files. OUT gets the raw maps in
-<method>/<shard>.npy, index.jsonl (image, prediction, its calibrated probability,
-target, method, shard, row) and a contact sheet for each method. --overlays adds a PNG
-for each image and method. scripts.predict describes --export, --model and --weights.
+--images takes a folder, a pattern or a .txt list of files. OUT gets a contact sheet for
+each method and the maps in <method>/<shard>.npy. Its index.jsonl has the image, target,
+prediction, calibrated probability, method, shard, row and scale, which divides the map.
+--overlays adds PNGs. scripts.predict describes --export, --model and --weights.
 
 For class activation maps, the index also has the box that the map highlights, in pixels
-of the original image (left, top, right, bottom), and overlays show it; --noboxes leaves
-the boxes out. The same command continues an interrupted one. Exit status 3 says that
-images could not be read; skipped.jsonl lists them.
+of the original image (left, top, right, bottom); --noboxes leaves it out. The same
+command continues an interrupted one. Status 3: images without maps, in skipped.jsonl.
 """
 
 import sys
@@ -52,6 +51,8 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Only this many of the first images
 _OVERLAYS = flags.DEFINE_bool("overlays", False, "Also write overlays as PNGs.")
 _BOXES = flags.DEFINE_bool("boxes", True, "Compute boxes of class activation maps.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's images are now.")
+for _name in ("out", "images"):
+    flags.register_validator(_name, lambda path: path != "", "expected a path")
 
 
 def main(_: list[str]) -> None:

@@ -50,6 +50,7 @@ _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images, if it has moved since the training."
 )
+flags.register_validator("out", lambda path: path != "", "expected a folder")
 
 
 def main(_: list[str]) -> None:

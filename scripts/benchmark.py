@@ -34,6 +34,12 @@ _NETWORKS = flags.DEFINE_list(
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file to write the figures to.")
 _WORKER = flags.DEFINE_string("worker", None, "Measures only this, in this process.")
+flags.register_validator(
+    "networks",
+    lambda names: all(names) and 0 < len(names) == len(set(names)),
+    "expected different models or run directories",
+)
+flags.register_validator("out", lambda path: path != "", "expected a JSON file")
 
 
 def _train() -> tuple[dict, str]:

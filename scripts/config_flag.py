@@ -5,6 +5,7 @@ config = config_flag.CONFIG.value  # of `--config=configs/vgg16.py --config.seed
 """
 
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
@@ -43,8 +44,13 @@ class _ConfigParser(flags.ArgumentParser):
             raise ValueError(errors.describe(wrapped or error)) from error
 
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; --config.KEY=VALUE replaces a value."
-)
+try:
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "A file of configs/; --config.KEY=VALUE replaces a value."
+    )
+except flags.Error as error:  # ml_collections reads the file of --flagfile here.
+    script = pathlib.Path(sys.argv[0]).stem
+    print(f"scripts.{script}: {errors.describe_flags(error)}", file=sys.stderr)
+    sys.exit(2)
 flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser)
 flags.mark_flag_as_required("config")

@@ -4,7 +4,8 @@
         console.run(main)  # main(argv) ends with console.show(result, text)
 
 The result goes to stdout, progress and errors go to stderr. The exit status is 0, 1 if
-the script fails, 2 if its command line is wrong, and 130 if it is interrupted.
+the script fails, 2 if its command line is wrong, 130 if it is interrupted by Ctrl-C,
+and 143 if it is terminated.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from scripts import errors
+from scripts import errors, interruption
 
 app.define_help_flags()
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON.")
@@ -36,20 +37,19 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
       main: takes the name of the script and the arguments that are not flags.
       takes: what these arguments are, "the paths of images"; empty for flags only.
     """
+    received: list[int] = []
     try:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        for name in ("absl", "jax"):  # Orbax logs each of its steps through absl.
-            logging.getLogger(name).setLevel(logging.WARNING)
-        main(arguments)
+        logging.getLogger("jax").setLevel(logging.WARNING)
+        # Orbax logs its steps, and tracebacks of the errors that it raises, by absl.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        with interruption.handled() as received:
+            main(arguments)
         sys.exit()
-    except app.UsageError as error:
-        _fail(f"{error} (--help shows examples)", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 128 + signal.SIGINT)
-    except Exception as error:
-        _fail(f"{errors.describe(error)} (--debug prints the traceback)", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        _fail(*errors.ending(error, received))
 
 
 def show(result: dict, text: str, indent: int | None = 2) -> None:

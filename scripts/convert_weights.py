@@ -7,7 +7,8 @@ r"""Converts weights between the frameworks.
 `FILE` is of Keras or torchvision. `DIR` gets an Orbax checkpoint and model.json with
 the ModelSpec and the file's SHA-256; scripts.train takes it as --config.init.weights.
 --to=keras_h5 writes a file for Keras' `load_weights`, --to=safetensors one with
-torchvision's names. A trained run is converted with its classifier.
+torchvision's names. A trained run is converted with its classifier, unless you add
+--nohead. A network that Keras or torchvision would compute differently is refused.
 """
 
 from absl import app, flags
@@ -15,12 +16,17 @@ from absl import app, flags
 from scripts import console
 from seeflower_jax import records
 from seeflower_jax.inference.run import load_run
+from seeflower_jax.models.preprocess import PREPROCESS
 from seeflower_jax.pretrained import loading, writers
 
 _MODEL = flags.DEFINE_string("model", None, "The network of --source.")
 _SOURCE = flags.DEFINE_string("source", None, "A weight file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
 _OUT = flags.DEFINE_string("out", None, "What to write.", required=True)
+_HEAD = flags.DEFINE_bool("head", True, "Whether to convert the classifier too.")
+_PREPROCESS = flags.DEFINE_enum(
+    "preprocess", None, list(PREPROCESS), "What --source expects, if not the usual."
+)
 _TO = flags.DEFINE_enum("to", "orbax", writers.FORMATS, "The format of --out.")
 
 
@@ -30,7 +36,11 @@ def _load():
     if _SOURCE.value is not None:
         if _MODEL.value is None:
             raise app.UsageError("--source needs --model")
-        return loading.load_source(_MODEL.value, _SOURCE.value)
+        return loading.load_source(
+            _MODEL.value, _SOURCE.value, preprocess=_PREPROCESS.value, head=_HEAD.value
+        )
+    if _PREPROCESS.value is not None:
+        raise app.UsageError("--preprocess goes with --source only")
     run = load_run(_WORKDIR.value)
     if run.network.preprocess is not None:
         raise ValueError(
@@ -39,7 +49,10 @@ def _load():
         )
     source = {"name": run.workdir.name, "sha256": None, "exact": None}
     source["config_hash"] = records.config_hash(run.config)
-    return run.network.spec, run.network.variables, source
+    variables = run.network.variables
+    if not _HEAD.value:
+        variables = loading.without_head(variables)
+    return run.network.spec, variables, source
 
 
 def main(_) -> None:

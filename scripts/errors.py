@@ -3,6 +3,11 @@
 raise ValueError(errors.describe(error)) from error
 """
 
+import signal
+from collections.abc import Sequence
+
+from absl import app
+
 
 def describe(error: BaseException) -> str:
     """Return the message of an error, with its type where the message needs it."""
@@ -20,5 +25,21 @@ def describe_flags(error: Exception) -> str:
             error = error.args[0]
         message = f"unknown config key {'; '.join(error.args[0].splitlines())}"
     else:
-        message = describe(error)
+        message = describe(error).removeprefix("ERROR:: ")
     return " ".join(message.split())
+
+
+def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
+    """Return the last line and the exit status of a script that an error ends.
+
+    Args:
+      error: the error, or KeyboardInterrupt.
+      received: signals that have interrupted the script.
+    """
+    if isinstance(error, app.UsageError):
+        return f"{error} (--help shows examples)", 2
+    # A library may have turned KeyboardInterrupt into an error of its own.
+    if received or isinstance(error, KeyboardInterrupt):
+        message = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        return message or "interrupted", 128 + (*received, signal.SIGINT)[0]
+    return f"{describe(error)} (--debug prints the traceback)", 1

@@ -21,6 +21,7 @@ from absl import app, flags
 from scripts import console
 from seeflower_jax import records
 from seeflower_jax.data.view import View
+from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.metrics import format_table
 from seeflower_jax.experiment import evaluate
 from seeflower_jax.experiment.settings import read_settings
@@ -87,10 +88,7 @@ def main(_) -> None:
         }
         path = f"{_RESULTS.value}/ablation.json"
         records.add_entry(path, run.network.spec.name, _ABLATION.value, entry)
-    errors = (
-        "calibration error {ece_before:.4f}; {ece_after:.4f} with the temperature "
-        "{temperature:.2f}"
-    ).format(**metrics["calibration"])
+    errors = calibration.describe(metrics["calibration"])
     table = format_table({_SPLIT.value: metrics})
     console.show(metrics, f"{table}\n{errors}\n{out}")
 

@@ -10,10 +10,14 @@ from absl import app, flags
 
 from seeflower_jax.inference import export, load
 from seeflower_jax.inference.network import Network
+from seeflower_jax.models.preprocess import PREPROCESS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
 _MODEL = flags.DEFINE_string("model", None, "The network of --weights, such as vgg16.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "A weight file with a classifier.")
+_PREPROCESS = flags.DEFINE_enum(
+    "preprocess", None, list(PREPROCESS), "What --weights expect, if not the usual."
+)
 _EXPORT = flags.DEFINE_string("export", None, "A folder that scripts.export wrote.")
 
 
@@ -22,13 +26,15 @@ def check() -> None:
 
     Raises:
       app.UsageError: unless the command line has exactly one of --workdir, --export
-        and --weights, and --model with --weights only.
+        and --weights, and --model and --preprocess with --weights only.
     """
     if [WORKDIR.value, _WEIGHTS.value, _EXPORT.value].count(None) != 2:
         raise app.UsageError("expected one of --workdir, --weights and --export")
     if (_MODEL.value is None) != (_WEIGHTS.value is None):
         missing = "--model" if _MODEL.value is None else "--weights"
         raise app.UsageError(f"--model and --weights go together; give {missing} too")
+    if _PREPROCESS.value is not None and _WEIGHTS.value is None:
+        raise app.UsageError("--preprocess goes with --weights only")
 
 
 def load_network() -> Network:
@@ -45,4 +51,4 @@ def load_network() -> Network:
         from seeflower_jax.inference.run import load_run
 
         return load_run(WORKDIR.value).network
-    return load.load_weights(str(_MODEL.value), str(_WEIGHTS.value))
+    return load.load_weights(str(_MODEL.value), str(_WEIGHTS.value), _PREPROCESS.value)

@@ -13,7 +13,7 @@ from absl import flags
 
 from scripts import console
 from seeflower_jax import records
-from seeflower_jax.inference.network import class_index
+from seeflower_jax.explain.inputs import class_indices
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.studies import paper_figures
 
@@ -26,17 +26,17 @@ _STEPS = flags.DEFINE_integer(
     "steps", paper_figures.STEPS, "Steps of the maximisation.", 1
 )
 _SIZE = flags.DEFINE_integer(
-    "size", 0, "Side of the maximised images in pixels; 0 is the network's.", 0
+    "size", None, "Side of the maximised images; the network's by default.", 1
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images; the default is that of the run."
 )
+flags.register_validator("out", lambda path: path != "", "expected a folder")
 
 
 def main(_) -> None:
     run = load_run(_WORKDIR.value, _DATA_DIR.value)
-    names = run.network.class_names
-    classes = [class_index(name, names, other_words=()) for name in _CLASSES.value]
+    classes = class_indices(_CLASSES.value, run.network.class_names).tolist()
     paper_figures.draw(
         run,
         _OUT.value,

@@ -12,8 +12,6 @@ runs are continued. OUT gets a run directory for each run, REPORT.md and the fig
 runs to results/ before.
 """
 
-import glob
-import os
 import pathlib
 import sys
 
@@ -33,28 +31,28 @@ _BUDGET = flags.DEFINE_enum(
     "full: all rows; cpu: rows for two cores; smoke: tiny runs to see that all works.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the plan.")
-_RECORD = flags.DEFINE_list("record", [], "Run directories, or patterns of them.")
+_RECORD = flags.DEFINE_list("record", None, "Run directories, or patterns of them.")
 _REPORT = flags.DEFINE_bool("report", False, "Write RESULTS.md.")
 flags.adopt_module_key_flags(run_flags)
 flags.register_validator(
-    "seeds", lambda seeds: all(map(str.isdigit, seeds)), "expected numbers"
+    "seeds",
+    lambda seeds: all(map(str.isdecimal, seeds)) and 0 < len(seeds) == len(set(seeds)),
+    "expected different numbers, such as 0,1,2",
 )
+flags.register_validator(
+    "record",
+    lambda runs: runs is None or runs and all(runs),
+    "expected run directories, or patterns of them",
+)
+flags.register_validator("out", lambda out: out != "", "expected a folder")
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _finished(pattern: str) -> list[str]:
-    """Return the finished runs among the folders of a pattern; a path unchanged."""
-    if not glob.has_magic(pattern):
-        return [pattern]
-    paths = glob.glob(os.path.expanduser(f"{pattern}/config.json"))
-    folders = sorted(map(os.path.dirname, paths))
-    return [folder for folder in folders if os.path.exists(f"{folder}/result.json")]
-
-
 def main(_) -> None:
     if _RECORD.value or _REPORT.value:
-        finished = [run for pattern in _RECORD.value for run in _finished(pattern)]
+        patterns = _RECORD.value or []
+        finished = [run for pattern in patterns for run in record.find_runs(pattern)]
         written = [str(record.record(run, ROOT / "results")) for run in finished]
         record.write_results(ROOT / "results", ROOT / "RESULTS.md")
         written.append(str(ROOT / "RESULTS.md"))

@@ -4,9 +4,12 @@ r"""Train a network in stages and evaluate it.
     python -m scripts.train --config=configs/inception.py --workdir=runs/seed1 \
         --config.seed=1 --config.data.dir=DIR --config.init.weights=FILE
 
-The same command continues an interrupted run. --notest does not use the test split; use
-it for runs that are compared on validation. The result is printed on stdout, progress
-on stderr. The run directory gets report.html, a page of the whole run.
+Ctrl-C, or SIGTERM, ends the run after the step under way and saves its state. A second
+Ctrl-C ends it at once. The same command continues an interrupted run.
+
+--notest does not use the test split; use it for runs that are compared on validation.
+The result is printed on stdout, progress on stderr. The run directory gets report.html,
+a page of the whole run.
 """
 
 import pathlib
@@ -46,19 +49,20 @@ def main(_) -> None:
     workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
     folder = pathlib.Path(workdir).expanduser()
     command = records.typed_command()
-    result = train.train(
-        config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
-    )
-    lines = [workdir, format_table(result)]
-    if "quickstart" in config:
-        result["quickstart"] = quickstart.show(config, workdir, command)
-        lines.append(quickstart.sentences(result["quickstart"]))
-    console.show(result, "\n".join(lines))
-    curves.write_learning_curves(
-        folder / "learning_curves.png", records.read_log(folder)
-    )
-    if not collect.is_current(folder):
-        collect.write(folder)
+    with records.lock(folder):
+        result = train.train(
+            config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
+        )
+        lines = [workdir, format_table(result)]
+        if "quickstart" in config:
+            result["quickstart"] = quickstart.show(config, workdir, command)
+            lines.append(quickstart.sentences(result["quickstart"]))
+        console.show(result, "\n".join(lines))
+        curves.write_learning_curves(
+            folder / "learning_curves.png", records.read_log(folder)
+        )
+        if not collect.is_current(folder):
+            collect.write(folder)
 
 
 if __name__ == "__main__":

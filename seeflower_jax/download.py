@@ -1,18 +1,26 @@
 """Downloads that resume, check the hash, and leave either a complete file or none.
 
 path = fetch(url, "~/.cache/seeflower_jax/file.bin", sha256="2d01ecc8...")
+
+Several processes can download the same file. One of them downloads it, the others wait.
 """
 
+import contextlib
 import hashlib
 import http.client
 import logging
 import os
 import pathlib
+import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import tqdm
+
+from seeflower_jax.records import files
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
@@ -22,42 +30,14 @@ class DownloadError(RuntimeError):
     """A download failed; the message says how to download the file by hand."""
 
 
+class _NotWritableError(Exception):
+    """The downloaded content cannot be written; the cause is an OSError."""
+
+
 def file_hash(path: str | os.PathLike, algorithm: str = "sha256") -> str:
     """Return the hexadecimal digest of the content of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _transfer(url: str, partial: pathlib.Path) -> None:
-    """Append the missing end of the content of `url` to `partial`."""
-    offset = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and offset:  # the partial file is complete
-            return
-        raise
-    with response:
-        if response.status != 206:  # the server sends the whole file
-            offset = 0
-        length = response.headers.get("Content-Length")
-        total = offset + int(length) if length else None
-        with (
-            open(partial, "ab" if offset else "wb") as file,
-            tqdm.tqdm(
-                total=total,
-                initial=offset,
-                desc=partial.stem,
-                unit="B",
-                unit_scale=True,
-            ) as bar,
-        ):
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if total is not None and partial.stat().st_size < total:
-            raise http.client.IncompleteRead(b"", total - partial.stat().st_size)
 
 
 def fetch(
@@ -70,7 +50,9 @@ def fetch(
     """Download a file unless it exists, and return its path.
 
     The content goes to `path` + '.partial' first. An interrupted download resumes from
-    this file. The file gets its final name after the hash is checked.
+    this file. The file gets its final name after the hash is checked. If another
+    process downloads the same file, `fetch` waits for it. On network disks without
+    locks, `fetch` cannot notice the other process.
 
     Args:
       url: the address of the file.
@@ -79,6 +61,7 @@ def fetch(
 
     Raises:
       DownloadError: if the server cannot be reached or sends other content.
+      OSError: if the file cannot be written; the message names it.
     """
     path = pathlib.Path(path).expanduser()
     if path.exists():
@@ -86,26 +69,109 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     advice = f"You can also download {url} by hand and save it as {path}"
-    _transfer_with_retries(url, partial, advice)
-    for algorithm, expected in (("sha256", sha256), ("md5", md5)):
-        if not expected:
-            continue
-        digest = file_hash(partial, algorithm)
-        if not digest.startswith(expected):
+    expected = {"sha256": sha256, "md5": md5}
+    with _locked(partial) as file:
+        if path.exists():  # another process has downloaded it
+            partial.unlink()
+            return path
+        resumed = os.path.getsize(partial) > 0
+        _transfer_with_retries(url, file, advice)
+        defect = _hash_defect(partial, expected)
+        if defect and resumed:
+            # The first part may be of an older file at the same address.
+            logging.warning("%s has %s; downloading it again", partial, defect)
+            file.truncate(0)
+            _transfer_with_retries(url, file, advice)
+            defect = _hash_defect(partial, expected)
+        if defect:
             partial.unlink()
             raise DownloadError(
-                f"{url} has {algorithm} {digest}, expected {expected}; the downloaded "
-                f"content is deleted. {advice}"
+                f"{url} has {defect}; the downloaded content is deleted. {advice}"
             )
-    os.replace(partial, path)
+        os.replace(partial, path)
     return path
 
 
-def _transfer_with_retries(url: str, partial: pathlib.Path, advice: str) -> None:
+@contextlib.contextmanager
+def _locked(partial: pathlib.Path) -> Iterator[BinaryIO]:
+    """Open a partial file for appending; wait while another process has it open."""
+    while True:
+        with open(partial, "ab") as file:
+            if not files.lock_descriptor(file.fileno(), wait=False):
+                logging.info("another process downloads %s; waiting", partial)
+                files.lock_descriptor(file.fileno(), wait=True)
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
+            except FileNotFoundError:  # the other process has finished
+                same = False
+            if same:
+                yield file
+                return
+
+
+def _hash_defect(path: pathlib.Path, expected: dict[str, str | None]) -> str:
+    """Return which hash of a file is wrong, and how; '' if none is."""
+    for algorithm, digits in expected.items():
+        if digits and not (digest := file_hash(path, algorithm)).startswith(digits):
+            return f"{algorithm} {digest}, expected {digits}"
+    return ""
+
+
+def _transfer(url: str, file: BinaryIO) -> None:
+    """Append the missing end of the content of `url` to a file."""
+    offset = os.fstat(file.fileno()).st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not offset:
+            raise
+        # No content is left: the file is complete, or longer than the content.
+        total = re.search(r"/(\d+)$", error.headers.get("Content-Range", ""))
+        if total and int(total[1]) != offset:
+            file.truncate(0)
+            _transfer(url, file)
+        return
+    with response:
+        if response.status != 206:  # the server sends the whole file
+            file.truncate(0)
+            offset = 0
+        length = response.headers.get("Content-Length")
+        expected = offset + int(length) if length else None
+        with tqdm.tqdm(
+            total=expected,
+            initial=offset,
+            desc=pathlib.Path(file.name).stem,
+            unit="B",
+            unit_scale=True,
+        ) as bar:
+            while chunk := response.read(_CHUNK):
+                _append(file, chunk)
+                bar.update(len(chunk))
+        size = os.fstat(file.fileno()).st_size
+        if expected is not None and size < expected:
+            raise http.client.IncompleteRead(b"", expected - size)
+
+
+def _append(file: BinaryIO, chunk: bytes) -> None:
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise _NotWritableError from error
+
+
+def _transfer_with_retries(url: str, file: BinaryIO, advice: str) -> None:
     for attempt in range(_ATTEMPTS):
         try:
-            _transfer(url, partial)
+            _transfer(url, file)
             return
+        except _NotWritableError as error:
+            reason = error.__cause__
+            raise OSError(
+                f"{file.name} cannot be written: {reason}. Repeat the command when "
+                "there is enough space: it resumes the download"
+            ) from reason
         except (OSError, http.client.HTTPException) as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or attempt == _ATTEMPTS - 1:

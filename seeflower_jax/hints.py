@@ -1,6 +1,7 @@
-"""Suggestions for mistyped names.
+"""Suggestions for mistyped names, and errors for numbers out of range.
 
 raise ValueError(f"unknown model {name!r}{hints.did_you_mean(name, MODELS)}")
+hints.check_count("batch_size", batch_size)
 """
 
 import difflib
@@ -56,6 +57,16 @@ def matching(patterns: Iterable[str], known: Sequence[str], kind: str) -> set[st
             )
         selected.update(matches)
     return selected or set(known)
+
+
+def check_count(name: str, value: int) -> None:
+    """Check that a number of things is 1 or more.
+
+    Raises:
+      ValueError: names the number and its value.
+    """
+    if value < 1:
+        raise ValueError(f"{name} is {value}; expected 1 or more")
 
 
 def nearest_path(path: str | os.PathLike) -> str | None:

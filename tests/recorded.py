@@ -22,12 +22,15 @@ def layout(config: Mapping) -> dict:
     else:
         _drop_defaults(values["init"], {"head": "new"})
     drawing = {"species": 16, "images_per_class": [10, 5, 25], "seed": 0}
+    _drop_defaults(values["data"], {"balance": "none"})
     _drop_defaults(values["data"], drawing)
     _drop_defaults(values["eval"], {"keep_aspect": True})
     if not values["whitening"]["enabled"]:
         del values["whitening"]
     for stage in values["stages"].values():
-        _drop_defaults(stage, {"accum_steps": 1, "keep_batch_stats": False})
+        _drop_defaults(
+            stage, {"accum_steps": 1, "keep_batch_stats": False, "solver": "gradient"}
+        )
         _drop_defaults(stage["augment"], {"keep_aspect": True})
         _rename_optimizer(stage)
     return values

@@ -36,6 +36,15 @@ def test_unknown_command(arguments):
     assert done.returncode != 0 and "'train'" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "argument", ["--networks=", "--networks=vgg16,vgg16", "--out=", "--steps=0"]
+)
+def test_values_out_of_range(argument):
+    done = harness.run_here("benchmark", "attribution", argument)
+    assert done.returncode == 2 and argument.split("=")[0] in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_workers_take_turns_and_errors_are_returned(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(

@@ -57,7 +57,8 @@ def test_every_other_module_is_shared_by_scripts():
     """Scripts are told apart from the modules that they share."""
     modules = {path.stem for path in (harness.ROOT / "scripts").glob("[a-z]*.py")}
     shared = modules - set(scripts.names())
-    assert shared == {"config_flag", "console", "errors", "network_flags", "run_flags"}
+    flags = {"config_flag", "network_flags", "run_flags"}
+    assert shared == {"console", "errors", "interruption"} | flags
 
 
 INCEPTION = "--config=configs/inception.py"
@@ -101,6 +102,8 @@ INCEPTION = "--config=configs/inception.py"
         ("predict", ["--workdir=runs"], "expected the paths of images"),
         ("predict", ["rose.jpg"], "expected one of --workdir, --weights and --export"),
         ("reproduce", ["--seeds=a"], "--seeds=.*'a'.*: expected numbers"),
+        ("train", ["--flagfile=absent.txt"], "open flagfile: .*'absent.txt'"),
+        ("report", ["--flagfile=absent.txt"], "open flagfile: .*'absent.txt'"),
         ("report", ["--workdir=x", "--plugins=a.b"], "import a.b: No module named 'a'"),
     ],
 )

@@ -8,23 +8,25 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from seeflower_jax import models
+from seeflower_jax.comparison import references
 from seeflower_jax.download import file_hash
 from seeflower_jax.pretrained import loading, readers, writers
 from tests import fixtures, harness
 from tests.pretrained import networks
 
 
-def _vgg():
+def _vgg(**changes):
     """A narrow VGG16 of this package, with random variables and biases."""
-    spec = models.get_spec(
-        "vgg16",
-        num_classes=networks.CLASSES,
-        width=networks.WIDTH,
-        pooling="flatten",
-        hidden=networks.HIDDEN,
-    )
+    fields = {
+        "num_classes": networks.CLASSES,
+        "width": networks.WIDTH,
+        "pooling": "flatten",
+        "hidden": networks.HIDDEN,
+    }
+    spec = models.get_spec("vgg16", **fields | changes)
     return spec, fixtures.random_variables(spec, 4)
 
 
@@ -123,19 +125,68 @@ def test_keras_inception_predicts_the_same_by_what_is_written(tmp_path):
     networks.assert_close(ours, network.predict(prepared, verbose=0))
 
 
-def test_inception_round_trip_in_torchvisions_names(tmp_path, narrow_weights):
-    spec, variables, _ = loading.load_source("inception_v3", str(narrow_weights))
-    writers.write(tmp_path / "i.safetensors", "safetensors", spec, variables, {})
-    found, again, _ = loading.load_source(
-        "inception_v3", str(tmp_path / "i.safetensors")
+def test_torchvision_inception_predicts_the_same_by_what_is_written(tmp_path):
+    images = networks.IMAGES[:, :75, :75]
+    network = references.torch_network("inception_v3")
+    expected = references.torch_outputs("inception_v3", network, images)["logits"]
+    torch.save(network.state_dict(), tmp_path / "i.pth")
+    spec, variables, _ = loading.load_classifier(
+        "inception_v3", str(tmp_path / "i.pth")
     )
-    assert found.batch_norm_scale and not found.count_include_pad
-    scales = [
-        again["params"]["backbone"][name]["bn"].pop("scale")
-        for name in again["params"]["backbone"]
-    ]
-    assert all((scale == 1).all() for scale in scales)
-    harness.assert_trees_equal(again, variables)
+    path = tmp_path / "i.safetensors"
+    writers.write(path, "safetensors", spec, variables, {})
+    again = torchvision.models.inception_v3(
+        aux_logits=False, transform_input=True, init_weights=False
+    )
+    again.load_state_dict(safetensors.torch.load_file(path))
+    outputs = references.torch_outputs("inception_v3", again.eval(), images)
+    networks.assert_close(outputs["logits"], expected)
+
+
+def test_keras_loads_the_backbone_alone(tmp_path):
+    """Of a network whose classifier Keras cannot have."""
+    spec, variables = _vgg(pooling="average", pooled=("block4_pool", "block5_pool"))
+    with pytest.raises(ValueError, match=r"it reads block4_pool, .*\(--nohead\)"):
+        writers.write(tmp_path / "v.h5", "keras_h5", spec, variables, {})
+    backbone = loading.without_head(variables)
+    writers.write(tmp_path / "v.h5", "keras_h5", spec, backbone, {})
+    network = networks.keras_vgg(top=False)
+    network.load_weights(tmp_path / "v.h5")
+    endpoints = models.apply(spec, variables, networks.IMAGES)[1]
+    ours = np.asarray(endpoints["block5_pool"])
+    networks.assert_close(ours, networks.keras_logits(network))
+    assert [path.name for path in tmp_path.iterdir()] == ["v.h5"]
+
+
+@pytest.mark.parametrize(
+    "changes,file_format,message",
+    [
+        (
+            {"pooling": "root_average"},
+            "keras_h5",
+            "pools by 'root_average', not average",
+        ),
+        ({"hidden": (9, 8, 7)}, "keras_h5", "its layers are .*'fc3'"),
+        ({"pooling": "average"}, "safetensors", "pools by 'average', not flatten"),
+        ({"hidden": ()}, "safetensors", r"its layers are \['logits'\], not"),
+        ({"input_size": 256}, "safetensors", "takes 1664 features, not those of a 7"),
+    ],
+)
+def test_classifier_that_a_framework_cannot_have(
+    tmp_path, changes, file_format, message
+):
+    spec, variables = _vgg(**changes)
+    with pytest.raises(ValueError, match=message):
+        writers.write(tmp_path / "v", file_format, spec, variables, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_keras_inception_is_refused_in_torchvisions_names(tmp_path, narrow_weights):
+    """Because torchvision's average pooling counts the padding."""
+    spec, variables, _ = loading.load_source("inception_v3", str(narrow_weights))
+    message = "count_include_pad is False, torchvision's True; .*'keras_h5'"
+    with pytest.raises(ValueError, match=message):
+        writers.write(tmp_path / "i", "safetensors", spec, variables, {})
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path):

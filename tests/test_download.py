@@ -3,14 +3,17 @@
 import functools
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 from seeflower_jax import download, models
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.pretrained import loading, published
-from tests import fixtures
+from tests import fixtures, harness
 
 CONTENT = bytes(range(256)) * 8000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -36,6 +39,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
+        if server.slow:  # so that two downloads are under way at once
+            self.wfile.write(body[:1000])
+            server.started.set()
+            time.sleep(server.slow)
+            body = body[1000:]
         if server.cut_after:  # the connection breaks, once
             body, server.cut_after = body[: server.cut_after], 0
         self.wfile.write(body)
@@ -50,6 +58,7 @@ def server(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.files, server.requests = {"/a.bin": CONTENT}, []
     server.ranges, server.cut_after = True, 0
+    server.slow, server.started = 0, threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -87,6 +96,61 @@ def test_complete_partial_file_is_used(server, tmp_path):
     (tmp_path / "a.bin.partial").write_bytes(CONTENT)
     path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
     assert path.read_bytes() == CONTENT
+
+
+def test_partial_file_of_other_content_is_cleared(server, tmp_path):
+    for stale in (b"old" * 1000, CONTENT + b"more"):  # shorter, and longer
+        (tmp_path / "a.bin.partial").write_bytes(stale)
+        path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+        assert path.read_bytes() == CONTENT
+        path.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def _download_apart(server, path):
+    """Start a process that downloads a file."""
+    code = (
+        "import sys; from seeflower_jax import download; download.fetch(*sys.argv[1:])"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, f"{server.url}/a.bin", str(path)],
+        cwd=harness.ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_second_process_waits_for_the_first(server, tmp_path):
+    server.slow = 4
+    first = _download_apart(server, tmp_path / "a.bin")
+    assert server.started.wait(60)
+    second = _download_apart(server, tmp_path / "a.bin")
+    for process in (first, second):
+        assert process.wait(60) == 0, process.stderr.read()
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.requests == [("/a.bin", "bytes=0-")]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_killed_process_frees_the_download(server, tmp_path):
+    server.slow = 60
+    first = _download_apart(server, tmp_path / "a.bin")
+    assert server.started.wait(60)
+    first.kill()
+    first.wait()
+    server.slow = 0
+    path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+
+
+def test_full_disk_is_named_and_not_tried_again(server, tmp_path, monkeypatch):
+    def append(file, chunk):
+        raise download._NotWritableError from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "_append", append)
+    with pytest.raises(OSError, match="a.bin.partial cannot be written: .*No space"):
+        download.fetch(server.url + "/a.bin", tmp_path / "a.bin")
+    assert len(server.requests) == 1
 
 
 def test_wrong_hash_leaves_nothing(server, tmp_path):

@@ -31,7 +31,9 @@ def test_metrics_of_the_result(workdir):
     folder, result = workdir / "evaluation_test", records.read_result(workdir)
     assert lines[:2] == metrics.format_table({"test": result["test"]}).splitlines()
     temperature = result["calibration"]["temperature"]
-    assert lines[2].endswith(f"with the temperature {temperature:.2f}")
+    assert lines[2] == (
+        f"temperature {temperature:.2f}; the calibration error needs 200 images or more"
+    )
     assert lines[3:] == [str(folder)]
     assert sorted(path.name for path in folder.iterdir()) == [
         *("confusion_matrix.csv", "confusion_matrix.png", "metrics.json"),
@@ -69,6 +71,8 @@ def test_views_of_the_config_are_no_other_views(workdir):
         (["--views=wide"], "--views=wide: invalid literal"),
         (["--views=80:1.5"], "--views=80:1.5: a view has crop 1.5"),
         (["--views=0"], "--views=0: a view has size 0"),
+        (["--views=-5"], "--views=-5: a view has size -5"),
+        (["--views=80:nan"], "--views=80:nan: a view has crop nan"),
         (["--views=75", "--crop"], "--crop excludes --views and --hflip"),
         (["--ablation=row", "--split=test"], "--ablation needs --split=validation"),
     ],

@@ -73,11 +73,11 @@ def trees():
     return {path: ast.parse(path.read_text()) for path in PATHS}
 
 
-def test_modules_beside_the_rooms():
-    stems = {path.stem for path in PACKAGE.glob("*.py")}
-    assert stems == {"__init__", *FLOORS[0]}
+def test_every_module_and_room_has_a_floor():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert rooms | FLOORS[0] == FLOOR_BY_ROOM.keys()
+    assert modules <= {"__init__", *FLOORS[0]}
+    assert (modules | rooms) - {"__init__"} == FLOOR_BY_ROOM.keys()
 
 
 def test_no_room_imports_a_higher_one(trees):

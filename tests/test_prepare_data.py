@@ -1,10 +1,17 @@
 """Writing the tensorflow-datasets folder from the command line, and training on it."""
 
+import errno
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
+import pytest
 import tensorflow_datasets as tfds
 
-from seeflower_jax.data import oxford_flowers
+from seeflower_jax.data import oxford_flowers, tfds_writer
 from tests import harness
 
 
@@ -25,3 +32,56 @@ def test_folder_that_is_not_the_official_one_is_refused(flowers, tmp_path):
     )
     assert done.returncode != 0 and "imagelabels.mat has SHA-256" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_interrupted_writing_leaves_nothing_that_blocks_it(flowers, tmp_path):
+    program = (
+        "import dataclasses, pathlib, sys, time\n"
+        "from seeflower_jax.data import oxford_flowers, tfds_writer\n"
+        "load = oxford_flowers.load\n"
+        "def slow(*arguments):\n"
+        "    def wait(index):\n"
+        "        pathlib.Path(sys.argv[3]).touch()\n"
+        "        time.sleep(60)\n"
+        "    return dataclasses.replace(load(*arguments), read=wait)\n"
+        "oxford_flowers.load = slow\n"
+        "tfds_writer.write(sys.argv[1], sys.argv[2], False)\n"
+    )
+    out, reading = tmp_path / "out", tmp_path / "reading"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, flowers, out, reading],
+        cwd=harness.ROOT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.time() + 120
+    while not reading.exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert reading.exists()
+    assert list((out / "oxford_flowers102").glob("2.1.1.*.partial"))
+    folder = tfds_writer.write(flowers, out, verify=False)
+    assert folder == out / "oxford_flowers102" / "2.1.1"
+    assert list(folder.parent.iterdir()) == [folder]
+    assert len(oxford_flowers.load(out, verify=False).keys) == 48
+    before = [path.stat().st_mtime_ns for path in _files(out)]
+    assert tfds_writer.write(flowers, out, verify=False) == folder
+    assert before == [path.stat().st_mtime_ns for path in _files(out)]
+    (folder / "dataset_info.json").unlink()
+    with pytest.raises(ValueError, match="2.1.1 exists, but has no dataset_info.json"):
+        tfds_writer.write(flowers, out, verify=False)
+
+
+def test_full_disk_names_the_folder(flowers, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tfds_writer.tfds, "builder", full)
+    with pytest.raises(OSError, match="2.1.1 cannot be written: No space left"):
+        tfds_writer.write(flowers, tmp_path, verify=False)
+    assert not _files(tmp_path)

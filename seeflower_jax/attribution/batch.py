@@ -122,7 +122,8 @@ def make_explainer(
       `ExplainFunction`.
 
     Raises:
-      ValueError: a method or an option is unknown, or the layer has no spatial extent.
+      ValueError: a method or an option is unknown, a method is repeated, an option is
+        out of its range, or the layer has no spatial extent.
 
     Example:
       >>> explain = make_explainer(spec, ["grad_cam", "smooth_grad"])

@@ -25,6 +25,11 @@ def eigen_cam(
     a singular vector is arbitrary. The function picks the sign that makes the sum of
     the map positive.
 
+    pytorch-grad-cam 1.5.7 subtracts the mean of each channel first, which the paper
+    does not, and takes the sign that the decomposition returns. Over eight images, its
+    maps correlate with these at a median of 0.95 for VGG16 and 0.90 for Inception-v3.
+    The least correlations are -0.74 and -0.92, because its sign is arbitrary.
+
     Source: Muhammad and Yeasin 2020, arXiv 2008.00299, equations 3 and 4.
 
     Args:

@@ -1,10 +1,11 @@
 """Faithfulness: metrics of how well a map shows what the network uses.
 
     curve = deletion(network, images, maps, labels, steps=20)     # [steps + 1, N]
-    area = curve.mean(0)                                          # lower is better
+    area = area_under(curve)                                      # lower is better
 
 - `deletion`, `insertion` and `road` change pixels in the order of a map. They follow
   the probability of the label.
+- `area_under` computes the area under a deletion or insertion curve.
 - `randomised` and `rank_correlation` check whether maps depend on the parameters.
 - `sparseness` measures how concentrated a map is.
 
@@ -36,6 +37,43 @@ def ranks(maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
     order = jnp.argsort(-flat, axis=-1, stable=True)
     positions = jnp.argsort(order, axis=-1)
     return (positions / flat.shape[-1]).reshape(maps.shape)
+
+
+def average_ranks(maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
+    """Return the rank of each pixel from the smallest value, from 0.
+
+    Pixels of equal value have the mean of their ranks, as in SciPy's `rankdata`.
+
+    Example:
+      >>> average_ranks(jnp.array([[[3.0, 1.0], [1.0, 4.0]]])).tolist()
+      [[[2.0, 0.5], [0.5, 3.0]]]
+    """
+
+    def rank(flat):
+        in_order = jnp.sort(flat)
+        smaller = jnp.searchsorted(in_order, flat, side="left")
+        not_larger = jnp.searchsorted(in_order, flat, side="right")
+        return (smaller + not_larger - 1) / 2
+
+    return jax.vmap(rank)(maps.reshape(len(maps), -1)).reshape(maps.shape)
+
+
+def area_under(curve: Float[Array, "k n"]) -> Float[Array, "n"]:
+    """Return the area under curves over [0, 1], by the trapezoidal rule.
+
+    Deletion and insertion are compared by this area.
+
+    Source: Petsiuk et al. 2018, arXiv 1806.07421, and the authors' code (RISE,
+    `evaluation.auc`), which weights the two ends by one half.
+
+    Args:
+      curve: values at equal distances, one image a column.
+
+    Example:
+      >>> area_under(jnp.array([[1.0], [0.0], [0.0]])).tolist()
+      [0.25]
+    """
+    return jnp.trapezoid(curve, dx=1 / (len(curve) - 1), axis=0)
 
 
 def _blur(images: Float[Array, "n h w c"], sigma: float) -> Float[Array, "n h w c"]:
@@ -103,8 +141,7 @@ def deletion(
       baseline: value of removed pixels.
 
     Returns:
-      The curve, from the whole image to no pixels. Its mean over the steps is the area
-      under the curve; lower is better.
+      The curve, from the whole image to no pixels. A lower `area_under` it is better.
 
     Example:
       >>> curve = deletion(network, images, maps, labels, steps=4)
@@ -142,8 +179,8 @@ def insertion(
       sigma: standard deviation of the blur in pixels.
 
     Returns:
-      The curve, from the blurred to the whole image. Its mean over the steps is the
-      area under the curve; higher is better.
+      The curve, from the blurred to the whole image. A higher `area_under` it is
+      better.
     """
     images = images.astype(jnp.float32)
     blurred = _blur(images, sigma)
@@ -243,13 +280,23 @@ def rank_correlation(
 ) -> Float[Array, "n"]:
     """Compute Spearman's rank correlation of two maps of each image.
 
+    Pixels of equal value have the mean of their ranks. A rank by position would let
+    maps correlate that are zero at many pixels, as class activation maps are.
+
+    Returns:
+      Values in [-1, 1]. A constant map has no order, so it correlates at 0 with every
+      map.
+
     Example:
       >>> bool((rank_correlation(maps, 2 * maps) > 0.99).all())
       True
     """
-    a, b = (ranks(maps).reshape(len(maps), -1) for maps in (first, second))
+    a, b = (average_ranks(maps).reshape(len(maps), -1) for maps in (first, second))
+    a, b = (2 * x / x.shape[-1] - 1 for x in (a, b))  # Squares of ranks are large.
     a, b = (x - x.mean(-1, keepdims=True) for x in (a, b))
-    return (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    norm = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    is_constant = norm < 1e-6
+    return jnp.where(is_constant, 0, (a * b).sum(-1) / jnp.where(is_constant, 1, norm))
 
 
 def randomised(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.saliency import gradient
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import NetworkFunction, Targets
@@ -40,15 +41,14 @@ def integrated_gradients(
         of the plain quadrature, as in captum.
 
     Raises:
-      ValueError: the spacing is not positive.
+      ValueError: an option is out of its range.
 
     Example:
       >>> maps = integrated_gradients(network, images, labels, steps=8)
       >>> maps.shape == images.shape[:3]
       True
     """
-    if not spacing > 0:
-        raise ValueError(f"spacing is {spacing}; expected more than 0, such as 2")
+    check_ranges(baseline=baseline, steps=steps, spacing=spacing)
     targets = resolve(network, images, targets)
     difference = images.astype(jnp.float32) - baseline
 

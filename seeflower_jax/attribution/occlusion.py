@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 
@@ -42,14 +43,15 @@ def occlusion(
       baseline: value of covered pixels.
 
     Raises:
-      ValueError: the stride leaves pixels uncovered.
+      ValueError: the stride leaves pixels uncovered, or an option is out of its range.
 
     Example:
       >>> maps = occlusion(network, images, labels, window=32, stride=32)
       >>> maps.shape == images.shape[:3]
       True
     """
-    if not 0 < stride <= window:
+    check_ranges(window=window, stride=stride, baseline=baseline)
+    if stride > window:
         raise ValueError(
             f"occlusion with stride {stride} and window {window} leaves pixels "
             "uncovered; the stride must be from 1 to the window"

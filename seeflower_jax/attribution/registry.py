@@ -8,7 +8,8 @@ Example:
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from seeflower_jax import hints
 from seeflower_jax.attribution import (
@@ -25,6 +26,7 @@ from seeflower_jax.attribution import (
     score_cam,
     smooth_grad,
 )
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.types import MethodFunction
 
 PREDICTED = -1  # stands for the predicted class among class indices
@@ -83,11 +85,11 @@ def register(name: str, method: Method) -> None:
 
 
 def check_methods(names: Sequence[str]) -> None:
-    """Check that all methods are known and that there is at least one.
+    """Check that methods are known, that there is at least one, and none is repeated.
 
     Raises:
-      ValueError: a method is unknown or `names` is empty. The message lists the known
-        methods.
+      ValueError: a method is unknown or repeated, or `names` is empty. The message
+        lists the known methods.
     """
     for name in names:
         if name not in METHODS:
@@ -97,6 +99,11 @@ def check_methods(names: Sequence[str]) -> None:
             )
     if not names:
         raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise ValueError(
+                f"attribution method {name!r} is given more than once; give it once"
+            )
 
 
 # Arguments of methods that are not options.
@@ -118,23 +125,25 @@ def options_of(name: str) -> Options:
     }
 
 
-def check_options(name: str, keys: Iterable[str]) -> None:
-    """Check that a method has the options.
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Check that a method has the options, and that they are within their ranges.
 
     Raises:
-      ValueError: the method has no such option. The message lists its options.
+      ValueError: the method has no such option, or a value is out of its range. The
+        message lists the options or the range.
 
     Example:
-      >>> check_options("occlusion", ["window"])
+      >>> check_options("occlusion", {"window": 32})
     """
     parameters = inspect.signature(METHODS[name].function).parameters
     known = [p for p in parameters if p not in _ARGUMENTS]
-    for key in keys:
+    for key in options:
         if key not in known:
             raise ValueError(
                 f"{name} has no option {key!r}: it has "
                 f"{', '.join(known) or 'none'}{hints.did_you_mean(key, known)}"
             )
+    check_ranges(name, **options)
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Options]:
@@ -145,7 +154,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, Options]:
 
     Raises:
       ValueError: a method or an option is unknown, or a value is not a number of the
-        option's type.
+        option's type and range.
 
     Example:
       >>> parse_options(["occlusion.window=32", "occlusion.baseline=9"])
@@ -167,4 +176,5 @@ def parse_options(texts: Iterable[str]) -> dict[str, Options]:
         except ValueError:
             kind = "a whole number" if type(defaults[key]) is int else "a number"
             raise ValueError(f"{text!r}: expected {kind} after =") from None
+        check_ranges(name, **options[name])
     return options

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.saliency import saliency
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
@@ -36,11 +37,15 @@ def smooth_grad(
       samples: number of noisy copies.
       noise: standard deviation of the noise, as a share of the image's range of values.
 
+    Raises:
+      ValueError: an option is out of its range.
+
     Example:
       >>> maps = smooth_grad(network, images, labels, keys, samples=2)
       >>> maps.shape == images.shape[:3]
       True
     """
+    check_ranges(samples=samples, noise=noise)
     targets = resolve(network, images, targets)
     images = images.astype(jnp.float32)
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)

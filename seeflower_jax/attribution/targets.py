@@ -66,10 +66,12 @@ def contrast(
 ) -> ScoreFunction:
     """Return a score that contrasts a class with its most similar classes.
 
-    The score is the logit of the class, minus `strength` times the mean logit of the
-    similar classes. The similar classes have the largest other logits in that image.
+    The score is the logit of the class, minus `strength` times a mean logit of the
+    similar classes. The similar classes have the nearest logits in that image. Their
+    logits are weighted by their probabilities, through which gradients flow too.
 
-    Source: Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, section 3.
+    Source: Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, section 3, and the authors'
+    code, which has the weights.
 
     Args:
       targets: class indices, or None for the predicted classes.
@@ -79,17 +81,22 @@ def contrast(
 
     Example:
       >>> logits = jnp.array([[1.0, 5.0, 2.0, 4.0]])
-      >>> contrast(references=2, strength=0.5)(logits).tolist()   # 5 - 0.5 * 3
-      [3.5]
+      >>> contrast(references=1, strength=0.5)(logits).tolist()   # 5 - 0.5 * 4
+      [3.0]
     """
 
     def contrast_score(logits: Float[Array, "n c"]) -> Float[Array, "n"]:
         classes = logits.argmax(-1) if targets is None else targets
         num_classes = logits.shape[-1]
+        target_logits = score(logits, classes)
         is_target = jax.nn.one_hot(classes, num_classes, dtype=bool)
-        similar_logits, _ = jax.lax.top_k(
-            jnp.where(is_target, -jnp.inf, logits), min(references, num_classes - 1)
+        distances = jnp.abs(logits - target_logits[:, None])
+        _, indices = jax.lax.top_k(
+            jnp.where(is_target, -jnp.inf, -distances), min(references, num_classes - 1)
         )
-        return score(logits, classes) - strength * similar_logits.mean(-1)
+        similar_logits = jnp.take_along_axis(logits, indices, -1)
+        # The softmax over the similar classes is their probability, divided by its sum.
+        weights = jax.nn.softmax(similar_logits, -1)
+        return target_logits - strength * (weights * similar_logits).sum(-1)
 
     return contrast_score

@@ -9,19 +9,23 @@ interrupted run leaves no incomplete cache.
 """
 
 import concurrent.futures
+import logging
 import os
 import pathlib
-import uuid
 
 import numpy as np
 import tqdm
 from jaxtyping import UInt8
 
-from seeflower_jax.data import decode
+from seeflower_jax.data import decode, partials
 from seeflower_jax.data.source import ImageSource
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
 _MAX_LISTED = 10
+
+
+class DamagedCacheError(ValueError):
+    """A file does not hold the pixels of a source; the message names the file."""
 
 
 class PixelCache:
@@ -29,16 +33,34 @@ class PixelCache:
 
     Attributes:
       sizes: int32 [N, 2], height and width of each image.
+
+    Raises:
+      DamagedCacheError: if the file is not a pixel cache, or is incomplete.
     """
 
     def __init__(self, path: str | os.PathLike):
-        self._pixels = np.load(path, mmap_mode="r")
-        # The file is a .npy of all pixels followed by a .npy of all sizes.
-        with open(path, "rb") as file:
-            file.seek(self._pixels.offset + self._pixels.nbytes)
-            self.sizes = np.load(file)
+        try:
+            self._pixels = np.load(path, mmap_mode="r")
+            # The file is a .npy of all pixels followed by a .npy of all sizes.
+            with open(path, "rb") as file:
+                file.seek(self._pixels.offset + self._pixels.nbytes)
+                self.sizes = np.load(file)
+                rest = len(file.read(1))
+        except PermissionError:
+            raise
+        except Exception as error:  # NumPy raises many types for damaged files.
+            reason = " ".join(str(error).split())
+            raise DamagedCacheError(f"{path} is not a pixel cache: {reason}") from error
+        shape, kinds = self.sizes.shape, (self._pixels.dtype, self.sizes.dtype)
+        if kinds != (np.uint8, np.int32) or shape[1:] != (2,) or rest:
+            raise DamagedCacheError(f"{path} is not a pixel cache")
         ends = np.cumsum(self.sizes.astype(np.int64).prod(axis=1) * 3)
         self._starts = np.concatenate([[0], ends])
+        if self._pixels.shape != (self._starts[-1],) or (self.sizes < 1).any():
+            raise DamagedCacheError(
+                f"{path} has {self._pixels.size} values, but its images have "
+                f"{self._starts[-1]}"
+            )
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -55,6 +77,8 @@ def open_cache(
 ) -> PixelCache:
     """Return the pixel cache of a source; decode the images if no cache file exists.
 
+    A damaged cache file is named in the log, and the images are decoded again.
+
     Args:
       source: the encoded images.
       shortest_side: shortest side of the decoded images in pixels; the aspect ratio is
@@ -63,26 +87,55 @@ def open_cache(
 
     Raises:
       ValueError: if images cannot be decoded; the message lists them.
+      OSError: if the cache file cannot be written; the message names it.
     """
     folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / "pixels"
     path = folder / f"{source.name}_{source.fingerprint}_{shortest_side}.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{path.stem}.{uuid.uuid4().hex}.partial"
+    if path.exists():
         try:
+            return _open_checked(path, source, shortest_side)
+        except DamagedCacheError as error:
+            logging.warning("%s; decoding the images again", error)
+    try:
+        with partials.beside(path) as partial:
             _write(source, shortest_side, partial)
             os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return PixelCache(path)
+    except OSError as error:
+        raise OSError(
+            f"the pixel cache {path} cannot be written: {error.strerror or error}; "
+            "make room or give another folder with --config.data.cache_dir=DIR"
+        ) from error
+    return _open_checked(path, source, shortest_side)
+
+
+def _open_checked(
+    path: pathlib.Path, source: ImageSource, shortest_side: int
+) -> PixelCache:
+    """Open a cache file and compare it with its source.
+
+    Raises:
+      DamagedCacheError: if the file is damaged, or has other images.
+    """
+    opened = PixelCache(path)
+    if len(opened) != len(source.keys):
+        raise DamagedCacheError(
+            f"{path} has {len(opened)} images, expected {len(source.keys)}"
+        )
+    if (opened.sizes.min(axis=1) != shortest_side).any():
+        raise DamagedCacheError(
+            f"{path} has images with another shortest side than {shortest_side} pixels"
+        )
+    return opened
 
 
 def _write(source: ImageSource, shortest_side: int, path: pathlib.Path) -> None:
     def load(index):
         try:
-            return decode.load_pixels(source.read(index), shortest_side)
-        except (OSError, decode.UnreadableImage) as error:
-            return f"{source.keys[index]}: {error}"
+            return decode.load_pixels(
+                lambda: source.read(index), shortest_side, source.keys[index]
+            )
+        except decode.UnreadableImage as error:
+            return str(error)
 
     count, total = len(source.keys), 0
     sizes = np.zeros((count, 2), np.int32)
@@ -110,10 +163,10 @@ def _write(source: ImageSource, shortest_side: int, path: pathlib.Path) -> None:
             listed = "\n  ".join(broken[:_MAX_LISTED])
             more = len(broken) - _MAX_LISTED
             raise ValueError(
-                f"{len(broken)} of {count} images of {source.name} cannot be decoded:"
-                f"\n  {listed}"
+                f"{len(broken)} of {count} images of {source.folder or source.name} "
+                f"cannot be read:\n  {listed}"
                 + (f"\n  and {more} more" if more > 0 else "")
-                + "\nReplace these files by intact copies"
+                + "\nReplace these files by intact copies, or remove them"
             )
         np.save(file, sizes)
         file.seek(0)

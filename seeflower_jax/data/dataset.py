@@ -55,6 +55,7 @@ class Dataset:
             self.labels(split).tolist(),
             lambda position: self.cache[indices[position]],
             lambda position: decode.upright_size(
-                io.BytesIO(self.source.read(indices[position]))
+                lambda: io.BytesIO(self.source.read(indices[position])),
+                self.source.keys[indices[position]],
             ),
         )

@@ -1,41 +1,194 @@
 """Decode images of files and data sets: upright, in RGB, resized.
 
-pixels = load_pixels(path.read_bytes(), shortest_side=320)   # uint8 [h, w, 3]
+pixels = load_pixels(path.read_bytes, shortest_side=320, name=path)   # uint8 [h, w, 3]
+
+Whatever Pillow raises for a file becomes one error, `UnreadableImage`, with the name of
+the file. Metadata that cannot be read never refuses the pixels.
 """
 
+import contextlib
+import functools
 import io
 import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-# The endings of the names of image files.
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from seeflower_jax.data import value_range
+
+with contextlib.suppress(ImportError):
+    import pillow_heif  # HEIC needs this optional package.
+
+    pillow_heif.register_heif_opener()
+
+Image.init()
+# Formats that Pillow names but cannot decode here (BUFR, GRIB, HDF5, MPEG, WMF), or
+# decodes by starting another program (EPS).
+_LEFT_OUT = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+FORMATS = tuple(name for name in Image.ID if name not in _LEFT_OUT)
+# The endings of the names of image files, of all formats that Pillow can read here.
+SUFFIXES = tuple(
+    sorted(
+        ending
+        for ending, name in Image.registered_extensions().items()
+        if name in FORMATS
+    )
+)
 # The largest ratio of the longer to the shorter side. A longer image is cut to its
 # centre.
 MAX_ASPECT = 2.0
+# An environment variable: the largest number of pixels of an image that is decoded.
+MAX_PIXELS = "SEEFLOWER_MAX_PIXELS"
+_TRANSPOSE_BY_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The chunks of a PNG file that the pixels need.
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# Pillow warns at half of the number of pixels that it refuses, and of damaged metadata.
+# These lines do not name the file, and the image is read.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", module=r"PIL\.")
 
 
 class UnreadableImage(ValueError):
-    """A file is not an image, or is incomplete."""
+    """A file is not an image, or cannot be decoded; the message names the file."""
 
 
-def decode(encoded: bytes) -> Image.Image:
+@contextlib.contextmanager
+def _naming(name: str | os.PathLike) -> Iterator[None]:
+    """Turn every error into an `UnreadableImage` that names the file."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Decoders raise many types for damaged files.
+        raise UnreadableImage(
+            f"{os.fspath(name)} cannot be read as an image: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error in one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"{message.split(',')[0]}; if you trust the file, set the environment "
+            f"variable {MAX_PIXELS} to a larger number of pixels"
+        )
+    if isinstance(error, OSError):
+        return error.strerror or message
+    if isinstance(error, ValueError) and message:
+        return message
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
+
+
+def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image:
     """Decode an image to RGB, upright by its EXIF orientation.
 
-    Transparent pixels are composed on white; 16-bit values keep their upper 8 bits.
+    Transparent pixels are composed on white. Gray images of more than 8 bits become 8
+    bits, as `value_range` says.
+
+    Args:
+      encoded: content of a file; of an animation, the first image is decoded.
+      name: name of the file, for errors.
 
     Raises:
-      OSError: if `encoded` is not an image, or is incomplete.
+      UnreadableImage: if `encoded` is not an image, or is damaged or too large.
     """
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    with _naming(name):
+        image = _open(io.BytesIO(encoded))
+        deep = any(";16" in str(tile[-1]) for tile in image.tile)
+        image.load()
+        orientation = _orientation(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = value_range.to_8_bits(image, os.fspath(name))
+        elif deep:
+            value_range.check_colour_depth(image)
+        if orientation in _TRANSPOSE_BY_ORIENTATION:
+            image = image.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
+        if image.mode in ("La", "RGBa"):  # colours are multiplied by their opacity
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+
+
+def _open(file: IO[bytes]) -> ImageFile.ImageFile:
+    """Open an image file, without its metadata if Pillow refuses the metadata."""
+    _set_max_pixels()
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        raise ValueError(_describe_content(file.read(512))) from error
+    except ValueError:
+        # Pillow limits the size of text and of colour profiles in PNG files.
+        file.seek(0)
+        content = file.read()
+        if not content.startswith(_PNG_START):
+            raise
+        return Image.open(io.BytesIO(_without_metadata(content)), formats=("PNG",))
+
+
+@functools.cache
+def _set_max_pixels() -> None:
+    """Set the largest number of pixels that Pillow decodes from the environment."""
+    text = os.environ.get(MAX_PIXELS)
+    if text is None:
+        return
+    if not text.isdecimal() or not int(text):
+        raise ValueError(
+            f"the environment variable {MAX_PIXELS} is {text!r}; expected a whole "
+            "number of pixels, such as 400000000"
+        )
+    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses twice this number.
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """Return a PNG file with only the chunks that its pixels need."""
+    kept, start = [_PNG_START], len(_PNG_START)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        if png[start + 4 : start + 8] in _PNG_CHUNKS:
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _describe_content(start: bytes) -> str:
+    """Return what a file is that is not an image of a known format, by its start."""
+    start = start.lstrip().lower()
+    if not start:
+        return "the file is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "the file is a pointer of Git LFS; get the image with 'git lfs pull'"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "the file is an HTML page; download the image again"
+    if start[4:11] in (b"ftyphei", b"ftyphev", b"ftypmif"):
+        return "the file is a HEIC image; install pillow-heif to read it"
+    return "the file is not an image of a known format"
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 if its EXIF data cannot be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises many types for damaged EXIF data.
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def resize(image: Image.Image, shortest_side: int) -> Image.Image:
@@ -56,28 +209,41 @@ def longest_side(shortest_side: int) -> int:
     return round(shortest_side * MAX_ASPECT) + 1
 
 
-def load_pixels(encoded: bytes, shortest_side: int) -> UInt8[np.ndarray, "h w 3"]:
+def load_pixels(
+    encoded: bytes | Callable[[], bytes],
+    shortest_side: int,
+    name: str | os.PathLike = "the image",
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decode and resize an image.
 
+    Args:
+      encoded: content of a file, or a function that reads it.
+      shortest_side: shortest side of the result in pixels.
+      name: name of the file, for errors.
+
     Raises:
-      UnreadableImage: if the image cannot be decoded. The message has the reason; the
-        caller adds the file name.
+      UnreadableImage: if the file cannot be read or decoded; the message has the name
+        and the reason.
     """
-    try:
-        return np.asarray(resize(decode(encoded), shortest_side))
-    except UnidentifiedImageError as error:
-        raise UnreadableImage("the file is not an image of a known format") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(str(error)) from error
+    with _naming(name):
+        content = encoded() if callable(encoded) else encoded
+        return np.asarray(resize(decode(content, name), shortest_side))
 
 
-def upright_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int]:
+def upright_size(
+    open_file: Callable[[], IO[bytes]], name: str | os.PathLike = "the image"
+) -> tuple[int, int]:
     """Read the (width, height) of the upright image from the header of a file.
 
+    Args:
+      open_file: function that opens the file.
+      name: name of the file, for errors.
+
     Raises:
-      OSError: if the file is not an image.
+      UnreadableImage: if the file cannot be read or is not an image.
     """
-    with Image.open(file) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    with _naming(name), open_file() as file:
+        image = _open(file)
         width, height = image.size
+        turned = _orientation(image) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)

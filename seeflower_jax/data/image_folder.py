@@ -4,8 +4,11 @@
 
 `load` splits a tree `photos/<class>/*.jpg` class by class, as `split` says. A tree may
 also have a folder for each split: `photos/train/<class>/*.jpg`. The folders next to
-`train` are `val` or `validation`, and `test`. `load` keeps the splits of such a tree.
-The name of a class is the name of its folder.
+`train` are `val` or `validation`, and `test`; `split_folders` knows further names.
+`load` keeps the splits of such a tree. Sub-folders of a class belong to the class.
+
+The name of a class is the name of its folder, unless `class_names.json` or
+`cat_to_name.json` gives another name. See `class_names`.
 """
 
 import collections
@@ -19,13 +22,12 @@ import unicodedata
 
 import numpy as np
 
-from seeflower_jax.data.decode import SUFFIXES
+from seeflower_jax.data import class_names, files
+from seeflower_jax.data.files import LeftOut
 from seeflower_jax.data.source import ImageSource
+from seeflower_jax.data.split_folders import split_folders, split_of
 
 DEFAULT_SPLIT = "70/15/15"
-# {name of a folder in lower case: split}
-FOLDERS = {"train": "train", "val": "validation", "validation": "validation"}
-FOLDERS |= {"valid": "validation", "test": "test"}
 _SPLITS = ("train", "validation", "test")
 _MAX_LISTED = 10
 
@@ -90,54 +92,67 @@ def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
             f"folder {root} does not exist; expected a folder with a folder for each "
             "class"
         )
-    files = _split_files(root, split)
-    labels = _labels_by_class(root, files)
-    split_of_file = np.array([file.split for file in files])
-    stamps = [(file.key, file.size, file.modified) for file in files]
+    images = _split_files(root, split)
+    labels = _labels_by_class(root, images)
+    names = class_names.names_by_folder(_places_of_names(root, images), list(labels))
+    split_of_file = np.array([file.split for file in images])
+    stamps = [(file.key, file.size, file.modified) for file in images]
     return ImageSource(
         name="folder_" + re.sub(r"[^A-Za-z0-9-]+", "_", root.resolve().name)[:40],
         fingerprint=hashlib.sha256(repr(stamps).encode()).hexdigest()[:12],
-        class_names=tuple(labels),
-        keys=tuple(file.key for file in files),
-        labels=np.array([labels[file.class_name] for file in files], np.int32),
+        class_names=tuple(names.get(folder, folder) for folder in labels),
+        keys=tuple(file.key for file in images),
+        labels=np.array([labels[file.class_name] for file in images], np.int32),
         splits={
             name: np.flatnonzero(split_of_file == name).astype(np.int32)
             for name in _SPLITS
             if name in split_of_file
         },
-        read=lambda index: (root / files[index].key).read_bytes(),
+        read=lambda index: (root / images[index].key).read_bytes(),
+        folder=str(root.resolve()),
     )
+
+
+def _places_of_names(root: pathlib.Path, images: list[_File]) -> list[pathlib.Path]:
+    """Return the folders that may have a file with names of classes."""
+    parts = next(f.key.split("/") for f in images if f.split == "train")
+    beside = [root / parts[0]] if parts[0] != parts[-2] and split_of(parts[0]) else []
+    return [*beside, root, root.resolve().parent]
 
 
 def _split_files(root: pathlib.Path, split: str) -> list[_File]:
     """Return the files of a tree with their splits."""
-    folders = _split_folders(root)
+    left_out = LeftOut()
+    folders = split_folders(root, left_out)
     if not folders:
         percentages, seed = _parse_split(
             DEFAULT_SPLIT if split == "official" else split
         )
-        return _assign_splits(_list_files(root, "", ""), percentages, seed)
-    if split != "official":
+        found = _list_files(root, "", "", left_out)
+    elif split != "official":
         raise ValueError(
             f"{root} has a folder for each split ({', '.join(folders)}), so data.split "
             f"cannot be {split!r}: leave data.split at 'official'"
         )
-    return [
-        file
-        for folder, name in folders.items()
-        for file in _list_files(root, f"{folder}/", name)
-    ]
+    else:
+        found = [
+            file
+            for folder, name in folders.items()
+            for file in _list_files(root, f"{folder}/", name, left_out)
+        ]
+    left_out.log(root)
+    return found if folders else _assign_splits(found, percentages, seed)
 
 
-def _labels_by_class(root: pathlib.Path, files: list[_File]) -> dict[str, int]:
+def _labels_by_class(root: pathlib.Path, images: list[_File]) -> dict[str, int]:
     """Return {class name: label} of the classes with training images, by name."""
-    class_names = sorted({file.class_name for file in files if file.split == "train"})
-    if len(class_names) < 2:
+    folders = sorted({file.class_name for file in images if file.split == "train"})
+    if len(folders) < 2:
         raise ValueError(
-            f"{root} has the classes {class_names}; expected at least two classes"
+            f"{root} has the classes {folders}; expected at least two classes"
         )
-    labels = {name: label for label, name in enumerate(class_names)}
-    for file in files:
+    labels = {name: label for label, name in enumerate(folders)}
+    for file in images:
         if file.class_name not in labels:
             raise ValueError(
                 f"{root / file.key} is of class {file.class_name!r}, which is not one "
@@ -147,67 +162,78 @@ def _labels_by_class(root: pathlib.Path, files: list[_File]) -> dict[str, int]:
     return labels
 
 
-def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
-    """Return the files and folders in a folder, sorted by name, without hidden ones."""
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(visible, key=lambda entry: entry.name)
-
-
-def _split_folders(root: pathlib.Path) -> dict[str, str]:
-    """Return {folder: split} of a tree with a folder for each split, else {}.
-
-    `train` may also be the name of a class. The folder of a split contains folders. The
-    folder of a class contains none.
-    """
-    folders = [entry for entry in _entries(root) if entry.is_dir()]
-    splits = {
-        folder.name: FOLDERS[folder.name.lower()]
-        for folder in folders
-        if folder.name.lower() in FOLDERS
-        and any(entry.is_dir() for entry in _entries(pathlib.Path(folder)))
-    }
-    if not splits:
-        return {}
-    others = [folder.name for folder in folders if folder.name not in splits]
-    names = list(splits.values())
-    if "train" not in names or len(set(names)) < len(names) or others:
-        listed = f" and also {', '.join(others[:_MAX_LISTED])}" if others else ""
-        raise ValueError(
-            f"{root} has the folders of splits {', '.join(splits)}{listed}; expected "
-            "train, and optionally val or validation, and test, each with a folder for "
-            "each class; or folders of classes only"
-        )
-    return splits
-
-
-def _list_files(root: pathlib.Path, prefix: str, split: str) -> list[_File]:
+def _list_files(
+    root: pathlib.Path, prefix: str, split: str, left_out: LeftOut
+) -> list[_File]:
     """List the images of the class folders in `root / prefix`, by class and name."""
-    files, ignored = [], 0
-    for folder in _entries(root / prefix):
-        if not folder.is_dir():
-            ignored += folder.name.lower().endswith(SUFFIXES)
+    found, loose = [], 0
+    for folder in files.visible_entries(root / prefix, left_out):
+        if not files.is_folder(folder):
+            loose += _is_loose_image(folder, left_out)
             continue
-        name = class_name(folder.name)
+        name, in_folder = class_name(folder.name), LeftOut()
         images = [
-            _File(f"{prefix}{folder.name}/{entry.name}", name, split, *_stamp(entry))
-            for entry in _entries(pathlib.Path(folder))
-            if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+            _File(f"{prefix}{folder.name}/{key}", name, split, *_stamp(entry))
+            for key, entry in files.image_files(folder.path, in_folder)
         ]
-        if not images:
+        left_out.update(in_folder)
+        if not images and split in ("", "train"):
             raise ValueError(
                 f"{folder.path} has no images (files that end in "
-                f"{', '.join(SUFFIXES)}); add images or remove the folder"
+                f"{files.COMMON_SUFFIXES}){in_folder.only()}; "
+                "add images or remove the folder"
             )
-        files += images
-    if not files:
+        found += images
+    if not found and split in ("", "train"):
         raise ValueError(
-            f"{root / prefix} has no class folders and {ignored} images; expected a "
+            f"{root / prefix} has no class folders and {loose} images; expected a "
             "folder for each class with its images in it"
         )
-    if ignored:
-        logging.warning("ignored %d images without class in %s", ignored, root / prefix)
-    return files
+    _check_depth(root, prefix, found)
+    if loose:
+        left_out["in no folder of a class"] += loose
+    return found
+
+
+def _is_loose_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
+    """Return whether a file next to class folders is an image; count other files."""
+    reason = files.why_not_an_image(entry.name, is_file=True)
+    if reason and entry.name not in class_names.FILE_NAMES:
+        left_out[reason] += 1
+    return not reason
+
+
+def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
+    """Check that a class folder has an image, not only its sub-folders.
+
+    If all images are in sub-folders, the sub-folders may be the classes.
+
+    Raises:
+      ValueError: if all images are in sub-folders.
+    """
+    parts = [image.key.removeprefix(prefix).split("/") for image in images]
+    deep = [path for path in parts if len(path) > 2]
+    if not deep:
+        return
+    if len(deep) < len(parts):
+        folders = sorted({path[0] for path in deep})
+        logging.info(
+            "%s: %d images in sub-folders belong to the classes %s%s",
+            *(root / prefix, len(deep), ", ".join(folders[:_MAX_LISTED])),
+            ", ..." if len(folders) > _MAX_LISTED else "",
+        )
+        return
+    top, inner = deep[0][:2]
+    if split_of(inner):
+        advice = f"expected {inner}/{top} instead of {top}/{inner}"
+    elif prefix:
+        advice = f"move the folders of the classes from {root / prefix / top} one up"
+    else:
+        advice = f"for the classes in {top}, give --config.data.dir={root / top}"
+    raise ValueError(
+        f"{root / prefix} has images only in sub-folders of its folders, such as "
+        f"{'/'.join(deep[0])}, so its folders are no classes; {advice}"
+    )
 
 
 def _stamp(entry: os.DirEntry) -> tuple[int, int]:
@@ -229,13 +255,13 @@ def _parse_split(split: str) -> tuple[dict[str, int], int]:
 
 
 def _assign_splits(
-    files: list[_File], percentages: dict[str, int], seed: int
+    images: list[_File], percentages: dict[str, int], seed: int
 ) -> list[_File]:
     """Draw a split for each file, class by class, and return the files with splits."""
     keys_by_class: dict[str, list[str]] = collections.defaultdict(list)
     split_of_key: dict[str, str] = {}
     incomplete = []  # "class (split)" for each split without images of a class
-    for file in files:
+    for file in images:
         keys_by_class[file.class_name].append(file.key)
     for name, keys in keys_by_class.items():
         keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
@@ -257,4 +283,4 @@ def _assign_splits(
             ", ".join(incomplete[:_MAX_LISTED]),
             f" and {more} more" * (more > 0),
         )
-    return [dataclasses.replace(file, split=split_of_key[file.key]) for file in files]
+    return [dataclasses.replace(file, split=split_of_key[file.key]) for file in images]

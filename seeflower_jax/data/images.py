@@ -7,16 +7,17 @@ first = images[:100]
 """
 
 import dataclasses
+import functools
 import glob
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from seeflower_jax.data import decode
-from seeflower_jax.data.decode import SUFFIXES, UnreadableImage
+from seeflower_jax.data import class_names, decode, files
+from seeflower_jax.data.files import LeftOut
 from seeflower_jax.data.image_folder import class_name
 
 
@@ -64,45 +65,71 @@ class Images:
           where: what `find_files` takes, or several of them.
           shortest_side: shortest side of the decoded images in pixels.
           class_names: names of the classes, in the order of their labels. An image gets
-            a label if its folder has the name of a class.
+            a label if its folder has the name of a class, also in `class_names.json`.
 
         Raises:
           FileNotFoundError: if there are no images.
+          ValueError: if a .txt list is not text.
         """
-        if isinstance(where, str | os.PathLike):
-            paths = find_files(where)
-        else:
-            paths = [path for one in where for path in find_files(one)]
+        places = [where] if isinstance(where, str | os.PathLike) else list(where)
+        paths, labels = [], []
+        index_of = {name: label for label, name in enumerate(class_names)}
+        label_of = functools.cache(functools.partial(_label, index_of))
+        for place in places:
+            in_place = find_files(place)
+            top = pathlib.Path(place).expanduser()
+            paths += in_place
+            labels += [
+                label_of(path.parent, top if top in path.parents else path.parent)
+                for path in in_place
+            ]
         if not paths:
             raise FileNotFoundError("no image was given; expected files or folders")
-        labels = {name: label for label, name in enumerate(class_names)}
 
         def read(position: int) -> np.ndarray:
-            try:
-                return decode.load_pixels(paths[position].read_bytes(), shortest_side)
-            except (OSError, UnreadableImage) as error:
-                raise UnreadableImage(
-                    f"{paths[position]} cannot be read as an image: {error}"
-                ) from error
+            path = paths[position]
+            return decode.load_pixels(path.read_bytes, shortest_side, path)
 
-        return cls(
-            [str(path) for path in paths],
-            [labels.get(_folder_name(path)) for path in paths],
-            read,
-            lambda position: decode.upright_size(paths[position]),
-        )
+        def original_size(position: int) -> tuple[int, int]:
+            path = paths[position]
+            return decode.upright_size(lambda: path.open("rb"), path)
+
+        return cls([str(path) for path in paths], labels, read, original_size)
 
 
-def _folder_name(path: pathlib.Path) -> str:
-    """Return the class that the folder of a file names; '' if it names none."""
+def _label(
+    index_of: Mapping[str, int], folder: pathlib.Path, top: pathlib.Path
+) -> int | None:
+    """Return the label of the first folder, from `folder` up to `top`, with a class."""
+    while True:
+        for name in _possible_classes(folder):
+            if name in index_of:
+                return index_of[name]
+        if folder == top:
+            return None
+        folder = folder.parent
+
+
+def _possible_classes(folder: pathlib.Path) -> Iterator[str]:
+    """Yield the classes that a folder may stand for, by its name or a file of names."""
     try:
-        return class_name(path.parent.name)
-    except ValueError:  # the name is not text, so it is the name of no class
-        return ""
+        own = class_name(folder.name)
+        yield own
+        # The file may be next to the folder, above it, or above the folder of a split.
+        places = list(folder.absolute().parents)[:3]
+        name = class_names.name_of_folder(places, own)
+    except ValueError:  # The name is not text.
+        return
+    if name is not None:
+        yield name
+        yield f"{name} ({own})"  # if several folders have this name
 
 
 def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
     """List the image files of a folder and its subfolders, of a pattern or of a list.
+
+    A folder or a pattern gives only images, as `files` says. The log has a line with
+    the number of other files. A file that is named itself is always returned.
 
     Args:
       where: a folder, an image, a pattern with `*`, `?` or `**`, or a .txt file. Each
@@ -113,22 +140,32 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
 
     Raises:
       FileNotFoundError: if the file or folder does not exist or has no image.
+      ValueError: if a .txt file is not text.
     """
-    path = pathlib.Path(where).expanduser()
+    path, left_out = pathlib.Path(where).expanduser(), LeftOut()
     if path.is_dir():
-        files = sorted(path.rglob("*"))
-        paths = [file for file in files if file.suffix.lower() in SUFFIXES]
+        paths = [path / key for key, _ in files.image_files(path, left_out)]
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = (line.strip() for line in path.read_text().splitlines())
-        paths = [path.parent / line for line in lines if line]
+        lines = files.read_list(path)
+        paths = [path.parent / pathlib.Path(line).expanduser() for line in lines]
     elif path.is_file():
         paths = [path]
     else:
-        matches = sorted(glob.glob(str(path), recursive=True))
-        paths = [pathlib.Path(match) for match in matches if os.path.isfile(match)]
+        paths = []
+        for match in sorted(glob.glob(str(path), recursive=True)):
+            if os.path.isdir(match):
+                reason = "folders (give a folder itself for its images)"
+            else:
+                reason = files.why_not_an_image(match, os.path.isfile(match))
+            if reason:
+                left_out[reason] += 1
+            else:
+                paths.append(pathlib.Path(match))
     if not paths:
         raise FileNotFoundError(
-            f"no image in {where}; expected a folder, a pattern or a .txt list of "
-            f"files that end in {', '.join(SUFFIXES)}"
+            f"no image in {where}{left_out.only()}; expected a "
+            "folder, a pattern or a .txt list of files that end in "
+            f"{files.COMMON_SUFFIXES}"
         )
+    left_out.log(where)
     return paths

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from seeflower_jax import sharding
+from seeflower_jax.data.balance import NONE, balanced_order
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images
 
@@ -109,6 +110,8 @@ class TrainLoader:
       batch_size: number of examples in a batch, over all devices.
       mesh: the devices, from `sharding.make_mesh`.
       seed: integers that seed the order of each epoch.
+      balance: one of `balance.BALANCES`. 'none' gives every example once an epoch.
+        'sampling' gives every class equally often, in as many steps.
 
     Raises:
       ValueError: if the examples do not fill a batch, or if the batch size is not a
@@ -121,6 +124,7 @@ class TrainLoader:
     batch_size: int
     mesh: Mesh
     seed: tuple[int, ...]
+    balance: str = NONE
 
     def __post_init__(self) -> None:
         if len(self.indices) < self.batch_size:
@@ -137,22 +141,40 @@ class TrainLoader:
         return len(self.indices) // self.batch_size
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of the steps from `start` to `stop` - 1."""
+        """Yield the batches of the steps from `start` to `stop` - 1.
+
+        `indices` of a batch numbers the examples, for their random numbers. With
+        balanced sampling, the k-th repeat in an epoch adds k times the number of
+        labels.
+        """
         rows = sharding.local_rows(self.batch_size, self.mesh)
         steps_per_epoch = self.steps_per_epoch
+        epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
         def make(step: int) -> Batch:
             epoch, position = divmod(step, steps_per_epoch)
-            order = epoch_order(self.seed, epoch, len(self.indices))
-            batch_rows = order[position * self.batch_size :][: self.batch_size]
-            indices = self.indices[batch_rows][rows]
+            if epoch not in epochs:
+                epochs.clear()
+                epochs[epoch] = self._epoch(epoch)
+            order, repeats = epochs[epoch]
+            chosen = slice(position * self.batch_size, (position + 1) * self.batch_size)
+            indices = self.indices[order[chosen]][rows]
+            # A repeated image needs other random numbers, so it gets another index.
+            numbers = indices + repeats[chosen][rows] * len(self.labels)
             batch = self.reader(indices) | {
                 "labels": self.labels[indices],
-                "indices": indices.astype(np.int32),
+                "indices": numbers.astype(np.int32),
             }
             return sharding.shard_batch(batch, self.mesh)
 
         return _prefetch(make, range(start, stop))
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of an epoch, and how often each row came before."""
+        count = len(self.indices)
+        if self.balance == NONE:
+            return epoch_order(self.seed, epoch, count), np.zeros(count, np.int64)
+        return balanced_order(self.seed, epoch, self.labels[self.indices])
 
 
 def eval_batches(

@@ -16,18 +16,16 @@ import hashlib
 import logging
 import os
 import pathlib
-import shutil
 import tarfile
-import uuid
 import zlib
 from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-import scipy.io
 from jaxtyping import Int32
 
 from seeflower_jax import download, hints
+from seeflower_jax.data import mat_files, partials
 from seeflower_jax.data.oxford_names import CLASS_NAMES
 from seeflower_jax.data.source import ImageSource
 
@@ -120,6 +118,7 @@ def load(
             for name, parts in SPLITS[split].items()
         },
         read=files.read,
+        folder=str(folder.resolve()),
     )
 
 
@@ -146,8 +145,8 @@ def read_mat_files(
     """
     values: dict[str, np.ndarray] = {}
     for name, keys in (
-        ("imagelabels.mat", ["labels"]),
-        ("setid.mat", ["trnid", "valid", "tstid"]),
+        ("imagelabels.mat", ("labels",)),
+        ("setid.mat", ("trnid", "valid", "tstid")),
     ):
         path = folder / name
         if not path.exists():
@@ -161,13 +160,8 @@ def read_mat_files(
                 f"official file from {BASE_URL}{name}, or set data.verify to False for "
                 "another data set"
             )
-        try:
-            content = scipy.io.loadmat(path)
-            values |= {key: content[key].ravel().astype(np.int32) - 1 for key in keys}
-        except Exception as error:  # SciPy raises many types for a damaged file
-            raise ValueError(
-                f"{path} is no MATLAB file with the variables {keys}: {error!r}"
-            ) from error
+        for key, array in mat_files.read(path, keys, trusted=verify).items():
+            values[key] = array.astype(np.int32) - 1
     return values.pop("labels"), values
 
 
@@ -233,22 +227,28 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
             f"{archive.parent} has neither jpg/ nor 102flowers.tgz; get the archive "
             f"from {BASE_URL}102flowers.tgz"
         )
-    partial = jpg.with_name(f"jpg.{uuid.uuid4().hex}.partial")
     logging.info("unpacking %s", archive)
     try:
-        with tarfile.open(archive) as tar:
+        with (
+            partials.beside(jpg, folder=True) as partial,
+            tarfile.open(archive) as tar,
+        ):
             tar.extractall(partial, filter="data")
-        os.replace(partial / "jpg", jpg)
+            if not (partial / "jpg").is_dir():
+                raise tarfile.ReadError("it has no folder jpg")
+            os.replace(partial / "jpg", jpg)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if jpg.is_dir():  # another process has just unpacked the archive
             return
+        if isinstance(error, OSError) and error.errno:  # as of a full disk
+            raise OSError(
+                f"{archive} cannot be unpacked to {jpg}: {error.strerror}"
+            ) from error
         raise ValueError(
             f"{archive} cannot be unpacked: {error!r}. It has "
             f"{archive.stat().st_size:,} bytes, the official archive has 344,862,509; "
             f"get it again from {BASE_URL}102flowers.tgz"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _find_tfds(folder: pathlib.Path) -> pathlib.Path | None:

@@ -22,6 +22,7 @@ class ImageSource:
       splits: {'train', 'validation', 'test': indices of images}, without the splits
         that the set does not have.
       read: function from an index to the encoded image.
+      folder: absolute path of the folder of the images; '' for drawn images.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ImageSource:
     labels: Int32[np.ndarray, " n"]
     splits: dict[str, Int32[np.ndarray, " m"]]
     read: Callable[[int], bytes]
+    folder: str = dataclasses.field(default="", kw_only=True)
 
     def indices(self, split: str) -> Int32[np.ndarray, " m"]:
         """Return the indices of the images of a split.

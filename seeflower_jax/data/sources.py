@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from seeflower_jax import hints
 from seeflower_jax.data import image_folder, oxford_flowers, synthetic
+from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.source import ImageSource
 
 
@@ -19,6 +20,7 @@ class DataSettings:
       source: name of the source, a key of `SOURCES`.
       dir: folder of the files; '' downloads the official files.
       split: how the images are split; each source defines its own values.
+      balance: how training draws from uneven classes, one of `balance.BALANCES`.
       verify: whether hashes and counts of the official files are checked.
       cache_dir: folder of downloads and decoded images; '' is ~/.cache/seeflower_jax.
       shortest_side: shortest side of the decoded images in pixels.
@@ -31,6 +33,7 @@ class DataSettings:
     source: str
     dir: str = ""
     split: str = "official"
+    balance: str = NONE
     verify: bool = True
     cache_dir: str = ""
     shortest_side: int = 320

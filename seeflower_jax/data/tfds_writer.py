@@ -14,7 +14,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from seeflower_jax.data import oxford_flowers
+from seeflower_jax.data import oxford_flowers, partials
+from seeflower_jax.data.source import ImageSource
+
+_VERSION = "2.1.1"
 
 
 def write(
@@ -22,7 +25,8 @@ def write(
 ) -> pathlib.Path:
     """Write `data_dir`/oxford_flowers102/2.1.1 in array_record, and return this folder.
 
-    If the folder exists, it stays unchanged.
+    The folder is written under another name and renamed, so it is complete or absent.
+    If it exists, it stays unchanged.
 
     Args:
       source_dir: a folder with the data set, the `dir` of `oxford_flowers.load`.
@@ -30,11 +34,34 @@ def write(
       verify: whether the files are checked, as in `oxford_flowers.load`.
 
     Raises:
-      ValueError, FileNotFoundError: for the reasons that `oxford_flowers.load` lists.
+      ValueError, FileNotFoundError: for the reasons that `oxford_flowers.load` lists,
+        and if the folder exists but is not complete.
+      OSError: if the folder cannot be written.
     """
     source = oxford_flowers.load(source_dir, "official", verify)
     data_dir = pathlib.Path(data_dir).expanduser().resolve()
-    builder = tfds.builder(oxford_flowers.NAME, data_dir=data_dir)
+    folder = data_dir / oxford_flowers.NAME / _VERSION
+    complete = folder / "dataset_info.json"
+    if folder.exists():
+        if not complete.exists():
+            raise ValueError(
+                f"{folder} exists, but has no dataset_info.json, so it is not a "
+                "complete data set; remove it or give another folder"
+            )
+        return folder
+    try:
+        with partials.beside(folder, folder=True) as partial:
+            os.replace(_write(source, partial), folder)
+    except OSError as error:
+        if not complete.exists():  # Another process may have been faster.
+            reason = error.strerror or error
+            raise OSError(f"{folder} cannot be written: {reason}") from error
+    return folder
+
+
+def _write(source: ImageSource, data_dir: pathlib.Path) -> pathlib.Path:
+    """Write the examples of a source with tensorflow-datasets; return their folder."""
+    builder = tfds.builder(f"{oxford_flowers.NAME}:{_VERSION}", data_dir=data_dir)
 
     def examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index in source.splits[split]:

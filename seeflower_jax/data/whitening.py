@@ -13,7 +13,6 @@ Source: Coates, Ng and Lee 2011, section 3.2.2, which applies W to patches.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterable
 
@@ -21,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
+
+from seeflower_jax import records
 
 FILE_NAME = "whitening.npz"  # in a run directory and in an export
 # Whitened values have variance 1; two standard deviations span the range of pixels.
@@ -57,18 +58,29 @@ class Whitening:
         )
         return _CENTER + _SCALE * whitened
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | pathlib.Path) -> None:
         """Write the whitening to a .npz file, all or nothing."""
-        path = pathlib.Path(path)
-        partial = path.with_name(f"partial_{path.name}")
-        np.savez(partial, mean=self.mean, kernel=self.kernel)
-        os.replace(partial, path)
+        with records.replacing(path) as partial:
+            np.savez(partial, mean=self.mean, kernel=self.kernel)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Whitening":
-        """Read a whitening from a file that `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(arrays["mean"], arrays["kernel"])
+    def load(cls, path: str | pathlib.Path) -> "Whitening":
+        """Read a whitening from a file that `save` wrote.
+
+        Raises:
+          DamagedFileError: if the file is damaged.
+        """
+        try:
+            with np.load(path) as arrays:
+                fitted = cls(arrays["mean"], arrays["kernel"])
+            size = len(fitted.kernel)
+            if fitted.mean.shape != (3,) or fitted.kernel.shape != (size, size, 3, 3):
+                raise ValueError("its arrays have other shapes than a whitening")
+        except Exception as error:  # NumPy and zipfile raise errors of many types.
+            raise records.DamagedFileError(
+                f"{path} is damaged: {error or type(error).__name__}"
+            ) from error
+        return fitted
 
 
 def load_from(folder: pathlib.Path) -> Whitening | None:

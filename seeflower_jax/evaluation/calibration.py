@@ -4,10 +4,12 @@
     softmax(logits / temperature)                   # calibrated probabilities
     reliability(logits, labels, temperature).error  # expected calibration error
 
-Source: Guo et al. 2017, arXiv 1706.04599, sections 2 and 4.2.
+Source: Guo et al. 2017, arXiv 1706.04599, sections 2 and 4.2. The prior of the
+temperature is this project's.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.optimize
@@ -16,8 +18,16 @@ from jaxtyping import Float, Int
 from seeflower_jax.evaluation import metrics
 
 BINS = 15
-# On a small split without mistakes, the best temperature is 0, which makes the
-# probability of every predicted class 1.
+# With fewer images, the calibration error says little: of simulated networks that are
+# perfectly calibrated, it is 0.08 on average with 200 images, and 0.20 with 20 images.
+MIN_IMAGES = 200
+# On a split without mistakes, the most likely temperature is 0, which makes the
+# probability of every predicted class 1, however few the images are. The prior of the
+# temperature's logarithm is therefore normal, with mean 0 and this standard deviation:
+# 95 % of it lies between temperatures of 0.37 and 2.7. The prior weighs as much as a
+# few images. With the 1,020 validation images of Oxford 102 Flowers, it changes
+# temperatures like those of the recorded runs by less than 1 %.
+_PRIOR_DEVIATION = 0.5
 _LOG_LIMITS = np.log(0.1), np.log(10.0)
 
 
@@ -46,7 +56,11 @@ class Reliability:
 def fit_temperature(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> float:
-    """Return the T in [0.1, 10] that minimises the cross entropy of logits / T.
+    """Return the most probable T in [0.1, 10], of softmax(logits / T).
+
+    The posterior multiplies the likelihood of the labels and a normal prior of log T
+    around 0. With few images, T is therefore near 1. With many images, T minimises the
+    cross entropy.
 
     Args:
       logits: logits of images that the network was not trained on.
@@ -54,11 +68,15 @@ def fit_temperature(
     """
 
     def loss(log_temperature: float) -> float:
-        scaled_logits = logits / np.exp(log_temperature)
-        return metrics.compute(scaled_logits, labels)["loss"]
+        log_probabilities = metrics.log_softmax(logits / np.exp(log_temperature))
+        label_terms = np.take_along_axis(log_probabilities, labels[:, None], -1)
+        return (log_temperature / _PRIOR_DEVIATION) ** 2 / 2 - label_terms.sum()
 
-    # The loss is convex in 1 / T, so it has one minimum in log T.
-    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=_LOG_LIMITS).x))
+    # The sum of cross entropy and prior may have two minima, so a grid is searched.
+    grid = np.linspace(*_LOG_LIMITS, 9)
+    best = int(np.argmin([loss(value) for value in grid]))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds).x))
 
 
 def reliability(
@@ -91,10 +109,30 @@ def summary(
     logits: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, " n"],
     temperature: float,
-) -> dict[str, float]:
-    """Return a temperature, and the expected calibration errors before and after it."""
+) -> dict[str, float | None]:
+    """Return a temperature, and the expected calibration errors before and after it.
+
+    The errors are None with fewer than `MIN_IMAGES` images.
+    """
+    errors = [
+        reliability(logits, labels, value).error if len(labels) >= MIN_IMAGES else None
+        for value in (1.0, temperature)
+    ]
     return {
         "temperature": temperature,
-        "ece_before": reliability(logits, labels).error,
-        "ece_after": reliability(logits, labels, temperature).error,
+        "ece_before": errors[0],
+        "ece_after": errors[1],
     }
+
+
+def describe(content: Mapping[str, float | None]) -> str:
+    """Return what `summary` found, in one line."""
+    if content["ece_before"] is None:
+        return (
+            f"temperature {content['temperature']:.2f}; the calibration error needs "
+            f"{MIN_IMAGES} images or more"
+        )
+    return (
+        f"calibration error {content['ece_before']:.4f}; {content['ece_after']:.4f} "
+        f"with the temperature {content['temperature']:.2f}"
+    )

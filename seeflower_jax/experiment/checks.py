@@ -12,12 +12,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from seeflower_jax import hints, models
+from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.pretrained.loading import HEADS
-from seeflower_jax.training.stages import SCHEDULES
+from seeflower_jax.training.stages import SCHEDULES, SOLVERS
 
+# The largest values; beyond them memory or the types of JAX end.
+_MAX_SIDE, _MAX_BATCH, _MAX_COUNT = 2**14, 2**16, 2**31 - 1
+_MAX_FLOAT = float(np.finfo(np.float32).max)
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
 # Sections whose keys this module does not check.
 _OPEN = ("stages", "init.pretraining", "quickstart")
@@ -41,7 +47,10 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+    """Return whether a value is a number that float32 has, up to rounding."""
+    if not (_is_integer(value) or isinstance(value, float)):
+        return False
+    return abs(value) <= _MAX_FLOAT and (value == 0 or bool(np.float32(value)))
 
 
 def _seed() -> Rule:
@@ -51,12 +60,19 @@ def _seed() -> Rule:
     )
 
 
-def _integer(low: int) -> Rule:
-    return Rule(f"a whole number, {low} or more", lambda v: _is_integer(v) and v >= low)
+def _integer(low: int, high: int = _MAX_COUNT) -> Rule:
+    return Rule(
+        f"a whole number from {low} to {high}",
+        lambda v: _is_integer(v) and low <= v <= high,
+    )
 
 
 def _number(expected: str, accepts: Callable[[float], bool]) -> Rule:
-    return Rule(f"a number {expected}", lambda v: _is_number(v) and accepts(v))
+    """Return a rule of a number that also holds when float32 has rounded it."""
+    return Rule(
+        f"a number {expected}",
+        lambda v: _is_number(v) and accepts(v) and accepts(float(np.float32(v))),
+    )
 
 
 def _choice(names: Sequence[str]) -> Rule:
@@ -84,8 +100,17 @@ def _is_range(values: Any, low: float, high: float) -> bool:
     return (
         _all(values, _is_number)
         and len(values) == 2
-        and low < values[0] <= values[1] <= high
+        and low <= values[0] <= values[1] <= high
     )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_option(value: Any) -> bool:
+    """Return whether a value may be an argument of an optimizer."""
+    return isinstance(value, str | bool | None) or _is_number(value)
 
 
 def _is_expression(value: Any) -> bool:
@@ -96,14 +121,21 @@ def _is_expression(value: Any) -> bool:
     return True
 
 
+def _is_alpha(value: float) -> bool:
+    """Return whether samples of Beta(value, value) are finite in float32."""
+    return 0.999e-6 <= value <= 1.001e6
+
+
 _BOOLEAN = Rule("True or False", lambda v: isinstance(v, bool))
-_TEXT = Rule("a text", lambda v: isinstance(v, str))
-_NAME = Rule("a text that is not empty", lambda v: isinstance(v, str) and v != "")
-_NOT_NEGATIVE = _number("of 0 or more", lambda v: v >= 0)
-_POSITIVE = _number("above 0", lambda v: v > 0)
+_TEXT = Rule("a text without null characters", _is_text)
+_NAME = Rule("a text that is not empty", lambda v: _is_text(v) and v != "")
+_NOT_NEGATIVE = _number("of 0 or more that float32 can hold", lambda v: v >= 0)
+_POSITIVE = _number("above 0 that float32 can hold", lambda v: v > 0)
 _SHARE = _number("from 0 to below 1", lambda v: 0 <= v < 1)
 _SHARE_OR_ALL = _number("from 0 to 1", lambda v: 0 <= v <= 1)
-_CROP = _number("above 0 and at most 1", lambda v: 0 < v <= 1)
+_CROP = Rule("a number from 0.01 to 1", lambda v: _is_number(v) and 0.01 <= v <= 1)
+_SIDE, _SIDE_OR_OWN = _integer(1, _MAX_SIDE), _integer(0, _MAX_SIDE)
+_ALPHA = _number("that is 0, or from 1e-6 to 1e6", lambda v: v == 0 or _is_alpha(v))
 _NAMES = Rule("names, such as ('head', 'finetune')", lambda v: _all(v, _NAME.accepts))
 
 RULES: dict[str, Rule] = {
@@ -114,42 +146,54 @@ RULES: dict[str, Rule] = {
     "model.dropout": _SHARE,
     "model.dtype": _choice(("float32", "bfloat16")),
     "model.pooling": _optional(_choice(tuple(POOLING))),
-    "model.pooled": _optional(_NAMES),
-    "model.hidden": _optional(
-        Rule("whole numbers above 0", lambda v: _all(v, _integer(1).accepts))
+    "model.pooled": _optional(
+        Rule(
+            "regular expressions on names of endpoints, such as ('block[345]_conv.',)",
+            lambda v: _all(v, _is_expression),
+        )
     ),
-    "model.width": _optional(_POSITIVE),
-    "model.input_size": _optional(_integer(1)),
+    "model.standardize": _optional(_BOOLEAN),
+    "model.hidden": _optional(
+        Rule(
+            f"whole numbers from 1 to {2**16}",
+            lambda v: _all(v, _integer(1, 2**16).accepts),
+        )
+    ),
+    "model.width": _optional(_number("above 0, at most 16", lambda v: 0 < v <= 16)),
+    "model.input_size": _optional(_SIDE),
     "model.preprocess": _optional(_choice(tuple(models.PREPROCESS))),
     "init.weights": _TEXT,
     "init.head": _choice(HEADS),
     "data.source": _NAME,
     "data.dir": _TEXT,
     "data.split": _NAME,
+    "data.balance": _choice(BALANCES),
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
-    "data.shortest_side": _integer(1),
-    "data.species": _integer(2),
+    "data.shortest_side": _SIDE,
+    "data.species": _integer(2, 10**5),
     "data.images_per_class": Rule(
-        "three whole numbers, for training (1 or more), validation and test",
-        lambda v: _all(v, _integer(0).accepts) and len(v) == 3 and v[0] > 0,
+        "three whole numbers up to 100000, for training (1 or more), validation and "
+        "test",
+        lambda v: _all(v, _integer(0, 10**5).accepts) and len(v) == 3 and v[0] > 0,
     ),
     "data.seed": _seed(),
     "whitening.enabled": _BOOLEAN,
     "whitening.patch_size": Rule(
-        "an odd whole number", lambda v: _is_integer(v) and v > 0 and v % 2 == 1
+        "an odd whole number from 1 to 31",
+        lambda v: _integer(1, 31).accepts(v) and v % 2 == 1,
     ),
-    "whitening.patches_per_image": _integer(1),
+    "whitening.patches_per_image": _integer(1, 10**5),
     "whitening.epsilon": _POSITIVE,
-    "eval.size": _integer(0),
+    "eval.size": _SIDE_OR_OWN,
     "eval.crop": _CROP,
     "eval.keep_aspect": _BOOLEAN,
-    "eval.batch_size": _integer(1),
+    "eval.batch_size": _integer(1, _MAX_BATCH),
     "test_time.views": Rule(
-        "pairs of a size in pixels and a crop above 0 and at most 1, such as "
+        f"pairs of a size up to {_MAX_SIDE} pixels and a crop from 0.01 to 1, such as "
         "((320, 1.0),)",
         lambda v: (
-            _pairs(v, lambda a, b: _integer(0).accepts(a) and _CROP.accepts(b))
+            _pairs(v, lambda a, b: _SIDE_OR_OWN.accepts(a) and _CROP.accepts(b))
             and len(v) > 0
         ),
     ),
@@ -160,8 +204,9 @@ RULES: dict[str, Rule] = {
     ),
 }
 STAGE_RULES: dict[str, Rule] = {
-    "epochs": _integer(0),
-    "batch_size": _integer(1),
+    "solver": _choice(SOLVERS),
+    "epochs": _integer(0, 10**5),
+    "batch_size": _integer(1, _MAX_BATCH),
     "accum_steps": _integer(1),
     "partition": Rule(
         "pairs of a regular expression and a factor above 0 or None, such as "
@@ -180,7 +225,7 @@ STAGE_RULES: dict[str, Rule] = {
     "optimizer": _NAME,
     "optimizer_options": Rule(
         "pairs of a name and a value, such as (('b1', 0.8),)",
-        lambda v: _pairs(v, lambda name, _: isinstance(name, str)),
+        lambda v: _pairs(v, lambda k, value: isinstance(k, str) and _is_option(value)),
     ),
     "learning_rate": _POSITIVE,
     "schedule": _choice(SCHEDULES),
@@ -195,27 +240,28 @@ STAGE_RULES: dict[str, Rule] = {
     "early_stopping.patience": _integer(0),
     "early_stopping.min_delta": _NOT_NEGATIVE,
     "augment.enabled": _BOOLEAN,
-    "augment.size": _integer(0),
+    "augment.size": _SIDE_OR_OWN,
     "augment.rotation": _number("of degrees from 0 to 180", lambda v: 0 <= v <= 180),
     "augment.shear": _number(
         "of radians from 0 to below pi / 2", lambda v: 0 <= v < math.pi / 2
     ),
     "augment.shift": _SHARE_OR_ALL,
-    "augment.zoom": _SHARE,
+    "augment.zoom": _number("from 0 to 0.99", lambda v: 0 <= v <= 0.991),
     "augment.hflip": _BOOLEAN,
     "augment.vflip": _BOOLEAN,
     "augment.crop_area": Rule(
-        "() or a range of shares above 0, at most 1, such as (0.2, 1.0)",
-        lambda v: _all(v, _is_number) and (len(v) == 0 or _is_range(v, 0, 1)),
+        "() or a range of shares from 0.001 to 1, such as (0.2, 1.0)",
+        lambda v: _all(v, _is_number) and (len(v) == 0 or _is_range(v, 0.001, 1)),
     ),
     "augment.crop_ratio": Rule(
-        "a range above 0, such as (0.75, 1.333)", lambda v: _is_range(v, 0, math.inf)
+        "a range from 0.01 to 100, such as (0.75, 1.333)",
+        lambda v: _is_range(v, 0.01, 100),
     ),
     "augment.keep_aspect": _BOOLEAN,
     "augment.brightness": _SHARE_OR_ALL,
     "augment.contrast": _SHARE_OR_ALL,
-    "augment.mixup": _NOT_NEGATIVE,
-    "augment.cutmix": _NOT_NEGATIVE,
+    "augment.mixup": _ALPHA,
+    "augment.cutmix": _ALPHA,
 }
 
 

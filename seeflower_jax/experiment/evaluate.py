@@ -14,7 +14,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,8 +23,8 @@ from seeflower_jax import records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Compute, Evaluator
-from seeflower_jax.experiment import images
-from seeflower_jax.experiment.settings import Settings, read_settings
+from seeflower_jax.experiment import images, kept
+from seeflower_jax.experiment.settings import Settings, settings_of
 from seeflower_jax.figures import evaluation as plots
 from seeflower_jax.inference.run import Run
 
@@ -61,7 +61,7 @@ def make_evaluator(
       mirror: whether the mirror image of each view is averaged too; the value of the
         config by default.
     """
-    settings = read_settings(run.config)
+    settings = settings_of(run)
     return Evaluator(
         run.network.spec,
         settings.views if views is None else tuple(views),
@@ -91,6 +91,8 @@ def evaluate(
 
     Raises:
       ValueError: if the run's images have no such split.
+      FolderInUseError: if logits are computed for the run directory, and another
+        process is writing to it.
     """
     dataset = images.of_run(run)
     labels = dataset.labels(split)
@@ -120,27 +122,25 @@ def _kept_logits(
 ) -> Float[np.ndarray, "n c"]:
     """Return logits of a split, from a file of the run directory if it has them.
 
-    The file records the origin of its logits: the config, the images and the step of
-    the variables. Logits of another origin are computed again.
+    The file records the origin of its logits: the config, the images, the variables
+    and their step. Logits of another origin are computed again.
     """
-    settings = read_settings(run.config)
+    settings = settings_of(run)
     averaged = averaged and settings.averages_views
     suffix = "_test_time" if averaged else ""
     path = run.workdir / f"logits_{split}{suffix}.npz"
     origin = (
-        f"config {settings.config_hash}, {dataset.source.fingerprint}, step {run.step}"
+        f"config {settings.config_hash}, {dataset.source.fingerprint}, "
+        f"step {run.step}, variables {records.variables_hash(run.network.variables)}"
     )
-    if path.exists():
-        with np.load(path) as file:
-            if file["of"] == origin:
-                return file["logits"]
-    evaluator = make_evaluator(run) if averaged else _single_view(run, settings)
-    logits = evaluator.logits(
-        run.network.variables, dataset.reader, dataset.indices(split), split
-    )
-    partial = path.with_name(f"partial_{path.name}")
-    np.savez(partial, logits=logits, of=origin)
-    os.replace(partial, path)
+    indices = dataset.indices(split)
+    logits = kept.read_logits(path, origin, len(indices))
+    if logits is not None:
+        return logits
+    with records.lock(run.workdir):
+        evaluator = make_evaluator(run) if averaged else _single_view(run, settings)
+        logits = evaluator.logits(run.network.variables, dataset.reader, indices, split)
+        kept.write_logits(path, origin, logits)
     return logits
 
 
@@ -173,7 +173,7 @@ def final(
             content[split] = metrics.compute(logits, dataset.labels(split))
     if "validation" in content:
         content["calibration"] = _calibrate(run, dataset, averaged=False)
-        if read_settings(run.config).averages_views:
+        if settings_of(run).averages_views:
             content["test_time_calibration"] = _calibrate(run, dataset, averaged=True)
     return time.monotonic() - started, content
 
@@ -196,9 +196,18 @@ def write(
 
     Returns:
       The content of metrics.json.
+
+    Raises:
+      FolderInUseError: if another process is writing to the folder.
     """
     folder = pathlib.Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    with records.lock(folder):
+        return _write(folder, evaluation, class_names)
+
+
+def _write(
+    folder: pathlib.Path, evaluation: Evaluation, class_names: Sequence[str]
+) -> dict:
     logits, labels = evaluation.logits, evaluation.labels
     content = evaluation.metrics | {
         "calibration": calibration.summary(logits, labels, evaluation.temperature)
@@ -206,17 +215,12 @@ def write(
     records.write_json(folder / "metrics.json", content)
     confusion = metrics.confusion_matrix(logits.argmax(-1), labels, len(class_names))
     rows = metrics.per_class(confusion, class_names)
-    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
-        by_class = csv.DictWriter(file, rows[0])
-        by_class.writeheader()
-        by_class.writerows(rows)
-    path = folder / "confusion_matrix.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["true \\ predicted", *class_names])
-        table.writerows(
-            [name, *row] for name, row in zip(class_names, confusion, strict=True)
-        )
+    _write_csv(folder / "per_class.csv", rows[0], (row.values() for row in rows))
+    _write_csv(
+        folder / "confusion_matrix.csv",
+        ["true \\ predicted", *class_names],
+        ([name, *row] for name, row in zip(class_names, confusion, strict=True)),
+    )
     plots.write_confusion_matrix(
         folder / "confusion_matrix.png", confusion, class_names
     )
@@ -226,3 +230,13 @@ def write(
     }
     plots.write_reliability(folder / "reliability.png", reliability)
     return content
+
+
+def _write_csv(path: pathlib.Path, header: Iterable, rows: Iterable[Iterable]) -> None:
+    with (
+        records.replacing(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(header)
+        table.writerows(rows)

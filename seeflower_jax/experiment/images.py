@@ -4,15 +4,18 @@ dataset = open_dataset(settings, workdir)
 dataset = of_run(load_run("runs/inception_seed0"))
 """
 
-import json
+import dataclasses
+import logging
+import os
 import pathlib
 
 from seeflower_jax import records
 from seeflower_jax.data import sources, whitening
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
-from seeflower_jax.experiment.settings import Settings, read_settings
-from seeflower_jax.inference.run import Run
+from seeflower_jax.experiment.settings import Settings, settings_of
+from seeflower_jax.experiment.workdir import has_trained, read_images
+from seeflower_jax.inference.run import Run, load_config
 
 
 def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
@@ -23,10 +26,9 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
         cannot be loaded.
     """
     source = sources.load_source(settings.data)
-    path, description = workdir / "data.json", source.describe()
-    if path.exists():
-        trained_on = json.loads(path.read_text())
-        if trained_on != description:
+    if has_trained(workdir):
+        trained_on, description = read_images(workdir)[0], source.describe()
+        if trained_on not in (None, description):
             raise ValueError(
                 f"{workdir} was trained on other images than there are now:\n"
                 f"  {trained_on} then\n  {description} now\n"
@@ -39,13 +41,28 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
 
 
 def of_run(run: Run) -> Dataset:
-    """Open the images of a run directory."""
-    return open_dataset(read_settings(run.config), run.workdir)
+    """Open the images of a run directory.
 
+    If the config has a relative `data.dir`, the images are opened in the folder that
+    `data.dir` meant in training, unless `load_run` got another folder.
 
-def claim_images(dataset: Dataset, workdir: pathlib.Path) -> None:
-    """Record in a run directory which images the run is trained on."""
-    records.write_json(workdir / "data.json", dataset.source.describe())
+    Raises:
+      FileNotFoundError: if the images are not there; the message names --data_dir.
+      ValueError: as `open_dataset`.
+    """
+    settings, typed = settings_of(run), load_config(run.workdir)["data"].get("dir")
+    recorded = read_images(run.workdir)[1]
+    if settings.data.dir == typed and os.path.isdir(recorded):
+        data = dataclasses.replace(settings.data, dir=recorded)
+        settings = dataclasses.replace(settings, data=data)
+    try:
+        return open_dataset(settings, run.workdir)
+    except FileNotFoundError as error:
+        moved = f" from {recorded}" if recorded else ""
+        raise FileNotFoundError(
+            f"{error}; if the images of {run.workdir} have moved{moved}, name their "
+            "folder by --data_dir"
+        ) from error
 
 
 def fit_whitening(
@@ -54,7 +71,11 @@ def fit_whitening(
     """Return the whitening of a run, None if it has none; fit it if not yet done."""
     if settings.whitening is None:
         return None
-    fitted = whitening.load_from(workdir)
+    try:
+        fitted = whitening.load_from(workdir)
+    except records.DamagedFileError as error:
+        logging.warning("%s; it is fitted again", error)
+        fitted = None
     if fitted is None:
         train = (dataset.cache[index] for index in dataset.indices("train"))
         fitted = whitening.fit(train, settings.seed, **vars(settings.whitening))

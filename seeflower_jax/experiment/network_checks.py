@@ -43,7 +43,7 @@ def check_network(settings: Settings) -> None:
     errors = [
         f"{key} is {size}; expected more pixels, because {problem}"
         for key, size in image_sizes(settings, spec).items()
-        if (problem := _empty_endpoint(spec, size))
+        if (problem := empty_endpoint(spec, size))
     ]
     for stage in settings.stages:
         # Weight files decide whether batch normalisation has a scale.
@@ -64,7 +64,7 @@ def _shapes(spec: models.ModelSpec) -> dict:
     return models.shapes(spec)
 
 
-def _empty_endpoint(spec: models.ModelSpec, size: int) -> str:
+def empty_endpoint(spec: models.ModelSpec, size: int) -> str:
     """Return what has no pixels if images have `size` pixels; '' if all is well."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     network = functools.partial(models.apply, spec)

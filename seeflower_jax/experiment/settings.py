@@ -17,6 +17,7 @@ from seeflower_jax.data.augmentation import Augmentation
 from seeflower_jax.data.sources import DataSettings
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.checks import check_values
+from seeflower_jax.inference.run import Run
 from seeflower_jax.training.optimizer import check_optimizer
 from seeflower_jax.training.stages import Stage
 
@@ -171,6 +172,18 @@ def read_settings(config: Mapping) -> Settings:
     return settings
 
 
+def settings_of(run: Run) -> Settings:
+    """Return the settings of a run.
+
+    Raises:
+      SettingsError: if its config.json has values that are not allowed.
+    """
+    try:
+        return read_settings(run.config)
+    except SettingsError as error:
+        raise SettingsError(f"{run.workdir / 'config.json'}: {error}") from error
+
+
 def _read_stage(
     name: str, index: int, values: Mapping, view: View, spec: models.ModelSpec
 ) -> Stage:
@@ -233,6 +246,29 @@ def image_sizes(settings: Settings, spec: models.ModelSpec) -> dict[str, int]:
     }
 
 
+def _check_ridge(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
+    """Return a line for each value that a closed-form head cannot have."""
+    needed = {
+        f"{key}.epochs": (stage.epochs, 1),
+        f"{key}.augment.enabled": (stage.augmentation is not None, False),
+        f"{key}.ema_decay": (stage.ema_decay, 0.0),
+        f"{key}.train_batch_stats": (stage.train_batch_stats, False),
+        "config.model.standardize": (spec.standardize, True),
+        "config.model.hidden": (spec.hidden, ()),
+    }
+    errors = [
+        f"{name} is {value}; expected {expected}, because {key}.solver is 'ridge'"
+        for name, (value, expected) in needed.items()
+        if value != expected
+    ]
+    if not stage.freezes_backbone(spec.head):
+        errors.append(
+            f"{key}.partition is {stage.rules}; expected to train {spec.head!r} alone, "
+            f"because {key}.solver is 'ridge'"
+        )
+    return errors
+
+
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Return a line for each combination of values that is not allowed."""
     errors = []
@@ -249,6 +285,8 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
         )
     for stage in settings.stages:
         key = f"config.stages.{stage.name}"
+        if stage.solver == "ridge":
+            errors += _check_ridge(key, stage, spec)
         if stage.batch_size % stage.accum_steps:
             errors.append(
                 f"{key}.accum_steps is {stage.accum_steps}; expected a divisor of "

@@ -15,24 +15,27 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from seeflower_jax import models, records, sharding
+from seeflower_jax.data import whitening
+from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import evaluate, images, workdir
+from seeflower_jax.experiment import evaluate, images, kept, workdir
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.training import loop, partition, step
+from seeflower_jax.training import loop, partition, ridge, step, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import StagePlan
-from seeflower_jax.training.progress import MetricsLog, Progress
+from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState, create_state
 
@@ -81,6 +84,7 @@ class _Start:
             "class_names": list(self.dataset.source.class_names),
             "view": self.settings.view.to_dict(),
             "config_hash": self.settings.config_hash,
+            "weights": self.weights,
         }
 
 
@@ -113,17 +117,62 @@ def train(
     Raises:
       ValueError: if the config has wrong values, if the run directory holds a run of
         another config, or if images or weights cannot be loaded.
+      FolderInUseError: if another process is writing to the run directory.
+      FullDiskError: if the disk is full.
+      Interrupted: if the run is interrupted. Within a stage, its state is saved.
     """
     settings = read_settings(config)
+    if not checkpoint_seconds >= 0:
+        raise ValueError(
+            f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
+        )
     folder = pathlib.Path(folder).expanduser()
-    workdir.check_workdir(folder, settings)
-    if result := records.read_result(folder):
-        seen = result["test_seen"] or not test
-        if seen and result["config_hash"] == settings.config_hash:
-            workdir.claim_workdir(folder, settings)
+    with records.lock(folder):
+        workdir.check_workdir(folder, settings)
+        if result := _finished_result(settings, folder, test):
             logging.info("%s is finished", folder)
             return result
+        try:
+            return _train(settings, folder, command, checkpoint_seconds, test)
+        except KeyboardInterrupt as error:
+            advice = "interrupted; start the same command again to resume the run"
+            raise stopping.Interrupted(str(error) or advice) from error
 
+
+def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> dict:
+    """Return the result of a finished run; {} if there is something left to do."""
+    try:
+        result = records.read_result(folder)
+    except records.DamagedFileError as error:
+        logging.warning("%s", error)
+        (folder / "result.json").unlink()
+        return {}
+    if not result or not workdir.has_trained(folder):
+        return {}
+    if settings.whitening and not _has_whitening(folder):
+        return {}
+    seen = result.get("test_seen") or not test
+    if not seen or result.get("config_hash") != settings.config_hash:
+        return {}
+    records.write_json(folder / workdir.CONFIG, settings.config)
+    return result
+
+
+def _has_whitening(folder: pathlib.Path) -> bool:
+    try:
+        return whitening.load_from(folder) is not None
+    except records.DamagedFileError:  # `images.fit_whitening` logs the error.
+        return False
+
+
+def _train(
+    settings: Settings,
+    folder: pathlib.Path,
+    command: str,
+    checkpoint_seconds: float,
+    test: bool,
+) -> dict:
+    """Train what is left of a run, and return its result."""
     check_network(settings)
     provenance = records.provenance(command)  # describes the code before the training
     if settings.pretraining:
@@ -181,14 +230,18 @@ def _prepare(
     spec = settings.spec(len(dataset.source.class_names))
     sharding.local_rows(settings.batch_size, sharding.make_mesh())
     for stage in settings.stages:
-        _train_loader(stage, settings, dataset, dataset.reader)
+        if stage.solver == "gradient":
+            _train_loader(stage, settings, dataset, dataset.reader)
     spec, variables, weights = loading.load_pretrained(
-        spec, settings.weights, settings.head, jax.random.key(settings.seed)
+        spec,
+        settings.weights,
+        settings.head,
+        jax.random.key(settings.seed),
+        preprocess=settings.model_changes.get("preprocess"),
     )
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
-    workdir.claim_workdir(folder, settings)
-    images.claim_images(dataset, folder)
+    workdir.claim_workdir(folder, settings, dataset.source.describe())
     return _Start(
         settings,
         folder,
@@ -211,6 +264,7 @@ def _run_stages(start: _Start) -> Progress:
         progress = Progress(stages[0].name)
         if meta:
             progress = Progress(**meta["progress"])
+            _check_weights(start, meta.get("weights", start.weights))
             logging.info("going on at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
@@ -223,7 +277,9 @@ def _run_stages(start: _Start) -> Progress:
             if stage.name != progress.stage:
                 progress = progress.start_stage(stage.name)
             variables = checkpoints.best or start.variables
+            clock = Stopwatch()
             plan, state = _plan_stage(start, stage, variables)
+            progress = progress.spend(clock.seconds)  # of the features
             if resume:
                 state = checkpoints.restore_state(state)
             logging.info(
@@ -234,6 +290,17 @@ def _run_stages(start: _Start) -> Progress:
             state = sharding.replicate(state, start.mesh)
             _, progress = loop.fit(plan, state, progress, checkpoints, log)
     return progress
+
+
+def _check_weights(start: _Start, before: WeightRecord) -> None:
+    """Raise an error if a run is resumed with other initial weights."""
+    if before["sha256"] != start.weights["sha256"]:
+        raise ValueError(
+            f"{start.folder} was started with the weights {before['name']} (SHA-256 "
+            f"{before['sha256']}), not {start.weights['name']} (SHA-256 "
+            f"{start.weights['sha256']}); give the same config.init.weights to resume "
+            "that run, or another --workdir"
+        )
 
 
 def _plan_stage(
@@ -249,13 +316,21 @@ def _plan_stage(
     reader: Reader = dataset.reader
     if on_features:
         reader = _feature_reader(start, stage, variables)
-    batches = _train_loader(stage, settings, dataset, reader)
-    schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
-    optimizer = make_optimizer(stage, schedule)
-    if on_features:
-        step_fn = step.make_feature_step(spec, stage, optimizer)
+    if stage.solver == "ridge":
+        indices = dataset.indices("train")
+        stage = dataclasses.replace(stage, batch_size=len(indices))
+        batches = ridge.WholeSplit(reader, dataset.source.labels, indices)
+        schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
+        step_fn = ridge.make_ridge_step(spec, settings.data.balance != NONE)
     else:
-        step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+        batches = _train_loader(stage, settings, dataset, reader)
+        schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
+        optimizer = make_optimizer(stage, schedule)
+        if on_features:
+            step_fn = step.make_feature_step(spec, stage, optimizer)
+        else:
+            step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
+        step_fn = jax.jit(step_fn, donate_argnums=0)
 
     def validate(variables: dict) -> dict:
         indices = dataset.indices("validation")
@@ -264,7 +339,7 @@ def _plan_stage(
 
     plan = StagePlan(
         stage=stage,
-        step=jax.jit(step_fn, donate_argnums=0),
+        step=step_fn,
         batches=batches,
         validate=validate if "validation" in dataset.source.splits else None,
         metric=settings.metric,
@@ -286,6 +361,7 @@ def _train_loader(
         stage.batch_size,
         sharding.make_mesh(),
         (settings.seed, stage.index),
+        settings.data.balance,
     )
 
 
@@ -297,17 +373,20 @@ def _feature_reader(start: _Start, stage: Stage, variables: dict) -> FeatureRead
     splits = start.dataset.source.splits
     indices = np.concatenate([splits["train"], splits.get("validation", [])])
     indices = indices.astype(np.int64)
+    frozen = partition.split(variables["params"], stage.rules)[1]
+    computed_by = {"frozen": frozen, "batch_stats": variables["batch_stats"]}
+    origin = (
+        f"config {start.settings.config_hash}, {start.dataset.source.fingerprint}, "
+        f"variables {records.variables_hash(computed_by)}"
+    )
     path = start.folder / f"features_{stage.name}.npy"
-    if not path.exists():
-        partial, done = path.with_name(f"partial_{path.name}"), 0
-        for rows in start.evaluator.features(
+    features = kept.read_features(path, origin, len(indices))
+    if features is None:
+        batches = start.evaluator.features(
             variables, start.dataset.reader, indices, "features"
-        ):
-            if not done:
-                shape = len(indices), rows.shape[1]
-                features = np.lib.format.open_memmap(partial, "w+", rows.dtype, shape)
-            features[done : done + len(rows)] = rows
-            done += len(rows)
-        features.flush()
-        os.replace(partial, path)
-    return FeatureReader(np.load(path, mmap_mode="r"), indices)
+        )
+        kept.write_features(path, origin, batches, len(indices))
+        features = kept.read_features(path, origin, len(indices))
+    if features is None:
+        raise OSError(f"{path} does not have the content that was written to it")
+    return FeatureReader(features, indices)

@@ -1,6 +1,7 @@
-"""Choose the class to explain for each image.
+"""Choose the class to explain for each image, and the classes to maximise.
 
     labels = target_labels("true", images, network.class_names)
+    labels = class_indices(["7", "sunflower"], network.class_names)
 
 The first argument is what a user types.
 """
@@ -38,3 +39,28 @@ def target_labels(
             "class; use another target"
         )
     return np.array(images.labels, np.int32)
+
+
+def class_indices(
+    classes: Sequence[str] | None, class_names: Sequence[str]
+) -> Int32[np.ndarray, " k"]:
+    """Return the indices of classes that are given by name or index.
+
+    Args:
+      classes: names or indices; None stands for all classes.
+      class_names: of the network.
+
+    Raises:
+      ValueError: for no class, an unknown class, and a class that is given twice.
+    """
+    if classes is None:
+        return np.arange(len(class_names), dtype=np.int32)
+    labels = [class_index(name, class_names, other_words=()) for name in classes]
+    if not labels:
+        raise ValueError("no class is given; expected names or indices of classes")
+    for position, label in enumerate(labels):
+        if label in labels[:position]:
+            raise ValueError(
+                f"class {class_names[label]!r} is given more than once; give it once"
+            )
+    return np.array(labels, np.int32)

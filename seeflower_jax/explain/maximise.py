@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,14 +23,17 @@ import tqdm
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from seeflower_jax import records, sharding
+from seeflower_jax import hints, records, sharding
 from seeflower_jax.attribution import activation_max
 from seeflower_jax.attribution.activation_max import Maximised, NaturalStatistics
 from seeflower_jax.data.loader import Batch
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.images import of_run
+from seeflower_jax.experiment.network_checks import empty_endpoint
+from seeflower_jax.explain.inputs import class_indices
 from seeflower_jax.figures import maps as figures
-from seeflower_jax.inference.network import Network, class_index
+from seeflower_jax.figures import text
+from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import whole_batch_size
 from seeflower_jax.inference.run import Run
 
@@ -41,13 +43,24 @@ _BATCH_SIZE = 32  # of images that are only classified
 
 @dataclasses.dataclass(frozen=True)
 class _Optimisation:
-    """How images are optimised; see the arguments of `maximise_classes`."""
+    """How images are optimised; see the arguments of `maximise_classes`.
+
+    Raises:
+      ValueError: for an unknown form, and a number below 1.
+    """
 
     form: str
     size: int
     steps: int
     seeds: int
     batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.form not in activation_max.FORMS:
+            known = ", ".join(activation_max.FORMS)
+            raise ValueError(f"unknown form {self.form!r}: known are {known}")
+        for name in ("size", "steps", "seeds", "batch_size"):
+            hints.check_count(name, getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,10 +75,10 @@ class _Maximised:
 def maximise_classes(
     run: Run,
     out: str | os.PathLike,
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
     form: str = "robust",
     *,
-    size: int = 0,
+    size: int | None = None,
     steps: int = 256,
     seeds: int = 1,
     batch_size: int = 34,
@@ -78,10 +91,10 @@ def maximise_classes(
     Args:
       run: the run with the network to maximise.
       out: the folder.
-      classes: names or indices; all if empty.
+      classes: names or indices, each once. The default is all classes.
       form: key of `activation_max.FORMS`. The robust form compares with training
         images.
-      size: side of the images in pixels; 0 is the network's input size.
+      size: side of the images in pixels. The default is the network's input size.
       steps: of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
       batch_size: classes at once.
@@ -95,7 +108,10 @@ def maximise_classes(
       The content of `result.json`.
 
     Raises:
-      ValueError: for an unknown class or form, and for `results` without an observer.
+      ValueError: for an unknown form, for no class, an unknown class or a class that
+        is given twice, for a number below 1 or a size that is too small, and for
+        `results` without an observer.
+      FolderInUseError: if another process writes to the folder.
       FloatingPointError: if a score becomes NaN or infinite.
     """
     network = run.network
@@ -104,42 +120,40 @@ def maximise_classes(
             "results is given without an observer; expected the run of another "
             "network, because its predictions are what is recorded"
         )
-    if form not in activation_max.FORMS:
-        known = ", ".join(activation_max.FORMS)
-        raise ValueError(f"unknown form {form!r}: known are {known}")
     names = network.class_names
-    labels = [class_index(name, names, other_words=()) for name in classes]
-    labels = np.array(labels or range(len(names)), np.int32)
-    out = pathlib.Path(out).expanduser()
-    out.mkdir(parents=True, exist_ok=True)
-    size = size or network.spec.input_size
+    labels = class_indices(classes, names)
+    size = network.spec.input_size if size is None else size
     optimisation = _Optimisation(form, size, steps, seeds, batch_size)
+    if problem := empty_endpoint(network.spec, size):
+        raise ValueError(f"size is {size}; expected more pixels, because {problem}")
+    out = pathlib.Path(out).expanduser()
     started = time.monotonic()
-    maximised = _maximise_all(run, labels, optimisation, out)
-    scores = zip(labels, maximised.scores, strict=True)
-    result = {
-        "model": network.spec.name,
-        "form": form,
-        "size": size,
-        "steps": steps,
-        "seeds": seeds,
-        "classes": len(labels),
-        "recognised": {
-            network.spec.name: count_recognised(network, maximised.images, labels)
-        },
-        "seconds": round(time.monotonic() - started, 1),
-        "scores": {names[label]: float(score) for label, score in scores},
-        **records.provenance(command),
-    }
-    if observer is not None:
-        result["judge"] = observer.network.spec.name
-        result["recognised"][observer.network.spec.name] = count_recognised(
-            observer.network, maximised.images, labels
-        )
-    titles = [names[label] for label in labels]
-    figures.write_sheet(out / "sheet.png", list(maximised.images), titles)
-    figures.write_score_curves(out / "curves.png", maximised.curves, titles)
-    records.write_json(out / "result.json", result)
+    with records.lock(out):
+        maximised = _maximise_all(run, labels, optimisation, out)
+        scores = zip(labels, maximised.scores, strict=True)
+        result = {
+            "model": network.spec.name,
+            "form": form,
+            "size": size,
+            "steps": steps,
+            "seeds": seeds,
+            "classes": len(labels),
+            "recognised": {
+                network.spec.name: count_recognised(network, maximised.images, labels)
+            },
+            "seconds": round(time.monotonic() - started, 1),
+            "scores": {names[label]: float(score) for label, score in scores},
+            **records.provenance(command),
+        }
+        if observer is not None:
+            result["judge"] = observer.network.spec.name
+            result["recognised"][observer.network.spec.name] = count_recognised(
+                observer.network, maximised.images, labels
+            )
+        titles = [names[label] for label in labels]
+        figures.write_sheet(out / "sheet.png", list(maximised.images), titles)
+        figures.write_score_curves(out / "curves.png", maximised.curves, titles)
+        records.write_json(out / "result.json", result)
     if results is not None and observer is not None:
         _record(pathlib.Path(results), run, observer, result)
     return result
@@ -240,7 +254,7 @@ def _write_images(
             "was written. Try --form=plain"
         )
     for image, name, label in zip(maximised.images, class_names, labels, strict=True):
-        stem = re.sub(r"[^\w-]+", "_", name)
+        stem = text.file_stem(name)
         pixels = image.round().astype(np.uint8)
         Image.fromarray(pixels).save(out / f"{label:03d}_{stem}.png")
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from seeflower_jax import hints, records, sharding
 from seeflower_jax.attribution import batch as attribution_batch
+from seeflower_jax.attribution import registry
 from seeflower_jax.data import loader
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain.scorer import Scorer
@@ -99,14 +100,17 @@ def score_methods(
       The table, in Markdown.
 
     Raises:
-      ValueError: for unknown metrics, methods and layers, for an odd `grid_size`, and
-        if too few images are classified correctly.
+      ValueError: for unknown metrics, methods and layers, for an odd `grid_size`, for
+        a number below 1, and if too few images are classified correctly.
     """
     check_metrics(metrics)
-    if grid_size % 2:
+    registry.check_methods(methods)
+    hints.check_count("limit", limit)
+    hints.check_count("batch_size", batch_size)
+    if grid_size < 0 or grid_size % 2:
         raise ValueError(
-            f"grid_size is {grid_size}; expected an even number of pixels, because a "
-            "grid has two rows of two images"
+            f"grid_size is {grid_size}; expected an even number of pixels, 0 or more, "
+            "because a grid has two rows of two images"
         )
     network, seed = run.network, run.config["seed"]
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)

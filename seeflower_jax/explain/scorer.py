@@ -103,8 +103,12 @@ class Scorer:
         network = self._network.bind(variables)
         road_morf, road_lerf = faithfulness.road(network, images, maps, labels)
         return {
-            "deletion": faithfulness.deletion(network, images, maps, labels).mean(0),
-            "insertion": faithfulness.insertion(network, images, maps, labels).mean(0),
+            "deletion": faithfulness.area_under(
+                faithfulness.deletion(network, images, maps, labels)
+            ),
+            "insertion": faithfulness.area_under(
+                faithfulness.insertion(network, images, maps, labels)
+            ),
             "road_morf": road_morf.mean(0),
             "road_lerf": road_lerf.mean(0),
             "sparseness": faithfulness.sparseness(maps),
@@ -141,7 +145,7 @@ class Scorer:
                 correlation = faithfulness.rank_correlation(
                     jnp.asarray(maps[name]), jnp.asarray(values)
                 )
-                levels[name].append(float(np.nanmean(correlation)))
+                levels[name].append(float(np.mean(correlation)))
         return levels
 
     def grids(

@@ -1,29 +1,34 @@
 """Maps of many images on disk, in shards, in constant memory.
 
-    store = MapStore(folder, settings)
-    for shard, positions in store.remaining(len(names)):
-        store.write(shard, ShardContent(maps, lines, boxes, skipped))
+    with records.lock(folder):
+        store = MapStore(folder, settings)
+        for shard, positions in store.remaining(len(names)):
+            store.write(shard, ShardContent(maps, lines, boxes, skipped))
+    store = MapStore.open(folder)
     for line in store.lines():
-        values = store.read(line)      # [h, w]
+        values = store.read(line)      # float32 [h, w]
 
-`<method>/<shard>.npy` holds the maps [rows, h, w] of a method. `index.jsonl` has a line
-for each image and method, `skipped.jsonl` a line for each image that could not be read.
-`state.json` is written last in each shard, so a run that was interrupted goes on with
-the first shard that it does not count.
+`<method>/<shard>.npy` holds the maps [rows, h, w] of a method, each divided by its
+`scale`. `index.jsonl` has a line for each image and method, with the scale.
+`skipped.jsonl` has a line for each image without maps. `state.json` is written last in
+each shard, so a run that was interrupted goes on with the first shard that it does not
+count.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from seeflower_jax import records
 
 SHARD_SIZE = 256  # images
+_LOGS = ("index.jsonl", "skipped.jsonl")
 
 
 @dataclasses.dataclass
@@ -31,10 +36,10 @@ class ShardContent:
     """What is written of a shard's images.
 
     Attributes:
-      maps: {method: [rows, h, w]}.
+      maps: {method: [rows, h, w]}, finite.
       lines: a dict for each row; it is written once per method.
       extras: {method: a dict for each row}, what the lines of this method alone have.
-      skipped: a dict for each image that could not be read.
+      skipped: a dict for each image without maps.
     """
 
     maps: Mapping[str, Float[np.ndarray, "n h w"]]
@@ -44,49 +49,78 @@ class ShardContent:
 
 
 class MapStore:
-    """The folder that attribution maps are written to.
+    """A folder that attribution maps are written to.
+
+    The caller holds the `records.lock` of the folder while it writes. A folder is read
+    by `open`.
 
     Args:
       folder: made if absent.
-      settings: JSON-serialisable; everything that the maps depend on.
+      settings: JSON-serialisable; everything that the maps depend on. `dtype` is the
+        type of the maps on disk, 'float16' or 'float32'.
 
     Raises:
       ValueError: if the folder holds maps of other settings; lists what differs.
+      DamagedFileError: if a file of the folder is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict):
+        # Maps of earlier versions are not scaled, so they cannot be continued.
+        settings = json.loads(json.dumps({**settings, "scaled": True}))
         self.folder = pathlib.Path(folder).expanduser()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._logs = [self.folder / n for n in ("index.jsonl", "skipped.jsonl")]
-        self._path = self.folder / "state.json"
-        settings = json.loads(json.dumps(settings))
         self._state = {"settings": settings, "shards": 0, "bytes": [0, 0]}
-        if self._path.exists():
-            self._state = json.loads(self._path.read_text())
+        if (self.folder / "state.json").exists():
+            self._state = _read_state(self.folder)
             self._check_settings(settings)
-        for path, size in zip(self._logs, self._state["bytes"], strict=True):
+        for path, size in self._logs():
             path.touch()
             os.truncate(path, size)
 
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "MapStore":
+        """Open the maps of a folder to read them, of whatever settings.
+
+        Another process may be writing further shards. The store has the maps of the
+        shards that were complete when it was opened.
+
+        Raises:
+          FileNotFoundError: if the folder has no maps.
+          DamagedFileError: if a file of the folder is damaged.
+        """
+        store = cls.__new__(cls)
+        store.folder = pathlib.Path(folder).expanduser()
+        store._state = _read_state(store.folder)
+        store._logs()
+        return store
+
+    def _logs(self) -> list[tuple[pathlib.Path, int]]:
+        """Return the path of each log and the bytes of it that count."""
+        logs = []
+        for name, size in zip(_LOGS, self._state["bytes"], strict=True):
+            path = self.folder / name
+            actual = path.stat().st_size if path.exists() else 0
+            if actual < size:
+                raise records.DamagedFileError(
+                    f"{path} is damaged: it has {actual} bytes, expected {size} or "
+                    f"more; {_again(self.folder)}"
+                )
+            logs.append((path, size))
+        return logs
+
     def _check_settings(self, settings: dict) -> None:
         before = self._state["settings"]
-        differing = "\n".join(
-            f"  {key}: {before.get(key, 'absent')} there, "
+        differing = "; ".join(
+            f"{key}: {before.get(key, 'absent')} there, "
             f"{settings.get(key, 'absent')} now"
             for key in sorted(before | settings)
             if before.get(key, ...) != settings.get(key, ...)
         )
         if differing:
             raise ValueError(
-                f"{self.folder} holds maps of other settings:\n{differing}\n"
-                "Give another --out, or the same settings to go on"
+                f"{self.folder} holds maps of other settings ({differing}); give "
+                "another --out, or the same settings to go on"
             )
-
-    @classmethod
-    def open(cls, folder: str | os.PathLike) -> "MapStore":
-        """Open the maps of a folder, of whatever settings."""
-        state = json.loads((pathlib.Path(folder) / "state.json").read_text())
-        return cls(folder, state["settings"])
 
     def remaining(self, count: int) -> Iterator[tuple[int, range]]:
         """Yield the (number, image positions) of each shard that is not written yet."""
@@ -95,38 +129,122 @@ class MapStore:
             yield number, range(first, min(first + SHARD_SIZE, count))
 
     def write(self, shard: int, content: ShardContent) -> None:
-        """Write a shard; its lines get `method`, `shard` (the file) and `row`."""
+        """Write a shard.
+
+        The lines get `method`, `shard` (the file), `row` in the file, and `scale`.
+
+        Raises:
+          FullDiskError: if the disk is full. The shard is then not counted.
+        """
         index = []
         for method, values in content.maps.items():
             path = self.folder / method / f"{shard:05d}.npy"
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_name(f"partial_{path.name}")
-            np.save(partial, values)
-            os.replace(partial, path)
+            stored, scales = _scale(values, self._state["settings"]["dtype"])
+            with records.replacing(path) as partial:
+                np.save(partial, stored)
             place = {"method": method, "shard": f"{method}/{path.name}"}
             extras = content.extras.get(method, [{}] * len(content.lines))
             index += [
-                line | place | {"row": row} | extra
-                for row, (line, extra) in enumerate(
-                    zip(content.lines, extras, strict=True)
+                line | place | {"row": row, "scale": float(scale)} | extra
+                for row, (line, scale, extra) in enumerate(
+                    zip(content.lines, scales, extras, strict=True)
                 )
             ]
-        for path, lines in zip(self._logs, (index, content.skipped), strict=True):
-            with path.open("a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-        self._state["shards"] = shard + 1
-        self._state["bytes"] = [path.stat().st_size for path in self._logs]
-        records.write_json(self._path, self._state)
+        sizes = []
+        for name, lines in zip(_LOGS, (index, content.skipped), strict=True):
+            sizes.append(_append(self.folder / name, lines))
+        self._state |= {"shards": shard + 1, "bytes": sizes}
+        records.write_json(self.folder / "state.json", self._state)
 
     def lines(self) -> Iterator[dict]:
         """Yield the lines of the index, in order."""
-        with self._logs[0].open() as file:
-            yield from map(json.loads, file)
+        return self._lines(0)
 
     def skipped(self) -> list[dict]:
-        """Return the images that could not be read, with the reasons."""
-        return [json.loads(line) for line in self._logs[1].read_text().splitlines()]
+        """Return the images without maps, with the reasons."""
+        return list(self._lines(1))
 
-    def read(self, line: dict) -> Float[np.ndarray, "h w"]:
-        """Return the map that a line of the index names."""
-        return np.load(self.folder / line["shard"], mmap_mode="r")[line["row"]]
+    def _lines(self, log: int) -> Iterator[dict]:
+        path, size = self._logs()[log]
+        if not size:
+            return
+        with open(path, "rb") as file:
+            while file.tell() < size:
+                text = file.readline()
+                try:
+                    yield json.loads(text)
+                except ValueError as error:
+                    raise records.DamagedFileError(
+                        f"{path} is damaged: {text[:60]!r} is not JSON; "
+                        f"{_again(self.folder)}"
+                    ) from error
+
+    def read(self, line: dict) -> Float32[np.ndarray, "h w"]:
+        """Return the map that a line of the index names, in its own units.
+
+        Raises:
+          DamagedFileError: if the shard is damaged.
+        """
+        path = self.folder / line["shard"]
+        try:
+            stored = np.load(path, mmap_mode="r")[line["row"]]
+        except (OSError, ValueError, IndexError, EOFError) as error:
+            raise records.DamagedFileError(
+                f"{path} is damaged ({error}); {_again(self.folder)}"
+            ) from error
+        # Earlier versions wrote no scale, and maps that were not scaled.
+        return stored.astype(np.float32) * np.float32(line.get("scale", 1))
+
+
+def _append(path: pathlib.Path, lines: Iterable[dict]) -> int:
+    """Append lines to a log, and return the size of the log in bytes."""
+    try:
+        with open(path, "a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            return file.tell()
+    except OSError as error:
+        if records.is_full_disk(error):
+            raise records.FullDiskError(path) from error
+        raise
+
+
+def _scale(
+    maps: Float[np.ndarray, "n h w"], dtype: str
+) -> tuple[Float[np.ndarray, "n h w"], Float32[np.ndarray, " n"]]:
+    """Return maps as they are stored, and the factor that restores each.
+
+    A map is divided by its largest magnitude, because float16 has no values below 6e-8:
+    the gradient of a small probability would become zero. float32 needs no scale.
+    """
+    maps = maps.astype(np.float32)
+    if dtype == "float32":
+        return maps, np.ones(len(maps), np.float32)
+    scales = np.abs(maps).max((1, 2), initial=0)
+    scales[scales == 0] = 1
+    return (maps / scales[:, None, None]).astype(dtype), scales
+
+
+def _read_state(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the content of `state.json`."""
+    path = folder / "state.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} has no maps: it has no {path.name}; give the --out of "
+            "scripts.attribute"
+        )
+    state = records.read_json(path, _again(folder))
+    try:
+        state["settings"]["dtype"]
+        index_bytes, skipped_bytes = state["bytes"]
+        if min(state["shards"], index_bytes, skipped_bytes) < 0:
+            raise ValueError("it counts less than 0 shards or bytes")
+    except (ValueError, KeyError, TypeError) as error:
+        raise records.DamagedFileError(
+            f"{path} is damaged: {type(error).__name__}: {error}; {_again(folder)}"
+        ) from error
+    return state
+
+
+def _again(folder: pathlib.Path) -> str:
+    return f"delete {folder} and run scripts.attribute again"

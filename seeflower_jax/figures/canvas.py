@@ -3,19 +3,21 @@
     with png("curves.png", columns=2, size=(9, 4)) as axes:
         axes[0, 0].plot(values)
 
-Every text is drawn as it is: class names and titles come from users, and Matplotlib
-would otherwise read the text between two dollar signs as mathematics.
+Class names and titles come from users. Matplotlib therefore does not parse text between
+two dollar signs as mathematics. Functions that draw such text pass it through
+`text.printable` first.
 """
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from seeflower_jax import records
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def png(
     """Open a figure, and write it as a PNG when the block ends without an error.
 
     Args:
-      path: of the PNG. It is written under another name first, then renamed.
+      path: of the PNG. `records.replacing` writes it whole or not at all.
       size: (width, height) in inches.
       rows, columns: of axes.
       share_y: whether all axes, or the axes of each row, have one vertical scale.
@@ -42,9 +44,10 @@ def png(
     Yields:
       The axes, [rows, columns].
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(f"partial_{path.name}")
-    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
+    with (
+        matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}),
+        records.replacing(path) as partial,
+    ):
         # Without pyplot, the figure is freed when the block ends.
         figure = Figure(figsize=size)
         yield figure.subplots(rows, columns, squeeze=False, sharey=share_y)
@@ -52,4 +55,3 @@ def png(
         figure.savefig(
             partial, format="png", dpi=dpi, bbox_inches="tight" if fit else None
         )
-    os.replace(partial, path)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from seeflower_jax.figures import canvas
+from seeflower_jax.figures import canvas, text
 
 
 def write_class_counts(
@@ -31,7 +31,7 @@ def write_class_counts(
         heights = np.zeros(num_classes, int)
         for name, indices in splits.items():
             counts = np.bincount(labels[indices], minlength=num_classes)
-            label = f"{name} {counts.sum()}"
+            label = text.printable(f"{name} {counts.sum()}")
             axis.bar(range(num_classes), counts, 0.9, heights, label=label)
             heights += counts
         axis.set_xlim(-1, num_classes)

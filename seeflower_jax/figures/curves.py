@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seeflower_jax.figures import canvas
+from seeflower_jax.figures import canvas, text
 
 # A line of `metrics.jsonl`: stage, epoch, metrics of 'train' and 'validation'.
 Epoch = Mapping[str, Any]
@@ -62,7 +62,7 @@ def _write_columns(
                         axis.plot(*zip(*points, strict=True), style, ms=3, label=split)
                 axis.grid(alpha=0.3)
                 axis.set_xlabel("epoch")
-            column[0].set_title(title)
+            column[0].set_title(text.printable(title))
         axes[0, 0].set_ylabel("loss")
         axes[1, 0].set_ylabel("top-1 accuracy")
         axes[1, 0].legend()

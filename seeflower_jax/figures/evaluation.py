@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.calibration import Reliability
-from seeflower_jax.figures import canvas
+from seeflower_jax.figures import canvas, text
 
 
 def write_confusion_matrix(
@@ -20,15 +21,16 @@ def write_confusion_matrix(
     class_names: Sequence[str],
 ) -> None:
     """Draw how often each true class (row) was predicted as each class (column)."""
-    count = len(class_names)
+    names = [text.printable(name) for name in class_names]
+    count = len(names)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = 4 + 0.13 * count
     with canvas.png(path, size=(side, side)) as axes:
         axis = axes[0, 0]
         # The square root makes single mistakes visible next to a full diagonal.
         image = axis.imshow(np.sqrt(shares), cmap="viridis", vmin=0, vmax=1)
-        axis.set_xticks(range(count), class_names, rotation=90, fontsize=6)
-        axis.set_yticks(range(count), class_names, fontsize=6)
+        axis.set_xticks(range(count), names, rotation=90, fontsize=6)
+        axis.set_yticks(range(count), names, fontsize=6)
         axis.set_xlabel("predicted")
         axis.set_ylabel("true")
         bar = axis.figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02)
@@ -40,7 +42,10 @@ def write_confusion_matrix(
 def write_reliability(
     path: str | os.PathLike, reliability_by_temperature: Mapping[float, Reliability]
 ) -> None:
-    """Draw accuracy by confidence, one diagram a temperature."""
+    """Draw accuracy by confidence, one diagram a temperature.
+
+    The title has the calibration error, unless there are too few images for it.
+    """
     columns = len(reliability_by_temperature)
     size = 4 * columns, 4.2
     with canvas.png(path, columns=columns, size=size, share_y=True) as axes:
@@ -51,11 +56,11 @@ def write_reliability(
             left = np.arange(bins) / bins
             axis.bar(left, reliability.accuracy, 1 / bins, align="edge", edgecolor="w")
             axis.plot([0, 1], [0, 1], "--", color="grey", lw=1)
-            axis.set_title(
-                f"temperature {temperature:.2f}: calibration error "
-                f"{reliability.error:.3f}",
-                fontsize=10,
-            )
+            count = reliability.counts.sum()
+            quality = f"calibration error {reliability.error:.3f}"
+            if count < calibration.MIN_IMAGES:
+                quality = f"{count} images, too few to judge"
+            axis.set_title(f"temperature {temperature:.2f}: {quality}", fontsize=10)
             axis.set_xlabel("probability of the predicted class")
             axis.set_xlim(0, 1)
             axis.set_ylim(0, 1)

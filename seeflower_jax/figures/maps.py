@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 from PIL import Image, ImageDraw
 
-from seeflower_jax.figures import canvas
+from seeflower_jax.figures import canvas, text
 
 # RGB in [0, 255], of integers or floats.
 Pixels = Num[np.ndarray, "h w 3"]
@@ -83,9 +83,10 @@ def write_rows(
                 axis.imshow(_to_uint8(image))
                 axis.set_xticks([])
                 axis.set_yticks([])
-            row[0].set_ylabel(name, fontsize=11)
+            row[0].set_ylabel(text.printable(name), fontsize=11)
         for axis, title in zip(axes[0], titles, strict=True):
-            axis.set_title(title, fontsize=9)
+            lines = map(text.printable, title.split("\n"))
+            axis.set_title("\n".join(lines), fontsize=9)
 
 
 def write_contact_sheet(
@@ -102,7 +103,7 @@ def write_contact_sheet(
       path: of the PNG.
       images: up to a few dozen.
       maps: one an image.
-      titles: one an image.
+      titles: one an image, on as many lines as it needs.
       signed: as of `overlay`.
       columns: pairs in a row.
     """
@@ -110,7 +111,7 @@ def write_contact_sheet(
         np.concatenate([_to_uint8(image), overlay(image, values, signed)], 1)
         for image, values in zip(images, maps, strict=True)
     ]
-    titles = [textwrap.fill(title, 44) for title in titles]
+    titles = [textwrap.fill(text.printable(title), 44) for title in titles]
     _write_grid(path, pairs, titles, columns, (4.2, 2.5), 8, dpi=100, fit=True)
 
 
@@ -121,7 +122,7 @@ def write_sheet(
     columns: int = 12,
 ) -> None:
     """Draw images with their titles, `columns` in a row."""
-    titles = [textwrap.fill(title, 18) for title in titles]
+    titles = [textwrap.fill(text.printable(title), 18) for title in titles]
     _write_grid(path, images, titles, columns, (1.5, 1.75), 7)
 
 
@@ -157,10 +158,12 @@ def write_score_curves(
     """Draw a class score over the steps; up to ten curves have a legend."""
     with canvas.png(path, size=(6, 4)) as axes:
         axis = axes[0, 0]
-        for curve, title in zip(curves, titles, strict=True):
-            axis.plot(curve, lw=0.8, label=title)
+        lines = axis.plot(np.transpose(curves), lw=0.8)
         if len(curves) <= 10:
-            axis.legend(fontsize=8)
+            legend = axis.legend(lines, map(str, range(len(lines))), fontsize=8)
+            # Matplotlib leaves out labels that start with an underscore.
+            for label, title in zip(legend.get_texts(), titles, strict=True):
+                label.set_text(text.printable(title))
         axis.set_xlabel("step")
         axis.set_ylabel("score of the class (logit)")
         axis.grid(alpha=0.3)
@@ -174,7 +177,8 @@ def write_table(
     with canvas.png(path, size=size, dpi=130) as axes:
         axis = axes[0, 0]
         axis.axis("off")
-        table = axis.table(rows, colLabels=header, loc="center", cellLoc="right")
+        cells = [[text.printable(cell) for cell in row] for row in (header, *rows)]
+        table = axis.table(cells[1:], colLabels=cells[0], loc="center", cellLoc="right")
         table.auto_set_font_size(False)
         table.set_fontsize(9)
         table.auto_set_column_width(range(len(header)))

@@ -7,15 +7,16 @@
 `jax.export` for any batch size and for CPU and GPU. The images are float32 [n, size,
 size, 3], RGB in [0, 255], as the network's view returns them.
 `parameters.safetensors` contains the variables. `model.json` contains all other values,
-such as the spec, the view and the class names. `whitening.npz` contains the whitening,
-if the network has one. Loading an export requires JAX and safetensors, but neither flax
-nor optax.
+such as the spec, the view, the class names and the hashes of the files.
+`whitening.npz` contains the whitening, if the network has one. Loading an export
+requires JAX and safetensors, but neither flax nor optax.
 """
 
+import contextlib
 import json
+import math
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,10 +27,13 @@ import safetensors.numpy
 from jax import export
 from jaxtyping import Array
 
+from seeflower_jax import records
 from seeflower_jax.data import whitening
 from seeflower_jax.data.view import View
+from seeflower_jax.download import file_hash
 from seeflower_jax.inference.network import Network
 from seeflower_jax.models.spec import ModelSpec
+from seeflower_jax.records import files
 
 PLATFORMS = ("cpu", "cuda")
 _PROGRAM, _PARAMETERS, _DESCRIPTION = _FILES = (
@@ -37,6 +41,7 @@ _PROGRAM, _PARAMETERS, _DESCRIPTION = _FILES = (
     "parameters.safetensors",
     "model.json",
 )
+_KEYS = ("spec", "view", "class_names", "temperature", "sha256")
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,26 +85,24 @@ def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
 
     Raises:
       FileExistsError: if the folder exists.
+      OSError: if the disk is full.
     """
-    folder = pathlib.Path(folder).expanduser()
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; expected the name of a new folder")
-    flat = jax.device_get(dict(_flatten(network.variables)))
-    description = {
-        **network.describe(),
-        "metrics": dict(metrics),
-        "platforms": list(PLATFORMS),
-        "jax": jax.__version__,
-    }
-    partial = folder.with_name(f"partial_{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # from an interrupted call
-    partial.mkdir(parents=True)
-    (partial / _PROGRAM).write_bytes(_serialize(network, flat))
-    safetensors.numpy.save_file(flat, partial / _PARAMETERS)
-    if network.preprocess is not None:
-        network.preprocess.save(partial / whitening.FILE_NAME)
-    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    os.replace(partial, folder)
+    with records.creating(folder) as partial:
+        partial.mkdir()
+        flat = jax.device_get(dict(_flatten(network.variables)))
+        (partial / _PROGRAM).write_bytes(_serialize(network, flat))
+        safetensors.numpy.save_file(flat, partial / _PARAMETERS)
+        files.set_default_mode(partial / _PARAMETERS)
+        if network.preprocess is not None:
+            network.preprocess.save(partial / whitening.FILE_NAME)
+        description = {
+            **network.describe(),
+            "metrics": dict(metrics),
+            "platforms": list(PLATFORMS),
+            "jax": jax.__version__,
+            "sha256": {path.name: file_hash(path) for path in partial.iterdir()},
+        }
+        (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _serialize(network: Network, flat: Mapping[str, Any]) -> bytearray:
@@ -119,18 +122,33 @@ def load(folder: str | os.PathLike) -> Network:
     """Return the network of a folder that `save` wrote.
 
     Raises:
-      ValueError: if the folder is not an export, or is incomplete.
+      OSError: if a file cannot be opened.
+      ValueError: if the folder is not an export, or is incomplete or damaged; the
+        message names the file.
     """
     folder = pathlib.Path(folder).expanduser()
     description = describe(folder)
-    program = export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
+    _check_hashes(folder, description["sha256"])
+    program, variables = _load_program(folder)
+    with _damaged(folder / _DESCRIPTION):
+        spec = ModelSpec(**description["spec"])
+        names = tuple(map(str, description["class_names"]))
+        temperature = float(description["temperature"])
+        if len(names) != spec.num_classes or not 0 < temperature < math.inf:
+            raise ValueError(
+                f"{len(names)} class names for {spec.num_classes} classes, temperature "
+                f"{temperature}"
+            )
+        view = View(**description["view"])
+    with _damaged(folder / whitening.FILE_NAME):
+        preprocess = whitening.load_from(folder)
     return Network(
-        spec=ModelSpec(**description["spec"]),
-        variables=_unflatten(_load_parameters(folder)),
-        view=View(**description["view"]),
-        class_names=tuple(description["class_names"]),
-        temperature=description["temperature"],
-        preprocess=whitening.load_from(folder),
+        spec=spec,
+        variables=variables,
+        view=view,
+        class_names=names,
+        temperature=temperature,
+        preprocess=preprocess,
         origin=str(folder.resolve()),
         program=lambda variables, images: program.call(
             dict(_flatten(variables)), images
@@ -142,7 +160,8 @@ def describe(folder: str | os.PathLike) -> dict:
     """Return the content of `model.json` in a folder that `save` wrote.
 
     Raises:
-      ValueError: if the folder is not an export, or is incomplete.
+      OSError: if the file cannot be opened.
+      ValueError: if the folder is not an export, or is incomplete or damaged.
     """
     folder = pathlib.Path(folder).expanduser()
     if missing := missing_files(folder):
@@ -150,18 +169,63 @@ def describe(folder: str | os.PathLike) -> dict:
             f"{folder} is not an export: {', '.join(missing)} is missing; expected a "
             "folder that scripts.export wrote"
         )
-    description = json.loads((folder / _DESCRIPTION).read_text())
-    if "view" not in description:
+    path = folder / _DESCRIPTION
+    with _damaged(path):
+        description = json.loads(path.read_text())
+        if not isinstance(description, dict):
+            raise ValueError("it holds no object")
+    if missing := [key for key in _KEYS if key not in description]:
         raise ValueError(
-            f"{folder / _DESCRIPTION} has no 'view', so an older version wrote it; "
-            "export the run again"
+            f"{path} has no {', '.join(map(repr, missing))}, so an older version wrote "
+            "it; export the run again"
         )
     return description
 
 
-def _load_parameters(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / _PARAMETERS
+@contextlib.contextmanager
+def _damaged(path: pathlib.Path) -> Iterator[None]:
+    """Name a file of an export in the error that reading it raises."""
     try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        yield
+    except OSError as error:
+        if error.filename is not None:  # The message says why, and names the file.
+            raise
+        raise ValueError(_advice(path, error)) from error
+    except Exception as error:  # Decoders raise almost anything for damaged files.
+        raise ValueError(_advice(path, error)) from error
+
+
+def _advice(path: pathlib.Path, error: object) -> str:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"{path} is damaged: {reason}; copy the export or export the run again"
+
+
+def _check_hashes(folder: pathlib.Path, hashes: Mapping[str, str]) -> None:
+    """Check that all files of an export have the content that `save` wrote."""
+    with _damaged(folder / _DESCRIPTION):
+        hashes = dict(hashes)
+        if not {_PROGRAM, _PARAMETERS} <= hashes.keys():
+            raise ValueError(f"it has the hashes of {list(hashes)} only")
+    if (folder / whitening.FILE_NAME).exists():
+        hashes.setdefault(whitening.FILE_NAME, "no such file")
+    for name, expected in hashes.items():
+        path = folder / pathlib.Path(name).name
+        if not path.exists():
+            raise ValueError(_advice(path, "it is missing"))
+        if (digest := file_hash(path)) != expected:
+            reason = f"its SHA-256 is {digest[:12]}..., not {str(expected)[:12]}..."
+            raise ValueError(_advice(path, reason))
+
+
+def _load_program(folder: pathlib.Path) -> tuple[export.Exported, dict]:
+    """Return the function of an export and the variables that it takes."""
+    with _damaged(folder / _PROGRAM):
+        program = export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
+        arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+        shapes = {name: array.shape for name, array in arguments[0].items()}
+    with _damaged(folder / _PARAMETERS):
+        open(folder / _PARAMETERS, "rb").close()  # Says why it cannot be opened.
+        flat = safetensors.numpy.load_file(folder / _PARAMETERS)
+        if {name: array.shape for name, array in flat.items()} != shapes:
+            raise ValueError(f"its arrays are not those of {_PROGRAM}")
+    return program, _unflatten(flat)

@@ -18,7 +18,9 @@ from seeflower_jax.inference.network import Network
 _CROP = 0.875  # crop of published networks: 224 of 256 pixels
 
 
-def load(where: str | os.PathLike, model: str | None = None) -> Network:
+def load(
+    where: str | os.PathLike, model: str | None = None, preprocess: str | None = None
+) -> Network:
     """Return a trained network, ready to predict and explain.
 
     Args:
@@ -26,6 +28,9 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
         'imagenet:top' downloads a weight file.
       model: name of the network of a weight file, a key of `models.MODELS`; None for
         runs and exports.
+      preprocess: with `model` only, what the weights expect of pixel values, a key of
+        `models.PREPROCESS`. By default it is what the file tells, or its hash, or what
+        is usual for its format; a warning says if it is assumed.
 
     Raises:
       FileNotFoundError: if the file or folder does not exist.
@@ -40,7 +45,12 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
     if model is not None:
         if is_run or export.is_export(path):
             raise ValueError(f"{where} is a run or an export; call load without model=")
-        return load_weights(model, str(where))
+        return load_weights(model, str(where), preprocess)
+    if preprocess is not None:
+        raise ValueError(
+            f"preprocess={preprocess!r} needs model=: a run or an export has its own "
+            "preprocessing"
+        )
     if str(where).startswith("imagenet"):
         raise ValueError(
             f"{where!r} needs the name of a network, as in load({where!r}, "
@@ -68,13 +78,14 @@ def load(where: str | os.PathLike, model: str | None = None) -> Network:
     )
 
 
-def load_weights(model: str, weights: str) -> Network:
+def load_weights(model: str, weights: str, preprocess: str | None = None) -> Network:
     """Return the network of a weight file that includes the classifier.
 
     Args:
       model: name of the network, a key of `models.MODELS`.
       weights: path of a file of Keras or torchvision, or 'imagenet:top', which
         downloads a file.
+      preprocess: as in `load`.
 
     Raises:
       FileNotFoundError: if the file does not exist.
@@ -82,7 +93,9 @@ def load_weights(model: str, weights: str) -> Network:
     """
     from seeflower_jax.pretrained import imagenet, loading
 
-    spec, variables, record = loading.load_classifier(model, weights)
+    spec, variables, record = loading.load_classifier(
+        model, weights, preprocess=preprocess
+    )
     names = imagenet.class_names()
     if spec.num_classes != len(names):
         names = tuple(f"class {index}" for index in range(spec.num_classes))

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from seeflower_jax import sharding
+from seeflower_jax import hints, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images
@@ -53,7 +53,12 @@ def rank(
 
 
 def whole_batch_size(batch_size: int, devices: int) -> int:
-    """Return the batch size, rounded up to a multiple of the devices."""
+    """Return the batch size, rounded up to a multiple of the devices.
+
+    Raises:
+      ValueError: if the batch size is below 1.
+    """
+    hints.check_count("batch_size", batch_size)
     return -(-batch_size // devices) * devices
 
 

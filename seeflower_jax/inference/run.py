@@ -7,15 +7,15 @@ run.config["seed"]
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
+from collections.abc import Mapping
 
 from seeflower_jax import hints, models, records
 from seeflower_jax.data import whitening
 from seeflower_jax.data.view import View
 from seeflower_jax.inference.network import Network
-from seeflower_jax.training.checkpoint import Checkpoints
+from seeflower_jax.training.checkpoint import Checkpoints, DamagedCheckpointError
 
 
 class NoCheckpointError(FileNotFoundError):
@@ -44,6 +44,7 @@ def load_config(workdir: str | os.PathLike) -> dict:
 
     Raises:
       FileNotFoundError: if the folder is not a run directory.
+      DamagedFileError: if the file is damaged.
     """
     path = pathlib.Path(workdir).expanduser() / "config.json"
     if not path.exists():
@@ -54,7 +55,14 @@ def load_config(workdir: str | os.PathLike) -> dict:
         raise FileNotFoundError(
             f"{workdir} is not a run directory: it has no config.json; {hint}"
         )
-    return json.loads(path.read_text())
+    advice = "start the training command again to write it again"
+    config = records.read_json(path, advice)
+    for section in ("data", "whitening"):
+        if not isinstance(config.get(section), dict):
+            raise records.DamagedFileError(
+                f"{path} is damaged: it has no section {section!r}; {advice}"
+            )
+    return config
 
 
 def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
@@ -67,12 +75,36 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
     Raises:
       FileNotFoundError: if the folder is not a run directory.
       NoCheckpointError: if the run has no best variables yet.
+      DamagedFileError, DamagedCheckpointError: if a file of the run is damaged.
     """
     workdir = pathlib.Path(workdir).expanduser()
     config = load_config(workdir)
     if data_dir is not None:
         config["data"]["dir"] = data_dir
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    try:
+        meta, spec, variables = _read_best(workdir)
+    except DamagedCheckpointError:
+        # A run that is still trained may have replaced its checkpoint in the meantime.
+        meta, spec, variables = _read_best(workdir)
+    result = records.read_result(workdir)
+    if result.get("config_hash") != records.config_hash(config):
+        result = {}  # of the variables before further stages
+    calibration = result.get("calibration", {})
+    network = Network(
+        spec=spec,
+        variables=variables,
+        view=View(**meta["view"]),
+        class_names=tuple(meta["class_names"]),
+        temperature=calibration.get("temperature", 1.0),
+        preprocess=_read_whitening(workdir, config),
+        origin=str(workdir.resolve()),
+    )
+    return Run(workdir, config, network, meta["progress"]["best_step"])
+
+
+def _read_best(workdir: pathlib.Path) -> tuple[dict, models.ModelSpec, dict]:
+    """Return meta, spec and best variables of the last checkpoint."""
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         meta = checkpoints.meta()
         if meta is None and (workdir / "checkpoints" / "best").is_dir():
             raise NoCheckpointError(
@@ -84,18 +116,20 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
                 f"{workdir} has no trained variables yet; train it first"
             )
         spec = models.ModelSpec(**meta["spec"])
-        variables = checkpoints.restore_best(models.shapes(spec))
-    result = records.read_result(workdir)
-    if result.get("config_hash") != records.config_hash(config):
-        result = {}  # of the variables before further stages
-    calibration = result.get("calibration", {})
-    network = Network(
-        spec=spec,
-        variables=variables,
-        view=View(**meta["view"]),
-        class_names=tuple(meta["class_names"]),
-        temperature=calibration.get("temperature", 1.0),
-        preprocess=whitening.load_from(workdir),
-        origin=str(workdir.resolve()),
-    )
-    return Run(workdir, config, network, meta["progress"]["best_step"])
+        return meta, spec, checkpoints.restore_best(models.shapes(spec))
+
+
+def _read_whitening(
+    workdir: pathlib.Path, config: Mapping
+) -> whitening.Whitening | None:
+    """Return the whitening of a run; None if the run has none."""
+    if not config["whitening"]["enabled"]:
+        return None
+    advice = "start the training command again to fit it again"
+    try:
+        fitted = whitening.load_from(workdir)
+    except records.DamagedFileError as error:
+        raise records.DamagedFileError(f"{error}; {advice}") from error
+    if fitted is None:
+        raise FileNotFoundError(f"{workdir / whitening.FILE_NAME} is missing; {advice}")
+    return fitted

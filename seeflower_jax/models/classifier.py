@@ -9,7 +9,8 @@ The parameters are `backbone/...` and `head/...`. Dropout is active when `apply`
 random key `dropout`.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from jaxtyping import Array, Float
 from seeflower_jax import hints
 from seeflower_jax.models.layers import Activation, Endpoints, Features, Taps
 
+STANDARDIZE_EPSILON = 1e-5  # added to the variance of a feature
+
 Pooled = Float[Array, "n features"]
 Logits = Float[Array, "n classes"]
 
@@ -27,8 +30,8 @@ def _average(x: Features) -> Pooled:
     return jnp.mean(x, (1, 2))
 
 
-def _root_average(x: Features) -> Pooled:
-    """Compute the square root of each channel's mean, scaled to root mean square 1.
+def _hellinger(x: Pooled) -> Pooled:
+    """Compute square roots, scaled to root mean square 1.
 
     The features of a network without normalisation are of any size, up to hundreds for
     VGG. A few channels then outweigh all others, and a linear head hardly converges.
@@ -37,9 +40,20 @@ def _root_average(x: Features) -> Pooled:
     Source: Arandjelovic and Zisserman 2012, "Three things everyone should know to
     improve object retrieval".
     """
-    x = nn.relu(jnp.mean(x, (1, 2)))  # a tap may be negative
-    x = jnp.sqrt(x + 0.25)  # bounds the root's slope near 0
+    x = jnp.sqrt(nn.relu(x) + 0.25)  # bounds the root's slope near 0
     return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
+
+
+def _root_average(x: Features) -> Pooled:
+    return _hellinger(jnp.mean(x, (1, 2)))
+
+
+def _root_moments(x: Features) -> Pooled:
+    """Compute the roots of each channel's mean and standard deviation; [n, 2 * c]."""
+    mean = jnp.mean(x, (1, 2))
+    variance = jnp.mean((x - mean[:, None, None]) ** 2, (1, 2))
+    deviation = jnp.sqrt(variance + 1e-6)  # bounds the root's slope at 0
+    return jnp.concatenate([_hellinger(mean), _hellinger(deviation)], -1)
 
 
 def _bilinear(x: Features) -> Pooled:
@@ -62,6 +76,7 @@ def _flatten(x: Features) -> Pooled:
 POOLING: dict[str, Callable[[Features], Pooled]] = {
     "average": _average,
     "root_average": _root_average,
+    "root_moments": _root_moments,
     "bilinear": _bilinear,
     "flatten": _flatten,
 }
@@ -72,6 +87,9 @@ class Head(nn.Module):
 
     Attributes:
       num_classes: width of the last layer.
+      standardize: whether each feature is standardised first, by the mean and the
+        variance in `batch_stats`. Training does not update them; a closed-form head
+        sets them.
       dropout: rate after each hidden layer. Without hidden layers, the rate before the
         last layer.
       hidden: widths of the layers before the last.
@@ -81,10 +99,19 @@ class Head(nn.Module):
     num_classes: int
     dropout: float = 0.0
     hidden: tuple[int, ...] = ()
+    standardize: bool = False
     act: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: Pooled) -> Logits:
+        if self.standardize:
+            x = nn.BatchNorm(
+                use_running_average=True,
+                epsilon=STANDARDIZE_EPSILON,
+                use_scale=False,
+                use_bias=False,
+                name="norm",
+            )(x)
         dropout = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
         for number, features in enumerate(self.hidden, start=1):
             x = dropout(self.act(nn.Dense(features, name=f"fc{number}")(x)))
@@ -97,6 +124,35 @@ class Head(nn.Module):
         )(x)
 
 
+def pooled_endpoints(pooled: Sequence[str], endpoints: Sequence[str]) -> list[str]:
+    """Return the names of the endpoints that a head reads.
+
+    Args:
+      pooled: regular expressions on whole names; only the last endpoint if empty.
+      endpoints: the names of all endpoints, in the order of the computation.
+
+    Raises:
+      ValueError: if an expression matches no endpoint.
+
+    Example:
+      >>> pooled_endpoints(["b[12]"], ["b1", "b2", "b3"])
+      ['b1', 'b2']
+    """
+    if not pooled:
+        return [endpoints[-1]]
+    names: dict[str, None] = {}
+    for rule in pooled:
+        matches = [name for name in endpoints if re.fullmatch(rule, name)]
+        if not matches:
+            hint = hints.did_you_mean(rule, endpoints)
+            raise ValueError(
+                f"unknown endpoint {rule!r} in pooled: known are "
+                f"{list(endpoints)}{hint}"
+            )
+        names |= dict.fromkeys(matches)
+    return list(names)
+
+
 class Classifier(nn.Module):
     """Compute a backbone, pool one or several endpoints, apply a head.
 
@@ -106,8 +162,9 @@ class Classifier(nn.Module):
       dropout: of the head.
       hidden: of the head.
       pooling: key of `POOLING`.
-      pooled: the endpoints that are pooled and concatenated; only the last endpoint if
-        empty.
+      pooled: regular expressions on the names of the endpoints that are pooled and
+        concatenated; only the last endpoint if empty.
+      standardize: of the head.
     """
 
     backbone: nn.Module
@@ -116,9 +173,16 @@ class Classifier(nn.Module):
     hidden: tuple[int, ...] = ()
     pooling: str = "average"
     pooled: tuple[str, ...] = ()
+    standardize: bool = False
 
     def setup(self) -> None:
-        self.head = Head(self.num_classes, self.dropout, self.hidden, self.backbone.act)
+        self.head = Head(
+            self.num_classes,
+            self.dropout,
+            self.hidden,
+            self.standardize,
+            self.backbone.act,
+        )
 
     def features(
         self, x: Float[Array, "n h w 3"], taps: Taps | None = None
@@ -126,18 +190,11 @@ class Classifier(nn.Module):
         """Compute (features in float32, endpoints) of preprocessed images.
 
         Raises:
-          ValueError: if one of `pooled` is not an endpoint of the backbone.
+          ValueError: if one of `pooled` matches no endpoint of the backbone.
         """
         endpoints = self.backbone(x, taps)
         pool = POOLING[self.pooling]
-        names = self.pooled or (list(endpoints)[-1],)
-        for name in names:
-            if name not in endpoints:
-                hint = hints.did_you_mean(name, endpoints)
-                raise ValueError(
-                    f"unknown endpoint {name!r} in pooled: known are "
-                    f"{list(endpoints)}{hint}"
-                )
+        names = pooled_endpoints(self.pooled, list(endpoints))
         pooled = [pool(endpoints[name].astype(jnp.float32)) for name in names]
         return jnp.concatenate(pooled, -1), endpoints
 

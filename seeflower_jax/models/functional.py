@@ -45,6 +45,7 @@ def build(spec: ModelSpec, act: Activation = nn.relu) -> Classifier:
         spec.hidden,
         spec.pooling,
         spec.pooled,
+        spec.standardize,
     )
 
 
@@ -63,11 +64,15 @@ def shapes(spec: ModelSpec) -> dict[str, Any]:
 
 
 def init_head(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
-    """Return the head's parameters as in `init`, without running the network."""
+    """Return the head's variables as in `init`, without running the network.
+
+    Returns:
+      {'params': {'head': ...}}, and 'batch_stats' if the head standardises features.
+    """
     images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
     inputs = jax.eval_shape(lambda v: features(spec, v, images), shapes(spec))
     zeros = jnp.zeros(inputs.shape)
-    return build(spec).init(key, zeros, method="apply_head")["params"]["head"]
+    return dict(build(spec).init(key, zeros, method="apply_head"))
 
 
 def apply(

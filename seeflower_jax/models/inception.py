@@ -63,27 +63,27 @@ class InceptionV3(nn.Module):
         endpoints, end = recorder(taps)
         x = x.astype(self.dtype)
         for name, *layer in _STEM:
-            x = end(name, self._conv(x, name, *layer) if layer else _halve(x))
+            x = self._conv(end, x, name, *layer) if layer else end(name, _halve(x))
         for block, pool in (("mixed0", 32), ("mixed1", 64), ("mixed2", 64)):
-            x = end(block, self._block_35x35(x, block, pool))
-        x = end("mixed3", self._reduce_to_17x17(x, "mixed3"))
+            x = end(block, self._block_35x35(end, x, block, pool))
+        x = end("mixed3", self._reduce_to_17x17(end, x, "mixed3"))
         for block, c in (
             ("mixed4", 128),
             ("mixed5", 160),
             ("mixed6", 160),
             ("mixed7", 192),
         ):
-            x = end(block, self._block_17x17(x, block, c))
-        x = end("mixed8", self._reduce_to_8x8(x, "mixed8"))
+            x = end(block, self._block_17x17(end, x, block, c))
+        x = end("mixed8", self._reduce_to_8x8(end, x, "mixed8"))
         for block in ("mixed9", "mixed10"):
-            x = end(block, self._block_8x8(x, block))
+            x = end(block, self._block_8x8(end, x, block))
         return endpoints
 
     # `nowrap`: these methods make submodules of the compact method that calls them.
 
     @nn.nowrap
-    def _conv(self, x, name, features, size, strides=_ONE, padding="SAME"):
-        return ConvBN(
+    def _conv(self, end, x, name, features, size, strides=_ONE, padding="SAME"):
+        layer = ConvBN(
             max(1, round(features * self.width)),
             size,
             strides,
@@ -93,65 +93,70 @@ class InceptionV3(nn.Module):
             act=self.act,
             dtype=self.dtype,
             name=name,
-        )(x)
+        )
+        return end(name, layer(x))
 
     @nn.nowrap
-    def _branch(self, x, block, *layers):
+    def _branch(self, end, x, block, *layers):
         """Apply convolutions (name, channels, kernel, strides, padding) in sequence."""
         for name, *layer in layers:
-            x = self._conv(x, f"{block}_{name}", *layer)
+            x = self._conv(end, x, f"{block}_{name}", *layer)
         return x
 
     @nn.nowrap
-    def _pool_branch(self, x, block, features):
+    def _pool_branch(self, end, x, block, features):
         average = ops.average_pool(x, 3, self.count_include_pad)
-        return self._branch(average, block, ("branch_pool", features, (1, 1)))
+        return self._branch(end, average, block, ("branch_pool", features, (1, 1)))
 
     @nn.nowrap
-    def _block_35x35(self, x, block, pool):
+    def _block_35x35(self, end, x, block, pool):
         """Compute a block of figure 5; its 5 x 5 convolution is not factorised."""
         branches = [
-            self._branch(x, block, ("branch1x1", 64, (1, 1))),
+            self._branch(end, x, block, ("branch1x1", 64, (1, 1))),
             self._branch(
+                end,
                 x,
                 block,
                 ("branch5x5_1", 48, (1, 1)),
                 ("branch5x5_2", 64, (5, 5)),
             ),
             self._branch(
+                end,
                 x,
                 block,
                 ("branch3x3dbl_1", 64, (1, 1)),
                 ("branch3x3dbl_2", 96, (3, 3)),
                 ("branch3x3dbl_3", 96, (3, 3)),
             ),
-            self._pool_branch(x, block, pool),
+            self._pool_branch(end, x, block, pool),
         ]
         return jnp.concatenate(branches, -1)
 
     @nn.nowrap
-    def _reduce_to_17x17(self, x, block):
+    def _reduce_to_17x17(self, end, x, block):
         """Compute the reduction of figure 10 from 35 x 35 pixels."""
         # The order of the branches is the order in which their gradients are summed.
         y = self._branch(
+            end,
             x,
             block,
             ("branch3x3dbl_1", 64, (1, 1)),
             ("branch3x3dbl_2", 96, (3, 3)),
         )
         branches = [
-            self._branch(x, block, ("branch3x3", 384, (3, 3), _TWO, _VALID)),
-            self._branch(y, block, ("branch3x3dbl_3", 96, (3, 3), _TWO, _VALID)),
+            self._branch(end, x, block, ("branch3x3", 384, (3, 3), _TWO, _VALID)),
+            self._branch(end, y, block, ("branch3x3dbl_3", 96, (3, 3), _TWO, _VALID)),
             _halve(x),
         ]
         return jnp.concatenate(branches, -1)
 
     @nn.nowrap
-    def _block_17x17(self, x, block, c):
+    def _block_17x17(self, end, x, block, c):
         """Compute a block of figure 6, with n = 7."""
         branches = [
-            self._branch(x, block, ("branch1x1", 192, (1, 1))),
+            self._branch(end, x, block, ("branch1x1", 192, (1, 1))),
             self._branch(
+                end,
                 x,
                 block,
                 ("branch7x7_1", c, (1, 1)),
@@ -159,6 +164,7 @@ class InceptionV3(nn.Module):
                 ("branch7x7_3", 192, (7, 1)),
             ),
             self._branch(
+                end,
                 x,
                 block,
                 ("branch7x7dbl_1", c, (1, 1)),
@@ -167,21 +173,23 @@ class InceptionV3(nn.Module):
                 ("branch7x7dbl_4", c, (7, 1)),
                 ("branch7x7dbl_5", 192, (1, 7)),
             ),
-            self._pool_branch(x, block, 192),
+            self._pool_branch(end, x, block, 192),
         ]
         return jnp.concatenate(branches, -1)
 
     @nn.nowrap
-    def _reduce_to_8x8(self, x, block):
+    def _reduce_to_8x8(self, end, x, block):
         """Compute the reduction from 17 x 17 pixels."""
         branches = [
             self._branch(
+                end,
                 x,
                 block,
                 ("branch3x3_1", 192, (1, 1)),
                 ("branch3x3_2", 320, (3, 3), _TWO, _VALID),
             ),
             self._branch(
+                end,
                 x,
                 block,
                 ("branch7x7x3_1", 192, (1, 1)),
@@ -194,22 +202,23 @@ class InceptionV3(nn.Module):
         return jnp.concatenate(branches, -1)
 
     @nn.nowrap
-    def _block_8x8(self, x, block):
+    def _block_8x8(self, end, x, block):
         """Compute a block of figure 7, whose filter bank is expanded."""
-        y = self._branch(x, block, ("branch3x3_1", 384, (1, 1)))
+        y = self._branch(end, x, block, ("branch3x3_1", 384, (1, 1)))
         z = self._branch(
+            end,
             x,
             block,
             ("branch3x3dbl_1", 448, (1, 1)),
             ("branch3x3dbl_2", 384, (3, 3)),
         )
         branches = [
-            self._branch(x, block, ("branch1x1", 320, (1, 1))),
-            self._branch(y, block, ("branch3x3_2a", 384, (1, 3))),
-            self._branch(y, block, ("branch3x3_2b", 384, (3, 1))),
-            self._branch(z, block, ("branch3x3dbl_3a", 384, (1, 3))),
-            self._branch(z, block, ("branch3x3dbl_3b", 384, (3, 1))),
-            self._pool_branch(x, block, 192),
+            self._branch(end, x, block, ("branch1x1", 320, (1, 1))),
+            self._branch(end, y, block, ("branch3x3_2a", 384, (1, 3))),
+            self._branch(end, y, block, ("branch3x3_2b", 384, (3, 1))),
+            self._branch(end, z, block, ("branch3x3dbl_3a", 384, (1, 3))),
+            self._branch(end, z, block, ("branch3x3dbl_3b", 384, (3, 1))),
+            self._pool_branch(end, x, block, 192),
         ]
         return jnp.concatenate(branches, -1)
 

@@ -12,6 +12,8 @@ Images = Float[Array, "n h w 3"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+# The means that torchvision gives for its VGG16 without a classifier.
+_CAFFE_RGB_MEAN = (0.48235, 0.45882, 0.40784)
 
 
 def _unit(images: Images) -> Images:
@@ -26,14 +28,20 @@ def _caffe(images: Images) -> Images:
     return images[..., ::-1] - jnp.array(_IMAGENET_MEAN_BGR)
 
 
+def _caffe_rgb(images: Images) -> Images:
+    return images - 255 * jnp.array(_CAFFE_RGB_MEAN)
+
+
 def _torch(images: Images) -> Images:
     return (images / 255 - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
 
 
-# In this order: to [0, 1], to [-1, 1], to centred BGR, to standardised RGB.
+# In this order: to [0, 1], to [-1, 1], to centred BGR, to centred RGB, to standardised
+# RGB.
 PREPROCESS: dict[str, Callable[[Images], Images]] = {
     "unit": _unit,
     "tf": _tf,
     "caffe": _caffe,
+    "caffe_rgb": _caffe_rgb,
     "torch": _torch,
 }

@@ -7,9 +7,19 @@ spec == ModelSpec(**spec.to_dict())
 
 import dataclasses
 import math
+import re
 from typing import Any
 
+_EXPRESSIONS = "regular expressions on names of endpoints"
 DTYPES = ("float32", "bfloat16")
+
+
+def _is_expression(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +38,9 @@ class ModelSpec:
       count_include_pad: whether average pooling counts the padding.
       head: regular expression that matches the parameters of the new layers.
       pooling: how endpoints become features, a key of `classifier.POOLING`.
-      pooled: the endpoints that are pooled; only the last endpoint if empty.
+      pooled: regular expressions on the names of the endpoints that are pooled; only
+        the last endpoint if empty.
+      standardize: whether the head standardises each feature first.
       hidden: widths of the head's layers before the logits.
       dropout: rate while training, in the head and after the baseline's pooling.
       width: factor on the number of channels; 1 is the published network.
@@ -49,6 +61,7 @@ class ModelSpec:
     head: str = "head/.*"
     pooling: str = "average"
     pooled: tuple[str, ...] = ()
+    standardize: bool = False
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     width: float = 1.0
@@ -63,6 +76,7 @@ class ModelSpec:
         self._require(
             "hidden", all(n >= 1 for n in self.hidden), "widths of at least 1"
         )
+        self._require("pooled", all(map(_is_expression, self.pooled)), _EXPRESSIONS)
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self._require("width", 0 < self.width < math.inf, "positive and finite")
         self._require("epsilon", 0 < self.epsilon < math.inf, "positive and finite")

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from seeflower_jax import models
+from seeflower_jax import models, records
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.types import Variables
 
@@ -45,37 +45,75 @@ def save(
 ) -> None:
     """Write a folder of converted weights, which must not exist yet.
 
+    The folder appears when it is complete.
+
     Raises:
       FileExistsError: if the folder exists.
+      OSError: if the disk is full.
     """
-    folder = pathlib.Path(folder).expanduser().resolve()
-    folder.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder / "variables", variables)
     description = Description(
         spec=spec.to_dict(), source=dict(source), head="head" in variables["params"]
     )
-    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    with records.creating(pathlib.Path(folder).expanduser().resolve()) as partial:
+        partial.mkdir()
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / "variables", variables)
+        (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def describe(folder: str | os.PathLike) -> Description:
+    """Return the description of a folder that `save` wrote.
+
+    Raises:
+      OSError: if the description cannot be opened.
+      WeightFileError: if the folder does not hold converted weights, or if its
+        description is damaged.
+    """
+    folder = pathlib.Path(folder).expanduser().resolve()
+    path = folder / "model.json"
+    if not path.exists():
+        names = sorted(path.name for path in folder.iterdir())
+        raise WeightFileError(
+            f"{folder} holds {names[:8]}, expected a folder that "
+            "scripts.convert_weights wrote"
+        )
+    try:
+        description = json.loads(path.read_text())
+        if not all(isinstance(description[key], dict) for key in ("spec", "source")):
+            raise ValueError("'spec' and 'source' are not both objects")
+        models.ModelSpec(**description["spec"])
+        description["head"] = bool(description["head"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightFileError(
+            f"{path} is damaged or of another version ({reason}); convert the weights "
+            "again"
+        ) from error
+    return description
 
 
 def load(folder: str | os.PathLike) -> tuple[Description, Variables]:
     """Return the description and the variables of a folder that `save` wrote.
 
     Raises:
-      WeightFileError: if the folder does not hold converted weights.
+      OSError: if a file cannot be opened.
+      WeightFileError: if the folder does not hold converted weights, or is damaged.
     """
     folder = pathlib.Path(folder).expanduser().resolve()
+    description = describe(folder)
+    expected = models.shapes(models.ModelSpec(**description["spec"]))
+    if not description["head"]:
+        expected["params"].pop("head")
+        expected["batch_stats"].pop("head", None)
     try:
-        description = json.loads((folder / "model.json").read_text())
-        expected = models.shapes(models.ModelSpec(**description["spec"]))
-        if not description["head"]:
-            expected["params"].pop("head")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        names = sorted(path.name for path in folder.iterdir())
+        with ocp.StandardCheckpointer() as checkpointer:
+            variables = checkpointer.restore(folder / "variables", expected)
+    except PermissionError:
+        raise
+    except Exception as error:  # Orbax raises almost anything for damaged files.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightFileError(
-            f"{folder} holds {names}, expected a folder that scripts.convert_weights "
-            f"wrote: {error}"
+            f"{folder / 'variables'} cannot be read: {reason}. The folder is damaged: "
+            "convert the weights again"
         ) from error
-    with ocp.StandardCheckpointer() as checkpointer:
-        variables = checkpointer.restore(folder / "variables", expected)
     return description, jax.tree.map(np.asarray, variables)

@@ -1,20 +1,22 @@
 """The layers of Keras 3's weight files: `.weights.h5`, and the one inside `.keras`.
 
     with h5py.File(path) as file:
-        arrays = read_layers(file)     # {'conv2d_5': [kernel], ...}, by layer name
+        layers = read_layers(Hdf5(file))    # {'conv2d_5': [kernel], ...}, by layer name
 
 Such a file has a group for each layer. The name of a group is the class of the layer
 and a count in the order of `model.layers`. That order differs from the order of the
 numbers in the layers' names. Newer files also store the names, as attributes. For older
-files this module derives the names from the order.
+files this module derives the names from the order. A network inside of another, as in
+`Sequential([VGG16(), Dense(4)])`, has groups of its own; its layers come first.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
-import h5py
 import numpy as np
 
 from seeflower_jax.models import vgg
+from seeflower_jax.pretrained.hdf5 import Hdf5
 
 # The blocks of Inception-v3 in the order of `model.layers`, which sorts layers by
 # depth. c is a convolution, b a batch normalisation. The number is the place in the
@@ -43,21 +45,33 @@ def inception_v3_order() -> list[int]:
     return [number for kind, number in inception_v3_layers() if kind == "conv2d"]
 
 
-def read_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
+def read_layers(file: Hdf5) -> dict[str, list[np.ndarray]]:
     """Return the arrays of each layer with weights, by layer name.
 
     Raises:
       KeyError: if Keras 3 did not write the file.
+      WeightFileError: as `Hdf5.array`.
     """
-    names, arrays = {}, {}
-    for group in sorted(file["layers"], key=_kind_and_count):
-        variables = file["layers"][group]["vars"]
-        if len(variables):
-            names[group] = variables.attrs.get("name")
-            arrays[group] = [variables[str(i)][()] for i in range(len(variables))]
+    nested: dict[str, list[np.ndarray]] = {}
+    names: dict[str, Any] = {}
+    arrays: dict[str, list[np.ndarray]] = {}
+    layers = file.group("layers")
+    for group in sorted(layers.names, key=_kind_and_count):
+        layer = layers.group(group)
+        if "layers" in layer.names:
+            nested |= read_layers(layer)
+        variables = layer.group("vars") if "vars" in layer.names else None
+        if variables is not None and variables.names:
+            names[group] = variables.attributes.get("name")
+            arrays[group] = [
+                variables.array(str(place)) for place in range(len(variables.names))
+            ]
     if None in names.values():
         names = {group: group for group in arrays} | _names_by_order(arrays)
-    return {names[group]: arrays[group] for group in arrays}
+    return nested | {
+        f"outer/{names[group]}" if names[group] in nested else names[group]: values
+        for group, values in arrays.items()
+    }
 
 
 def _kind_and_count(group: str) -> tuple[str, int]:

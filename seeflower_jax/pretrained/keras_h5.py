@@ -20,8 +20,9 @@ import h5py
 import numpy as np
 
 from seeflower_jax.models import vgg
-from seeflower_jax.pretrained import keras_archive
+from seeflower_jax.pretrained import content, keras_archive
 from seeflower_jax.pretrained.errors import WeightFileError
+from seeflower_jax.pretrained.hdf5 import Hdf5
 from seeflower_jax.pretrained.types import Variables
 
 # {layer name: its arrays in Keras' order}, in the order of the file.
@@ -64,59 +65,69 @@ _VGGS = {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}
 def read(path: str | os.PathLike) -> Layers:
     """Return the arrays of each layer with weights, in the order of a Keras file.
 
+    The layers of a network inside of another, such as the base of a Sequential model,
+    are returned like all others.
+
     Raises:
-      FileNotFoundError: if the file does not exist.
-      WeightFileError: if the file is not HDF5, is truncated or is not from Keras.
+      OSError: if the file does not exist or cannot be opened.
+      WeightFileError: if the file is not HDF5, is truncated, is not from Keras, refers
+        to other files, or declares far more content than it has.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"weight file {path} does not exist")
+    content.check_kind(path, [content.HDF5, content.KERAS])
     try:
         opened: str | os.PathLike | io.BytesIO = path
-        if str(path).endswith(".keras"):
+        if not content.is_hdf5(path) and zipfile.is_zipfile(path):
+            content.check_zip_size(path)
             with zipfile.ZipFile(path) as archive:
                 opened = io.BytesIO(archive.read("model.weights.h5"))
-        with h5py.File(opened) as file:
-            if "layers" in file and "layer_names" not in file.attrs:
-                return keras_archive.read_layers(file)
+        with h5py.File(opened, "r") as file:
+            root = Hdf5(file, path)
+            if "layers" in root.names and "layer_names" not in root.attributes:
+                return keras_archive.read_layers(root)
             # A file of a whole model has its weights in a group.
-            group = file["model_weights"] if "model_weights" in file else file
-            return _read_legacy(group)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightFileError(
-            f"{path} ({os.path.getsize(path):,} bytes) cannot be read as a Keras "
-            f"weight file: {error}. A downloaded file may be incomplete: download it "
-            "again"
-        ) from error
+            whole = "model_weights" in root.names
+            return _read_legacy(root.group("model_weights") if whole else root)
+    except WeightFileError:
+        raise
+    except Exception as error:  # HDF5 and zip raise almost anything for damaged files.
+        content.raise_unreadable(path, "Keras weight", error)
 
 
-def _read_legacy(group: h5py.Group) -> Layers:
-    """Read the layers of a file of Keras 1 or 2."""
-    layers = {}
+def _read_legacy(group: Hdf5) -> Layers:
+    """Read the layers of a file of Keras 1 or 2.
+
+    A network inside of another is one layer of the file. The names of its weights start
+    with the names of its layers.
+    """
+    layers: Layers = {}
     for layer in _names(group, "layer_names"):
-        arrays = [
-            np.asarray(group[layer][name])
-            for name in _names(group[layer], "weight_names")
-        ]
-        if arrays:
-            layers[layer] = arrays
+        child = group.group(layer)
+        names = _names(child, "weight_names")
+        parents = {name.rpartition("/")[0] for name in names}
+        for name in names:
+            inner = name.rpartition("/")[0].rpartition("/")[2]
+            key = inner if len(parents) > 1 else layer
+            layers.setdefault(key, []).append(child.array(name))
     return layers
 
 
-def _names(group: h5py.Group, attribute: str) -> list[str]:
+def _names(group: Hdf5, attribute: str) -> list[str]:
     """Return the names in an attribute.
 
     Keras splits an attribute of more than 64 kB into attribute0, attribute1, ...
     """
-    if attribute in group.attrs:
-        names = list(group.attrs[attribute])
-    elif f"{attribute}0" in group.attrs:
+    if attribute in group.attributes:
+        names = list(group.attributes[attribute])
+    elif f"{attribute}0" in group.attributes:
         names = []
         for part in itertools.count():
-            if f"{attribute}{part}" not in group.attrs:
+            if f"{attribute}{part}" not in group.attributes:
                 break
-            names.extend(group.attrs[f"{attribute}{part}"])
+            names.extend(group.attributes[f"{attribute}{part}"])
     else:
-        raise KeyError(f"{group.name} has no attribute {attribute!r}")
+        raise KeyError(f"it has no attribute {attribute!r}")
     return [name.decode() if isinstance(name, bytes) else name for name in names]
 
 
@@ -132,7 +143,8 @@ def convert(
 
     Returns:
       {'params': {'backbone': ..., 'head': ...}, 'batch_stats': ...}; 'head' is absent
-      if the file has no dense layers.
+      if the file has no dense layers. A layer of another head than Keras' is in 'head'
+      by its name in the file.
 
     Raises:
       WeightFileError: lists everything that is missing or not expected.
@@ -142,16 +154,19 @@ def convert(
     return convert_vgg(_VGGS[model], layers, path)
 
 
-def _convert_head(layers: Layers, errors: list[str]) -> Variables:
-    """Return {'head': parameters}, or {} without dense layers; extend `errors`."""
+def _convert_head(layers: Layers, others: Iterable[str]) -> Variables:
+    """Return {'head': parameters}, or {} without layers above the backbone.
+
+    Args:
+      layers: all layers of the file.
+      others: the names of the layers that are not of the backbone.
+    """
     head = {}
-    for name in layers.keys() & _HEAD.keys():
-        if len(layers[name]) == 2:
+    for name in others:
+        if name in _HEAD and len(layers[name]) == 2:
             head[_HEAD[name]] = dict(zip(("kernel", "bias"), layers[name], strict=True))
         else:
-            errors.append(
-                f"{name} has {len(layers[name])} arrays, expected kernel and bias"
-            )
+            head[name] = {str(i): array for i, array in enumerate(layers[name])}
     return {"head": head} if head else {}
 
 
@@ -174,13 +189,16 @@ def convert_inception_v3(
     beta, mean and variance.
     """
     convs, norms = _numbered(layers, "conv2d"), _numbered(layers, "batch_normalization")
+    # Layers of the head are made later and have higher numbers.
+    norms = dict(itertools.islice(norms.items(), len(INCEPTION_V3_CONVS)))
     parts = ["scale", "bias", "mean", "var"]
     if all(len(arrays) != 4 for arrays in norms.values()):
         parts.remove("scale")
-    errors = _inception_v3_defects(layers, convs, norms, len(parts))
-    head = _convert_head(layers, errors)
-    if errors:
+    others = [name for name in layers if name not in {**convs, **norms}]
+    if errors := _inception_v3_defects(convs, norms, len(parts)):
+        errors += [f"{name} is not expected" for name in others if name not in _HEAD]
         raise WeightFileError.of(path, "Keras' Inception-v3", errors)
+    head = _convert_head(layers, others)
     params, stats = {}, {}
     for name, (kernel,), arrays in zip(
         INCEPTION_V3_CONVS, convs.values(), norms.values(), strict=True
@@ -192,7 +210,7 @@ def convert_inception_v3(
 
 
 def _inception_v3_defects(
-    layers: Layers, convs: Layers, norms: Layers, arrays_per_norm: int
+    convs: Layers, norms: Layers, arrays_per_norm: int
 ) -> list[str]:
     """Return what is wrong with the number and the arrays of Inception-v3's layers."""
     expected = len(INCEPTION_V3_CONVS)
@@ -204,7 +222,7 @@ def _inception_v3_defects(
         )
         if len(numbered) != expected
     ]
-    errors += [
+    return errors + [
         f"{name} has {len(arrays)} arrays, expected {description}"
         for description, count, numbered in (
             ("kernel", 1, convs),
@@ -213,10 +231,6 @@ def _inception_v3_defects(
         for name, arrays in numbered.items()
         if len(arrays) != count
     ]
-    others = [name for name in layers if name not in {**convs, **norms, **_HEAD}]
-    if others:
-        errors.append(f"layers that Inception-v3 does not have: {', '.join(others)}")
-    return errors
 
 
 def convert_vgg(
@@ -232,16 +246,18 @@ def convert_vgg(
       layers, path: as in `convert`.
     """
     conv_names = vgg.conv_names(convs)
+    others = [name for name in layers if name not in conv_names]
     errors = [f"{name} is missing" for name in conv_names if name not in layers]
-    for name, arrays in layers.items():
-        if name not in conv_names and name not in _HEAD:
-            errors.append(f"{name} is not expected")
-        elif name in conv_names and len(arrays) != 2:
-            errors.append(f"{name} has {len(arrays)} arrays, expected kernel and bias")
-    head = _convert_head(layers, errors)
-    if errors:
+    errors += [
+        f"{name} has {len(layers[name])} arrays, expected kernel and bias"
+        for name in conv_names
+        if name in layers and len(layers[name]) != 2
+    ]
+    if errors or any(re.match(r"block\d_conv\d", name) for name in others):
+        errors += [f"{name} is not expected" for name in others if name not in _HEAD]
         expected = f"Keras' VGG of {len(conv_names)} convolutions"
         raise WeightFileError.of(path, expected, errors)
+    head = _convert_head(layers, others)
     params = {
         name: dict(zip(("kernel", "bias"), layers[name], strict=True))
         for name in conv_names

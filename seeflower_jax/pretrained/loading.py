@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from typing import TypeAlias, cast
 
 import jax
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from seeflower_jax import download, models
-from seeflower_jax.pretrained import converted, published, readers
+from seeflower_jax.pretrained import converted, preprocessing, published, readers
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError, merge
 from seeflower_jax.pretrained.spec_inference import infer_spec
@@ -30,6 +31,8 @@ _DEFAULT_DIR = "~/.cache/seeflower_jax/weights"
 _RULES = ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad")
 # The part of a file's classifier that `load_pretrained` takes.
 HEADS = ("new", "hidden", "all")
+# The layers of a classifier that this package knows.
+_HEAD_LAYERS = ("norm", "fc1", "fc2", "logits")
 
 # (spec with the values of the file, variables, origin of the weights)
 Loaded: TypeAlias = tuple[models.ModelSpec, Variables, WeightRecord]
@@ -41,6 +44,7 @@ def load_pretrained(
     head: str = "new",
     key: PRNGKeyArray | None = None,
     cache_dir: str | os.PathLike | None = None,
+    preprocess: str | None = None,
 ) -> Loaded:
     """Load a network with the variables of a weight file and a head to train.
 
@@ -56,6 +60,8 @@ def load_pretrained(
       key: the key for the variables that are initialised; `jax.random.key(0)` by
         default.
       cache_dir: the folder of downloads; ~/.cache/seeflower_jax/weights by default.
+      preprocess: what the weights expect of pixel values, a key of `models.PREPROCESS`;
+        None for what the file tells, or its hash, or what is usual for its format.
 
     Returns:
       (spec, variables, record); all values of the record are None without a file.
@@ -73,36 +79,47 @@ def load_pretrained(
         record = WeightRecord(name=None, sha256=None, exact=None)
         return spec, models.init(spec, key), record
     path = _locate(spec.name, weights, cache_dir)
-    loaded, file_spec = readers.read(spec.name, path)
+    loaded, file_spec = _read(spec.name, path)
     rules = {rule: getattr(file_spec, rule) for rule in _RULES}
     spec = dataclasses.replace(spec, **rules)
     file_head = loaded["params"].pop("head", {})
-    if head != "new":
+    if head == "new":
+        _report_ignored(path, file_head)
+    else:
         loaded["params"]["head"] = {
             name: layer
             for name, layer in file_head.items()
             if head == "all" or name != "logits"
         }
+    if head != "all":
+        loaded["batch_stats"].pop("head", None)
     initialised = models.shapes(spec)
     allow_missing = {
-        "new": ["params/head/.*"],
-        "hidden": ["params/head/logits/.*"],
+        "new": ["(params|batch_stats)/head/.*"],
+        "hidden": ["params/head/logits/.*", "batch_stats/head/.*"],
         "all": [],
     }[head]
     if allow_missing:
-        initialised["params"]["head"] = models.init_head(spec, key)
+        for collection, values in models.init_head(spec, key).items():
+            initialised[collection]["head"] = values["head"]
     variables = _merge(path, loaded, initialised, allow_missing)
+    spec = _with_preprocess(spec, path, variables, preprocess)
     return spec, variables, _record(spec.name, path, variables)
 
 
 def load_source(
-    model: str, weights: str, cache_dir: str | os.PathLike | None = None
+    model: str,
+    weights: str,
+    cache_dir: str | os.PathLike | None = None,
+    preprocess: str | None = None,
+    head: bool = True,
 ) -> Loaded:
     """Load a network exactly as a weight file holds it, with or without a head.
 
     Args:
       model: the name of the network, a key of `models.MODELS`.
-      weights, cache_dir: as in `load_pretrained`.
+      weights, cache_dir, preprocess: as in `load_pretrained`.
+      head: False leaves out the classifier of the file.
 
     Returns:
       (spec, variables, record); the spec has the width and the head of the file.
@@ -111,17 +128,31 @@ def load_source(
       FileNotFoundError, download.DownloadError, ValueError: as `load_pretrained`.
     """
     path = _locate(model, weights, cache_dir)
-    loaded, spec = readers.read(model, path)
+    loaded, spec = _read(model, path)
+    if not head:
+        loaded["params"].pop("head", None)
+    others = [n for n in loaded["params"].get("head", {}) if n not in _HEAD_LAYERS]
+    if others:
+        raise WeightFileError(
+            f"{path} holds {model} with another classifier, of {', '.join(others[:8])}"
+            f"{' ...' * (len(others) > 8)}, which this package cannot build; leave it "
+            "out (scripts.convert_weights --nohead), or train a new one (scripts.train)"
+        )
     spec = infer_spec(spec, loaded["params"], path)
     expected = models.shapes(spec)
     if "head" not in loaded["params"]:
         expected["params"].pop("head")
+        expected["batch_stats"].pop("head", None)
     variables = _merge(path, loaded, expected)
+    spec = _with_preprocess(spec, path, variables, preprocess)
     return spec, variables, _record(model, path, variables)
 
 
 def load_classifier(
-    model: str, weights: str, cache_dir: str | os.PathLike | None = None
+    model: str,
+    weights: str,
+    cache_dir: str | os.PathLike | None = None,
+    preprocess: str | None = None,
 ) -> Loaded:
     """Load a network exactly as a weight file holds it, with its classifier.
 
@@ -131,7 +162,7 @@ def load_classifier(
       WeightFileError: if the file has no classifier.
       FileNotFoundError, download.DownloadError, ValueError: as `load_pretrained`.
     """
-    spec, variables, record = load_source(model, weights, cache_dir)
+    spec, variables, record = load_source(model, weights, cache_dir, preprocess)
     if "logits" not in variables["params"].get("head", {}):
         with_top = published.CATALOG.get(f"{model}:top")
         example = f", such as {with_top.name}" if with_top else ""
@@ -163,6 +194,56 @@ def _locate(
     return path
 
 
+def without_head(variables: Variables) -> Variables:
+    """Return the variables below the head."""
+    return {
+        collection: {name: value for name, value in parts.items() if name != "head"}
+        for collection, parts in variables.items()
+    }
+
+
+def _read(model: str, path: pathlib.Path) -> tuple[Variables, models.ModelSpec]:
+    """Read as `readers.read`; leave out a head without values.
+
+    torchvision's VGG16 without a classifier has a head of NaN.
+    """
+    variables, spec = readers.read(model, path)
+    arrays = jax.tree.leaves(variables["params"].get("head", {}))
+    numeric = [array for array in arrays if array.dtype.kind == "f"]
+    if numeric and all(np.isnan(array).all() for array in numeric):
+        logging.info("%s: left out its classifier, which has no values", path)
+        variables["params"].pop("head")
+    return variables, spec
+
+
+def _report_ignored(path: pathlib.Path, head: Variables) -> None:
+    """Say which layers of a head that this package does not know are not loaded."""
+    if others := [name for name in head if name not in _HEAD_LAYERS]:
+        more = " ..." * (len(others) > 8)
+        logging.info(
+            "%s: the head is new, so %s%s is not loaded",
+            path,
+            ", ".join(others[:8]),
+            more,
+        )
+
+
+def _with_preprocess(
+    spec: models.ModelSpec,
+    path: pathlib.Path,
+    variables: Variables,
+    chosen: str | None,
+) -> models.ModelSpec:
+    """Return the spec with the preprocessing that the weights expect."""
+    if readers.tells_preprocessing(path):
+        preprocess = spec.preprocess if chosen is None else chosen
+    else:
+        preprocess = preprocessing.choose(
+            spec.name, path, variables, spec.preprocess, chosen
+        )
+    return models.get_spec(**spec.to_dict() | {"preprocess": preprocess})
+
+
 def _merge(
     path: pathlib.Path,
     loaded: Variables,
@@ -179,7 +260,7 @@ def _merge(
 def _record(model: str, path: pathlib.Path, variables: Variables) -> WeightRecord:
     """Return the origin of the weights in a file or a folder."""
     if path.is_dir():
-        return cast(WeightRecord, converted.load(path)[0]["source"])
+        return cast(WeightRecord, converted.describe(path)["source"])
     exact = published.is_published(model, path, variables)
     if not exact:
         logging.warning("%s is not the published file: its hash differs", path)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -34,8 +35,8 @@ def merge(
 
     Raises:
       MergeError: lists every variable that only one side has (`-` is missing, `+` is
-        not expected), every shape that differs and every array with a value that is
-        not finite.
+        not expected), every shape that differs and every array with values that are
+        not finite float32 numbers.
     """
     loaded_by_name = traverse_util.flatten_dict(loaded, sep="/")
     expected_by_name = traverse_util.flatten_dict(initialised, sep="/")
@@ -50,8 +51,8 @@ def merge(
         array = loaded_by_name[name]
         if array.shape != shape:
             errors.append(f"! {name} has shape {array.shape}, expected {shape}")
-        elif not np.isfinite(array).all():
-            errors.append(f"! {name} has values that are not finite")
+        elif defect := _value_defect(array):
+            errors.append(f"! {name} has {defect}")
         else:
             merged[name] = np.asarray(array, np.float32)
     errors += [
@@ -65,3 +66,17 @@ def merge(
         )
     empty: Variables = {name: {} for name, value in initialised.items() if not value}
     return empty | traverse_util.unflatten_dict(merged, sep="/")
+
+
+def _value_defect(array: Any) -> str:
+    """Return why the values of an array cannot be float32; '' if they can."""
+    if jnp.issubdtype(array.dtype, np.complexfloating):
+        return "complex values, expected real ones"
+    if not jnp.issubdtype(array.dtype, np.number):
+        return f"values of type {array.dtype}, expected numbers"
+    with np.errstate(over="ignore"):
+        if np.isfinite(np.asarray(array, np.float32)).all():
+            return ""
+    if np.isfinite(array).all():
+        return "values that are too large for float32"
+    return "values that are not finite"

@@ -76,7 +76,7 @@ CATALOG = {
 PREFIX = "imagenet"
 
 
-def _of_network(model: str) -> dict[str, PublishedWeights]:
+def of_network(model: str) -> dict[str, PublishedWeights]:
     """Return the entries of a network by the names that a config uses."""
     return {
         PREFIX + key.removeprefix(model): published
@@ -95,7 +95,7 @@ def find(model: str, weights: str) -> PublishedWeights:
     Raises:
       ValueError: if there is no such file; the message lists the files of the network.
     """
-    by_name = _of_network(model)
+    by_name = of_network(model)
     if weights not in by_name:
         expected = f"one of {list(by_name)}" if by_name else "'' or the path of a file"
         raise ValueError(
@@ -106,8 +106,11 @@ def find(model: str, weights: str) -> PublishedWeights:
 
 def backbone_hash(variables: Variables) -> str:
     """Return the `records.variables_hash` of the variables below the head."""
-    backbone = {"backbone": variables["params"]["backbone"]}
-    return records.variables_hash({**variables, "params": backbone})
+    backbone = {
+        collection: {name: value for name, value in parts.items() if name == "backbone"}
+        for collection, parts in variables.items()
+    }
+    return records.variables_hash(backbone)
 
 
 def is_published(model: str, path: str | os.PathLike, variables: Variables) -> bool:
@@ -118,7 +121,7 @@ def is_published(model: str, path: str | os.PathLike, variables: Variables) -> b
       path: the weight file.
       variables: the variables of the network with those of the file.
     """
-    published = _of_network(model).values()
+    published = of_network(model).values()
     return any(weights.matches(path) for weights in published) or any(
         weights.variables == backbone_hash(variables)
         for weights in published

@@ -6,15 +6,23 @@ register([".npz"], read_npz)    # files of another framework
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
+import safetensors
 
 from seeflower_jax import models
-from seeflower_jax.pretrained import converted, keras_h5, torch_state
+from seeflower_jax.pretrained import (
+    content,
+    converted,
+    keras_h5,
+    torch_files,
+    torch_state,
+)
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.types import Variables
 
@@ -48,12 +56,35 @@ def _read_keras(model: str, path: pathlib.Path) -> tuple[Variables, models.Model
 
 def _read_torch(model: str, path: pathlib.Path) -> tuple[Variables, models.ModelSpec]:
     _check_convertible(model, path)
-    state, metadata = torch_state.read(path)
-    if "spec" in metadata:
-        spec = _stored_spec(model, json.loads(metadata["spec"]), path)
+    state, metadata = torch_files.read(path)
+    fields = _own_spec(metadata, path)
+    if fields is not None:
+        spec = _stored_spec(model, fields, path)
     else:
         spec = models.get_spec(model, **torch_state.RULES[model])
     return torch_state.convert(model, state, path), spec
+
+
+def _own_spec(metadata: Mapping[str, str], path: pathlib.Path) -> dict[str, Any] | None:
+    """Return the fields of the ModelSpec in the metadata of a safetensors file.
+
+    Return None if there is none, or if another program wrote 'spec'.
+    """
+    try:
+        fields = json.loads(metadata["spec"])
+    except KeyError:
+        return None
+    except ValueError:
+        fields = None
+    required = {f.name for f in dataclasses.fields(models.ModelSpec) if _required(f)}
+    if isinstance(fields, dict) and required <= fields.keys():
+        return fields
+    logging.info("%s: ignored 'spec' in its metadata, which is no ModelSpec", path)
+    return None
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING
 
 
 def _check_convertible(model: str, path: pathlib.Path) -> None:
@@ -117,15 +148,45 @@ def read(model: str, path: str | os.PathLike) -> tuple[Variables, models.ModelSp
     if path.is_dir():
         description, variables = converted.load(path)
         return variables, _stored_spec(model, description["spec"], path)
-    if path.suffix not in READERS:
+    reader = _reader(path)
+    if path.exists():
+        content.check_kind(path)
+    try:
+        variables, spec = reader(model, path)
+        leaves = jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
+    except (WeightFileError, OSError, ImportError):
+        raise
+    except Exception as error:  # A damaged file can break a reader anywhere.
         raise WeightFileError(
-            f"{path} has an unknown format: expected a file name that ends in one of "
-            f"{', '.join(READERS)}, or a folder of converted weights"
-        )
-    variables, spec = READERS[path.suffix](model, path)
-    leaves = jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
+            f"{path} cannot be read as weights of {model}: {type(error).__name__}: "
+            f"{error}. The file may be damaged: download or save it again"
+        ) from error
     has_scale = any(name[-1].key == "scale" for name, _ in leaves)
     return variables, dataclasses.replace(spec, batch_norm_scale=has_scale)
+
+
+def tells_preprocessing(path: str | os.PathLike) -> bool:
+    """Return whether a file, a folder or its registered reader tells the preprocessing.
+
+    Files of Keras and torchvision do not. Their readers return the usual preprocessing.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir() or _reader(path) not in (_read_keras, _read_torch):
+        return True
+    if path.suffix.lower() != ".safetensors":
+        return False
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return _own_spec(file.metadata() or {}, path) is not None
+
+
+def _reader(path: pathlib.Path) -> Reader:
+    for suffix in (path.suffix, path.suffix.lower()):
+        if suffix in READERS:
+            return READERS[suffix]
+    raise WeightFileError(
+        f"{path} has an unknown format: expected a file name that ends in one of "
+        f"{', '.join(READERS)}, or a folder of converted weights"
+    )
 
 
 def _stored_spec(
@@ -134,4 +195,10 @@ def _stored_spec(
     """Return the spec that a file stores, if it is of `model`."""
     if fields["name"] != model:
         raise WeightFileError(f"{path} holds {fields['name']}, expected {model}")
-    return models.ModelSpec(**fields)
+    try:
+        return models.get_spec(**fields)
+    except (TypeError, ValueError) as error:
+        raise WeightFileError(
+            f"{path} describes {model} by values that are not valid: {error}. The file "
+            "is damaged or of another version: convert the weights again"
+        ) from error

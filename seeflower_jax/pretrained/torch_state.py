@@ -1,35 +1,29 @@
-"""torchvision's weights, `.pth` or `.safetensors` -> variables here, and back.
+"""torchvision's state dicts -> variables of the networks of this package, and back.
 
-    state, metadata = read("vgg16-397923af.pth")       # {'features.0.weight': ...}, {}
+    state, metadata = torch_files.read(path)           # {'features.0.weight': ...}, {}
     variables = convert("vgg16", state, path)
-    write("vgg16.safetensors", state_dict("vgg16", variables), {"spec": "{...}"})
+    state = state_dict("vgg16", variables)
 
-A `.pth` file is a pickle. PyTorch's restricted unpickler reads it: the unpickler makes
-tensors and containers and refuses everything else. A `.pth` file needs PyTorch, a
-`.safetensors` file does not. `RULES` holds the preprocessing and the other fields of a
-ModelSpec that the weights expect.
+`RULES` holds the preprocessing and the other fields of a ModelSpec that the weights
+expect.
 """
 
+import logging
 import math
 import os
-import pickle
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import traverse_util
 from jaxtyping import Float
 
 from seeflower_jax.models import vgg
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.keras_h5 import INCEPTION_V3_CONVS
+from seeflower_jax.pretrained.torch_files import StateDict
 from seeflower_jax.pretrained.types import Variables
-
-# {name of a tensor in torchvision: array}.
-StateDict: TypeAlias = dict[str, np.ndarray]
 
 # The fields of a ModelSpec that differ from the default of the network. torchvision's
 # Inception-v3 converts ImageNet-normalised input to [-1, 1] (`transform_input`), so its
@@ -47,67 +41,12 @@ RULES: dict[str, dict[str, Any]] = {
 # The tensors that the networks of this package do not have: the auxiliary classifier,
 # which only training uses, and counters of training steps.
 IGNORED = (r"AuxLogits\..*", r".*\.num_batches_tracked")
+# The names of all tensors below the classifier start with one of these.
+_BACKBONE = ("features.", "Conv2d_", "Mixed_")
+# The VGGs that were converted from Caffe count the dropout before a dense layer.
+_CAFFE_HEAD = {"classifier.1.": "classifier.0.", "classifier.4.": "classifier.3."}
 
 _BLOCKS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
-
-
-def read(path: str | os.PathLike) -> tuple[StateDict, dict[str, str]]:
-    """Return the arrays of a file by name, and the metadata of a safetensors file.
-
-    Raises:
-      ImportError: for a `.pth` file without PyTorch; says how to install it.
-      WeightFileError: if the file is incomplete or of another format, or if reading it
-        would run code.
-    """
-    if str(path).endswith(".safetensors"):
-        return _read_safetensors(path)
-    return _read_pickle(path), {}
-
-
-def _read_safetensors(path: str | os.PathLike) -> tuple[StateDict, dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _unreadable(path, "safetensors", error) from error
-
-
-def _read_pickle(path: str | os.PathLike) -> StateDict:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path} cannot be read without PyTorch: pip install seeflower_jax[torch], "
-            "or use a .safetensors file"
-        ) from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search("Unsupported (global|class|operand)|GLOBAL", str(error)):
-            name = re.search(r"GLOBAL (\S+)", str(error))
-            raise WeightFileError(
-                f"{path} holds more than tensors ({name[1] if name else 'code'}) and "
-                "is refused, because unpickling it may run code; expected a state dict "
-                "that torch.save(model.state_dict(), path) writes"
-            ) from error
-        raise _unreadable(path, "PyTorch", error) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise _unreadable(path, "PyTorch", error) from error
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        content = list(state)[:5] if isinstance(state, dict) else type(state).__name__
-        raise WeightFileError(f"{path} holds {content}, expected a dict of tensors")
-    return {name: tensor.float().numpy() for name, tensor in state.items()}
-
-
-def _unreadable(
-    path: str | os.PathLike, kind: str, error: Exception
-) -> WeightFileError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return WeightFileError(
-        f"{path} ({os.path.getsize(path):,} bytes) cannot be read as a {kind} file: "
-        f"{reason}. A downloaded file may be incomplete: download it again"
-    )
 
 
 def torch_names(model: str) -> dict[str, str]:
@@ -168,11 +107,13 @@ def convert(
 
     Returns:
       {'params': {'backbone': ..., 'head': ...}, 'batch_stats': ...}; 'head' is absent
-      if the file has no dense layers.
+      if the file has no dense layers. A tensor of another head than torchvision's is in
+      'head' by its name in the file.
 
     Raises:
       WeightFileError: lists everything that is missing or not expected.
     """
+    state = _without_prefix(model, state, path)
     names = {torch_name: name for name, torch_name in torch_names(model).items()}
     used = [n for n in state if not any(re.fullmatch(rule, n) for rule in IGNORED)]
     missing = [
@@ -182,12 +123,10 @@ def convert(
     ]
     if model == "inception_v3" and not any(n.endswith(".bn.weight") for n in state):
         missing = [name for name in missing if not name.endswith(".bn.weight")]
+    others = [name for name in used if name not in names]
     errors = [f"{name} is missing" for name in missing]
-    errors += [
-        f"{name} {state[name].shape} is not expected"
-        for name in used
-        if name not in names
-    ]
+    if missing or any(name.startswith(_BACKBONE) for name in others):
+        errors += [f"{name} {state[name].shape} is not expected" for name in others]
     if errors:
         raise WeightFileError.of(path, f"torchvision's {model}", errors)
     flat = {}
@@ -195,10 +134,37 @@ def convert(
         array = state[name]
         if array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)  # OIHW to HWIO
-        flat[names[name]] = array.T if array.ndim == 2 else array
+        flat_name = names.get(name, f"params/head/{name}")
+        flat[flat_name] = array.T if array.ndim == 2 else array
     if model != "inception_v3":
         flat = _reorder_flattened(flat, channels_first=True)
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat, sep="/")}
+
+
+def _without_prefix(model: str, state: StateDict, path: str | os.PathLike) -> StateDict:
+    """Return a state dict with torchvision's names.
+
+    A network inside of another module, such as DataParallel, has a prefix in all names.
+    """
+    first = next(iter(torch_names(model).values()))
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
+    prefixes = [prefix for prefix in prefixes if not prefix or prefix[-1] == "."]
+    if len(prefixes) > 1:
+        raise WeightFileError(
+            f"{path} holds {len(prefixes)} networks, by the prefixes {prefixes}; save "
+            "one of them alone"
+        )
+    prefix = "".join(prefixes)
+    if prefix:
+        logging.info("%s: removed %r from the names of tensors", path, prefix)
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if model != "inception_v3" and "classifier.0.weight" not in state:
+        for caffe_name, name in _CAFFE_HEAD.items():
+            state = {
+                re.sub(f"^{re.escape(caffe_name)}", name, key): value
+                for key, value in state.items()
+            }
+    return state
 
 
 def state_dict(model: str, variables: Variables) -> StateDict:
@@ -236,7 +202,7 @@ def _reorder_flattened(flat: StateDict, channels_first: bool) -> StateDict:
     """
     kernels = ("params/head/fc1/kernel", "params/head/logits/kernel")
     first_dense = next((name for name in kernels if name in flat), None)
-    if first_dense is None:
+    if first_dense is None or flat[first_dense].ndim != 2:
         return flat
     last_block = [n for n in flat if re.fullmatch(r"params/backbone/block5.*/bias", n)]
     channels, kernel = flat[max(last_block)].shape[0], flat[first_dense]
@@ -255,10 +221,3 @@ def _map_side(kernel: Float[np.ndarray, "rows units"], channels: int) -> int:
     rows = kernel.shape[0]
     side = math.isqrt(rows // channels)
     return side if side * side * channels == rows else 0
-
-
-def write(
-    path: str | os.PathLike, state: StateDict, metadata: Mapping[str, str]
-) -> None:
-    """Write a state dict as a safetensors file."""
-    safetensors.numpy.save_file(state, path, dict(metadata))

@@ -4,18 +4,31 @@ write("model.h5", "keras_h5", spec, variables, source={"name": ..., "sha256": ..
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from seeflower_jax import models
-from seeflower_jax.pretrained import converted, keras_h5, torch_state
+from seeflower_jax import models, records
+from seeflower_jax.pretrained import converted, keras_h5, torch_files, torch_state
+from seeflower_jax.pretrained.preprocessing import DESCRIPTIONS
 from seeflower_jax.pretrained.types import Variables
 
 FORMATS = ("orbax", "keras_h5", "safetensors")
-# The fields of a ModelSpec that Keras' own network fixes. A weight file cannot change
-# them.
-_FIXED_IN_KERAS = ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad")
+_FRAMEWORKS = {"keras_h5": "Keras'", "safetensors": "torchvision's"}
+# The fields of a ModelSpec that a framework's own network fixes. A weight file cannot
+# change them. A scale of ones replaces a missing scale in torchvision. Keras' networks
+# are used with their own preprocessing, torchvision's with any.
+_FIXED = {
+    "keras_h5": ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad"),
+    "safetensors": ("epsilon", "count_include_pad"),
+}
+_LAST_ENDPOINTS = {
+    "inception_v3": "mixed10",
+    "vgg16": "block5_pool",
+    "vgg19": "block5_pool",
+}
+_TORCH_VGG_MAP = 7  # side of the map that torchvision's VGGs flatten, at any image size
 
 
 def write(
@@ -27,6 +40,8 @@ def write(
 ) -> None:
     """Write variables, with the head if they have one.
 
+    The file or folder appears when it is complete.
+
     Args:
       path: the file, or the folder for 'orbax'; it must not exist yet.
       file_format: 'orbax', 'keras_h5' (HDF5 weights for Keras' `load_weights`) or
@@ -36,8 +51,9 @@ def write(
 
     Raises:
       FileExistsError: if `path` exists.
-      ValueError: if the format does not support the network, or if Keras' network would
-        compute something else with these variables.
+      OSError: if the disk is full.
+      ValueError: if the format does not support the network, or if the network of Keras
+        or torchvision would compute something else with these variables.
     """
     if os.path.exists(path):
         raise FileExistsError(f"{path} exists; give another name")
@@ -49,23 +65,73 @@ def write(
             f"{file_format} files support {list(torch_state.RULES)}, not {spec.name}; "
             "use the format 'orbax'"
         )
-    if file_format == "keras_h5":
-        _check_fixed_in_keras(spec)
-        keras_h5.write(path, keras_h5.to_layers(spec.name, variables))
-        return
-    metadata = {"spec": json.dumps(spec.to_dict()), "source": json.dumps(dict(source))}
-    torch_state.write(path, torch_state.state_dict(spec.name, variables), metadata)
+    _check_backbone(spec, file_format)
+    if "head" in variables["params"]:
+        _check_head(spec, variables, file_format)
+    with records.creating(path) as partial:
+        if file_format == "keras_h5":
+            keras_h5.write(partial, keras_h5.to_layers(spec.name, variables))
+            return
+        state = torch_state.state_dict(spec.name, variables)
+        fields, origin = json.dumps(spec.to_dict()), json.dumps(dict(source))
+        torch_files.write(partial, state, {"spec": fields, "source": origin})
+    logging.info(
+        "%s: in PyTorch, the network expects %s",
+        path,
+        DESCRIPTIONS.get(spec.preprocess, spec.preprocess),
+    )
 
 
-def _check_fixed_in_keras(spec: models.ModelSpec) -> None:
-    keras = models.get_spec(spec.name)
+def _check_backbone(spec: models.ModelSpec, file_format: str) -> None:
+    framework = _FRAMEWORKS[file_format]
+    rules = torch_state.RULES[spec.name] if file_format == "safetensors" else {}
+    theirs = models.get_spec(spec.name, **rules)
     differing = [
-        f"{rule} is {getattr(spec, rule)!r}, Keras' {getattr(keras, rule)!r}"
-        for rule in _FIXED_IN_KERAS
-        if getattr(spec, rule) != getattr(keras, rule)
+        f"{rule} is {getattr(spec, rule)!r}, {framework} {getattr(theirs, rule)!r}"
+        for rule in _FIXED[file_format]
+        if getattr(spec, rule) != getattr(theirs, rule)
     ]
     if differing:
+        other = next(name for name in _FRAMEWORKS if name != file_format)
         raise ValueError(
-            f"Keras' {spec.name} computes something else with these weights: "
-            f"{'; '.join(differing)}; use the format 'orbax' or 'safetensors'"
+            f"{framework} {spec.name} computes something else with these weights: "
+            f"{'; '.join(differing)}; use the format 'orbax' or '{other}'"
+        )
+
+
+def _check_head(spec: models.ModelSpec, variables: Variables, file_format: str) -> None:
+    """Check that a framework can build the head from its own layers.
+
+    Keras loads weights in the order of layers, so any stack of dense layers on one
+    pooled or flattened map will do. torchvision's classifiers are fixed.
+    """
+    framework, layers = _FRAMEWORKS[file_format], variables["params"]["head"]
+    reasons = []
+    if spec.pooled not in ((), (_LAST_ENDPOINTS[spec.name],)):
+        reasons.append(f"it reads {', '.join(spec.pooled)}, not the last block alone")
+    if "head" in variables["batch_stats"]:
+        reasons.append("it standardises its features")
+    if file_format == "keras_h5":
+        expected, pooling = {"fc1", "fc2", "logits"}, ("average", "flatten")
+        fits = layers.keys() <= expected
+    elif spec.name == "inception_v3":
+        expected, pooling = {"logits"}, ("average",)
+        fits = layers.keys() == expected
+    else:
+        expected, pooling = {"fc1", "fc2", "logits"}, ("flatten",)
+        fits = layers.keys() == expected
+        if fits and spec.pooling == "flatten":
+            channels = variables["params"]["backbone"]["block5_conv1"]["bias"].shape[0]
+            rows = layers["fc1"]["kernel"].shape[0]
+            if rows != channels * _TORCH_VGG_MAP**2:
+                reasons.append(f"it takes {rows} features, not those of a 7 x 7 map")
+    if spec.pooling not in pooling:
+        reasons.append(f"it pools by {spec.pooling!r}, not {' or '.join(pooling)}")
+    if not fits:
+        reasons.append(f"its layers are {sorted(layers)}, not {sorted(expected)}")
+    if reasons:
+        raise ValueError(
+            f"{framework} {spec.name} cannot have the classifier of this network: "
+            f"{'; '.join(reasons)}; use the format 'orbax', or leave out the "
+            "classifier (--nohead)"
         )

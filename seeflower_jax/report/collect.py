@@ -7,6 +7,7 @@ test split of an unfinished run is not evaluated.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -15,6 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
@@ -32,6 +34,7 @@ from seeflower_jax.report import html
 from seeflower_jax.report.html import Example, Page
 
 METHODS = ("grad_cam", "saliency")
+_PAGE = "report.html"  # in the run directory
 _EXAMPLES, _MAXIMISED, _BATCH_SIZE = 12, 24, 8
 _TITLES = {
     "baseline": "The baseline network",
@@ -43,10 +46,19 @@ _TITLES = {
 
 
 def is_current(workdir: str | os.PathLike) -> bool:
-    """Return whether the page of a finished run is at least as new as its result."""
+    """Return whether a run directory has a whole page of its present content."""
     workdir = pathlib.Path(workdir).expanduser()
-    page, result = workdir / "report.html", workdir / "result.json"
-    return page.exists() and page.stat().st_mtime >= result.stat().st_mtime
+    return html.is_made_from(workdir / _PAGE, _sources(workdir))
+
+
+def _sources(workdir: pathlib.Path) -> str:
+    """Return 12 hex digits of the SHA-256 of the files that a page is made from."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "result.json", records.LOG_FILE):
+        path = workdir / name
+        content = path.read_bytes() if path.exists() else b""
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:12]
 
 
 def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Path:
@@ -58,10 +70,19 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
 
     Raises:
       FileNotFoundError: if `workdir` is not a run directory.
+      DamagedFileError: if a file of the run lacks what the page shows.
     """
     workdir = pathlib.Path(workdir).expanduser()
-    path = workdir / "report.html"
-    html.write(path, _collect(workdir, data_dir))
+    path, sources = workdir / _PAGE, _sources(workdir)
+    page = _collect(workdir, data_dir)
+    try:
+        html.write(path, page, sources)
+    except (jinja2.UndefinedError, KeyError, TypeError) as error:
+        raise records.DamagedFileError(
+            f"{workdir / 'result.json'} or {workdir / records.LOG_FILE} is damaged: it "
+            f"lacks what the page shows ({type(error).__name__}: {error}); start the "
+            "training command again, or delete the damaged file"
+        ) from error
     return path
 
 

@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from PIL import Image
 
+from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment.evaluate import Evaluation
-from seeflower_jax.figures import maps
+from seeflower_jax.figures import maps, text
 from seeflower_jax.report import charts
 
 _WORST, _PAIRS = 12, 10
@@ -83,11 +84,36 @@ class Page:
     maximised: Sequence[tuple[str, Pixels]] = ()
 
 
-def write(path: pathlib.Path, page: Page) -> None:
-    """Write a page under another name, then rename it."""
-    partial = path.with_name(f"partial_{path.name}")
-    partial.write_text(render(page), encoding="utf-8")
-    os.replace(partial, path)
+def write(path: pathlib.Path, page: Page, sources: str) -> None:
+    """Write a page and then its marker, under another name, and rename the file.
+
+    Args:
+      path: of the page.
+      page: what it shows.
+      sources: what the page is made from, as `is_made_from` compares it.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    content = render(page) + _marker(sources)
+    with records.replacing(path) as partial:
+        partial.write_text(content, encoding="utf-8")
+
+
+def is_made_from(path: pathlib.Path, sources: str) -> bool:
+    """Return whether a file is a whole page that `write` made from these sources."""
+    marker = _marker(sources).encode()
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(marker), os.SEEK_END)
+            return file.read() == marker
+    except OSError:  # The file is absent, or shorter than the marker.
+        return False
+
+
+def _marker(sources: str) -> str:
+    """Return the last line of a page, which a half written page lacks."""
+    return f"\n<!-- made from {sources} -->\n"
 
 
 def render(page: Page) -> str:
@@ -116,6 +142,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("seeflower_jax.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -133,6 +160,12 @@ def _environment() -> jinja2.Environment:
         "uri": _uri,
     }
     return environment
+
+
+def _printable(value: Any) -> Any:
+    """Return a value to show, without characters that XML forbids."""
+    is_markup = hasattr(value, "__html__")
+    return value if is_markup or not isinstance(value, str) else text.printable(value)
 
 
 def _split_row(evaluation: Evaluation) -> dict[str, Any]:
@@ -163,6 +196,8 @@ def _details(page: Page) -> dict[str, Any]:
         "worst": [row for row in rows if row["recall"] < 1][:_WORST],
         "pairs": _confused_pairs(confusion, class_names),
         "diagrams": [_diagram(evaluation, t) for t in temperatures],
+        "enough_images": len(labels) >= calibration.MIN_IMAGES,
+        "min_images": calibration.MIN_IMAGES,
         "reliability_frame": charts.RELIABILITY,
         "x_ticks": x_ticks,
         "y_ticks": y_ticks,

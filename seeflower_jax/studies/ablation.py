@@ -10,14 +10,13 @@ records a row.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seeflower_jax import hints
+from seeflower_jax import hints, records
 from seeflower_jax.pretrained import published
 from seeflower_jax.studies.rows import CONFIGS
 
@@ -78,9 +77,24 @@ def _literal(value: Any) -> str:
 
 
 def load_results(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
-    """Read the recorded rows of a folder of results, {model: {name: metrics}}."""
+    """Read the recorded rows of a folder of results, {model: {name: metrics}}.
+
+    Raises:
+      DamagedFileError: if the file is damaged.
+    """
     path = pathlib.Path(folder).expanduser() / "ablation.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    advice = "restore it, or delete it and record the rows by scripts.ablation"
+    rows = records.read_json(path, advice)
+    for model, entries in rows.items():
+        for name, entry in entries.items() if isinstance(entries, dict) else [("", 0)]:
+            if not isinstance(entry, dict) or not {"top1", "config_hash"} <= set(entry):
+                raise records.DamagedFileError(
+                    f"{path} is damaged: {model} {name} has no top1 or no "
+                    f"config_hash; {advice}"
+                )
+    return rows
 
 
 def select(patterns: Sequence[str]) -> list[Change]:

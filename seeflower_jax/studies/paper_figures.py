@@ -85,7 +85,7 @@ def activation_figure(
     out: str | os.PathLike,
     classes: Sequence[int] = PAPER_CLASSES,
     steps: int = STEPS,
-    size: int = 0,
+    size: int | None = None,
     command: str = "",
 ) -> None:
     """Draw Figure 4.6: activation maximisation, the paper's form above the robust one.
@@ -120,7 +120,7 @@ def draw(
     out: str | os.PathLike,
     classes: Sequence[int] = PAPER_CLASSES,
     steps: int = STEPS,
-    size: int = 0,
+    size: int | None = None,
     command: str = "",
 ) -> None:
     """Write figure_4_5.png and figure_4_6.png.

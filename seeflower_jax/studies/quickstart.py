@@ -5,7 +5,7 @@ summary = show(config, workdir)      # as config.quickstart says
 print(sentences(summary))
 """
 
-import json
+import logging
 import math
 import os
 import pathlib
@@ -82,7 +82,10 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
     workdir = pathlib.Path(workdir).expanduser()
     path = workdir / "quickstart.json"
     if path.exists():
-        return json.loads(path.read_text())
+        try:
+            return records.read_json(path, "it is computed again")
+        except records.DamagedFileError as error:
+            logging.warning("%s", error)
     options = records.to_dict(config)["quickstart"]
     transfer = records.read_result(workdir)
     scratch = train(

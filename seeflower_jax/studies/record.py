@@ -7,7 +7,7 @@ A result is called <model>_<split>_<recipe>_seed<n>.json, without the recipe if 
 `best`, as the run directories of `reproduce` are.
 """
 
-import json
+import glob
 import os
 import pathlib
 import re
@@ -22,6 +22,11 @@ _INTRODUCTION = (
     "files in `results/`.\n"
 )
 
+# What the tables show of a result, and of the metrics of a split.
+_KEYS = ("model", "split", "recipe", "seed", "weights", "device", "seconds")
+_KEYS += ("versions", "git_commit", "config_hash", "command")
+_METRICS = ("top1", "mean_class_top1", "count")
+
 
 def result_name(result: Mapping) -> str:
     """Return the name of the run that a result is of."""
@@ -35,13 +40,14 @@ def load_results(folder: str | os.PathLike) -> list[dict]:
     Files that are not called ..._seed<n>.json record other things and are left out.
 
     Raises:
+      DamagedFileError: for a file that is not the result of a run.
       ValueError: for a file whose content belongs under another name.
     """
     results = []
     for path in sorted(pathlib.Path(folder).glob("*.json")):
         if not re.fullmatch(r".*_seed\d+", path.stem):
             continue
-        result = json.loads(path.read_text())
+        result = _read(path)
         if path.stem != result_name(result):
             raise ValueError(
                 f"{path} holds the result of {result_name(result)}; rename it, or "
@@ -51,17 +57,53 @@ def load_results(folder: str | os.PathLike) -> list[dict]:
     return results
 
 
+def _read(path: pathlib.Path) -> dict:
+    """Return the content of a result that has what the tables show."""
+    advice = "start the command of its run again, which evaluates the run again"
+    result = records.read_json(path, advice)
+    missing = [key for key in _KEYS if key not in result]
+    for split in ("validation", "test"):
+        metrics = result.get(split, dict.fromkeys(_METRICS))
+        given = set(metrics) if isinstance(metrics, dict) else set()
+        missing += [f"{split}.{key}" for key in _METRICS if key not in given]
+    if missing:
+        raise records.DamagedFileError(
+            f"{path} is damaged: it has no {', '.join(missing)}; {advice}"
+        )
+    return result
+
+
+def find_runs(pattern: str) -> list[str]:
+    """Return the finished runs among the folders of a pattern; a path unchanged.
+
+    Raises:
+      FileNotFoundError: if the pattern matches no finished run.
+    """
+    if not glob.has_magic(pattern):
+        return [pattern]
+    paths = glob.glob(os.path.expanduser(f"{pattern}/config.json"))
+    folders = sorted(map(os.path.dirname, paths))
+    finished = [run for run in folders if os.path.exists(f"{run}/result.json")]
+    if not finished:
+        raise FileNotFoundError(
+            f"{pattern} matches no finished run, of {len(folders)} runs; a "
+            "finished run has a result.json"
+        )
+    return finished
+
+
 def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Path:
     """Copy the result of a finished run into a folder of results; return its path.
 
     Raises:
       FileNotFoundError: if the run is not finished.
+      DamagedFileError: if `result.json` is damaged.
       ValueError: for a run of the smoke budget, and for a result without a test split.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"{path.parent} is no finished run: no {path.name}")
-    result = json.loads(path.read_text())
+    result = _read(path)
     if result["recipe"].endswith("_smoke"):
         raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")
     if "test" not in result:

@@ -56,17 +56,23 @@ class PlannedRun:
     @property
     def result(self) -> dict | None:
         """The content of `result.json`, if the run is finished and of this config."""
-        result = records.read_result(self.workdir)
+        try:
+            result = records.read_result(self.workdir)
+        except records.DamagedFileError:
+            return None
         same = result.get("config_hash") == records.config_hash(self.config)
         return result if same else None
 
     @property
     def state(self) -> str:
-        """'finished', 'of another config', 'interrupted' or 'missing'."""
+        """'finished', 'damaged', 'of another config', 'interrupted' or 'missing'."""
         if self.result:
             return "finished"
-        if (self.workdir / "result.json").exists():
-            return "of another config"
+        try:
+            if records.read_result(self.workdir):
+                return "of another config"
+        except records.DamagedFileError:
+            return "damaged"  # `run` evaluates it again
         return "interrupted" if (self.workdir / "config.json").exists() else "missing"
 
     def run(self) -> dict:

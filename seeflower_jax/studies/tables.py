@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from seeflower_jax.figures import text
 from seeflower_jax.studies.ablation import Change
 from seeflower_jax.studies.rows import NAMES, Published, Row
 
@@ -129,7 +130,8 @@ def group(results: Iterable[Mapping]) -> dict[Key, Group]:
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    cells = [[text.printable(cell).replace("|", r"\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -12,6 +12,7 @@ import sys
 import jax
 import tqdm
 
+from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import Checkpoints, host_copy
 from seeflower_jax.training.plan import StagePlan
 from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
@@ -41,7 +42,20 @@ def fit(
     Raises:
       NonFiniteLossError: if the loss is NaN or infinite; the message names the step.
         The last checkpoint is kept.
+      Interrupted: if `stopping.request` was called, after the step under way. The state
+        is saved.
     """
+    with stopping.after_step():
+        return _fit(plan, state, progress, checkpoints, log)
+
+
+def _fit(
+    plan: StagePlan,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+) -> tuple[TrainState, Progress]:
     name, epoch_steps = plan.stage.name, plan.batches.steps_per_epoch
     pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
@@ -58,22 +72,15 @@ def fit(
             pending = metrics
             epoch_ends = step % epoch_steps == 0
             save_due = save_clock.seconds > plan.checkpoint_seconds
-            if not epoch_ends and not save_due:
+            interrupted = stopping.requested()
+            if not epoch_ends and not save_due and not interrupted:
                 continue
             progress, pending = _account(progress, pending, plan, bar), None
 
             # ---- At the end of an epoch: validate, keep the best variables, log
             if epoch_ends:
                 rate = (step - epoch_start) * plan.stage.batch_size / epoch_clock.lap()
-                line: dict = {
-                    "run_step": progress.run_step,
-                    "stage": name,
-                    "epoch": step // epoch_steps,
-                    "step": step,
-                    "learning_rate": float(plan.learning_rate(step - 1)),
-                    "images_per_second": round(rate, 2),
-                    "train": progress.train_metrics(),
-                }
+                line = _log_line(plan, progress, rate)
                 validation = None
                 if plan.validate is not None and plan.validates_after(step):
                     validation = plan.validate(state.variables())
@@ -87,10 +94,16 @@ def fit(
                 epoch_clock.lap()
 
             # ---- Save a checkpoint to resume from
-            if save_due or progress.done:
+            if save_due or progress.done or interrupted:
                 progress = progress.spend(run_clock.lap())
                 checkpoints.save(progress.run_step, state, _meta(plan, progress))
                 save_clock.lap()
+            if interrupted:
+                checkpoints.wait()
+                raise stopping.Interrupted(
+                    f"interrupted after step {step} of stage {name!r}, which is saved; "
+                    "start the same command again to resume the run"
+                )
             if progress.done:
                 break
     checkpoints.wait()
@@ -98,6 +111,19 @@ def fit(
         "stage %s: %d steps, %.0f s", name, progress.step, progress.seconds[name]
     )
     return state, progress
+
+
+def _log_line(plan: StagePlan, progress: Progress, rate: float) -> dict:
+    """Return the line of `metrics.jsonl` at the end of an epoch."""
+    return {
+        "run_step": progress.run_step,
+        "stage": plan.stage.name,
+        "epoch": progress.step // plan.batches.steps_per_epoch,
+        "step": progress.step,
+        "learning_rate": float(plan.learning_rate(progress.step - 1)),
+        "images_per_second": round(rate, 2),
+        "train": progress.train_metrics(),
+    }
 
 
 def _account(

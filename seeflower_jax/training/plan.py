@@ -5,15 +5,26 @@ state, progress = loop.fit(plan, state, progress, checkpoints, log)
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import jax
 import optax
 
-from seeflower_jax.data.loader import TrainLoader
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.step import Step
+
+
+class Batches(Protocol):
+    """The training batches of a stage, a function of the step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def __call__(self, start: int, stop: int) -> Iterator[Any]:
+        """Yield the batch of each step from `start` to before `stop`."""
+        ...
+
 
 Metrics = Mapping[str, float]
 
@@ -24,8 +35,8 @@ class StagePlan:
 
     Attributes:
       stage: settings of the stage.
-      step: jitted training step, which reuses the memory of its input state.
-      batches: loader of the training batches.
+      step: training step. A jitted step reuses the memory of its input state.
+      batches: the training batches.
       validate: function from variables to the metrics of the validation split. None if
         there is no such split; the last variables then count as the best.
       metric: metric that selects the best variables: 'top1', 'mean_class_top1', 'top5'
@@ -39,7 +50,7 @@ class StagePlan:
 
     stage: Stage
     step: Step
-    batches: TrainLoader
+    batches: Batches
     validate: Callable[[dict], Metrics] | None
     metric: str
     key: jax.Array

@@ -198,13 +198,23 @@ class MetricsLog:
     def __init__(self, workdir: pathlib.Path, run_step: int):
         self._path = workdir / records.LOG_FILE
         lines = [x for x in records.read_log(workdir) if x["run_step"] <= run_step]
-        partial = self._path.with_name(f"partial_{self._path.name}")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        os.replace(partial, self._path)
+        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        if not self._path.exists() or self._path.read_bytes() != content:
+            with records.replacing(self._path) as partial:
+                partial.write_bytes(content)
 
     def write(self, **values) -> None:
-        """Append a line with the values, and wait until it is on disk."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a line with the values, and wait until it is on disk.
+
+        Raises:
+          FullDiskError: if the disk is full.
+        """
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if records.is_full_disk(error):
+                raise records.FullDiskError(self._path) from error
+            raise

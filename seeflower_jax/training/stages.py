@@ -17,6 +17,7 @@ from seeflower_jax.data.augmentation import Augmentation
 from seeflower_jax.data.view import View
 from seeflower_jax.training.partition import Rules
 
+SOLVERS = ("gradient", "ridge")
 SCHEDULES = ("cosine", "constant")
 
 
@@ -27,6 +28,8 @@ class Stage:
     Attributes:
       name: name of the stage.
       index: position of the stage in the order of the stages, from 0.
+      solver: a name of `SOLVERS`. 'ridge' solves the head in closed form, in one step;
+        most other values then have no effect.
       epochs: number of passes over the training images.
       batch_size: number of images in a batch, over all devices.
       accum_steps: number of parts of a batch. The parts are computed one after the
@@ -59,6 +62,7 @@ class Stage:
     rules: Rules
     learning_rate: float
     view: View
+    solver: str = "gradient"
     augmentation: Augmentation | None = None
     accum_steps: int = 1
     optimizer: str = "adamw"

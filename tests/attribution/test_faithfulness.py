@@ -32,7 +32,7 @@ def test_deletion_falls_at_once_for_a_good_map(case):
     np.testing.assert_allclose(curve[2:], 0.5, atol=1e-6)  # a quarter is removed
     bad = faithfulness.deletion(network, images, -good, labels, steps=8)
     np.testing.assert_allclose(bad[:7], np.tile(whole, (7, 1)), rtol=1e-5)
-    assert (curve.mean(0) < bad.mean(0)).all()
+    assert (faithfulness.area_under(curve) < faithfulness.area_under(bad)).all()
 
 
 def test_insertion_rises_at_once_for_a_good_map(case):
@@ -86,6 +86,46 @@ def test_rank_correlation_is_spearmans():
         for x, y in zip(a, b, strict=True)
     ]
     np.testing.assert_allclose(correlation, expected, atol=1e-5)
+
+
+def _spearman(a, b):
+    return scipy.stats.spearmanr(np.ravel(a), np.ravel(b)).statistic
+
+
+def test_rank_correlation_gives_ties_their_average_rank():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(4, 20, 20)).round(1)
+    b = np.maximum(rng.normal(size=a.shape), 0)  # as of Grad-CAM
+    b[1] = np.maximum(a[1], 0)
+    a[2], b[2] = rng.integers(0, 2, (2, 20, 20))
+    b[3] = a[3] * 1e-20
+    expected = list(map(_spearman, a, b))
+    correlation = faithfulness.rank_correlation(jnp.array(a), jnp.array(b))
+    np.testing.assert_allclose(correlation, expected, atol=1e-5)
+    ranks = faithfulness.average_ranks(jnp.array(a))
+    expected = [scipy.stats.rankdata(x).reshape(x.shape) - 1 for x in a]
+    np.testing.assert_array_equal(ranks, expected)
+
+
+def test_empty_maps_do_not_correlate():
+    rng = np.random.default_rng(0)
+    empty, other = jnp.zeros((1, 64, 64)), jnp.array(rng.normal(size=(1, 64, 64)))
+    for first, second in ((empty, empty), (empty, other), (other, empty + 0.3)):
+        assert faithfulness.rank_correlation(first, second).tolist() == [0]
+
+
+def test_rank_correlation_of_large_maps_is_exact():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 1, 299, 299)).astype(np.float32)
+    correlation = faithfulness.rank_correlation(jnp.array(a), jnp.array(a + b))
+    np.testing.assert_allclose(correlation, _spearman(a, a + b), atol=1e-4)
+
+
+def test_area_is_by_the_trapezoidal_rule():
+    curve = np.random.default_rng(0).uniform(size=(21, 3))
+    # As in the authors' code: the sum without half of each end, over the steps.
+    expected = (curve.sum(0) - curve[0] / 2 - curve[-1] / 2) / 20
+    np.testing.assert_allclose(faithfulness.area_under(curve), expected, rtol=1e-6)
 
 
 def test_randomised_goes_from_the_top_and_keeps_the_rest():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models
-from seeflower_jax.attribution import batch, registry, targets
+from seeflower_jax.attribution import batch, options, registry, targets
 from seeflower_jax.attribution.grad_cam import grad_cam
 from seeflower_jax.attribution.integrated_gradients import integrated_gradients
 from seeflower_jax.attribution.occlusion import occlusion
@@ -117,13 +117,112 @@ def test_targets(network, images):
     np.testing.assert_allclose(probability, expected, rtol=1e-6)
 
 
-def test_contrast_is_against_the_largest_other_logits():
+def test_contrast_is_against_the_nearest_logits():
     logits = jnp.array([[1.0, 5.0, 2.0, 4.0], [3.0, 0.0, 1.0, 2.0]])
+    weights = np.exp([4, 2]) / np.exp([4, 2]).sum()
     contrast = targets.contrast(references=2, strength=0.5)(logits)
-    np.testing.assert_allclose(contrast, [5 - 0.5 * 3, 3 - 0.5 * 1.5])
-    labels = jnp.array([0, 3])
+    expected = [5 - 0.5 * weights @ [4, 2]]
+    weights = np.exp([2, 1]) / np.exp([2, 1]).sum()
+    expected += [3 - 0.5 * weights @ [2, 1]]
+    np.testing.assert_allclose(contrast, expected, rtol=1e-6)
+    labels = jnp.array([0, 1])
     contrast = targets.contrast(labels, references=1, strength=1.0)(logits)
-    np.testing.assert_allclose(contrast, [1 - 5, 2 - 3])
+    np.testing.assert_allclose(contrast, [1 - 2, 0 - 1])
+
+
+@pytest.mark.parametrize("labels", [None, jnp.array([3, 0])])
+def test_contrast_has_the_gradient_of_the_authors_code(labels):
+    logits = jnp.array([[1.0, 5.0, 2.0, 4.0, 4.5], [3.0, 0.0, 1.0, 2.0, 2.5]])
+    rows = range(len(logits))
+    classes = logits.argmax(-1) if labels is None else labels
+
+    def weighted(output):
+        """FinerWeightedTarget of the authors' code, for each image."""
+        total = 0
+        for row, label in zip(rows, classes.tolist(), strict=True):
+            distances = np.abs(np.asarray(logits[row]) - float(logits[row, label]))
+            references = np.argsort(distances)[1:4]
+            probability = jax.nn.softmax(output[row])
+            numerator = sum(
+                probability[i] * (output[row, label] - 0.6 * output[row, i])
+                for i in references
+            )
+            total += numerator / (probability[references].sum() + 1e-9)
+        return total
+
+    contrast = targets.contrast(labels)
+    np.testing.assert_allclose(
+        jax.grad(lambda x: contrast(x).sum())(logits),
+        jax.grad(weighted)(logits),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    "method, option, value, message",
+    [
+        ("smooth_grad", "samples", 0, "a whole number, 1 or more"),
+        ("smooth_grad", "samples", 1.5, "a whole number, 1 or more"),
+        ("smooth_grad", "noise", -0.1, "a finite number, 0 or more"),
+        ("integrated_gradients", "steps", 0, "a whole number, 1 or more"),
+        ("integrated_gradients", "steps", "8", "a whole number, 1 or more"),
+        ("integrated_gradients", "spacing", 0.0, "a finite number above 0"),
+        ("integrated_gradients", "baseline", np.nan, "a finite number"),
+        ("occlusion", "window", -1, "a whole number, 1 or more"),
+        ("occlusion", "stride", 0, "a whole number, 1 or more"),
+        ("occlusion", "baseline", np.inf, "a finite number"),
+        ("score_cam", "channels", -1, "a whole number, 0 or more"),
+        ("score_cam", "baseline", np.nan, "a finite number"),
+        ("finer_cam", "references", 0, "a whole number, 1 or more"),
+        ("finer_cam", "strength", np.inf, "a finite number"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    network, images, method, option, value, message
+):
+    message = f"{option} is {value!r}; expected {message}".replace("(", r"\(")
+    message = message.replace(")", r"\)")
+    with pytest.raises(ValueError, match=f"{method}.{message}$"):
+        batch.make_explainer(SPEC, [method], options={method: {option: value}})
+    if not isinstance(value, str):
+        with pytest.raises(ValueError, match=f"{method}.{option} is|expected a whole"):
+            registry.parse_options([f"{method}.{option}={value}"])
+    described = registry.METHODS[method]
+    arguments = {"layer": "block3_conv3"} if described.layered else {}
+    if described.random:
+        arguments["keys"] = jax.random.split(jax.random.key(0), len(images))
+    with pytest.raises(ValueError, match=message):
+        described.function(
+            network, images, targets=None, **arguments, **{option: value}
+        )
+
+
+def test_every_option_has_a_range():
+    known = {key for name in registry.METHODS for key in registry.options_of(name)}
+    assert known == options._RANGES.keys()
+
+
+def test_methods_are_given_once():
+    with pytest.raises(ValueError, match="'saliency' is given more than once"):
+        registry.check_methods(["saliency", "grad_cam", "saliency"])
+
+
+def test_score_cam_weights_are_the_softmax_of_the_scores(network, images):
+    layer, labels = "block2_conv2", jnp.array([0, 1, 2])
+    activations = network(images)[1][layer]
+    total, scores = [], []
+    for channel in jnp.moveaxis(activations, -1, 0):
+        mask = jax.image.resize(channel, images.shape[:3], "bilinear")
+        low, high = (f((1, 2), keepdims=True) for f in (mask.min, mask.max))
+        mask = jnp.where(high > low, (mask - low) / jnp.maximum(high - low, 1e-30), 0)
+        masked = 127.5 + (images - 127.5) * mask[..., None]
+        scores.append(targets.score(network(masked)[0], labels))
+        total.append(channel)
+    weights = jax.nn.softmax(jnp.stack(scores), 0)
+    maps = jax.nn.relu((weights[..., None, None] * jnp.stack(total)).sum(0))
+    expected = jax.image.resize(maps, images.shape[:3], "bilinear")
+    actual = score_cam(network, images, labels, layer=layer)
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.max())
 
 
 def test_integrated_gradients_are_complete(network, images):
@@ -151,7 +250,7 @@ def test_integrated_gradients_see_what_changes_near_the_baseline():
     np.testing.assert_allclose(closer_near_baseline.sum(), 1, rtol=0.05)
     assert abs(evenly_spaced.sum() - 1) > 0.1
     for spacing in (0.0, float("nan")):
-        with pytest.raises(ValueError, match=f"spacing is {spacing}; expected more"):
+        with pytest.raises(ValueError, match=f"spacing is {spacing}; expected a fin"):
             integrated_gradients(network, images, spacing=spacing)
 
 
@@ -252,18 +351,21 @@ def test_score_cam_of_the_channels_that_vary_most(network, images):
 
     one_channel = score_cam(network, bright, layer="layer", channels=1)
     assert one_channel.max() > 0
-    np.testing.assert_allclose(one_channel, score_cam(network, bright, layer="layer"))
+    all_channels = score_cam(network, bright, layer="layer")
+    np.testing.assert_allclose(
+        one_channel / one_channel.max(), all_channels / all_channels.max(), rtol=1e-6
+    )
 
 
 def test_options_of_methods(variables, images):
-    options = registry.parse_options(
+    parsed = registry.parse_options(
         ["integrated_gradients.steps=3", "occlusion.window=32", "occlusion.baseline=9"]
     )
-    assert options == {
+    assert parsed == {
         "integrated_gradients": {"steps": 3},
         "occlusion": {"window": 32, "baseline": 9.0},
     }
-    explain = batch.make_explainer(SPEC, ["integrated_gradients"], options=options)
+    explain = batch.make_explainer(SPEC, ["integrated_gradients"], options=parsed)
     labels, keys = jnp.array([0, 1, 2]), jax.random.split(jax.random.key(0), 3)
     maps = explain(variables, images, labels, keys)[2]["integrated_gradients"]
     network = functools.partial(models.apply, SPEC, variables)

@@ -1,11 +1,15 @@
-"""The pixel cache."""
+"""The pixel cache, and the partial files that interrupted writers leave."""
 
+import dataclasses
+import errno
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 
-from seeflower_jax.data import cache, decode, oxford_flowers
+from seeflower_jax.data import cache, decode, oxford_flowers, partials
 
 
 def _build(folder, cache_dir, queue=None):
@@ -58,11 +62,103 @@ def test_corrupt_images_are_listed_and_nothing_is_left(flowers, tmp_path):
             return good(index)[:300]
         return b"no image" if index == 7 else good(index)
 
-    import dataclasses
-
     broken = dataclasses.replace(source, read=read)
     with pytest.raises(ValueError, match="2 of .* images") as caught:
         cache.open_cache(broken, 64, tmp_path)
     assert "image_00003.jpg" in str(caught.value)
     assert "image_00008.jpg" in str(caught.value)
     assert list((tmp_path / "pixels").iterdir()) == []
+
+
+def _pixels(opened):
+    return [opened[index].tolist() for index in range(len(opened))]
+
+
+def _foreign(path):
+    np.save(path, np.zeros((3, 4), np.float32))
+
+
+def _transposed(path):
+    pixels = np.load(path)
+    with open(path, "r+b") as file:
+        file.seek(-8, os.SEEK_END)  # the size of the last image
+        file.write(np.array([64, 70_000], np.int32).tobytes())
+    assert pixels.dtype == np.uint8
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no cache"),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "cut by one": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "longer by one": lambda path: path.open("ab").write(b"x"),
+    "foreign array": _foreign,
+    "wrong size": _transposed,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_cache_is_named_and_written_again(flowers, tmp_path, damage, caplog):
+    source, opened = _build(flowers, tmp_path)
+    expected = _pixels(opened)
+    (path,) = (tmp_path / "pixels").iterdir()
+    DAMAGES[damage](path)
+    with pytest.raises(cache.DamagedCacheError, match=path.name):
+        cache.PixelCache(path)
+    assert _pixels(cache.open_cache(source, 64, tmp_path)) == expected
+    assert str(path) in caplog.text and "decoding the images again" in caplog.text
+    caplog.clear()
+    cache.open_cache(source, 64, tmp_path)
+    assert not caplog.text and list((tmp_path / "pixels").iterdir()) == [path]
+
+
+def test_cache_of_other_images_is_noticed(flowers, tmp_path, caplog):
+    source, _ = _build(flowers, tmp_path)
+    (path,) = (tmp_path / "pixels").iterdir()
+    fewer = dataclasses.replace(source, keys=source.keys[:-1], fingerprint="fewer")
+    for other, side in ((fewer, 64), (source, 32)):
+        name = f"{other.name}_{other.fingerprint}_{side}.npy"
+        (path.parent / name).write_bytes(path.read_bytes())
+        assert len(cache.open_cache(other, side, tmp_path)) == len(other.keys)
+        assert name in caplog.text
+
+
+def test_cache_that_cannot_be_written_is_named(flowers, tmp_path, monkeypatch):
+    source = oxford_flowers.load(flowers, verify=False)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="pixel cache .*file/pixels.* give another"):
+        cache.open_cache(source, 64, tmp_path / "file")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache.np, "save", full)
+    with pytest.raises(OSError, match=r"pixels/ox.*written: No space left.*cache_dir"):
+        cache.open_cache(source, 64, tmp_path)
+    assert list((tmp_path / "pixels").iterdir()) == []
+
+
+def _wait_in_partial(path, queue, folder):
+    with partials.beside(path, folder) as partial:
+        queue.put(str(partial))
+        signal.pause()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_partials_of_killed_processes_are_removed(tmp_path, folder):
+    context = multiprocessing.get_context("spawn")
+    queue, path = context.Queue(), tmp_path / "data.npy"
+    other = tmp_path / "data.npy.other.partial.txt"
+    other.write_text("not a partial")
+    worker = context.Process(target=_wait_in_partial, args=(path, queue, folder))
+    worker.start()
+    left = queue.get(timeout=120)
+    with partials.beside(path, folder) as partial:
+        assert os.path.exists(left) and str(partial) != left  # in use
+    worker.kill()
+    worker.join()
+    assert os.path.exists(left)
+    with pytest.raises(KeyError), partials.beside(path, folder) as partial:
+        assert partial.is_dir() == folder and not os.path.exists(left)
+        raise KeyError
+    assert list(tmp_path.iterdir()) == [other]

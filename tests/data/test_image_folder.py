@@ -1,5 +1,6 @@
 """Trees of a user's own images."""
 
+import json
 import logging
 import os
 import pathlib
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from seeflower_jax.data import cache, image_folder, sources
+from seeflower_jax.data.images import Images, find_files
 from seeflower_jax.data.sources import DataSettings
 
 # Counts by class; names with spaces and other letters, sorted by code point.
@@ -119,9 +121,10 @@ def test_trees_of_another_layout(tmp_path):
     refused(r"has the classes \['a'\]; expected at least two")
     (tmp_path / "b").mkdir()
     refused("/b has no images")
-    _write(tmp_path / "b" / "deeper", 1)
-    refused("/b has no images")
-    _write(tmp_path / "c", 2)
+    (tmp_path / "b" / "0.raw").write_bytes(b"")
+    (tmp_path / "b" / "notes.md").write_text("no image")
+    refused("/b has no images .*, only 1 .raw, 1 .md; add images or remove")
+    _write(tmp_path / "b" / "deeper", 2)
     refused("unknown split 'offical' of a folder", "offical")
     refused("unknown split '80/10/20' of a folder", "80/10/20")
     with pytest.raises(FileNotFoundError, match="folder .*/absent does not exist"):
@@ -142,6 +145,144 @@ def test_splits_that_do_not_fit(tmp_path):
     _write(tmp_path / "d", 2)
     with pytest.raises(ValueError, match="folders of splits test, train and also d"):
         image_folder.load(tmp_path)
+
+
+def test_every_image_of_a_class_is_taken_and_other_files_are_counted(tmp_path, caplog):
+    for ending in (".jpg", ".jfif", ".avif", ".JPE"):
+        (tmp_path / "a" / f"of {ending}").mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "a" / f"1{ending}")
+        Image.new("RGB", (9, 9)).save(tmp_path / "a" / f"of {ending}" / f"2{ending}")
+    _write(tmp_path / "b", 3)
+    (tmp_path / "b" / "folder.jpg").mkdir()
+    _write(tmp_path / "b" / ".ipynb_checkpoints", 1)
+    _write(tmp_path / "b" / "__MACOSX", 1)
+    (tmp_path / "b" / "._0.png").write_bytes(b"what a file system leaves behind")
+    (tmp_path / "b" / "circle").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "broken.png").symlink_to(tmp_path / "absent")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "loose.png").write_bytes(b"")
+    with caplog.at_level(logging.INFO):
+        source = image_folder.load(tmp_path, "100/0/0")
+    assert np.bincount(source.labels).tolist() == [8, 3]
+    assert "a/of .jfif/2.jfif" in source.keys
+    assert "4 images in sub-folders belong to the classes a" in caplog.text
+    (line,) = (r.getMessage() for r in caplog.records if "left out" in r.getMessage())
+    assert line.startswith(f"{tmp_path}: left out 7 files: ")
+    for part in (
+        *("3 hidden", "1 .txt", "1 in no folder of a class"),
+        *("1 links to a folder above", "1 .png that cannot be opened"),
+    ):
+        assert part in line
+    # Lists of images follow the same rule.
+    listed = {str(path.relative_to(tmp_path)) for path in find_files(tmp_path)}
+    assert listed == {*source.keys, "loose.png"}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("Training", "Validation", "Test"),
+        ("training_set", "dev-set", "test_set"),
+        ("trainset", "valid", "testing"),
+        ("TRAIN", "val images", "Test Data"),
+    ],
+)
+def test_names_of_split_folders(tmp_path, folders):
+    for folder, count in zip(folders, (3, 2, 1), strict=True):
+        _write(tmp_path / folder / "a", count)
+        _write(tmp_path / folder / "b", count)
+    counts = {
+        split: len(rows) for split, rows in image_folder.load(tmp_path).splits.items()
+    }
+    assert counts == {"train": 6, "validation": 4, "test": 2}
+
+
+def test_split_folders_without_classes_are_told(tmp_path, caplog):
+    for name in ("a", "b"):
+        _write(tmp_path / "train" / name, 2)
+    _write(tmp_path / "val" / "a", 2)
+    (tmp_path / "val" / "b").mkdir()
+    _write(tmp_path / "test", 3)
+    (tmp_path / "logs").mkdir()
+    source = image_folder.load(tmp_path)
+    assert {split: len(rows) for split, rows in source.splits.items()} == {
+        "train": 4,
+        "validation": 2,
+    }
+    assert (
+        "test has no folders of classes, so its 3 images have no labels" in caplog.text
+    )
+    assert "logs has no images and is left out" in caplog.text
+    for path in (tmp_path / "val" / "a").iterdir():
+        path.unlink()
+    assert image_folder.load(tmp_path).splits.keys() == {"train"}
+
+
+def test_trees_that_would_give_wrong_classes_are_refused(tmp_path):
+    def refused(name, message):
+        with pytest.raises(ValueError, match=message):
+            image_folder.load(tmp_path / name)
+
+    for split in ("train", "test"):
+        _write(tmp_path / "flat" / split, 2)
+        _write(tmp_path / "inside" / "rose" / split, 2)
+        _write(tmp_path / "inside" / "tulip" / split, 2)
+        _write(tmp_path / "twice" / split / split / "a", 2)
+        _write(tmp_path / "twice" / split / split / "b", 2)
+    for name in ("rose", "tulip"):
+        _write(tmp_path / "above" / "photos" / name, 2)
+        _write(tmp_path / "half" / "test" / name, 2)
+    _write(tmp_path / "half" / "train", 2)
+    refused("flat", "test, train without folders of classes in them")
+    refused("inside", "only in sub-folders .*expected t[a-z]+/rose instead of rose/t")
+    refused(
+        "twice", "move the folders of the classes from .*twice/t[a-z]+/t[a-z]+ one up"
+    )
+    refused("above", "give --config.data.dir=.*above/photos")
+    refused("half", "half/train has images, but no folders of classes")
+
+
+def _training_labels(source):
+    train = source.splits["train"]
+    return {source.keys[i].split("/")[-2]: int(source.labels[i]) for i in train}
+
+
+def _labels_of_training_files(root, source):
+    """Return {folder: label} of the training images, as files are labelled."""
+    paths = [root / source.keys[i] for i in source.splits["train"]]
+    images = Images.of_files(paths, 8, source.class_names)
+    pairs = zip(images.names, images.labels, strict=True)
+    return {pathlib.Path(name).parent.name: label for name, label in pairs}
+
+
+@pytest.mark.parametrize("name", ["class_names.json", "cat_to_name.json"])
+@pytest.mark.parametrize("place", ["", "photos", "photos/train"])
+def test_names_of_numeric_folders(tmp_path, name, place):
+    root = tmp_path / "photos"
+    for split in ("train", "test") if place.endswith("train") else ("",):
+        for number, folder in enumerate(("1", "10", "02")):
+            _write(root / split / folder, 2 + number)
+    names = {"1": "rose", "2": " Gänseblümchen", "10": "tulip", "3": "not here"}
+    path = tmp_path / place / name
+    path.write_text(json.dumps(names), "utf-8-sig")
+    source = image_folder.load(root)
+    assert source.class_names == ("Gänseblümchen", "rose", "tulip")  # order of folders
+    assert _labels_of_training_files(root, source) == _training_labels(source)
+
+    def refused(content, message):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            image_folder.load(root)
+
+    refused('{"1": "rose"}', "has no name for 2 of 3 folders: 02, 10; add")
+    refused("{", "is not JSON")
+    refused('["rose", "tulip"]', 'does not have the name .* such as {"1": "rose"')
+    path.write_text('{"1": "crane", "2": "crane", "10": "tulip"}')
+    source = image_folder.load(root)
+    assert source.class_names == ("crane (02)", "crane (1)", "tulip")
+    assert _labels_of_training_files(root, source) == _training_labels(source)
+    path.write_text('{"7": "rose"}')
+    assert image_folder.load(root).class_names == ("02", "1", "10")
 
 
 def test_100_000_images():

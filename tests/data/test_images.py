@@ -1,9 +1,12 @@
 """Lists of images: files of a folder, a pattern or a list, and parts of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from seeflower_jax.data import files
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images, find_files
 
@@ -33,6 +36,53 @@ def test_files_are_found(folder):
             find_files(nothing)
 
 
+def test_rule_for_folders_patterns_and_named_files(folder, caplog):
+    (folder / "._a.jpg").write_bytes(b"what a file system leaves behind")
+    (folder / "folder.jpg").mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "folder.jpg" / "d.jfif")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "a-checkpoint.jpg").write_bytes(b"")
+    names = ["a.jpg", "b.png", "broken.jpg", "c.jpg"]
+    found = [str(path.relative_to(folder)) for path in find_files(folder)]
+    assert found == [*names, "folder.jpg/d.jfif"]
+    assert f"{folder}: left out 3 files: 2 hidden, 1 .md" in caplog.text
+    assert [path.name for path in find_files(folder / "*")] == names
+    assert "*: left out 2 files: " in caplog.text and "1 folders" in caplog.text
+    # A file that is named is read, whatever its name.
+    assert find_files(folder / "notes.md") == [folder / "notes.md"]
+    only = folder / "only"
+    only.mkdir()
+    (only / "scan.pdf").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="no image in .*only, only 1 .pdf; exp"):
+        find_files(only)
+
+
+def test_reason_for_heic_names_the_package(monkeypatch):
+    monkeypatch.setattr(files, "SUFFIXES", (".jpg",))
+    assert files.why_not_an_image("a.HEIC", True) == (
+        ".heic (install pillow-heif to read them)"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_in_several_encodings(tmp_path, encoding):
+    listed = tmp_path / "list.txt"
+    listed.write_text("Gänseblümchen.jpg\r\n/tmp/b.png\r\n", encoding)
+    assert find_files(listed) == [tmp_path / "Gänseblümchen.jpg", Path("/tmp/b.png")]
+
+
+def test_lists_that_are_not_text(tmp_path):
+    listed = tmp_path / "list.txt"
+    for content in ("a.jpg\n".encode("utf-16-le"), b"\xff\xfea"):
+        listed.write_bytes(content)
+        with pytest.raises(ValueError, match="list.txt is not a"):
+            find_files(listed)
+    listed.write_bytes(b"\xe4.jpg\n")  # a name that is not UTF-8
+    (path,) = find_files(listed)
+    path.write_bytes(b"x")
+    assert path.exists()
+
+
 def test_parts_keep_names_labels_and_readers(folder):
     images = Images.of_files([folder / "*.png", folder / "*.jpg"], shortest_side=10)
     assert len(images) == 4 and images.labels == [None] * 4
@@ -50,3 +100,7 @@ def test_folder_of_a_class_is_the_label(folder):
     folder = folder.rename(folder.with_name("rose"))
     images = Images.of_files(folder, 10, class_names=("tulip", "rose"))
     assert set(images.labels) == {1}
+    (folder / "wild").mkdir()
+    (folder / "a.jpg").rename(folder / "wild" / "a.jpg")
+    images = Images.of_files(folder, 10, class_names=("tulip", "rose"))
+    assert set(images.labels) == {1}  # also in a sub-folder of the class

@@ -1,5 +1,7 @@
 """Oxford 102 Flowers in all layouts, intact and damaged."""
 
+import errno
+import os
 import shutil
 import tarfile
 
@@ -7,9 +9,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from seeflower_jax.data import oxford_flowers, sources, tfds_writer
+from seeflower_jax.data import mat_files, oxford_flowers, sources, tfds_writer
 from seeflower_jax.data.sources import DataSettings
 from tests import fixtures
+
+# (position, bit) in setid.mat of the small set.
+CRASHING_BITS = ((145, 3), (172, 7), (184, 2), (281, 5))
 
 
 @pytest.fixture
@@ -172,3 +177,51 @@ def test_truncated_archive_leaves_nothing(copy):
     with pytest.raises(ValueError, match="102flowers.tgz cannot be unpacked"):
         oxford_flowers.load(copy, verify=False)
     assert not (copy / "jpg").exists() and not list(copy.glob("*.partial"))
+
+
+def test_damaged_label_files_do_not_end_the_process(copy, monkeypatch):
+    """SciPy's reader ends its process with a segmentation fault for some files."""
+    monkeypatch.setattr(
+        mat_files, "_PROGRAM", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    mat_files._read_apart.cache_clear()
+    with pytest.raises(ValueError, match="imagelabels.mat is no MATLAB .* SIGSEGV"):
+        oxford_flowers.load(copy, verify=False)
+    monkeypatch.setattr(mat_files, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(mat_files, "_SECONDS", 0.1)
+    with pytest.raises(ValueError, match="imagelabels.mat .* takes more than 0.1 sec"):
+        oxford_flowers.load(copy, verify=False)
+    mat_files._read_apart.cache_clear()
+
+
+def test_flipped_bits_of_label_files(copy):
+    """Each of these files ends a process that reads it with SciPy."""
+    content = (copy / "setid.mat").read_bytes()
+    for position, bit in CRASHING_BITS:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << bit
+        (copy / "setid.mat").write_bytes(damaged)
+        with pytest.raises(ValueError, match="setid.mat is no MATLAB file"):
+            oxford_flowers.load(copy, verify=False)
+
+
+@pytest.mark.parametrize("values", [[1.5], [np.nan], [2.0**40], ["a"], []])
+def test_values_that_are_no_integers(tmp_path, values):
+    path = tmp_path / "labels.mat"
+    scipy.io.savemat(path, {"labels": np.array(values)})
+    with pytest.raises(ValueError, match="labels.mat is no MATLAB .* a variable has"):
+        mat_files.read(path, ("labels",))
+
+
+def test_full_disk_is_not_blamed_on_the_archive(copy, monkeypatch):
+    with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
+        tar.add(copy / "jpg", "jpg")
+    shutil.rmtree(copy / "jpg")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    with pytest.raises(OSError, match="cannot be unpacked to .*jpg: No space left"):
+        oxford_flowers.load(copy, verify=False)
+    assert not list(copy.glob("*.partial"))

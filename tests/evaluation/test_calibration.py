@@ -20,9 +20,48 @@ def test_fit_recovers_the_temperature_of_scaled_logits():
     assert calibration.reliability(0.25 * logits, labels).error > 0.2
 
 
-def test_temperature_of_a_split_without_mistakes_stays_within_the_limits():
-    temperature = calibration.fit_temperature(np.eye(3), np.arange(3))
-    assert temperature == pytest.approx(0.1, rel=1e-4)
+@pytest.mark.parametrize("margin", [0.65, 1.6, 3.6])
+def test_few_images_without_a_mistake_leave_probabilities_doubtful(margin):
+    logits = np.array([[margin, 0.0, 0.0]])
+
+    def doubt(temperature):
+        return 1 - np.exp(metrics.log_softmax(logits / temperature))[0, 0]
+
+    temperatures = [
+        calibration.fit_temperature(logits.repeat(count, 0), np.zeros(count, int))
+        for count in (1, 3, 10, 30, 100)
+    ]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] > 0.85 and temperatures[1] > 0.7 and temperatures[-1] > 0.13
+    for count, temperature in zip((1, 3, 10, 30, 100), temperatures, strict=True):
+        assert doubt(1) > doubt(temperature) > doubt(1) / (count + 2)
+    labels = np.zeros(0, int)
+    assert calibration.fit_temperature(logits[:0], labels) == pytest.approx(1)
+
+
+def test_prior_hardly_changes_the_temperature_of_a_thousand_images(monkeypatch):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 6, (1020, 102))
+    probabilities = np.exp(metrics.log_softmax(logits))
+    labels = (rng.random((1020, 1)) > probabilities.cumsum(1)).sum(1).clip(0, 101)
+    factors = (0.43, 0.55, 2.0, 3.1)  # temperatures of the recorded runs
+    fitted = [calibration.fit_temperature(f * logits, labels) for f in factors]
+    monkeypatch.setattr(calibration, "_PRIOR_DEVIATION", 1e6)
+    likeliest = [calibration.fit_temperature(f * logits, labels) for f in factors]
+    np.testing.assert_allclose(fitted, likeliest, rtol=0.01)
+    np.testing.assert_allclose(likeliest, factors, rtol=0.05)
+
+
+def test_calibration_error_needs_images():
+    logits, labels = np.eye(4).repeat(50, 0), np.arange(4).repeat(50)
+    summary = calibration.summary(logits, labels, 2.0)
+    assert summary["ece_before"] > 0.4 and summary["ece_after"] > 0.5
+    text = calibration.describe(summary)
+    assert text == "calibration error 0.5246; 0.6453 with the temperature 2.00"
+    summary = calibration.summary(logits[1:], labels[1:], 2.0)
+    assert summary == {"temperature": 2.0, "ece_before": None, "ece_after": None}
+    text = calibration.describe(summary)
+    assert text == "temperature 2.00; the calibration error needs 200 images or more"
 
 
 def test_reliability_by_hand():

@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base, inception, vgg16
+from seeflower_jax import records
 from seeflower_jax.experiment import train
 from seeflower_jax.experiment.checks import RULES, STAGE_RULES
 from seeflower_jax.experiment.settings import SettingsError, derive, read_settings
@@ -19,12 +20,14 @@ NONSENSE = {
     "model.dropout": [-0.1, 1.0, 1.5, math.nan],
     "model.dtype": ["float16"],
     "model.pooling": ["max"],
+    "model.pooled": [("block[3",), (5,), "block3_pool"],
     "model.hidden": [(0,), (2.5,)],
     "model.width": [0.0, -1.0, math.inf, math.nan],
     "model.input_size": [0, -224],
     "model.preprocess": ["caffe2"],
     "init.head": ["old"],
     "data.source": ["folders"],
+    "data.balance": ["", "weights", None],
     "data.split": [""],
     "data.shortest_side": [0, -5],
     "data.species": [0, 1],
@@ -37,6 +40,7 @@ NONSENSE = {
     "eval.batch_size": [0, -8],
     "test_time.views": [(), ((320,),), ((-5, 1.0),), ((320, 0.0),), ((320, 2.0),)],
     "stage_order": [(), ("head", "fintune"), ("head", "head")],
+    STAGE + "solver": ["newton"],
     STAGE + "epochs": [-1],
     STAGE + "batch_size": [0, -4],
     STAGE + "accum_steps": [0, 3],
@@ -65,6 +69,37 @@ NONSENSE = {
     STAGE + "augment.mixup": [-1.0, math.nan],
     STAGE + "augment.cutmix": [-1.0],
 }
+# Beyond the memory of a machine, or rounded by float32 to a value that is refused.
+NONSENSE_BY_SIZE = {
+    "model.dropout": 1 - 1e-9,
+    "model.hidden": (10**9,),
+    "model.width": 1e6,
+    "model.input_size": 10**7,
+    "data.shortest_side": 10**7,
+    "data.species": 10**9,
+    "data.images_per_class": (10**9, 1, 1),
+    "whitening.patch_size": 333,
+    "whitening.patches_per_image": 10**9,
+    "whitening.epsilon": 1e-50,
+    "eval.size": 10**7,
+    "eval.crop": 1e-9,
+    "eval.batch_size": 10**9,
+    "test_time.views": ((10**7, 1.0),),
+    STAGE + "epochs": 10**9,
+    STAGE + "batch_size": 10**9,
+    STAGE + "partition": ((".*", 1e-50),),
+    STAGE + "optimizer_options": (("b1", math.nan),),
+    STAGE + "learning_rate": 1e-50,
+    STAGE + "warmup_steps": 2**31,
+    STAGE + "clip_norm": 1e-50,
+    STAGE + "ema_decay": 1 - 1e-9,
+    STAGE + "augment.size": 10**7,
+    STAGE + "augment.zoom": 0.9999,
+    STAGE + "augment.crop_area": (1e-9, 1.0),
+    STAGE + "augment.crop_ratio": (1e-9, 1.0),
+    STAGE + "augment.mixup": 1e-30,
+}
+NO_NUMBERS = [math.nan, math.inf, -math.inf, 1e300, 10**400, -1, True, "1", [], {}]
 CASES = [(key, value) for key, values in NONSENSE.items() for value in values]
 
 
@@ -91,6 +126,29 @@ def test_a_value_without_sense_is_refused_in_one_line(key, value, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def test_no_number_is_replaced_by_nonsense_or_by_another_type():
+    config, count = inception.get_config(), 0
+    for key, default in records.flat(config):
+        if not _is_number(default) or key.startswith(("stages.head", "stages.settle")):
+            continue
+        count += 1
+        for value in (*NO_NUMBERS, None):
+            with pytest.raises(SettingsError, match=key.rpartition(".")[2]):
+                read_settings(_change(config, key, value))
+    assert count > 30
+
+
+@pytest.mark.parametrize("key", NONSENSE_BY_SIZE)
+def test_a_value_beyond_memory_or_precision_is_refused(key):
+    config = _change(inception.get_config(), key, NONSENSE_BY_SIZE[key])
+    with pytest.raises(SettingsError, match=key.rpartition(".")[2] + r" is .*expected"):
+        read_settings(config)
+
+
 @pytest.mark.parametrize(
     "changes,message",
     [
@@ -112,8 +170,12 @@ def test_a_value_without_sense_is_refused_in_one_line(key, value, tmp_path):
             "config.stages.finetune.augment.size is 20; expected more pixels",
         ),
         (
-            {"whitening.enabled": True, "whitening.patch_size": 333},
-            "config.whitening.patch_size is 333; expected at most .*, 320",
+            {
+                "whitening.enabled": True,
+                "whitening.patch_size": 31,
+                "data.shortest_side": 30,
+            },
+            "config.whitening.patch_size is 31; expected at most .*, 30",
         ),
         (
             {"init.weights": "", "init.head": "all"},
@@ -144,9 +206,9 @@ def test_values_that_do_not_fit_each_other(changes, message, tmp_path):
 
 def test_every_value_that_is_read_has_a_case():
     """Texts and truth values, which have no range, are left out."""
-    free = {"init.weights", "data.dir", "data.verify", "data.cache_dir", "model.pooled"}
+    free = {"init.weights", "data.dir", "data.verify", "data.cache_dir"}
     free |= {"whitening.enabled", "whitening.patches_per_image", "eval.keep_aspect"}
-    free |= {"test_time.hflip"}
+    free |= {"test_time.hflip", "model.standardize"}
     stage_free = {"train_batch_stats", "keep_batch_stats", "augment.enabled"}
     stage_free |= {"augment.hflip", "augment.vflip", "augment.keep_aspect"}
     assert NONSENSE.keys() | free >= RULES.keys()
@@ -160,7 +222,7 @@ def test_several_errors_are_listed_together():
         read_settings(config)
     assert str(caught.value).splitlines() == [
         "config.model.dropout is 2.0; expected a number from 0 to below 1",
-        "config.stages.head.batch_size is 0; expected a whole number, 1 or more",
+        "config.stages.head.batch_size is 0; expected a whole number from 1 to 65536",
     ]
 
 

@@ -81,7 +81,7 @@ def test_images_of_every_kind(network, folder, tmp_path):
     assert {line["method"] for line in lines} == set(METHODS)
     for line in lines:
         values = maps.read(line)
-        assert values.shape == (80, 80) and values.dtype == np.float16
+        assert values.shape == (80, 80) and values.dtype == np.float32
         assert np.isfinite(values).all()
         assert line["prediction"] == line["target"] in network.class_names
         assert 0 < line["probability"] <= 1
@@ -242,6 +242,35 @@ def test_export(tmp_path):
     attribute.attribute(exported, images, ["eigen_cam"], out, boxes=False)
     (line,) = store.MapStore.open(out).lines()
     assert line == {k: v for k, v in lines[0].items() if k != "box"}
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--out="], 2, "--out=: expected a path"),
+        (["--images="], 2, "--images=: expected a path"),
+        (["--batch_size=0"], 2, "--batch_size=0"),
+        (["--limit=0"], 2, "--limit=0"),
+        (["--methods=saliency,saliency"], 1, "'saliency' is given more than once"),
+        (["--methods="], 1, "no attribution method given"),
+        (["--options=smooth_grad.samples=0"], 1, "smooth_grad.samples is 0; expected"),
+        (["--options=occlusion.baseline=nan"], 1, "occlusion.baseline is nan; expect"),
+    ],
+)
+def test_values_out_of_range(tmp_path, arguments, status, message):
+    if not (tmp_path / "export").exists():
+        export.save(tmp_path / "export", _baseline(), {})
+        Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    completed = harness.run_here(
+        "attribute",
+        f"--export={tmp_path / 'export'}",
+        f"--images={tmp_path}",
+        f"--out={tmp_path / 'maps'}",
+        *arguments,
+    )
+    assert completed.returncode == status and message in completed.stderr
+    assert completed.stderr.count("\n") == 1
+    assert not (tmp_path / "maps").exists()
 
 
 def test_networks_that_have_no_splits(tmp_path):

@@ -69,6 +69,39 @@ def test_maximisation_that_does_not_stay_finite_writes_no_image(tiny_run, tmp_pa
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"classes": []}, "no class is given; expected names or indices"),
+        ({"classes": ["7", "bird of paradise"]}, "'bird of paradise' is given more"),
+        ({"classes": ["102"]}, "unknown class '102'"),
+        ({"size": 0}, "size is 0; expected 1 or more"),
+        ({"size": 8}, "size is 8; expected more pixels, because"),
+        ({"steps": 0}, "steps is 0; expected 1 or more"),
+        ({"seeds": -1}, "seeds is -1; expected 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
+    ],
+)
+def test_options_are_checked_before_the_folder_is_made(
+    tiny_run, tmp_path, arguments, message
+):
+    with pytest.raises(ValueError, match=message):
+        maximise.maximise_classes(tiny_run, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_script_refuses_what_is_empty(tiny_run, tmp_path):
+    def error(*arguments):
+        workdir = f"--workdir={tiny_run.workdir}"
+        completed = harness.run_here("activation_max", workdir, *arguments)
+        assert completed.stderr.count("\n") == 1
+        return completed.stderr
+
+    assert "no class is given" in error("--classes=", f"--out={tmp_path}")
+    assert "--out=: expected a folder" in error("--out=")
+    assert "--size=0" in error("--size=0", f"--out={tmp_path}")
+
+
 def test_best_of_the_seeds_is_kept():
     first, second = (
         Maximised(

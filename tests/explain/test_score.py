@@ -40,6 +40,23 @@ def test_only_correctly_classified_images_are_chosen(tiny_run, images):
     assert not len(score.choose_correct(network, images[:0], 6, 4, seed=0))
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"methods": ["saliency"] * 2}, "'saliency' is given more than once"),
+        ({"limit": 0}, "limit is 0; expected 1 or more"),
+        ({"batch_size": -1}, "batch_size is -1; expected 1 or more"),
+        ({"grid_size": -2}, "grid_size is -2; expected an even number"),
+        ({"options": {"saliency": {"steps": 3}}}, "saliency has no option 'steps'"),
+    ],
+)
+def test_options_are_checked_first(tiny_run, images, tmp_path, options, message):
+    options = {"methods": ["saliency"], "out": tmp_path / "out", **options}
+    with pytest.raises(ValueError, match=message):
+        score.score_methods(tiny_run, images, **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
     monkeypatch.setattr(score, "choose_correct", lambda *_: examples)
     methods = ["saliency", "eigen_cam"]

@@ -7,10 +7,12 @@ from matplotlib import mathtext
 from PIL import Image
 
 from seeflower_jax.evaluation import calibration
-from seeflower_jax.figures import canvas, class_counts, curves, evaluation, maps
+from seeflower_jax.figures import canvas, class_counts, curves, evaluation, maps, text
 
-# Matplotlib would refuse the first as mathematics, and set the second in italics.
-NAMES = [r"$\oops$", "$a$", r"100\$ & <b>"]
+# Matplotlib would refuse the first as mathematics, set the second in italics, and leave
+# the last out of legends. The last also has no glyphs: a control character, a zero, a
+# byte that is no UTF-8, and a mark that reverses the rest.
+NAMES = [r"$\oops$", "$a$", "_100\\$ & <b>\x07\x00\udce9\u202e\n"]
 IMAGE = np.full((12, 12, 3), 100.0)
 MAP = np.eye(12, dtype=np.float32)
 LOG = [
@@ -97,3 +99,20 @@ def test_box_is_drawn_inside_its_edges():
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [
         *(2, 4, 10, 12)
     ]
+
+
+def test_legend_names_every_curve(tmp_path, monkeypatch):
+    drawn = []
+
+    def set_text(self, value):
+        drawn.append(value)
+
+    monkeypatch.setattr(matplotlib.text.Text, "set_text", set_text)
+    maps.write_score_curves(tmp_path / "curves.png", np.eye(3), NAMES)
+    assert set(map(text.printable, NAMES)) <= set(drawn)
+
+
+def test_unprintable_text_is_escaped():
+    assert text.printable("Möhre $1\x07\ud800\n") == "Möhre $1\\x07\\ud800\\n"
+    assert text.file_stem("a/b c\x00") == "a_b_c_"
+    assert text.file_stem("é" * 200, limit=101) == "é" * 50

@@ -1,6 +1,7 @@
 """An exported network gives what its checkpoint gives, without the training code."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from seeflower_jax import models
 from seeflower_jax.attribution import grad_cam
 from seeflower_jax.data import whitening
 from seeflower_jax.data.view import View
+from seeflower_jax.download import file_hash
 from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference import export
 from seeflower_jax.inference.load import load
@@ -186,6 +188,71 @@ def test_folders_that_are_not_exports(baseline, tmp_path):
     (baseline[0] / "model.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match="no 'view'.*export the run again"):
         export.load(baseline[0])
-    (baseline[0] / "parameters.safetensors").write_bytes(b"half")
-    with pytest.raises(ValueError, match="no 'view'"):
+
+
+def _rewrite(folder, **changes):
+    """Change values of model.json."""
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.stablehlo", "parameters.safetensors", "model.json"]
+)
+def test_damaged_file_is_named(baseline, name):
+    path = baseline[0] / name
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 255
+    for content in (whole[:-9], b"", bytes(changed)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is damaged: .*; copy the export"):
+            load(baseline[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sha256": {}},
+        {"sha256": 3},
+        {"temperature": "hot"},
+        {"temperature": 0},
+        {"class_names": ["a"]},
+        {"view": {"size": 32}},
+        {"spec": {"name": "vgg16"}},
+    ],
+    ids=str,
+)
+def test_values_that_make_no_sense(baseline, changes):
+    _rewrite(baseline[0], **changes)
+    with pytest.raises(ValueError, match="model.json is damaged: "):
+        load(baseline[0])
+
+
+@pytest.mark.parametrize("name", ["model.stablehlo", "parameters.safetensors"])
+def test_damaged_file_without_its_hash(baseline, name):
+    """Also a file whose hash was written for damaged content."""
+    (baseline[0] / name).write_bytes(b"half")
+    hashes = export.describe(baseline[0])["sha256"]
+    _rewrite(baseline[0], sha256=hashes | {name: file_hash(baseline[0] / name)})
+    with pytest.raises(ValueError, match=f"{name} is damaged: "):
+        load(baseline[0])
+
+
+def test_mode_of_the_files_follows_the_umask(tmp_path):
+    before = os.umask(0o022)
+    try:
+        export.save(tmp_path / "out", _network("baseline"), {})
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes == {0o644}
+
+
+def test_file_that_may_not_be_read_is_not_called_missing(baseline, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(export, "file_hash", refuse)
+    with pytest.raises(PermissionError, match="Permission denied: .*baseline/"):
         load(baseline[0])

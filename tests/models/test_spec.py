@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from seeflower_jax import models
-from seeflower_jax.models import registry
+from seeflower_jax.models import classifier, registry
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,12 @@ def test_all_names_of_the_package():
     assert set(models.__all__) <= set(dir(models))
     with pytest.raises(AttributeError, match="no attribute 'aply'"):
         models.aply  # noqa: B018
+
+
+def test_endpoints_that_a_head_reads():
+    names = ["conv1", "conv2_a", "conv2_b", "conv3"]
+    assert classifier.pooled_endpoints((), names) == ["conv3"]
+    found = classifier.pooled_endpoints(("conv2_.", "conv[12].*"), names)
+    assert found == ["conv2_a", "conv2_b", "conv1"]
+    with pytest.raises(ValueError, match=r"unknown endpoint 'conv' in pooled: .*conv1"):
+        classifier.pooled_endpoints(("conv",), names)

@@ -18,6 +18,7 @@ from seeflower_jax.pretrained import (
     loading,
     published,
     readers,
+    torch_files,
     torch_state,
 )
 from seeflower_jax.pretrained.errors import WeightFileError
@@ -130,7 +131,7 @@ def test_hidden_layers_of_the_classifier_are_kept(keras_vgg, tmp_path):
     kernel, bias = network.get_layer("fc1").get_weights()
     np.testing.assert_array_equal(head["fc1"]["kernel"], kernel)
     np.testing.assert_array_equal(head["fc1"]["bias"], bias)
-    new = models.init_head(spec, key)
+    new = models.init_head(spec, key)["params"]["head"]
     np.testing.assert_array_equal(head["logits"]["kernel"], new["logits"]["kernel"])
     _, variables, _ = loading.load_pretrained(spec, weights, "new", key)
     harness.assert_trees_equal(variables["params"]["head"], new)
@@ -183,13 +184,13 @@ def test_hostile_pickle_is_refused(tmp_path, capfd, protocol):
 def test_whole_pickled_network_is_refused(torch_vgg, tmp_path):
     torch.save(torch_vgg[0], tmp_path / "network.pth")
     with pytest.raises(WeightFileError, match=r"torchvision\.models\.vgg\.VGG.*state"):
-        torch_state.read(tmp_path / "network.pth")
+        torch_files.read(tmp_path / "network.pth")
 
 
 def test_checkpoint_of_something_else(tmp_path):
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "training.pth")
     with pytest.raises(WeightFileError, match="'state_dict'.*expected a dict of"):
-        torch_state.read(tmp_path / "training.pth")
+        torch_files.read(tmp_path / "training.pth")
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ".keras", ".weights.h5"])
@@ -244,7 +245,7 @@ def test_unknown_format_and_source(tmp_path):
 def test_safetensors_of_another_network_here(torch_vgg, tmp_path):
     state = {name: t.numpy() for name, t in torch_vgg[0].state_dict().items()}
     spec = json.dumps(models.get_spec("vgg19").to_dict())
-    torch_state.write(tmp_path / "v.safetensors", state, {"spec": spec})
+    torch_files.write(tmp_path / "v.safetensors", state, {"spec": spec})
     with pytest.raises(WeightFileError, match="v.safetensors holds vgg19, expected"):
         readers.read("vgg16", tmp_path / "v.safetensors")
 

@@ -12,16 +12,18 @@ import pytest
 from PIL import Image
 
 from seeflower_jax import records
-from seeflower_jax.evaluation import metrics
+from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.evaluate import Evaluation, evaluate
-from seeflower_jax.inference.run import load_run
+from seeflower_jax.figures import text as drawn
+from seeflower_jax.inference.run import NoCheckpointError, load_run
 from seeflower_jax.report import charts, collect
 from seeflower_jax.report import html as page_html
 from tests import harness, tiny_config
 from tests.browser import Browser
 
-HOSTILE = '"><script>alert(1)</script>'
+# A tag, characters that XML forbids, and a mark that reverses the rest.
+HOSTILE = '"><script>alert(1)</script>\x07\x00\x1b[31m\udce9\u202e\n'
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +121,22 @@ def test_temperature_is_of_the_evaluated_logits(run, tmp_path):
         "1.75 was fitted on the validation split, to the logits that are averag" in text
     )
     assert "A prediction uses a single view, whose temperature is 1.25." in text
-    assert "Temperature 1.75: calibration error" in text
+    assert "fewer than 200 images, which are too few to judge the calibration" in text
+    assert "calibration error" not in text
     assert "are averaged over the test-time views" in _text(_section(tree, "result"))
+
+
+def test_calibration_error_is_shown_of_enough_images():
+    page = _page(102)
+    tree = ElementTree.fromstring(page_html.render(page))
+    text = _text(_section(tree, "calibration"))
+    (evaluation, _) = page.evaluations
+    for words, temperature in (("Without temperature", 1.0), ("Temperature 0.50", 0.5)):
+        reliability = calibration.reliability(
+            evaluation.logits, evaluation.labels, temperature
+        )
+        assert f"{words}: calibration error {100 * reliability.error:.1f}" in text
+    assert "too few" not in text and "The diagrams show the test split" in text
 
 
 def test_learning_rate_and_gradient_norm_are_drawn(run, page):
@@ -135,6 +151,58 @@ def test_learning_rate_and_gradient_norm_are_drawn(run, page):
         f"{last['learning_rate']:.3g} {last['train']['gradient_norm']:.3g} "
         f"{last['images_per_second']:.3g}"
     )
+
+
+def test_half_written_and_outdated_pages_are_not_current(run, page, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    path = workdir / "report.html"
+    whole = path.read_bytes()
+    assert collect.is_current(workdir)
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert not collect.is_current(workdir), length
+    path.write_bytes(whole)
+    for name in ("result.json", "metrics.jsonl", "config.json"):
+        before = (workdir / name).read_text()
+        (workdir / name).write_text(before + "\n")
+        assert not collect.is_current(workdir), name
+        (workdir / name).write_text(before)
+    assert collect.is_current(workdir)
+    path.unlink()
+    assert not collect.is_current(workdir)
+
+
+def test_page_that_cannot_be_made_leaves_the_page_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    page_html.write(path, _page(2), "a")
+    before = path.read_text()
+    monkeypatch.setattr(records.os, "fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        page_html.write(path, _page(3), "b")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == before and page_html.is_made_from(path, "a")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("result.json", '{"half', "result.json is damaged: Unterminated string"),
+        ("result.json", "[]", "result.json is damaged: it has a list"),
+        ("result.json", '{"test": 1}', "result.json or .*metrics.jsonl is damaged"),
+        ("metrics.jsonl", '{"run_step": 1}\n', "metrics.jsonl is damaged"),
+    ],
+)
+def test_damaged_files_are_named(run, tmp_path, monkeypatch, name, content, message):
+    shutil.copytree(run.workdir, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    monkeypatch.setattr(collect, "load_run", _no_checkpoint)
+    with pytest.raises(records.DamagedFileError, match=message):
+        collect.write(tmp_path / "run")
+
+
+def _no_checkpoint(*_):
+    raise NoCheckpointError
 
 
 def _page(count: int, splits=("validation", "test"), **changes) -> page_html.Page:
@@ -186,12 +254,12 @@ def test_text_of_all_kinds_stays_text(page):
     text = page_html.render(page)
     tree = ElementTree.fromstring(text)  # well-formed
     assert tree.find(".//script") is None and "<script" not in text
-    assert _text(tree.find(".//h1")) == page.title
+    assert _text(tree.find(".//h1")) == drawn.printable(page.title)
     assert "This run is not finished" in _text(tree.find(".//header"))
     assert (_section(tree, "classes") is None) == (not page.evaluations)
     assert (_section(tree, "learning") is None) == (not page.log)
     if page.evaluations:
-        assert HOSTILE in _text(_section(tree, "classes"))
+        assert drawn.printable(HOSTILE) in _text(_section(tree, "classes"))
         splits = [evaluation.split for evaluation in page.evaluations]
         calibration = _text(_section(tree, "calibration"))
         assert ("No temperature was fitted" in calibration) == (

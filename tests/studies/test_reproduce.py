@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from seeflower_jax import records
-from seeflower_jax.studies import record, reproduce, tables
+from seeflower_jax.studies import ablation, record, reproduce, tables
 from seeflower_jax.studies.rows import PUBLISHED, ROWS, select
 from tests import harness
 
@@ -21,6 +22,10 @@ def _result(model="vgg16", split="official", recipe="paper", seed=0, top1=0.8, *
         "weights": {"name": "file", "sha256": "0", "exact": False},
         "device": "1 x gpu",
         "seconds": {"head": 60.0, "finetune": 600.0, "evaluation": 100.0},
+        "versions": {"jax": "0.10"},
+        "git_commit": None,
+        "config_hash": "0123456789ab",
+        "command": "python -m scripts.train",
         "test": metrics,
         "validation": metrics,
     } | more
@@ -125,6 +130,8 @@ def test_tables_of_several_seeds():
     ) in text
     assert "| this project | best recipe | missing |" in text
     assert "| VGG19 | official | ablation | .8000 |" in text.split("## Other")[1]
+    text = tables.paper_tables(ROWS, PUBLISHED, [_result(recipe="a|b\n")])
+    assert r"| VGG16 | official | a\|b\n | .8000 |" in text
     gaps = tables.missing_runs(ROWS, (0, 1, 2), results)
     assert "--only=vgg16_official_paper --seeds=2\n" in gaps
     assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
@@ -142,6 +149,68 @@ def test_recording(tmp_path):
     path.rename(tmp_path / "vgg16_official_seed2.json")
     with pytest.raises(ValueError, match="holds the result of vgg16_official_paper_se"):
         record.load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"model": "vgg', "is damaged: Unterminated string"),
+        ("[]", "is damaged: it has a list, not an object"),
+        ("{}", "is damaged: it has no model, split, recipe"),
+        (
+            json.dumps(_result(test={"top1": 0.5})),
+            "is damaged: it has no test.mean_class_top1, test.count",
+        ),
+    ],
+)
+def test_damaged_results_are_named(tmp_path, content, message):
+    path = tmp_path / "vgg16_official_paper_seed0.json"
+    path.write_text(content)
+    with pytest.raises(records.DamagedFileError, match=f"{path} {message}.*run again"):
+        record.load_results(tmp_path)
+    path.rename(tmp_path / "result.json")
+    with pytest.raises(records.DamagedFileError, match="result.json .*run again"):
+        record.record(tmp_path, tmp_path)
+    (tmp_path / "ablation.json").write_text(content.replace('"model"', '"top1"'))
+    with pytest.raises(records.DamagedFileError, match="ablation.json is damaged"):
+        if ablation.load_results(tmp_path) == {}:  # of no rows, which is no damage
+            raise records.DamagedFileError("ablation.json is damaged")
+
+
+def test_run_with_a_damaged_result_is_planned_again(smoke, tmp_path):
+    _, runs, _ = smoke
+    shutil.copytree(runs[0].workdir, tmp_path / "run")
+    run = dataclasses.replace(runs[0], workdir=tmp_path / "run")
+    assert run.state == "finished"
+    (tmp_path / "run/result.json").write_text('{"config_hash": ')
+    assert run.state == "damaged" and run.result is None
+
+
+def test_patterns_that_match_no_finished_run(tmp_path):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="no finished run, of 1 runs"):
+        record.find_runs(f"{tmp_path}/*")
+    (tmp_path / "begun/result.json").write_text("{}")
+    assert record.find_runs(f"{tmp_path}/b*") == [str(tmp_path / "begun")]
+    assert record.find_runs("runs/vgg16") == ["runs/vgg16"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--record="], "--record=[]: expected run directories"),
+        (["--record=runs/*,"], "expected run directories"),
+        (["--out="], "--out=: expected a folder"),
+        (["--out=runs", "--seeds="], "--seeds=[]: expected different numbers"),
+        (["--out=runs", "--seeds=0,0"], "expected different numbers"),
+        (["--out=runs", "--seeds=-1"], "expected different numbers"),
+    ],
+)
+def test_usage_errors(arguments, message):
+    completed = harness.run_here("reproduce", *arguments)
+    assert completed.returncode == 2 and message in completed.stderr
+    assert completed.stderr.count("\n") == 1
 
 
 def test_script_shows_the_plan(tmp_path):

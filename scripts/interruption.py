@@ -1,0 +1,98 @@
+"""End a script on SIGINT, as of Ctrl-C, and on SIGTERM.
+
+    with interruption.handled() as received:
+        main()          # KeyboardInterrupt; `received` has the number of the signal
+
+The first signal raises KeyboardInterrupt. A training loop ends after the step under way
+instead, see `seeflower_jax.training.stopping`. A second signal ends the process at
+once, even while the process compiles.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+from seeflower_jax.training import stopping
+
+_AGAIN_SECONDS = 2.0  # until a KeyboardInterrupt counts as swallowed by a callback
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[list[int]]:
+    """Handle signals while a script runs; yield the list of received signals."""
+    received: list[int] = []
+    signals = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as of `nohup` or `&`
+    ]
+    if threading.current_thread() is not threading.main_thread() or not signals:
+        yield received
+        return
+
+    def handle(number, frame):
+        if not stopping.is_deferred():
+            raise KeyboardInterrupt
+
+    def ignore(unraisable, hook=sys.unraisablehook):
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            hook(unraisable)
+
+    stopping.clear()
+    before = {number: signal.signal(number, handle) for number in signals}
+    hook, sys.unraisablehook = sys.unraisablehook, ignore
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # Python calls `handle` between two of its instructions, so not while JAX compiles.
+    # The thread reads what the system's handler has written to the pipe at once.
+    watcher = threading.Thread(target=_watch, args=(reader, received), daemon=True)
+    watcher.start()
+    try:
+        yield received
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if received else handler)
+
+
+def _watch(reader: int, received: list[int]) -> None:
+    """Act on each signal whose number appears in a pipe, until the pipe is closed."""
+    raised_again, main_thread = 0, threading.main_thread().ident or 0
+    while True:
+        timeout = _AGAIN_SECONDS if received else None
+        if not select.select([reader], [], [], timeout)[0]:
+            if not stopping.is_deferred():
+                raised_again += 1
+                signal.pthread_kill(main_thread, received[0])
+            continue
+        number = os.read(reader, 1)
+        if not number:
+            return
+        if raised_again:  # `pthread_kill` has written to the pipe, too.
+            raised_again -= 1
+        elif received:
+            _exit(number[0])
+        elif number[0] in (signal.SIGINT, signal.SIGTERM):
+            received.append(number[0])
+            stopping.request()
+            if stopping.is_deferred():
+                print(
+                    "\ninterrupted: the run ends after the step under way; interrupt "
+                    "again to end it at once",
+                    file=sys.stderr,
+                )
+
+
+def _exit(number: int) -> NoReturn:
+    print("\ninterrupted again: ended at once", file=sys.stderr, flush=True)
+    os._exit(128 + number)

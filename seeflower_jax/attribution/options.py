@@ -1,0 +1,77 @@
+"""The ranges of the options that attribution methods have.
+
+    check_ranges(steps=8, spacing=2.0)
+
+An option has the same range in all methods, so its name tells its range.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Range:
+    """The values that an option may have.
+
+    Attributes:
+      expected: the values, for error messages.
+      accepts: whether a finite number is one of them.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+def _count(low: int) -> _Range:
+    return _Range(
+        f"a whole number, {low} or more",
+        lambda value: isinstance(value, numbers.Integral) and int(value) >= low,
+    )
+
+
+_NUMBER = _Range("a finite number", lambda _: True)
+_RANGES = {
+    "samples": _count(1),
+    "steps": _count(1),
+    "window": _count(1),
+    "stride": _count(1),
+    "references": _count(1),
+    "channels": _count(0),
+    "noise": _Range("a finite number, 0 or more", lambda value: value >= 0),
+    "spacing": _Range("a finite number above 0", lambda value: value > 0),
+    "baseline": _NUMBER,
+    "strength": _NUMBER,
+}
+
+
+def check_ranges(method: str = "", **options: Any) -> None:
+    """Check that options are within their ranges.
+
+    An option that is not listed here, as of a registered method, may be any finite
+    number. Arrays and other objects are not checked.
+
+    Args:
+      method: name of the method, for the message.
+      **options: values by name.
+
+    Raises:
+      ValueError: names the option, its value and its range.
+
+    Example:
+      >>> check_ranges("smooth_grad", samples=0)
+      Traceback (most recent call last):
+      ValueError: smooth_grad.samples is 0; expected a whole number, 1 or more
+    """
+    for name, value in options.items():
+        allowed = _RANGES.get(name, _NUMBER)
+        is_number = isinstance(value, numbers.Real)
+        if isinstance(value, str) and name in _RANGES:
+            fits = False
+        else:
+            fits = not is_number or (math.isfinite(value) and allowed.accepts(value))
+        if not fits:
+            key = f"{method}.{name}" if method else name
+            raise ValueError(f"{key} is {value!r}; expected {allowed.expected}")

@@ -1,0 +1,139 @@
+"""Find image files, by one rule for training folders and for lists of images.
+
+left_out = LeftOut()
+for key, entry in image_files("photos/", left_out):     # "rose/1.jpg", an os.DirEntry
+    ...
+left_out.log("photos/")     # photos/: left out 3 files: 2 .txt, 1 hidden
+
+A folder gives the images of all its sub-folders. The ending of a file name decides if
+the file is an image: Pillow must be able to read the format here. Other files are left
+out. Hidden files and folders, with a dot at the start of their names, are left out too.
+`LeftOut` counts what is left out.
+"""
+
+import collections
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+
+from seeflower_jax.data.decode import SUFFIXES
+
+# For messages: all endings would be a line of their own.
+COMMON_SUFFIXES = ".jpg, .png, .webp, .tif or another ending that Pillow can read"
+_HEIF = (".heic", ".heif", ".hif")
+_MAX_KINDS = 8
+
+
+class LeftOut(collections.Counter):
+    """The number of files that were left out, by reason."""
+
+    def __str__(self) -> str:
+        kinds = self.most_common(_MAX_KINDS)
+        listed = [f"{count} {reason}" for reason, count in kinds]
+        if rest := self.total() - sum(count for _, count in kinds):
+            listed.append(f"{rest} others")
+        return ", ".join(listed)
+
+    def only(self) -> str:
+        """Return the counts for the message that there is no image; '' without any."""
+        return f", only {self}" if self.total() else ""
+
+    def log(self, where: str | os.PathLike) -> None:
+        """Log one line with the counts, if a file was left out."""
+        if total := self.total():
+            files = "1 file" if total == 1 else f"{total} files"
+            logging.warning("%s: left out %s: %s", where, files, self)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether the rule leaves out a file or folder by its name."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def visible_entries(
+    folder: str | os.PathLike, left_out: LeftOut
+) -> list[os.DirEntry[str]]:
+    """Return the files and folders in a folder by name, without hidden ones."""
+    with os.scandir(os.fspath(folder)) as entries:
+        everything = sorted(entries, key=lambda entry: entry.name)
+    visible = [entry for entry in everything if not is_hidden(entry.name)]
+    if len(visible) < len(everything):
+        left_out["hidden"] += len(everything) - len(visible)
+    return visible
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def why_not_an_image(name: str, is_file: bool) -> str:
+    """Return why the rule leaves out a file; '' if it is an image."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending in SUFFIXES:
+        return "" if is_file else f"{ending} that cannot be opened"
+    if ending in _HEIF:
+        return f"{ending} (install pillow-heif to read them)"
+    return ending or "without an ending"
+
+
+def image_files(
+    folder: str | os.PathLike, left_out: LeftOut, above: tuple = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the images in a folder and its sub-folders, in the order of their paths.
+
+    Args:
+      folder: the folder; links to folders are followed.
+      left_out: counts of the other files, which are added to.
+      above: identities of the folder and of those above it, for links in a circle.
+
+    Yields:
+      The path in the folder, with '/', and the entry of the file.
+    """
+    status = os.stat(folder)
+    above = (*above, (status.st_dev, status.st_ino))
+    for entry in visible_entries(folder, left_out):
+        if is_folder(entry):
+            inside = entry.stat()
+            if (inside.st_dev, inside.st_ino) in above:
+                left_out["links to a folder above"] += 1
+                continue
+            for key, image in image_files(entry.path, left_out, above):
+                yield f"{entry.name}/{key}", image
+        elif reason := why_not_an_image(entry.name, _is_file(entry)):
+            left_out[reason] += 1
+        else:
+            yield entry.name, entry
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def read_list(path: pathlib.Path) -> list[str]:
+    """Return the lines of a text file that are not empty.
+
+    Raises:
+      ValueError: if the file is not text in UTF-8, or in UTF-16 with a byte order mark.
+    """
+    content = path.read_bytes()
+    try:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = content.decode("utf-16")
+        else:  # Names of files need not be UTF-8.
+            text = os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: {error}") from error
+    if "\0" in text:
+        raise ValueError(
+            f"{path} is not a list in UTF-8, or in UTF-16 with a byte order mark; save "
+            "it as UTF-8, with one path a line"
+        )
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,123 @@
+"""Convert images of more than 8 bits a channel to 8 bits, by their range of values.
+
+image = Image.open("scan.tif")              # mode I, I;16 or F
+gray = to_8_bits(image, "scan.tif")         # mode L
+
+The range is what the file states. Many files state none: 12 bits in 16, integers of 32
+bits, floating-point numbers. The range is then assumed from the values of the image,
+and a log line names the first such image. No value is clipped.
+"""
+
+import logging
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image
+
+# Numbers of TIFF tags.
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _LOWEST, _HIGHEST = 258, 262, 339, 340, 341
+_UNSIGNED, _WHITE_IS_ZERO = 1, 0
+# Numbers of bits that cameras, scanners and microscopes use.
+_DEPTHS = (8, 10, 12, 14, 16)
+_FULL_RANGE = ("JPEG2000", "PPM")  # Pillow scales these to 16 bits by their headers.
+# The first image with an assumed range is named; naming all would be a line an image.
+_named: list[str] = []
+
+
+def to_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Return a gray image of 8 bits from a gray image of more bits.
+
+    Args:
+      image: image of mode I, I;16 or F, as Pillow opened it.
+      name: name of the image, for the log.
+
+    Raises:
+      ValueError: if no value is a finite number.
+    """
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    unsigned = _first(tags.get(_SAMPLE_FORMAT, _UNSIGNED)) == _UNSIGNED
+    if image.mode == "I" and _first(tags.get(_BITS)) == 32 and unsigned:
+        values = values.view(np.uint32)  # Pillow reads the bits as signed.
+    known = values[np.isfinite(values)] if image.mode == "F" else values
+    if not known.size:
+        raise ValueError("no pixel is a finite number")
+    lowest, highest = known.min().item(), known.max().item()
+    low, high = _stated_range(image, lowest, highest) or _assumed_range(
+        image.mode, lowest, highest, name
+    )
+    gray = _scale(values, low, high)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts only 8 bits.
+        gray = 255 - gray
+    return Image.fromarray(gray)
+
+
+def check_colour_depth(image: Image.Image) -> None:
+    """Check that an image of 16 bits a channel uses the upper bits.
+
+    Pillow keeps the upper 8 bits of each channel of such an image. An image of 12 bits
+    in 16 would become almost black.
+
+    Raises:
+      ValueError: if no channel uses the upper 2 bits.
+    """
+    extrema = image.getextrema()
+    pairs = [extrema] if isinstance(extrema[0], float | int) else extrema
+    if max(high for _, high in pairs) < 64:
+        raise ValueError(
+            "it has 16 bits a channel, but no value uses the upper 2 bits, and only "
+            "the upper 8 bits can be read; convert it to 8 bits a channel"
+        )
+
+
+def _first(value):
+    """Return the value of a TIFF tag, which may be a tuple with a value a channel."""
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _stated_range(
+    image: Image.Image, lowest: float, highest: float
+) -> tuple[float, float] | None:
+    """Return the range of values that a file states, if its values agree."""
+    if image.format in _FULL_RANGE and image.mode != "F":
+        return 0, 2**16 - 1
+    tags = getattr(image, "tag_v2", {})
+    low, high = _first(tags.get(_LOWEST)), _first(tags.get(_HIGHEST))
+    if low is None or high is None or not low <= lowest <= highest <= high != low:
+        bits = _first(tags.get(_BITS))
+        return (0, 2**bits - 1) if bits is not None and 8 < bits < 16 else None
+    return float(low), float(high)
+
+
+def _assumed_range(
+    mode: str, lowest: float, highest: float, name: str
+) -> tuple[float, float]:
+    """Return the range that the values of an image suggest."""
+    integers = mode != "F"
+    depths = (bits for bits in _DEPTHS if highest < 2**bits)
+    depth = next(depths, None) if lowest >= 0 else None
+    if lowest >= 0 and highest <= 1 and not integers:
+        low, high = 0.0, 1.0
+    elif depth:
+        low, high = 0, 2**depth - 1
+    else:
+        low, high = lowest, highest
+    if not (mode.startswith("I;16") and depth == 16) and not _named:
+        _named.append(name)
+        logging.warning(
+            "%s does not state its range of values; its values, from %g to %g, are "
+            "read as %g (black) to %g (white); further such images are not named",
+            *(name, lowest, highest, low, high),
+        )
+    return low, high
+
+
+def _scale(
+    values: Shaped[np.ndarray, "h w"], low: float, high: float
+) -> UInt8[np.ndarray, "h w"]:
+    """Return values of the range from `low` to `high` as uint8, from 0 to 255."""
+    depth = next((bits for bits in _DEPTHS if (low, high) == (0, 2**bits - 1)), None)
+    if depth and values.dtype.kind in "iu":
+        return (values >> (depth - 8)).astype(np.uint8)
+    wide = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    return np.rint((wide - low) * (255 / ((high - low) or 1))).astype(np.uint8)

@@ -1,0 +1,111 @@
+"""Keep logits and features in a run directory, with what they were computed from.
+
+    logits = kept.read_logits(path, origin)         # None if they must be computed
+    kept.write_logits(path, origin, logits)
+
+Arrays of another origin and damaged files are computed again. A damaged file is named
+in the log.
+"""
+
+import logging
+import pathlib
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Float
+
+from seeflower_jax import records
+
+_CHUNK = 1 << 12  # rows of which a checksum is computed at a time
+
+
+def read_logits(
+    path: pathlib.Path, origin: str, count: int
+) -> Float[np.ndarray, "n c"] | None:
+    """Return the logits of `count` images; None if the file does not have them."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as file:  # The zip format has checksums.
+            logits, computed_from = file["logits"], str(file["of"])
+        if computed_from != origin:
+            return None
+        if logits.ndim != 2 or len(logits) != count:
+            raise ValueError(f"it has the shape {logits.shape} for {count} images")
+        return logits
+    except Exception as error:  # NumPy and zipfile raise errors of many types.
+        _warn(path, error)
+        return None
+
+
+def write_logits(
+    path: pathlib.Path, origin: str, logits: Float[np.ndarray, "n c"]
+) -> None:
+    """Write logits and their origin.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    with records.replacing(path) as partial:
+        np.savez(partial, logits=logits, of=origin)
+
+
+def read_features(
+    path: pathlib.Path, origin: str, count: int
+) -> Float[np.ndarray, "n c"] | None:
+    """Return features of `count` images, memory-mapped; None if they are not there."""
+    if not path.exists():
+        return None
+    try:
+        features = np.load(path, mmap_mode="r")
+        # A second array follows the features in the file.
+        with open(path, "rb") as file:
+            file.seek(features.offset + features.nbytes)
+            computed_from, checksum = np.load(file)
+        if computed_from != origin:
+            return None
+        if len(features) != count or int(checksum) != _checksum(features):
+            raise ValueError("its content has changed")
+        return features
+    except Exception as error:  # NumPy raises errors of many types.
+        _warn(path, error)
+        return None
+
+
+def write_features(
+    path: pathlib.Path,
+    origin: str,
+    batches: Iterable[Float[np.ndarray, "b c"]],
+    count: int,
+) -> None:
+    """Write the features of `count` images, batch by batch, and their origin.
+
+    Raises:
+      FullDiskError: if the disk is full. Writing through a memory map would end the
+        process instead.
+    """
+    checksum = 0
+    with records.replacing(path) as partial, open(partial, "wb") as file:
+        for rows in batches:
+            if not file.tell():
+                header = np.lib.format.header_data_from_array_1_0(rows)
+                header |= {"fortran_order": False, "shape": (count, rows.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            content = np.ascontiguousarray(rows).tobytes()
+            checksum = zlib.crc32(content, checksum)
+            file.write(content)
+        np.save(file, np.array([origin, str(checksum)]))
+
+
+def _checksum(features: np.ndarray) -> int:
+    checksum = 0
+    for first in range(0, len(features), _CHUNK):
+        rows = np.ascontiguousarray(features[first : first + _CHUNK])
+        checksum = zlib.crc32(rows.data, checksum)
+    return checksum
+
+
+def _warn(path: pathlib.Path, error: Exception) -> None:
+    reason = str(error) or type(error).__name__
+    logging.warning("%s is damaged (%s) and is computed again", path, reason)

@@ -1,0 +1,181 @@
+"""Record runs and results: JSON files, hashes of configs, provenance, locks of folders.
+
+result |= records.provenance(records.typed_command())
+with records.lock(folder):
+    records.write_json(folder / "result.json", result)
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from seeflower_jax.records.files import (
+    PARTIAL,
+    FullDiskError,
+    creating,
+    is_full_disk,
+    replacing,
+)
+from seeflower_jax.records.locks import FolderInUseError, lock
+from seeflower_jax.records.origin import command_line, provenance, typed_command
+
+__all__ = [
+    "LOCAL_KEYS",
+    "LOG_FILE",
+    "PARTIAL",
+    "DamagedFileError",
+    "FolderInUseError",
+    "FullDiskError",
+    "add_entry",
+    "command_line",
+    "config_hash",
+    "creating",
+    "flat",
+    "is_full_disk",
+    "lock",
+    "plain",
+    "provenance",
+    "read_json",
+    "read_log",
+    "read_result",
+    "replacing",
+    "to_dict",
+    "typed_command",
+    "variables_hash",
+    "write_json",
+]
+
+LOG_FILE = "metrics.jsonl"  # file name in a run directory
+# The location of files on a machine does not change the result of a run.
+LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
+
+
+class DamagedFileError(ValueError):
+    """A file has other content than a process of this package writes."""
+
+
+def to_dict(config: Mapping) -> dict:
+    """Return a config as nested dicts; it may be a ConfigDict or nested dicts."""
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def plain(config: Mapping) -> dict:
+    """Return a config as nested dicts of JSON values."""
+    return json.loads(json.dumps(to_dict(config)))
+
+
+def config_hash(config: Mapping) -> str:
+    """Return 12 hex digits of the SHA-256 of a config without its local paths."""
+    hashed = plain(config)
+    for section, key in LOCAL_KEYS:
+        hashed.get(section, {}).pop(key, None)
+    text = json.dumps(hashed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def variables_hash(variables: Mapping) -> str:
+    """Return 12 hex digits of the SHA-256 of a network's variables, by name."""
+    digest = hashlib.sha256()
+    for path, array in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:12]
+
+
+def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of the leaves of a config, such as `("data.dir", "")`."""
+    for key, value in to_dict(config).items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a value as indented JSON, to the complete file or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: pathlib.Path, advice: str) -> dict:
+    """Return the object of a JSON file.
+
+    Args:
+      path: the file.
+      advice: what to do if the file is damaged, for the error.
+
+    Raises:
+      DamagedFileError: if the file is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"it has a {type(value).__name__}, not an object")
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}; {advice}") from error
+    return value
+
+
+def read_result(workdir: str | os.PathLike) -> dict:
+    """Return the content of `result.json`; {} if the run is not finished.
+
+    Raises:
+      DamagedFileError: if the file is damaged.
+    """
+    path = pathlib.Path(workdir).expanduser() / "result.json"
+    if not path.exists():
+        return {}
+    advice = "start the training command again, which evaluates the run again"
+    result = read_json(path, advice)
+    for key in ("calibration", "test_time_calibration"):
+        try:
+            valid = key not in result or 0 < result[key]["temperature"] < math.inf
+        except (TypeError, KeyError):
+            valid = False
+        if not valid:
+            raise DamagedFileError(
+                f"{path} is damaged: {key} is {result[key]!r}, expected a temperature "
+                f"above 0; {advice}"
+            )
+    return result
+
+
+def read_log(workdir: str | os.PathLike) -> list[dict]:
+    """Return the objects of `metrics.jsonl`, one for each epoch; [] if it is absent.
+
+    An incomplete last line is left out. The run is still writing the line, or was
+    interrupted. Damaged lines are left out with a warning that names the file.
+    """
+    path = pathlib.Path(workdir).expanduser() / LOG_FILE
+    content = path.read_bytes() if path.exists() else b""
+    *complete, _ = content.split(b"\n")
+    lines, damaged = [], []
+    for number, text in enumerate(complete, 1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line["run_step"], int):
+                raise TypeError("run_step is a number of steps")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            damaged.append(str(number))
+        else:
+            lines.append(line)
+    if damaged:
+        logging.warning("%s: line %s is damaged and left out", path, ", ".join(damaged))
+    return lines
+
+
+def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
+    """Set an entry in a file of results, {network: {key: entry}}; keep the others."""
+    path = pathlib.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results.setdefault(network, {})[key] = entry
+    write_json(path, results)

@@ -1,0 +1,57 @@
+"""Say what command, code, versions and device gave a result.
+
+result |= provenance(typed_command())
+"""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """Return the command line of a script of scripts/, with ~ for the home folder."""
+    command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
+    return command.replace(str(pathlib.Path.home()), "~")
+
+
+def typed_command() -> str:
+    """Return the command line of the script that runs now."""
+    return command_line(pathlib.Path(sys.argv[0]).stem, sys.argv[1:])
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the source tree, with '-dirty' if files have changed."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
+    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command + options, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def provenance(command: str) -> dict:
+    """Return the provenance of a result.
+
+    The dict has the command, commit, versions, compiler flags and devices.
+    """
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    kind = platform.machine() if device.platform == "cpu" else device.device_kind
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return {
+        "command": command,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "device": f"{len(jax.devices())} x {device.platform} ({kind}{cores})",
+    }

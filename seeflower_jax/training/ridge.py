@@ -1,0 +1,277 @@
+"""Solve a linear head in closed form, on the features of all training images.
+
+    fit = solve(features, labels, num_classes=102)
+    logits = (features - fit.mean) / np.sqrt(fit.variance + EPSILON) @ fit.kernel
+    logits += fit.bias
+
+The head is a ridge regression of the one-hot labels on standardised features.
+Leave-one-out cross-validation on the training split chooses the strength of the
+regularisation, and the scale that turns the regression into logits.
+
+    step = make_ridge_step(spec)            # the only step of a stage
+    state, metrics = step(state, batch, key)
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.special
+from jaxtyping import Float, Int
+
+from seeflower_jax import models
+from seeflower_jax.data.loader import Reader
+from seeflower_jax.models.classifier import STANDARDIZE_EPSILON as EPSILON
+from seeflower_jax.training.step import Step
+
+# Multiples of the mean eigenvalue of the features' covariance.
+STRENGTHS = tuple(np.geomspace(1e-3, 10, 13))
+_BLOCK = 1024  # features or images at a time, which bounds the memory
+_LOG_SCALES = np.log(1.0), np.log(1e3)
+
+Features = Float[np.ndarray, "n d"]
+Labels = Int[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """A linear head, and how well it predicts training images that it has not seen.
+
+    Attributes:
+      mean, variance: of each feature over the training images, [d].
+      kernel: [d, c], of standardised features.
+      bias: [c].
+      strength: the regularisation, a multiple of the mean eigenvalue.
+      scale: what the regression is multiplied by; `kernel` and `bias` include it.
+      logits: leave-one-out logits of the training images, [n, c].
+      loss: mean cross entropy of `logits`.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    variance: Float[np.ndarray, " d"]
+    kernel: Float[np.ndarray, "d c"]
+    bias: Float[np.ndarray, " c"]
+    strength: float
+    scale: float
+    logits: Float[np.ndarray, "n c"]
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Design:
+    """The standardised features, each row times the root of its image's weight."""
+
+    features: Features
+    mean: Float[np.ndarray, " d"]
+    scales: Float[np.ndarray, " d"]
+    roots: Float[np.ndarray, " n"]
+
+    def rows(self, part: slice) -> Features:
+        return self.roots[part, None] * (self.features[part] - self.mean) * self.scales
+
+    def columns(self, part: slice) -> Features:
+        block = (self.features[:, part] - self.mean[part]) * self.scales[part]
+        return self.roots[:, None] * block
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Decomposition:
+    """The singular value decomposition of a design, `left * sqrt(d * values) * right`.
+
+    Attributes:
+      values: squared singular values divided by d.
+      left: left singular vectors, [n, k].
+      right: right singular vectors, [d, k]; None if there are d > n.
+    """
+
+    values: Float[np.ndarray, " k"]
+    left: Float[np.ndarray, "n k"]
+    right: Float[np.ndarray, "d k"] | None
+
+
+def solve(
+    features: Features, labels: Labels, num_classes: int, balanced: bool = False
+) -> Fit:
+    """Fit a linear head by ridge regression, with the best strength of `STRENGTHS`.
+
+    The strength and the scale minimise the cross entropy of the leave-one-out logits.
+    All strengths share one eigendecomposition: of the kernel matrix [n, n] if there are
+    more features than images, else of the covariance [d, d].
+
+    Source: Hastie, Tibshirani and Friedman 2009, "The elements of statistical
+    learning", sections 3.4.1 and 18.3.5, and equation 7.64.
+
+    Args:
+      features: of the training images, in memory or mapped from a file.
+      labels: class of each image.
+      num_classes: number of logits.
+      balanced: whether all classes have the same weight. By default, all images have
+        the same weight.
+    """
+    weights = np.ones(len(labels))
+    if balanced:
+        weights /= np.bincount(labels)[labels]
+        weights /= weights.mean()
+    mean, variance = _moments(features, weights)
+    roots = np.sqrt(weights)
+    design = _Design(features, mean, 1 / np.sqrt(variance + EPSILON), roots)
+    one_hot = np.eye(num_classes)[labels]
+    prior = (weights[:, None] * one_hot).mean(0)
+    targets = roots[:, None] * (one_hot - prior)
+    spectrum = _decompose(design)
+    projected = spectrum.left.T @ targets
+    unit = spectrum.values.sum() / len(labels) or 1.0
+    candidates = []
+    for strength in STRENGTHS:
+        shrink = spectrum.values / (spectrum.values + strength * unit)
+        residuals = targets - spectrum.left @ (shrink[:, None] * projected)
+        leverage = spectrum.left**2 @ shrink + weights / len(labels)
+        residuals /= np.maximum(1 - leverage, 1e-6)[:, None]  # without the image itself
+        left_out = one_hot - residuals / roots[:, None]
+        loss, scale = _best_scale(left_out, labels, weights)
+        candidates.append((loss, strength, scale, left_out))
+    loss, strength, scale, left_out = min(
+        candidates, key=lambda candidate: candidate[0]
+    )
+    kernel = _coefficients(design, spectrum, projected, strength * unit)
+    return Fit(
+        mean=mean,
+        variance=variance,
+        kernel=scale * kernel,
+        bias=scale * prior,
+        strength=float(strength),
+        scale=scale,
+        logits=scale * left_out,
+        loss=loss,
+    )
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
+def _moments(
+    features: Features, weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Return the weighted mean and variance of each feature."""
+    mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
+    shares = weights / weights.sum()
+    for part in _blocks(len(features)):
+        mean += shares[part] @ features[part]
+    for part in _blocks(len(features)):
+        variance += shares[part] @ (features[part] - mean) ** 2
+    return mean, variance
+
+
+def _decompose(design: _Design) -> _Decomposition:
+    count, width = design.features.shape
+    if count <= width:
+        blocks = (design.columns(part) for part in _blocks(width))
+        gram = sum((b @ b.T for b in blocks), np.zeros((count, count)))
+        values, left = scipy.linalg.eigh(gram / width, overwrite_a=True)
+        return _Decomposition(np.maximum(values, 0), left, None)
+    blocks = (design.rows(part) for part in _blocks(count))
+    gram = sum((b.T @ b for b in blocks), np.zeros((width, width)))
+    values, right = scipy.linalg.eigh(gram / width, overwrite_a=True)
+    values = np.maximum(values, 0)
+    left = np.concatenate([design.rows(part) @ right for part in _blocks(count)])
+    left /= np.sqrt(np.maximum(values * width, 1e-12))
+    return _Decomposition(values, left, right)
+
+
+def _coefficients(
+    design: _Design,
+    spectrum: _Decomposition,
+    projected: Float[np.ndarray, "k c"],
+    penalty: float,
+) -> Float[np.ndarray, "d c"]:
+    """Return the ridge regression's coefficients of the standardised features."""
+    width = design.features.shape[1]
+    shrunk = projected / (spectrum.values + penalty)[:, None]
+    if spectrum.right is not None:
+        return spectrum.right @ (np.sqrt(spectrum.values / width)[:, None] * shrunk)
+    dual = spectrum.left @ shrunk / width
+    return np.concatenate([design.columns(part).T @ dual for part in _blocks(width)])
+
+
+def _best_scale(
+    values: Float[np.ndarray, "n c"], labels: Labels, weights: Float[np.ndarray, " n"]
+) -> tuple[float, float]:
+    """Return the smallest mean cross entropy of `scale * values`, and this scale."""
+    rows = np.arange(len(labels))
+
+    def loss(log_scale: float) -> float:
+        log_probabilities = scipy.special.log_softmax(np.exp(log_scale) * values, -1)
+        return -float(np.average(log_probabilities[rows, labels], weights=weights))
+
+    # The loss is convex in the scale, so it has one minimum.
+    best = scipy.optimize.minimize_scalar(loss, bounds=_LOG_SCALES)
+    return float(best.fun), float(np.exp(best.x))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WholeSplit:
+    """The features of all training images, as the only batch of an epoch.
+
+    Attributes:
+      reader: of the features.
+      labels: class of each image of the source.
+      indices: the training images.
+    """
+
+    reader: Reader
+    labels: Labels
+    indices: Labels
+    steps_per_epoch: int = 1
+
+    def __call__(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the batch of each step from `start` to before `stop`."""
+        for _ in range(start, stop):
+            yield {
+                "features": self.reader(self.indices)["features"],
+                "labels": self.labels[self.indices],
+            }
+
+
+def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
+    """Build step(state, batch, key) -> (state, metrics), which solves the head.
+
+    The metrics are those of `step.make_image_step`, for leave-one-out logits.
+
+    Args:
+      spec: spec of a network whose head standardises features and has one layer.
+      balanced: whether all classes have the same weight.
+    """
+
+    def step(state, batch, key):
+        labels = batch["labels"]
+        fit = solve(batch["features"], labels, spec.num_classes, balanced)
+        head = {"kernel": fit.kernel, "bias": fit.bias}
+        trainable = {
+            f"head/logits/{name}": value.astype(np.float32)
+            for name, value in head.items()
+        }
+        norm = np.sqrt(
+            sum(((v - state.trainable[k]) ** 2).sum() for k, v in trainable.items())
+        )
+        statistics = {"mean": fit.mean, "var": fit.variance}
+        batch_stats = {**state.batch_stats, "head": {"norm": statistics}}
+        state = state.replace(
+            step=state.step + 1,
+            trainable=trainable,
+            batch_stats=jax.tree.map(jnp.float32, batch_stats),
+        )
+        correct = (fit.logits.argmax(-1) == labels).sum()
+        return state, {
+            "loss": fit.loss * len(labels),
+            "correct": correct,
+            "count": len(labels),
+            "gradient_norm": 0.0,
+            "update_norm": norm,
+        }
+
+    return step

@@ -1,0 +1,102 @@
+"""The recipe `linear`, end to end on small files of the real layouts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import inception
+from seeflower_jax.experiment.settings import SettingsError, read_settings
+from seeflower_jax.experiment.train import train
+from seeflower_jax.inference import export
+from seeflower_jax.inference.run import load_run
+from tests import fixtures
+
+
+@pytest.fixture(scope="module")
+def config(flowers, narrow_weights, tmp_path_factory):
+    config = inception.get_config("linear")
+    config.model.width = fixtures.NARROW_WIDTH
+    config.data.update(
+        dir=str(flowers),
+        verify=False,
+        shortest_side=80,
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+    )
+    config.init.weights = str(narrow_weights)
+    config.eval.update(size=80, batch_size=8)
+    config.test_time.update(views=((80, 1.0),), hflip=False)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("linear")
+    return folder, train(config, folder)
+
+
+def test_one_step_and_its_record(run, flowers):
+    folder, result = run
+    assert result["recipe"] == "linear" and result["best"]["stage"] == "linear"
+    assert result["test"]["top1"] > 0.6  # chance is 0.25
+    assert result["seconds"]["linear"] > 0
+    (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert line["run_step"] == 1
+    features = np.load(folder / "features_linear.npy")
+    images = fixtures.CLASSES * (fixtures.TRAIN + fixtures.VALIDATION)
+    assert features.shape[0] == images
+    before = (folder / "result.json").read_bytes()
+    assert train(load_run(folder).config, folder) == result
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_export_and_map_have_the_head(run, flowers, tmp_path):
+    folder, _ = run
+    network = load_run(folder).network
+    assert network.variables["batch_stats"]["head"]["norm"]["var"].min() >= 0
+    export.save(tmp_path / "export", network, {})
+    image = sorted((flowers / "jpg").iterdir())[0]
+    (prediction,) = network.predict(image)
+    (exported,) = export.load(tmp_path / "export").predict(image)
+    np.testing.assert_allclose(
+        exported.probabilities, prediction.probabilities, atol=1e-5
+    )
+    explanation = network.explain(image, "grad_cam", layer="mixed7_branch7x7_3")
+    assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
+
+
+def test_refit_after_fine_tuning(config, tmp_path):
+    """A later stage may train the network, and a further one solve the head again."""
+    config = config.copy_and_resolve_references()
+    stages = inception.get_config().stages
+    stages.settle.update(epochs=1, batch_size=8, validate_every=1)
+    stages.settle.augment.size = 80
+    config.stages.settle = stages.settle
+    config.stages.refit = config.stages.linear
+    config.stage_order = ("linear", "settle", "refit")
+    result = train(config, tmp_path / "run")
+    assert result["seconds"].keys() == {"linear", "settle", "refit", "evaluation"}
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines] == [
+        "linear",
+        "settle",
+        "refit",
+    ]
+
+
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        ("stages.linear.epochs", 2, "epochs is 2; expected 1, because config.stages."),
+        ("stages.linear.augment.enabled", True, "augment.enabled is True; expected Fa"),
+        ("model.standardize", False, "config.model.standardize is False; expected Tr"),
+        ("model.hidden", (5,), r"config.model.hidden is \(5,\); expected \(\), beca"),
+        ("stages.linear.partition", ((".*", 1.0),), "expected to train 'head/"),
+        ("stages.linear.solver", "rigde", "expected one of gradient, ridge"),
+    ],
+)
+def test_values_that_a_closed_form_head_cannot_have(config, key, value, message):
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(SettingsError, match=message):
+        read_settings(config)

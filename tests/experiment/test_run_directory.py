@@ -1,0 +1,342 @@
+"""Run directories that are interrupted, damaged, claimed anew or in use."""
+
+import fcntl
+import json
+import re
+import resource
+import shutil
+
+import numpy as np
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.data import loader
+from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment import kept
+from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment.settings import SettingsError
+from seeflower_jax.experiment.train import train
+from seeflower_jax.inference.run import load_config, load_run
+from seeflower_jax.pretrained import loading
+from seeflower_jax.training import stopping
+from seeflower_jax.training.checkpoint import DamagedCheckpointError
+from tests import harness, tiny_config
+
+
+def _config(flowers, cache):
+    config = tiny_config.get_config()
+    config.model.update(name="small", width=0.5)
+    config.init.weights = ""
+    config.data.update(dir=str(flowers), cache_dir=str(cache), shortest_side=32)
+    config.whitening.update(enabled=True, patch_size=3, patches_per_image=4)
+    config.eval.update(size=32, batch_size=8)
+    config.test_time.views = ((32, 1.0),)
+    config.stages.head.update(epochs=1, validate_every=1)
+    config.stages.finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
+    config.stages.finetune.update(epochs=1, validate_every=1)
+    config.stages.finetune.augment.size = 32
+    return config
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def config(flowers, cache):
+    """The config of `finished`: two stages of two steps on images of 32 pixels."""
+    return _config(flowers, cache)
+
+
+@pytest.fixture(scope="module")
+def finished(flowers, cache, tmp_path_factory):
+    """The directory of a finished run."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    train(_config(flowers, cache), workdir)
+    return workdir
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _result(workdir):
+    """Return the metrics of a run."""
+    result = json.loads((workdir / "result.json").read_text())
+    return {key: result[key] for key in ("test", "validation", "calibration", "best")}
+
+
+def _request_after(monkeypatch, count):
+    """Ask the loop to end while step `count` of the run is under way."""
+    original, batches = loader.TrainLoader.__call__, 0
+
+    def counted(self, start, stop):
+        nonlocal batches
+        for batch in original(self, start, stop):
+            batches += 1
+            if batches == count:
+                stopping.request()
+            yield batch
+
+    monkeypatch.setattr(loader.TrainLoader, "__call__", counted)
+
+
+# Within the first stage, at its end, and within the second stage.
+@pytest.mark.parametrize(
+    "count,step,stage", [(1, 1, "head"), (2, 2, "head"), (3, 1, "finetune")]
+)
+def test_request_ends_the_run_after_the_step(
+    finished, config, tmp_path, monkeypatch, count, step, stage
+):
+    with monkeypatch.context() as patch:
+        _request_after(patch, count)
+        with pytest.raises(stopping.Interrupted) as caught:
+            train(config, tmp_path / "run")
+    stopping.clear()
+    assert str(caught.value) == (
+        f"interrupted after step {step} of stage '{stage}', which is saved; start the "
+        "same command again to resume the run"
+    )
+    train(config, tmp_path / "run")
+    assert _result(tmp_path / "run") == _result(finished)
+    variables = [
+        load_run(path).network.variables for path in (finished, tmp_path / "run")
+    ]
+    harness.assert_trees_equal(*variables)
+
+
+def test_interruption_before_the_first_step_says_how_to_resume(
+    config, tmp_path, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loader.TrainLoader, "__init__", interrupt)
+    with pytest.raises(stopping.Interrupted, match="start the same command again"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_directory_that_has_trained_nothing_is_claimed_anew(
+    finished, config, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loader.TrainLoader, "__call__", None)  # fails before a step
+        config.seed, config.whitening.patch_size = 7, 5
+        with pytest.raises(TypeError):
+            train(config, workdir)
+    assert load_config(workdir)["seed"] == 7
+    names = {path.name for path in workdir.iterdir()}
+    assert names >= {"config.json", "data.json", "whitening.npz", "features_head.npy"}
+    (workdir / "partial_features_head.npy").touch()
+    config.seed, config.whitening.patch_size = 0, 3
+    train(config, workdir)
+    assert _result(workdir) == _result(finished)
+    assert load_config(workdir)["seed"] == 0
+    assert not list(workdir.glob("partial_*"))
+    config.seed = 7
+    with pytest.raises(ValueError, match="config.seed: 0 there, 7 now"):
+        train(config, workdir)
+
+
+def test_failed_command_leaves_no_directory(config, tmp_path):
+    config.data.dir = str(tmp_path / "absent")
+    with pytest.raises((OSError, ValueError)):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_directory_in_use_is_refused(run, config):
+    with open(run / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(records.FolderInUseError, match="run is in use: another"):
+            train(config, run)
+        for path in run.glob("logits_*"):
+            path.unlink()
+        with pytest.raises(records.FolderInUseError):
+            evaluate(load_run(run), "test")
+    evaluate(load_run(run), "test")
+
+
+def test_run_of_other_weights_is_not_resumed(config, tmp_path, monkeypatch):
+    original = loading.load_pretrained
+
+    def load(sha256):
+        def replaced(*arguments, **options):
+            spec, variables, _ = original(*arguments, **options)
+            return spec, variables, {"name": "a.h5", "sha256": sha256, "exact": None}
+
+        return replaced
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load_pretrained", load("a" * 64))
+        _request_after(patch, 1)
+        with pytest.raises(stopping.Interrupted):
+            train(config, tmp_path / "run")
+    stopping.clear()
+    monkeypatch.setattr(loading, "load_pretrained", load("b" * 64))
+    with pytest.raises(
+        ValueError, match="was started with the weights a.h5 .SHA-256 a"
+    ):
+        train(config, tmp_path / "run")
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "flipped": lambda content: (
+        content[:-30] + bytes([content[-30] ^ 4]) + content[-29:]
+    ),
+}
+
+
+def _damage(path, how):
+    path.write_bytes(DAMAGES[how](path.read_bytes()))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_logits_are_computed_again(run, how, caplog):
+    loaded = load_run(run)
+    logits = evaluate(loaded, "test").logits
+    path = run / "logits_test.npz"
+    _damage(path, how)
+    np.testing.assert_array_equal(evaluate(loaded, "test").logits, logits)
+    assert re.fullmatch(
+        f"{path} is damaged .* and is computed again", caplog.messages[0]
+    )
+    assert kept.read_logits(path, "another origin", len(logits)) is None
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_features_are_computed_again(tmp_path, how, caplog):
+    features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    path = tmp_path / "features.npy"
+    kept.write_features(path, "origin", (features[:2], features[2:]), 5)
+    np.testing.assert_array_equal(kept.read_features(path, "origin", 5), features)
+    assert kept.read_features(path, "another", 5) is None and not caplog.messages
+    content = path.read_bytes()
+    if how == "flipped":  # of the features; the last bytes are the origin
+        path.write_bytes(content[:140] + bytes([content[140] ^ 1]) + content[141:])
+    else:
+        _damage(path, how)
+    assert kept.read_features(path, "origin", 5) is None
+    assert f"{path} is damaged" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, "absent"])
+def test_damaged_whitening_is_named_and_fitted_again(run, finished, config, how):
+    path = run / "whitening.npz"
+    path.unlink() if how == "absent" else _damage(path, how)
+    with pytest.raises((records.DamagedFileError, FileNotFoundError)) as caught:
+        load_run(run)
+    assert str(caught.value).startswith(f"{path} is ")
+    assert str(caught.value).endswith(
+        "start the training command again to fit it again"
+    )
+    train(config, run)
+    assert _result(run) == _result(finished)
+    np.testing.assert_array_equal(
+        load_run(run).network.preprocess.kernel,
+        load_run(finished).network.preprocess.kernel,
+    )
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "zeros"])
+def test_damaged_json_files_are_named_and_written_again(run, finished, config, how):
+    for name, load in (("result.json", load_run), ("config.json", load_config)):
+        _damage(run / name, how)
+        with pytest.raises(
+            records.DamagedFileError, match=f"{name} is damaged: .* start"
+        ):
+            load(run)
+        train(config, run)
+        assert _result(run) == _result(finished)
+        load(run)
+    _damage(run / "data.json", how)
+    with pytest.raises(
+        records.DamagedFileError, match="data.json is .*; remove the file"
+    ):
+        evaluate(load_run(run), "test")
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"calibration": 1}, {"calibration": {"temperature": "x"}}]
+)
+def test_result_without_its_keys(run, finished, config, content):
+    (run / "result.json").write_text(json.dumps(content))
+    train(config, run)
+    assert _result(run) == _result(finished)
+
+
+def test_config_that_is_lost_is_not_replaced_by_another(run, config):
+    (run / "config.json").unlink()
+    config.seed = 7
+    with pytest.raises(ValueError, match="config.json is missing or damaged"):
+        train(config, run)
+    config.seed = 0
+    train(config, run)
+    assert load_config(run)["seed"] == 0
+
+
+def test_config_with_wrong_values_is_named(run):
+    values = json.loads((run / "config.json").read_text())
+    values["eval"]["batch_size"] = "many"
+    (run / "config.json").write_text(json.dumps(values))
+    with pytest.raises(SettingsError, match="run/config.json: config.eval.batch_size"):
+        evaluate(load_run(run), "test")
+    (run / "config.json").write_text("{}")
+    with pytest.raises(records.DamagedFileError, match="has no section 'data'"):
+        load_run(run)
+
+
+def test_damaged_checkpoint_is_named(run, config):
+    for path in (run / "checkpoints").rglob("metadata"):
+        path.write_bytes(b"")
+    for use in (load_run, lambda folder: train(config, folder)):
+        with pytest.raises(DamagedCheckpointError, match=r"checkpoints/4 is damaged: "):
+            use(run)
+
+
+def test_full_disk_is_named_in_one_line(config, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(records.FullDiskError) as caught:
+            train(config, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"cannot write {tmp_path}/run/")
+    train(config, tmp_path / "run")
+
+
+def test_relative_folder_of_images_is_found_from_elsewhere(
+    config, flowers, finished, tmp_path, monkeypatch
+):
+    shutil.copytree(flowers, tmp_path / "flowers")
+    config.data.dir = "flowers"
+    monkeypatch.chdir(tmp_path)
+    train(config, "run")
+    assert load_config("run")["data"]["dir"] == "flowers"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = load_run(tmp_path / "run")
+    assert evaluate(run, "test").metrics == _result(finished)["test"]
+    (tmp_path / "flowers").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="flowers, name their folder by --data"):
+        evaluate(load_run(tmp_path / "run"), "test")
+    run = load_run(tmp_path / "run", str(tmp_path / "moved"))
+    assert evaluate(run, "test").metrics == _result(finished)["test"]
+
+
+def test_evaluator_is_not_called_for_kept_logits(run, monkeypatch):
+    evaluate(load_run(run), "test")
+    monkeypatch.setattr(Evaluator, "stream", None)
+    evaluate(load_run(run), "test")

@@ -1,0 +1,147 @@
+"""Locks of folders, and files that are written whole."""
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.records import locks
+from tests import harness
+
+_HOLD = """
+import sys
+from seeflower_jax import records
+with records.lock(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that has locked the folder `run`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, tmp_path / "run"],
+        cwd=harness.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_lock_names_the_holder_and_ends_when_it_dies(holder, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(records.FolderInUseError) as caught, records.lock(folder):
+        pass
+    message = str(caught.value)
+    who = f"process {holder.pid} on {socket.gethostname()} has been writing to it"
+    assert message.startswith(f"{folder} is in use: {who} since 20")
+    assert message.endswith("wait until it ends, or give another folder")
+    assert json.loads((folder / ".lock").read_text())["pid"] == holder.pid
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with records.lock(folder):
+        assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
+    assert list(folder.iterdir()) == []
+
+
+def test_lock_is_of_a_thread_that_may_take_it_again(tmp_path):
+    caught = []
+
+    def take():
+        try:
+            with records.lock(tmp_path):
+                pass
+        except records.FolderInUseError as error:
+            caught.append(error)
+
+    with records.lock(tmp_path), records.lock(str(tmp_path)):
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+    assert len(caught) == 1
+    take()
+    assert len(caught) == 1
+
+
+def test_lock_removes_a_created_folder_that_stays_empty(tmp_path):
+    with records.lock(tmp_path / "empty"):
+        pass
+    with records.lock(tmp_path / "filled"):
+        (tmp_path / "filled/result.json").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["filled"]
+
+
+def test_lock_removed_by_the_last_holder_is_taken_anew(tmp_path, monkeypatch):
+    """The file can vanish between opening and locking it."""
+    flock, calls = locks.fcntl.flock, []
+
+    def late(descriptor, flags):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(descriptor)
+        flock(descriptor, flags)
+
+    monkeypatch.setattr(locks.fcntl, "flock", late)
+    with records.lock(tmp_path):
+        assert len(calls) == 2 and (tmp_path / ".lock").exists()
+
+
+def test_file_system_without_flock_is_said_once(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            with records.lock(tmp_path):
+                pass
+    assert caplog.messages == [
+        f"{tmp_path} cannot be locked (No locks available); let only one process at a "
+        "time write to it"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_is_replaced_by_a_complete_one_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    records.write_json(path, {"a": 1})
+    with pytest.raises(KeyboardInterrupt), records.replacing(path) as partial:
+        partial.write_text("{")
+        raise KeyboardInterrupt
+    with pytest.raises(records.FullDiskError, match=f"cannot write {path}: the disk"):
+        with records.replacing(path) as partial:
+            partial.write_text("{")
+            raise OSError("512 requested and 0 written")  # as NumPy says it
+    with pytest.raises(PermissionError, match="denied"):
+        with records.replacing(path):
+            raise PermissionError(errno.EACCES, "Permission denied", "images/a.jpg")
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert records.read_result(tmp_path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"a": ', b"[1]", b"null", b"\xff\xfe", b"\0" * 20, b"[" * 99999]
+)
+def test_damaged_json_is_named(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_bytes(content)
+    with pytest.raises(records.DamagedFileError) as caught:
+        records.read_result(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is damaged: ") and "\n" not in message
+    assert message.endswith(
+        "start the training command again, which evaluates the run again"
+    )

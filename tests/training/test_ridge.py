@@ -1,0 +1,110 @@
+"""A linear head in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from seeflower_jax import models
+from seeflower_jax.training import ridge
+from tests import fixtures
+
+CLASSES = 4
+
+
+def _problem(count, width):
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(CLASSES), rng.choice(CLASSES, count - CLASSES)])
+    centres = rng.normal(0, 1, (CLASSES, width))
+    features = centres[labels] + rng.normal(0, 2, (count, width))
+    return (features * rng.uniform(0.1, 10, width)).astype(np.float32), labels
+
+
+def _reference(features, labels, weights, strength):
+    """Solve the normal equations with an explicit, unpenalised intercept."""
+    count, width = features.shape
+    matrix = np.concatenate([features, np.ones((count, 1))], 1)
+    penalty = np.diag([strength] * width + [0.0])
+    left = matrix.T @ (weights[:, None] * matrix) + penalty
+    right = matrix.T @ (weights[:, None] * np.eye(CLASSES)[labels])
+    return np.linalg.solve(left, right)
+
+
+@pytest.mark.parametrize("count,width", [(30, 50), (60, 12)])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_solution_and_leave_one_out_logits(count, width, balanced):
+    features, labels = _problem(count, width)
+    counts = np.bincount(labels)
+    class_weights = count / CLASSES / counts if balanced else np.ones(CLASSES)
+    fit = ridge.solve(features, labels, CLASSES, balanced)
+    weights = class_weights[labels]
+    standard = (features - fit.mean) / np.sqrt(fit.variance + ridge.EPSILON)
+    np.testing.assert_allclose(
+        np.average(standard, 0, weights), np.zeros(width), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        np.average(standard**2, 0, weights), np.ones(width), rtol=1e-3
+    )
+    total = (weights[:, None] * standard**2).sum()
+    strength = fit.strength * total / count
+    wanted = fit.scale * _reference(standard, labels, weights, strength)
+    np.testing.assert_allclose(fit.kernel, wanted[:-1], atol=1e-6)
+    np.testing.assert_allclose(fit.bias, wanted[-1], atol=1e-6)
+    for left_out in range(0, count, 7):
+        rest = np.arange(count) != left_out
+        solution = _reference(standard[rest], labels[rest], weights[rest], strength)
+        logits = standard[left_out] @ solution[:-1] + solution[-1]
+        np.testing.assert_allclose(
+            fit.logits[left_out], fit.scale * logits, rtol=1e-6, atol=1e-6
+        )
+    log_probabilities = scipy.special.log_softmax(fit.logits, -1)
+    losses = -log_probabilities[np.arange(count), labels]
+    assert fit.loss == pytest.approx(np.average(losses, weights=weights))
+
+
+def test_blocks_do_not_change_the_solution(monkeypatch):
+    for count, width in ((30, 50), (60, 12)):
+        features, labels = _problem(count, width)
+        whole = ridge.solve(features, labels, CLASSES)
+        with monkeypatch.context() as patched:
+            patched.setattr(ridge, "_BLOCK", 7)
+            parts = ridge.solve(features, labels, CLASSES)
+        np.testing.assert_allclose(parts.kernel, whole.kernel, atol=1e-9)
+        assert parts.strength == whole.strength
+
+
+def test_constant_features_and_classes_of_one_image():
+    features, labels = _problem(12, 20)
+    features[:, 3] = 5
+    labels[:] = [0, 1, 2, 3, *[0] * 8]
+    fit = ridge.solve(features, labels, CLASSES)
+    assert np.isfinite(fit.kernel).all() and np.isfinite(fit.loss)
+    assert np.abs(fit.kernel[3]).max() < 1e-6
+
+
+def test_network_computes_what_was_solved():
+    spec = models.get_spec(
+        "small",
+        num_classes=CLASSES,
+        input_size=32,
+        width=0.1,
+        pooling="root_moments",
+        pooled=("block[345]",),
+        standardize=True,
+    )
+    variables = fixtures.random_variables(spec, 0)
+    images = np.random.default_rng(0).uniform(0, 255, (20, 32, 32, 3))
+    features = np.asarray(models.features(spec, variables, images))
+    labels = np.arange(20) % CLASSES
+    fit = ridge.solve(features, labels, CLASSES)
+    variables["params"]["head"]["logits"] = {"kernel": fit.kernel, "bias": fit.bias}
+    variables["batch_stats"]["head"]["norm"] = {"mean": fit.mean, "var": fit.variance}
+    variables = jax.tree.map(jnp.float32, variables)
+    logits, _ = models.apply(spec, variables, images)
+    standard = (features - fit.mean) / np.sqrt(fit.variance + ridge.EPSILON)
+    np.testing.assert_allclose(
+        logits, standard @ fit.kernel + fit.bias, rtol=1e-3, atol=1e-3
+    )
+    slope = jax.grad(lambda x: models.apply(spec, variables, x)[0].sum())(0 * images)
+    assert np.isfinite(slope).all() and np.abs(slope).max() > 0
