@@ -8,6 +8,7 @@ run_all(world, "images", "outcomes.jsonl", skip=[])
 import gc
 import importlib
 import json
+import os
 import pathlib
 import resource
 import shlex
@@ -57,6 +58,7 @@ def run(case: Case, world: World, keep: bool = False) -> dict:
     problem = ""
     try:
         case.prepare(here, world)
+        os.chdir(here)  # for what a script writes to the current folder
         start = time.monotonic()
         try:
             completed = harness.run_here(case.script, *case.command(here, world))
@@ -82,6 +84,7 @@ def run(case: Case, world: World, keep: bool = False) -> dict:
             "seconds": round(seconds, 2),
         }
     finally:
+        os.chdir(harness.ROOT)
         if not keep:
             shutil.rmtree(here, ignore_errors=True)
 
@@ -111,6 +114,7 @@ def run_all(world: str, kind: str, outcomes: str, skip: Sequence[str]) -> None:
 def _prepare(world: str) -> World:
     """Limit the memory of this process, and return the intact things."""
     warnings.simplefilter("ignore")
+    sys.path.insert(0, str(harness.ROOT))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, hard))

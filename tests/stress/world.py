@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests import fixtures, harness
 
-CONFIG = "--config=tests/stress/config.py"
+CONFIG = f"--config={harness.ROOT}/tests/stress/config.py"
 CLASSES = ("daisy", "poppy", "rose")
 
 
@@ -123,6 +123,7 @@ def vgg_variables() -> dict:
 
 def write_weights(folder: pathlib.Path) -> None:
     """Write the variables of a narrow VGG16 in each format."""
+    import safetensors.numpy
     import torch
 
     from seeflower_jax.pretrained import keras_h5, torch_state
@@ -131,7 +132,7 @@ def write_weights(folder: pathlib.Path) -> None:
     variables = vgg_variables()
     keras_h5.write(folder / "v.h5", keras_h5.to_layers("vgg16", variables))
     state = torch_state.state_dict("vgg16", variables)
-    torch_state.write(folder / "v.safetensors", state, {})
+    safetensors.numpy.save_file(state, folder / "v.safetensors")
     tensors = {name: torch.tensor(array) for name, array in state.items()}
     torch.save(tensors, folder / "v.pth")
     write_keras_archive(folder / "v.keras", keras_h5.to_layers("vgg16", variables))

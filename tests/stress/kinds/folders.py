@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from tests.stress import damage
 from tests.stress.cases import Case, Check
 from tests.stress.kinds.images import encode
-from tests.stress.world import World, photo
+from tests.stress.world import CONFIG, World, photo
 
 OWNER = "data"
 # One epoch of the first stage.
-FAST = "--config=tests/stress/config.py:{'stage_order': ('head',), 'stages.head.epochs': 1}"
+FAST = f"{CONFIG}:{{'stage_order': ('head',), 'stages.head.epochs': 1, 'stages.head.batch_size': 2}}"
 FORMATS = ("jpg", "png", "gif", "bmp", "tif", "webp")
 
 
@@ -100,7 +100,7 @@ def _classes() -> Iterator[Case]:
         ("spaces", (" a", "b ")),
         ("dollar", ("$a$", "$b_{")),
         ("control", ("a\nb", "a\tc")),
-        ("markup", ("<b>a</b>", "&amp;")),
+        ("markup", ("<b>a", "&amp;")),
         ("quotes", ("'a'", '"b"')),
         ("percent", ("100%", "{0}")),
         ("long", ("a" * 200, "b" * 200)),
@@ -157,7 +157,8 @@ def _left_out() -> Iterator[Case]:
         ("text", "ant/notes.txt"),
         ("csv", "labels.csv"),
     ):
-        yield case(f"system_{name}", more(path, content=b"nothing"), "accepted")
+        expect = "either" if name == "macosx" else "accepted"
+        yield case(f"system_{name}", more(path, content=b"nothing"), expect)
     yield case("folder_named_jpg", lambda t: (two(t), (t / "ant" / "x.jpg").mkdir()), "either", None, r"x\.jpg")  # fmt: skip
     yield case("dangling", lambda t: (two(t), (t / "ant" / "x.jpg").symlink_to("nowhere")), "either", holds(2, 12, "1 |x.jpg"), r"x\.jpg")  # fmt: skip
     yield case("linked_image", lambda t: (two(t), (t / "ant" / "x.png").symlink_to(t / "bee" / "0.png")), "accepted", holds(2, 13))  # fmt: skip

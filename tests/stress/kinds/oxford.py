@@ -70,6 +70,11 @@ def cases() -> Iterator[Case]:
             yield case(f"{file}_{name}", of(change), "refused", pattern)
         for name, change in damage.flips(15):
             yield case(f"{file}_{name}", of(change), "either", f"{pattern}|data", _any)
+        for seed in range(20):
+            head = of(damage.flip(300 + seed, 1 + seed % 3, 0, 0.8))
+            yield case(
+                f"{file}_head_flip_{seed}", head, "either", f"{pattern}|data", _any
+            )
         for less in (1, 3, 8):
             yield case(
                 f"{file}_less_{less}", of(damage.cut(1, less)), "either", pattern

@@ -69,7 +69,7 @@ def _recorded() -> Iterator[Case]:
         "zero": "a\0b",
     }.items():
         flags = [f"--record={where}"]
-        yield Case(f"record_{name}", "reproduce", flags, "refused", r"absent|none|photos|export|0\.png|record|null")  # fmt: skip
+        yield Case(f"record_{name}", "reproduce", flags, "refused", r"absent|none|photos|export|0\.png|record|null|a.b")  # fmt: skip
     for name, flags in {
         "none": [],
         "only": ["--out={here}/out", "--only=nothing", "--dry_run"],

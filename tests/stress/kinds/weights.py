@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.stress import damage
 from tests.stress.cases import MARKER, Case, Check
-from tests.stress.world import World, vgg_variables
+from tests.stress.world import CONFIG, World, vgg_variables
 
 OWNER = "weights"
 FILES = ("v.h5", "v.weights.h5", "v.keras", "v.pth", "v.safetensors")
@@ -335,5 +335,5 @@ def _other_doors() -> Iterator[Case]:
         image = "{world}/photos/daisy/0.png"
         predict = ["--model=vgg16", f"--weights={{here}}/{file}", image]
         yield Case(f"predict_{like.name}", "predict", predict, "refused", like.names, like.prepare)  # fmt: skip
-        train = ["--config=tests/stress/config.py", "--config.model.name=vgg16", "--config.model.width=0.05", f"--config.init.weights={{here}}/{file}", "--workdir={here}/run"]  # fmt: skip
+        train = [CONFIG, "--config.model.name=vgg16", "--config.model.width=0.05", f"--config.init.weights={{here}}/{file}", "--workdir={here}/run"]  # fmt: skip
         yield Case(f"train_{like.name}", "train", train, "refused", like.names, like.prepare)  # fmt: skip
