@@ -27,7 +27,7 @@ def full_disk(world: World, log: Callable, short: bool, jobs: int) -> dict:
     names = ("train", "export") if short else tuple(_commands(world, pathlib.Path()))
     mounted = _may_mount(world.folder)
     for name in names:
-        for share in (SHARES[1], SHARES[4]) if short else SHARES:
+        for share in (SHARES[2],) if short else SHARES:
             folder = world.folder / "full_disk" / f"{name}_{share}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)

@@ -27,8 +27,8 @@ _CHANGES = (
     "{'stages.head.epochs': 2, 'stages.head.validate_every': 1, "
     "'stages.head.batch_size': 9, 'stages.finetune.batch_size': 9}"
 )
-KILLS, SHORT_KILLS = 50, 4
-SHORT_POINTS = 6
+KILLS, SHORT_KILLS = 50, 2
+SHORT_POINTS = 4
 _MEASURED = ("seconds", "images_per_second", "command")
 
 

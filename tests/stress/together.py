@@ -29,9 +29,15 @@ DELAYS = (0.0, 0.5)  # seconds between the two starts
 
 def two_at_once(world: World, log: Callable, short: bool, jobs: int) -> dict:
     """Run all pairs, and return the counts and the problems."""
-    pairs = {"train": _train, "maps": _maps, "cache": _cache, "export": _export}
+    pairs = {"train": _train, "maps": _maps}
     if not short:
-        pairs |= {"download": _download, "convert": _convert, "evaluate": _evaluate}
+        pairs |= {
+            "cache": _cache,
+            "export": _export,
+            "download": _download,
+            "convert": _convert,
+            "evaluate": _evaluate,
+        }
         pairs |= {"prepare": _prepare, "explain": _explain}
     count, problems, hangs = 0, {}, 0
     for name, pair in pairs.items():
