@@ -129,6 +129,12 @@ RUNS = {
         ),
         slow="starts a process for each method and framework",
     ),
+    "python -m scripts.stress --out=results/reliability.json": Run(
+        {"results/reliability.json": "reliability.json"},
+        ("--short",),
+        ("reliability.json",),
+        slow="tests/stress runs it already",
+    ),
     "python -m scripts.ablation --out=runs --dry_run": Run(),
     "python -m scripts.reproduce --out=runs --dry_run": Run(),
     "python -m scripts.reproduce --out=runs --seeds=0,1,2": Run(

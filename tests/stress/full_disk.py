@@ -1,6 +1,6 @@
 """Let the disk fill up at several points of each script, then give it space again.
 
-counts = full_disk(world, log, short=False, jobs=2)
+counts = full_disk(world, log, False, 2)
 
 Right is: the script fails in one line with the path of the disk, and the same command
 succeeds when there is space. The disk is a small tmpfs if this process may mount one;
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
-from tests.stress import children, interrupted
+from tests.stress import children, jobs
 from tests.stress.cases import error_text
 from tests.stress.world import CONFIG, World
 
@@ -21,13 +21,13 @@ SHARES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.95)  # of the space that a script needs
 _SPACE = 256 * 2**20
 
 
-def full_disk(world: World, log: Callable, short: bool, jobs: int) -> dict:
+def full_disk(world: World, log: Callable, short: bool, _: int) -> dict:
     """Run all scripts that write on disks of several sizes."""
     count, problems, hangs = 0, {}, 0
     names = ("train", "export") if short else tuple(_commands(world, pathlib.Path()))
     mounted = _may_mount(world.folder)
     for name in names:
-        for share in (SHARES[1], SHARES[4]) if short else SHARES:
+        for share in (SHARES[2],) if short else SHARES:
             folder = world.folder / "full_disk" / f"{name}_{share}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -55,7 +55,7 @@ def _commands(world: World, disk: pathlib.Path) -> dict[str, tuple[str, list[str
     cached = [fast, f"--config.data.cache_dir={disk / 'cache'}"]
     maps = [export, f"--images={photos}", "--methods=saliency,grad_cam", "--overlays"]
     return {
-        "train": ("train", interrupted.command(disk / "run")),
+        "train": ("train", jobs.train_command(world, disk / "run")),
         "export": ("export", [run, f"--out={disk / 'out'}"]),
         "attribute": ("attribute", [*maps, f"--out={disk / 'maps'}"]),
         "cache": ("train", [*cached, f"--workdir={disk / 'run'}"]),
@@ -108,9 +108,8 @@ def _fill(
         if left:
             return f"left behind: {left}"
         if name == "train":
-            _, expected = interrupted.reference(world)
-            found = interrupted.content(disk / "run")
-            return interrupted.difference(found, expected)
+            _, expected = jobs.reference("train", world)
+            return jobs.difference(jobs.train_content(disk / "run"), expected)
     return ""
 
 

@@ -76,7 +76,7 @@ def run(
     for part in parts:
         if part == "malformed":
             chosen = list(kinds) or list(worker.KINDS)
-            every = 25 if short else 1
+            every = 40 if short else 1
             outcomes = malformed.run_kinds(world, chosen, log, jobs, every)
             result[part] = malformed.summarise(outcomes)
         else:

@@ -1,6 +1,6 @@
 """Run two processes at once on the same folder.
 
-counts = two_at_once(world, log, short=False, jobs=2)
+counts = two_at_once(world, log, False, 2)
 
 Right is: both end; one or both succeed; one that fails says why in one line that names
 the folder; and the result is that of one process alone.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tests import harness
-from tests.stress import children, interrupted
+from tests.stress import children, jobs
 from tests.stress.cases import error_text
 from tests.stress.world import World
 
@@ -27,11 +27,17 @@ Pair = Callable[[World, pathlib.Path], str]
 DELAYS = (0.0, 0.5)  # seconds between the two starts
 
 
-def two_at_once(world: World, log: Callable, short: bool, jobs: int) -> dict:
+def two_at_once(world: World, log: Callable, short: bool, _: int) -> dict:
     """Run all pairs, and return the counts and the problems."""
-    pairs = {"train": _train, "maps": _maps, "cache": _cache, "export": _export}
+    pairs = {"train": _train, "maps": _maps}
     if not short:
-        pairs |= {"download": _download, "convert": _convert, "evaluate": _evaluate}
+        pairs |= {
+            "cache": _cache,
+            "export": _export,
+            "download": _download,
+            "convert": _convert,
+            "evaluate": _evaluate,
+        }
         pairs |= {"prepare": _prepare, "explain": _explain}
     count, problems, hangs = 0, {}, 0
     for name, pair in pairs.items():
@@ -90,14 +96,17 @@ def _ends(ended: Sequence[harness.Completed]) -> str:
 def _train(world: World, folder: pathlib.Path) -> str:
     """Train in one run directory."""
     run = folder / "run"
-    _, problem = _both("train", [interrupted.command(run)] * 2, folder)  # fmt: skip
+    _, problem = _both("train", [jobs.train_command(world, run)] * 2, folder)  # fmt: skip
     return problem or _differs(world, run)
 
 
 def _cache(world: World, folder: pathlib.Path) -> str:
     """Train in two run directories with one pixel cache, which both must fill."""
     commands = [
-        [*interrupted.command(folder / name), f"--config.data.cache_dir={folder}/cache"]
+        [
+            *jobs.train_command(world, folder / name),
+            f"--config.data.cache_dir={folder}/cache",
+        ]
         for name in ("a", "b")
     ]
     ended, problem = _both("train", commands, folder)
@@ -111,35 +120,16 @@ def _cache(world: World, folder: pathlib.Path) -> str:
 
 def _differs(world: World, run: pathlib.Path) -> str:
     """Return how a run differs from one that was alone."""
-    _, expected = interrupted.reference(world)
-    return interrupted.difference(interrupted.content(run), expected)
+    _, expected = jobs.reference("train", world)
+    return jobs.difference(jobs.train_content(run), expected)
 
 
 def _maps(world: World, folder: pathlib.Path) -> str:
     """Compute maps in one folder."""
-    from seeflower_jax.explain.store import MapStore
-
-    def command(out: pathlib.Path) -> list[str]:
-        methods = "--methods=saliency,grad_cam"
-        images = f"--images={world.folder / 'photos'}"
-        return [f"--export={world.folder / 'export'}", images, methods, f"--out={out}", "--batch_size=2"]  # fmt: skip
-
-    _, problem = _both("attribute", [command(folder / "maps")] * 2, folder)
-    if problem:
-        return problem
-    completed = children.run("attribute", command(folder / "alone"), folder / "third")
-    assert completed.returncode == 0, completed.stderr
-    maps = []
-    for name in ("maps", "alone"):
-        store = MapStore.open(folder / name)
-        lines = list(store.lines())
-        maps.append({(d["image"], d["method"]): store.read(d) for d in lines})
-        if len(lines) != len(maps[-1]):
-            return f"{len(lines)} lines for {len(maps[-1])} maps in {name}"
-    if maps[0].keys() != maps[1].keys():
-        return f"{len(maps[0])} maps for {len(maps[1])}"
-    same = all(np.allclose(maps[0][k], maps[1][k], atol=1e-3) for k in maps[0])
-    return "" if same else "other maps"
+    command = jobs.JOBS["attribute"].arguments(world, folder)
+    _, problem = _both("attribute", [command] * 2, folder)
+    _, expected = jobs.reference("attribute", world)
+    return problem or jobs.difference(jobs.map_content(folder), expected)
 
 
 def _export(world: World, folder: pathlib.Path) -> str:
