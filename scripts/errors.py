@@ -4,6 +4,7 @@ raise ValueError(errors.describe(error)) from error
 """
 
 import signal
+import sys
 from collections.abc import Sequence
 
 from absl import app
@@ -43,3 +44,18 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
         message = str(error) if isinstance(error, KeyboardInterrupt) else ""
         return message or "interrupted", 128 + (*received, signal.SIGINT)[0]
     return f"{describe(error)} (--debug prints the traceback)", 1
+
+
+def silence_callbacks() -> None:
+    """Do not print tracebacks of callbacks that an interruption or an error ended.
+
+    After an error in one array, Orbax closes the event loop of the other arrays. Their
+    callbacks may fail until the process ends, so the hook is not restored.
+    """
+
+    def hook(unraisable, original=sys.unraisablehook):
+        interrupted = issubclass(unraisable.exc_type, KeyboardInterrupt)
+        if not interrupted and "loop is closed" not in str(unraisable.exc_value):
+            original(unraisable)
+
+    sys.unraisablehook = hook

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+from scripts import errors
 from seeflower_jax.training import stopping
 
 _AGAIN_SECONDS = 2.0  # until a KeyboardInterrupt counts as swallowed by a callback
@@ -39,13 +40,9 @@ def handled() -> Iterator[list[int]]:
         if not stopping.is_deferred():
             raise KeyboardInterrupt
 
-    def ignore(unraisable, hook=sys.unraisablehook):
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            hook(unraisable)
-
     stopping.clear()
     before = {number: signal.signal(number, handle) for number in signals}
-    hook, sys.unraisablehook = sys.unraisablehook, ignore
+    errors.silence_callbacks()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -60,7 +57,6 @@ def handled() -> Iterator[list[int]]:
         os.close(writer)
         watcher.join()
         os.close(reader)
-        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if received else handler)
 

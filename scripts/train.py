@@ -12,6 +12,7 @@ The result is printed on stdout, progress on stderr. The run directory gets repo
 a page of the whole run.
 """
 
+import logging
 import pathlib
 
 from absl import app, flags
@@ -58,9 +59,10 @@ def main(_) -> None:
             result["quickstart"] = quickstart.show(config, workdir, command)
             lines.append(quickstart.sentences(result["quickstart"]))
         console.show(result, "\n".join(lines))
-        curves.write_learning_curves(
-            folder / "learning_curves.png", records.read_log(folder)
-        )
+        if log := records.read_log(folder):
+            curves.write_learning_curves(folder / "learning_curves.png", log)
+        else:
+            logging.warning("%s has no epochs", folder / records.LOG_FILE)
         if not collect.is_current(folder):
             collect.write(folder)
 

@@ -64,7 +64,7 @@ def test_interrupted_writing_leaves_nothing_that_blocks_it(flowers, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert reading.exists()
-    assert list((out / "oxford_flowers102").glob("2.1.1.*.partial"))
+    assert list((out / "oxford_flowers102").glob(".2.1.1.partial-*"))
     folder = tfds_writer.write(flowers, out, verify=False)
     assert folder == out / "oxford_flowers102" / "2.1.1"
     assert list(folder.parent.iterdir()) == [folder]

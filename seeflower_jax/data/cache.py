@@ -17,8 +17,9 @@ import numpy as np
 import tqdm
 from jaxtyping import UInt8
 
-from seeflower_jax.data import decode, partials
+from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
+from seeflower_jax.records import files
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
 _MAX_LISTED = 10
@@ -97,9 +98,9 @@ def open_cache(
         except DamagedCacheError as error:
             logging.warning("%s; decoding the images again", error)
     try:
-        with partials.beside(path) as partial:
-            _write(source, shortest_side, partial)
-            os.replace(partial, path)
+        with files.workspace(path) as folder:
+            _write(source, shortest_side, folder / path.name)
+            os.replace(folder / path.name, path)
     except OSError as error:
         raise OSError(
             f"the pixel cache {path} cannot be written: {error.strerror or error}; "

@@ -25,9 +25,10 @@ import numpy as np
 from jaxtyping import Int32
 
 from seeflower_jax import download, hints
-from seeflower_jax.data import mat_files, partials
+from seeflower_jax.data import mat_files
 from seeflower_jax.data.oxford_names import CLASS_NAMES
 from seeflower_jax.data.source import ImageSource
+from seeflower_jax.records import files
 
 NAME = "oxford_flowers102"
 BASE_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
@@ -230,7 +231,7 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
     logging.info("unpacking %s", archive)
     try:
         with (
-            partials.beside(jpg, folder=True) as partial,
+            files.workspace(jpg) as partial,
             tarfile.open(archive) as tar,
         ):
             tar.extractall(partial, filter="data")

@@ -14,8 +14,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from seeflower_jax.data import oxford_flowers, partials
+from seeflower_jax.data import oxford_flowers
 from seeflower_jax.data.source import ImageSource
+from seeflower_jax.records import files
 
 _VERSION = "2.1.1"
 
@@ -50,7 +51,7 @@ def write(
             )
         return folder
     try:
-        with partials.beside(folder, folder=True) as partial:
+        with files.workspace(folder) as partial:
             os.replace(_write(source, partial), folder)
     except OSError as error:
         if not complete.exists():  # Another process may have been faster.

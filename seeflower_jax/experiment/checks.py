@@ -8,7 +8,6 @@ has a default for each key.
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from seeflower_jax import hints, models
 from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.models.classifier import POOLING
+from seeflower_jax.models.spec import is_expression
 from seeflower_jax.pretrained.loading import HEADS
 from seeflower_jax.training.stages import SCHEDULES, SOLVERS
 
@@ -113,14 +113,6 @@ def _is_option(value: Any) -> bool:
     return isinstance(value, str | bool | None) or _is_number(value)
 
 
-def _is_expression(value: Any) -> bool:
-    try:
-        re.compile(value)
-    except (re.error, TypeError):
-        return False
-    return True
-
-
 def _is_alpha(value: float) -> bool:
     """Return whether samples of Beta(value, value) are finite in float32."""
     return 0.999e-6 <= value <= 1.001e6
@@ -149,7 +141,7 @@ RULES: dict[str, Rule] = {
     "model.pooled": _optional(
         Rule(
             "regular expressions on names of endpoints, such as ('block[345]_conv.',)",
-            lambda v: _all(v, _is_expression),
+            lambda v: _all(v, is_expression),
         )
     ),
     "model.standardize": _optional(_BOOLEAN),
@@ -215,7 +207,7 @@ STAGE_RULES: dict[str, Rule] = {
             _pairs(
                 v,
                 lambda rule, factor: (
-                    _is_expression(rule)
+                    is_expression(rule)
                     and (factor is None or _POSITIVE.accepts(factor))
                 ),
             )
@@ -281,6 +273,17 @@ def _check_section(
     section: Mapping, rules: Mapping[str, Rule], prefix: str
 ) -> Iterator[str]:
     values = dict(_flatten(section))
+    parts = {key.split(".")[0] for key in rules if "." in key}
+    for part in sorted(parts):
+        if not isinstance(section.get(part), Mapping):
+            yield (
+                f"{prefix}{part} is {section.get(part)!r}; expected a section with the "
+                "keys of configs/base.py"
+            )
+            values.pop(part, None)
+            rules = {
+                k: rule for k, rule in rules.items() if not k.startswith(f"{part}.")
+            }
     for key, rule in rules.items():
         if key not in values:
             yield (

@@ -33,9 +33,15 @@ def combine(runs: Sequence[Run], command: str = "") -> dict:
       temperature and weights of each run.
 
     Raises:
-      ValueError: if there are fewer than two runs, or if their splits or classes
-        differ.
+      ValueError: if a run is not finished, if there are fewer than two runs, or if
+        their splits or classes differ.
     """
+    for run in runs:
+        if "weights" not in records.read_result(run.workdir):
+            raise ValueError(
+                f"{run.workdir} is not finished: it has no complete result.json; start "
+                "its training command again"
+            )
     if len(runs) < 2:
         raise ValueError(f"an ensemble takes two runs or more, got {len(runs)}")
     data_splits = {run.config["data"]["split"] for run in runs}

@@ -30,9 +30,9 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
         trained_on, description = read_images(workdir)[0], source.describe()
         if trained_on not in (None, description):
             raise ValueError(
-                f"{workdir} was trained on other images than there are now:\n"
-                f"  {trained_on} then\n  {description} now\n"
-                "Restore the original images, or train in another --workdir"
+                f"{workdir} was trained on other images than there are now: "
+                f"{trained_on} then, {description} now; restore the original images, "
+                "or train in another --workdir"
             )
     cache = open_cache(
         source, settings.data.shortest_side, settings.data.cache_dir or None

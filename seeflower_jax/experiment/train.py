@@ -190,7 +190,11 @@ def _train(
         "config_hash": settings.config_hash,
         **provenance,
         "test_seen": test,
-        "best": {"stage": progress.best_stage, "metric": settings.metric},
+        "best": {
+            "stage": progress.best_stage,
+            "step": progress.best_step,
+            "metric": settings.metric,
+        },
         "seconds": {k: round(v, 1) for k, v in progress.seconds.items()},
         "images_per_second": {
             name: round(progress.images[name] / seconds, 2)

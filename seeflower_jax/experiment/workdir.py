@@ -69,8 +69,8 @@ def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
     if after["stage_order"][: len(trained)] == trained:
         free.add("stage_order")
         free |= {key for key in new if key.startswith("stages.") and key not in old}
-    differing = "\n".join(
-        f"  config.{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
+    differing = "; ".join(
+        f"config.{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
         for key in sorted(old | new)
         if old.get(key, ...) != new.get(key, ...)
         and key not in free
@@ -78,8 +78,8 @@ def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
     )
     if differing:
         raise ValueError(
-            f"{workdir} holds a run of another config:\n{differing}\n"
-            "Give another --workdir, or the same config to resume that run"
+            f"{workdir} holds a run of another config: {differing}; give another "
+            "--workdir, or the same config to resume that run"
         )
 
 

@@ -87,7 +87,10 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
         # A run that is still trained may have replaced its checkpoint in the meantime.
         meta, spec, variables = _read_best(workdir)
     result = records.read_result(workdir)
-    if result.get("config_hash") != records.config_hash(config):
+    best, best_step = result.get("best", {}), meta["progress"]["best_step"]
+    hashes = result.get("config_hash"), records.config_hash(config)
+    # Results of early versions of 0.2 have no step.
+    if best["step"] != best_step if "step" in best else hashes[0] != hashes[1]:
         result = {}  # of the variables before further stages
     calibration = result.get("calibration", {})
     network = Network(
@@ -99,7 +102,7 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
         preprocess=_read_whitening(workdir, config),
         origin=str(workdir.resolve()),
     )
-    return Run(workdir, config, network, meta["progress"]["best_step"])
+    return Run(workdir, config, network, best_step)
 
 
 def _read_best(workdir: pathlib.Path) -> tuple[dict, models.ModelSpec, dict]:

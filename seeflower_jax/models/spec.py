@@ -14,7 +14,8 @@ _EXPRESSIONS = "regular expressions on names of endpoints"
 DTYPES = ("float32", "bfloat16")
 
 
-def _is_expression(value: Any) -> bool:
+def is_expression(value: Any) -> bool:
+    """Return whether a value is a regular expression."""
     try:
         re.compile(value)
     except (re.error, TypeError):
@@ -76,7 +77,7 @@ class ModelSpec:
         self._require(
             "hidden", all(n >= 1 for n in self.hidden), "widths of at least 1"
         )
-        self._require("pooled", all(map(_is_expression, self.pooled)), _EXPRESSIONS)
+        self._require("pooled", all(map(is_expression, self.pooled)), _EXPRESSIONS)
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self._require("width", 0 < self.width < math.inf, "positive and finite")
         self._require("epsilon", 0 < self.epsilon < math.inf, "positive and finite")

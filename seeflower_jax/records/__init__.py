@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -135,17 +135,38 @@ def read_result(workdir: str | os.PathLike) -> dict:
         return {}
     advice = "start the training command again, which evaluates the run again"
     result = read_json(path, advice)
-    for key in ("calibration", "test_time_calibration"):
-        try:
-            valid = key not in result or 0 < result[key]["temperature"] < math.inf
-        except (TypeError, KeyError):
-            valid = False
-        if not valid:
+    for key, (expected, accepts) in _RESULT.items():
+        if key in result and not accepts(result[key]):
             raise DamagedFileError(
-                f"{path} is damaged: {key} is {result[key]!r}, expected a temperature "
-                f"above 0; {advice}"
+                f"{path} is damaged: {key} is {result[key]!r}, expected {expected}; "
+                f"{advice}"
             )
     return result
+
+
+def _is_calibration(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    temperature = value.get("temperature")
+    return isinstance(temperature, int | float) and 0 < temperature < math.inf
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(number, int | float) for number in value.values()
+    )
+
+
+_METRICS = ("metrics as numbers", _are_metrics)
+_CALIBRATION = ("a temperature above 0", _is_calibration)
+# {key of result.json: (what is expected, function that accepts a value)}
+_RESULT: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "validation": _METRICS,
+    "test": _METRICS,
+    "calibration": _CALIBRATION,
+    "test_time_calibration": _CALIBRATION,
+    "best": ("a dict", lambda value: isinstance(value, dict)),
+}
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict]:
@@ -176,6 +197,7 @@ def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> N
     """Set an entry in a file of results, {network: {key: entry}}; keep the others."""
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text()) if path.exists() else {}
+    advice = "restore it from a copy, or remove it to record the results again"
+    results = read_json(path, advice) if path.exists() else {}
     results.setdefault(network, {})[key] = entry
     write_json(path, results)

@@ -78,9 +78,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def creating(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a path to write a new file or folder to, and rename it to `path`.
 
-    The path is in a hidden folder next to `path`. The folder is removed if the block
-    fails. If the process is killed, the next call for the same `path` removes the
-    folder. A lock on the folder shows that its process is alive.
+    The path is in the `workspace` of `path`.
 
     Args:
       path: the file or folder to write; missing parent folders are created.
@@ -91,18 +89,35 @@ def creating(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path).expanduser()
     _check_new(path)
+    try:
+        with workspace(path) as folder:
+            yield folder / path.name
+            _check_new(path)
+            os.replace(folder / path.name, path)
+    except Exception as error:
+        if is_full_disk(error):
+            raise FullDiskError(path) from error
+        raise
+
+
+@contextlib.contextmanager
+def workspace(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a new hidden folder next to `path`, and remove the folder at the end.
+
+    If the process is killed, the next call for the same `path` removes the folder. A
+    lock on the folder shows that its process is alive. On a disk without locks,
+    abandoned folders stay.
+
+    Args:
+      path: the file or folder to write; missing parent folders are created. The caller
+        writes into the workspace and renames the complete file or folder to `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     _remove_abandoned(path.parent, prefix)
     folder, descriptor = _make_locked(path.parent, prefix)
     try:
-        yield folder / path.name
-        _check_new(path)
-        os.replace(folder / path.name, path)
-    except Exception as error:
-        if is_full_disk(error):
-            raise FullDiskError(path) from error
-        raise
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)

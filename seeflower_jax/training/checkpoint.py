@@ -19,6 +19,7 @@ and can be restored on any number of them.
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -199,4 +200,6 @@ def _text_checksum(meta: dict) -> int:
 def _summary(error: Exception) -> str:
     """Return the start of an error of Orbax, which can have thousands of characters."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if code := re.match("[A-Z]+(_[A-Z]+)*(?=: )", text):  # of TensorStore
+        return f"its arrays cannot be read or written ({code[0]})"
     return text if len(text) <= 200 else f"{text[:200]} ..."

@@ -4,12 +4,11 @@ import dataclasses
 import errno
 import multiprocessing
 import os
-import signal
 
 import numpy as np
 import pytest
 
-from seeflower_jax.data import cache, decode, oxford_flowers, partials
+from seeflower_jax.data import cache, decode, oxford_flowers
 
 
 def _build(folder, cache_dir, queue=None):
@@ -136,29 +135,3 @@ def test_cache_that_cannot_be_written_is_named(flowers, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"pixels/ox.*written: No space left.*cache_dir"):
         cache.open_cache(source, 64, tmp_path)
     assert list((tmp_path / "pixels").iterdir()) == []
-
-
-def _wait_in_partial(path, queue, folder):
-    with partials.beside(path, folder) as partial:
-        queue.put(str(partial))
-        signal.pause()
-
-
-@pytest.mark.parametrize("folder", [False, True])
-def test_partials_of_killed_processes_are_removed(tmp_path, folder):
-    context = multiprocessing.get_context("spawn")
-    queue, path = context.Queue(), tmp_path / "data.npy"
-    other = tmp_path / "data.npy.other.partial.txt"
-    other.write_text("not a partial")
-    worker = context.Process(target=_wait_in_partial, args=(path, queue, folder))
-    worker.start()
-    left = queue.get(timeout=120)
-    with partials.beside(path, folder) as partial:
-        assert os.path.exists(left) and str(partial) != left  # in use
-    worker.kill()
-    worker.join()
-    assert os.path.exists(left)
-    with pytest.raises(KeyError), partials.beside(path, folder) as partial:
-        assert partial.is_dir() == folder and not os.path.exists(left)
-        raise KeyError
-    assert list(tmp_path.iterdir()) == [other]

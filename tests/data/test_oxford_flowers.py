@@ -71,7 +71,7 @@ def test_archive_is_unpacked_once_beside_it(copy):
     shutil.rmtree(copy / "jpg")
     source = oxford_flowers.load(copy, verify=False)
     assert source.fingerprint == expected.fingerprint and (copy / "jpg").is_dir()
-    assert not list(copy.glob("*.partial"))
+    assert not list(copy.glob(".*partial-*"))
 
 
 def test_tensorflow_datasets_folder_is_the_same_set(copy, tmp_path):
@@ -176,7 +176,7 @@ def test_truncated_archive_leaves_nothing(copy):
     (copy / "102flowers.tgz").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="102flowers.tgz cannot be unpacked"):
         oxford_flowers.load(copy, verify=False)
-    assert not (copy / "jpg").exists() and not list(copy.glob("*.partial"))
+    assert not (copy / "jpg").exists() and not list(copy.glob(".*partial-*"))
 
 
 def test_damaged_label_files_do_not_end_the_process(copy, monkeypatch):
@@ -224,4 +224,4 @@ def test_full_disk_is_not_blamed_on_the_archive(copy, monkeypatch):
     monkeypatch.setattr(tarfile.TarFile, "extractall", full)
     with pytest.raises(OSError, match="cannot be unpacked to .*jpg: No space left"):
         oxford_flowers.load(copy, verify=False)
-    assert not list(copy.glob("*.partial"))
+    assert not list(copy.glob(".*partial-*"))

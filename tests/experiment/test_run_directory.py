@@ -12,7 +12,7 @@ import pytest
 from seeflower_jax import records
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import kept
+from seeflower_jax.experiment import ensemble, kept
 from seeflower_jax.experiment.evaluate import evaluate
 from seeflower_jax.experiment.settings import SettingsError
 from seeflower_jax.experiment.train import train
@@ -267,7 +267,15 @@ def test_damaged_json_files_are_named_and_written_again(run, finished, config, h
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"calibration": 1}, {"calibration": {"temperature": "x"}}]
+    "content",
+    [
+        {},
+        {"calibration": 1},
+        {"calibration": {"temperature": "x"}},
+        {"validation": {"top1": "x"}},
+        {"test": []},
+        {"best": 1},
+    ],
 )
 def test_result_without_its_keys(run, finished, config, content):
     (run / "result.json").write_text(json.dumps(content))
@@ -302,6 +310,21 @@ def test_damaged_checkpoint_is_named(run, config):
     for use in (load_run, lambda folder: train(config, folder)):
         with pytest.raises(DamagedCheckpointError, match=r"checkpoints/4 is damaged: "):
             use(run)
+
+
+def test_damaged_arrays_are_named_in_one_line(run):
+    (path,) = run.glob("checkpoints/*/best/manifest.ocdbt")
+    _damage(path, "half")
+    done = harness.run_apart("export", f"--workdir={run}", f"--out={run}/network")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "checkpoints/4 is damaged: its arrays cannot be read" in done.stderr
+
+
+def test_ensemble_of_a_run_without_a_result(run, finished):
+    (run / "result.json").unlink()
+    runs = [load_run(finished), load_run(run)]
+    with pytest.raises(ValueError, match="run is not finished: .* no complete result"):
+        ensemble.combine(runs)
 
 
 def test_full_disk_is_named_in_one_line(config, tmp_path):

@@ -191,6 +191,7 @@ def test_a_value_beyond_memory_or_precision_is_refused(key):
             "cannot be built: .*mixed99",
         ),
         ({"model": 5}, "config.model is 5; expected a section"),
+        ({STAGE + "augment": []}, r"^config.*augment is \[\]; expected a section.*py$"),
     ],
 )
 def test_values_that_do_not_fit_each_other(changes, message, tmp_path):

@@ -314,11 +314,11 @@ def test_batch_statistics_are_trained_below_a_head_alone(config, flowers, tmp_pa
 def test_temperature_is_of_the_variables(finished, tmp_path):
     """A run that is gone on with has none until it is finished again."""
     shutil.copytree(finished[0], tmp_path / "run")
-    path = tmp_path / "run/config.json"
-    config = json.loads(path.read_text())
-    config["stage_order"] = ["head"]
-    path.write_text(json.dumps(config))
-    assert load_run(tmp_path / "run").network.temperature == 1.0
+    path = tmp_path / "run/result.json"
+    result = json.loads(path.read_text())
+    for best in ({"step": 2}, {}):  # of other variables; of an early version of 0.2
+        path.write_text(json.dumps(result | {"best": best, "config_hash": "0" * 12}))
+        assert load_run(tmp_path / "run").network.temperature == 1.0
 
 
 @pytest.mark.slow

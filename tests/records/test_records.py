@@ -145,3 +145,13 @@ def test_damaged_json_is_named(tmp_path, content):
     assert message.endswith(
         "start the training command again, which evaluates the run again"
     )
+
+
+def test_damaged_file_of_results_is_named(tmp_path):
+    path = tmp_path / "ablation.json"
+    path.write_text("null")
+    with pytest.raises(records.DamagedFileError, match="ablation.json is damaged"):
+        records.add_entry(path, "small", "best", {})
+    path.unlink()
+    records.add_entry(path, "small", "best", {"top1": 1})
+    assert json.loads(path.read_text()) == {"small": {"best": {"top1": 1}}}
