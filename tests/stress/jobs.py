@@ -62,7 +62,7 @@ def train_content(folder: pathlib.Path) -> dict:
         "temperature": run.network.temperature,
         "result": {k: v for k, v in result.items() if k not in _MEASURED},
         "metrics": lines,
-        "page": page.rstrip().endswith("</html>"),
+        "page": "</html>" in page[-1000:],
     }
 
 

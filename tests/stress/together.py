@@ -171,8 +171,8 @@ def _explain(world: World, folder: pathlib.Path) -> str:
     run = shutil.copytree(world.run, folder / "run")
     (run / "report.html").unlink()
     _, problem = _both("report", [[f"--workdir={run}"]] * 2, folder)
-    text = (run / "report.html").read_text().rstrip()
-    return problem or ("" if text.endswith("</html>") else "the page is incomplete")
+    text = (run / "report.html").read_text()
+    return problem or ("" if "</html>" in text[-1000:] else "the page is incomplete")
 
 
 def _prepare(world: World, folder: pathlib.Path) -> str:

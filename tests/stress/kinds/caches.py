@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.stress import damage
 from tests.stress.cases import Case
+from tests.stress.config import SIDE
 from tests.stress.kinds import runs
 from tests.stress.world import CONFIG, World
 
@@ -27,7 +28,7 @@ def case(
         for path in (here / "run").glob("logits_*"):
             path.unlink()
         shutil.copytree(world.folder / "cache", here / "cache")
-        (path,) = (here / "cache" / "pixels").glob("folder_photos_*.npy")
+        (path,) = (here / "cache" / "pixels").glob(f"folder_photos_*_{SIDE}.npy")
         change(path)
         # The run finds the cache where its config says.
         config = here / "run" / "config.json"

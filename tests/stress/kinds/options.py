@@ -225,4 +225,6 @@ def _others() -> Iterator[Case]:
     for script in ("export", "convert_weights"):
         for name, out in {"file": image, "below": f"{image}/x", "empty": "", "null": "/dev/null/x"}.items():  # fmt: skip
             flags = ["--workdir={world}/run", f"--out={out}"]
-            yield row(f"out_{name}", script, flags, "refused", r"out|0\.png|null")
+            yield row(
+                f"out_{name}", script, flags, "refused", r"out|0\.png|null|exists"
+            )
