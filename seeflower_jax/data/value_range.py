@@ -41,8 +41,8 @@ def to_8_bits(image: Image.Image, name: str) -> Image.Image:
         values = values.view(np.uint32)  # Pillow reads the bits as signed.
     if count := np.count_nonzero(~np.isfinite(values)):
         raise ValueError(
-            f"{count} of {values.size} pixels are not finite numbers; replace them by a "
-            "color"
+            f"{count} of {values.size} pixels are not finite numbers; replace "
+            "them by a color"
         )
     lowest, highest = values.min().item(), values.max().item()
     low, high = _stated_range(image, lowest, highest) or _assumed_range(

@@ -50,8 +50,8 @@ class View:
         for name in ("size", "shortest_side"):
             if not 1 <= getattr(self, name) <= MAX_SIDE:
                 raise ValueError(
-                    f"a view has {name} {getattr(self, name)}; expected 1 to {MAX_SIDE} "
-                    "pixels"
+                    f"a view has {name} {getattr(self, name)}; expected 1 to "
+                    f"{MAX_SIDE} pixels"
                 )
         if not 0 < self.crop <= 1:
             raise ValueError(
