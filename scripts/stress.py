@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
     if _CASE.value:
         outcome = suite.run_case(folder, _CASE.value)
         console.show(outcome, "\n".join(f"{k}: {v}" for k, v in outcome.items()))
-        sys.exit(0 if outcome["verdict"] == "right" else 3)
+        sys.exit(0 if outcome["verdict"] == "correct" else 3)
     suite.check_names(_PARTS.value, _KINDS.value)
     parts, kinds = _PARTS.value or suite.PARTS, _KINDS.value
     result = suite.run(folder, parts, kinds, _SHORT.value, _JOBS.value)

@@ -129,9 +129,11 @@ def table(result: Mapping) -> str:
     for part, counts in result.items():
         if isinstance(counts, Mapping):
             for name, row in {part: counts, **counts.get("by_kind", {})}.items():
-                told = [f"{v} {k}" for k, v in row.items() if isinstance(v, int) and v]
+                details = [
+                    f"{v} {k}" for k, v in row.items() if isinstance(v, int) and v
+                ]
                 indent = "" if name == part else "  "
-                lines.append(f"{indent}{name}: {', '.join(told)}")
+                lines.append(f"{indent}{name}: {', '.join(details)}")
     return "\n".join([*lines, f"{result['seconds']:.0f} s"])
 
 
