@@ -6,9 +6,10 @@
     python -m scripts.stress --case=images/exif_cut_jpg
 
 The full form takes about 45 minutes on two cores, --short about a minute. An
-interrupted test goes on where it was if --folder and the commit are the same. --case runs one
-malformed input, prints its command and its verdict, and keeps its files. The script
-needs a clone of the repository, with tests/. Exit status 3 says that something failed.
+interrupted test goes on where it was if --folder and the commit are the same. --case
+runs one malformed input, prints its command and its verdict, and keeps its files. The
+script needs a clone of the repository, with tests/. Exit status 3 says that something
+failed.
 """
 
 import pathlib

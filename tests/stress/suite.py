@@ -21,9 +21,17 @@ _FAILURES = ("failed", *malformed.FAILURE_KEYS)
 
 
 def work_folder(path: str | None) -> pathlib.Path:
-    """Return the folder to work in, and let JAX keep compiled programs there."""
+    """Return the folder to work in, and let JAX keep compiled programs there.
+
+    Raises:
+      ValueError: if the folder holds something else.
+    """
     folder = pathlib.Path(path or tempfile.mkdtemp(prefix="stress_")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "stress_test"
+    if any(folder.iterdir()) and not mark.exists():
+        raise ValueError(f"{folder} holds other files; expected a new folder")
+    mark.touch()
     use_compilation_cache(folder / "compiled")
     return folder
 

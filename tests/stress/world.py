@@ -47,7 +47,7 @@ class World:
             return
         built.unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.name != "compiled":
+            if path.name not in ("stress_test", "compiled"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_photos(self.folder / "photos")
         fixtures.write_flowers(self.folder / "flowers", side=40)
