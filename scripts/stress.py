@@ -6,9 +6,10 @@
     python -m scripts.stress --case=images/exif_cut_jpg
 
 The full form takes about 45 minutes on two cores, --short about a minute. An
-interrupted test goes on where it was if --folder names the same folder. --case runs one
-malformed input, prints its command and its verdict, and keeps its files. The script
-needs a clone of the repository, with tests/. Exit status 3 says that something failed.
+interrupted test goes on where it was if --folder and the commit are the same. --case
+runs one malformed input, prints its command and its verdict, and keeps its files. The
+script needs a clone of the repository, with tests/. Exit status 3 says that something
+failed.
 """
 
 import pathlib
@@ -37,7 +38,7 @@ def main(_: list[str]) -> None:
     if _CASE.value:
         outcome = suite.run_case(folder, _CASE.value)
         console.show(outcome, "\n".join(f"{k}: {v}" for k, v in outcome.items()))
-        sys.exit(0 if outcome["verdict"] == "right" else 3)
+        sys.exit(0 if outcome["verdict"] == "correct" else 3)
     suite.check_names(_PARTS.value, _KINDS.value)
     parts, kinds = _PARTS.value or suite.PARTS, _KINDS.value
     result = suite.run(folder, parts, kinds, _SHORT.value, _JOBS.value)

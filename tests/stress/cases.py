@@ -1,6 +1,6 @@
-"""A malformed input, what is right for it, and the verdict on what a script did.
+"""Define a malformed input, what a script should do with it, and the verdict.
 
-case = Case("setid_cut", "train", ["--config.data.dir={here}"], "refused", "setid.mat")
+case = Case("setid_cut", "train", ["--config.data.dir={folder}"], "refused", "setid.mat")
 verdict = judge(case, completed, problem="")
 """
 
@@ -14,7 +14,7 @@ from tests.stress.world import World
 
 # {verdict: what it says}. All but the first are failures.
 VERDICTS = {
-    "right": "accepted with the right result, or refused in one line with the name",
+    "correct": "accepted with the correct result, or refused in one line with the name",
     "accepted_wrong": "status 0 or 3 with a wrong result",
     "refused_wrong": "a valid input was refused",
     "traceback": "a traceback, or the interpreter crashed",
@@ -35,7 +35,7 @@ class Case:
     Attributes:
       name: name of the case in its kind.
       script: name of the script.
-      arguments: its command line; {here} is the folder of the case, {world} that of
+      arguments: its command line; {folder} is the folder of the case, {world} that of
         the intact things.
       expect: "refused", "accepted" or "either".
       names: a regular expression that the error line has to match.
@@ -48,13 +48,13 @@ class Case:
     arguments: Sequence[str]
     expect: str
     names: str = ""
-    prepare: Callable[[pathlib.Path, World], object] = lambda here, world: None
-    check: Check = lambda completed, here, world: None
+    prepare: Callable[[pathlib.Path, World], object] = lambda folder, world: None
+    check: Check = lambda completed, folder, world: None
 
-    def command(self, here: pathlib.Path, world: World) -> list[str]:
+    def command(self, folder: pathlib.Path, world: World) -> list[str]:
         """Return the arguments with the folders filled in."""
         return [
-            text.replace("{here}", str(here)).replace("{world}", str(world.folder))
+            text.replace("{folder}", str(folder)).replace("{world}", str(world.folder))
             for text in map(str, self.arguments)
         ]
 
@@ -74,7 +74,7 @@ def judge(case: Case, completed: Completed, problem: str) -> tuple[str, str]:
     Args:
       case: the case.
       completed: what its script left.
-      problem: what `case.check` found; empty if the result is right.
+      problem: what `case.check` found; empty if the result is correct.
     """
     if "Traceback (most recent call last)" in completed.stderr:
         return "traceback", completed.stderr.strip().splitlines()[-1]
@@ -83,11 +83,11 @@ def judge(case: Case, completed: Completed, problem: str) -> tuple[str, str]:
     if accepted and (status == 0 or case.expect == "accepted"):
         if case.expect == "refused":
             return "accepted_wrong", "status 0; expected to be refused"
-        return ("accepted_wrong", problem) if problem else ("right", "")
+        return ("accepted_wrong", problem) if problem else ("correct", "")
     if case.expect == "accepted":
         return "refused_wrong", text or f"status {status}"
     if not text or not re.search(case.names, text, re.IGNORECASE):
         return "unnamed", f"expected {case.names!r} in: {text or f'status {status}'}"
     if len(text.splitlines()) > 1:
         return "several_lines", text
-    return "right", ""
+    return "correct", ""

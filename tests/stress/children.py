@@ -97,14 +97,17 @@ def fork(
       values: its arguments.
       paths: files of its stdout and stderr, or none.
     """
+    # The server may have been started before these variables were set.
+    variables = {k: v for k, v in os.environ.items() if k.startswith("STRESS_")}
     process = harness._fork_server().Process(
-        target=_call, args=(function, values, paths)
+        target=_call, args=(function, values, paths, variables)
     )
     process.start()
     return process
 
 
-def _call(function, values, paths) -> None:
+def _call(function, values, paths, variables) -> None:
+    os.environ.update(variables)
     for descriptor, path in enumerate(paths, start=1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
     os.chdir(harness.ROOT)

@@ -71,7 +71,7 @@ def remove(path: pathlib.Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-# Damage that leaves nothing right to read.
+# Damage that leaves nothing to read.
 GONE: dict[str, Damage] = {
     "empty": write(b""),
     "one_byte": cut(0, -1),

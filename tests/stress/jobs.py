@@ -97,8 +97,8 @@ def _variables(folder: pathlib.Path) -> dict:
 
     description, variables = converted.load(folder / "out")
     beside = sorted(path.name for path in folder.iterdir())
-    told = {"description": description, "beside": beside}
-    return {"variables": records.variables_hash(variables), **told}
+    details = {"description": description, "beside": beside}
+    return {"variables": records.variables_hash(variables), **details}
 
 
 def map_content(folder: pathlib.Path) -> dict:
@@ -138,7 +138,9 @@ def reference(name: str, world: World) -> tuple[float, dict]:
     return seconds[-1], job.content(folder)
 
 
-def difference(found: Mapping, expected: Mapping) -> str:
+def difference(actual: Mapping, expected: Mapping) -> str:
     """Return the parts in which two contents differ."""
-    keys = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
+    keys = [
+        key for key in {**expected, **actual} if actual.get(key) != expected.get(key)
+    ]
     return json.dumps(keys) if keys else ""

@@ -18,7 +18,7 @@ from tests.stress.world import World
 
 TIME_LIMIT = 180.0  # seconds for a case
 _KEYS = {"traceback": "tracebacks", "hang": "hangs"}
-FAILURE_KEYS = [_KEYS.get(name, name) for name in VERDICTS if name != "right"]
+FAILURE_KEYS = [_KEYS.get(name, name) for name in VERDICTS if name != "correct"]
 Outcomes = dict[str, dict[str, dict]]  # {kind: {case: outcome}}
 
 
@@ -96,7 +96,7 @@ def _run_kind(
             with open(path, "a") as file:
                 print(json.dumps(line), file=file)
     done = {name: ended[name] for name in chosen}
-    wrong = sum(outcome["verdict"] != "right" for outcome in done.values())
+    wrong = sum(outcome["verdict"] != "correct" for outcome in done.values())
     seconds = time.monotonic() - start
     log(f"malformed {kind}: {len(done)} cases, {wrong} wrong, {seconds:.0f} s")
     return done
@@ -146,5 +146,5 @@ def _count(cases: Iterable[dict]) -> dict[str, int]:
     return {"count": len(cases)} | {
         _KEYS.get(verdict, verdict): counts[verdict]
         for verdict in VERDICTS
-        if verdict != "right"
+        if verdict != "correct"
     }

@@ -21,9 +21,17 @@ _FAILURES = ("failed", *malformed.FAILURE_KEYS)
 
 
 def work_folder(path: str | None) -> pathlib.Path:
-    """Return the folder to work in, and let JAX keep compiled programs there."""
+    """Return the folder to work in, and let JAX keep compiled programs there.
+
+    Raises:
+      ValueError: if the folder holds something else.
+    """
     folder = pathlib.Path(path or tempfile.mkdtemp(prefix="stress_")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "stress_test"
+    if any(folder.iterdir()) and not mark.exists():
+        raise ValueError(f"{folder} holds other files; expected a new folder")
+    mark.touch()
     use_compilation_cache(folder / "compiled")
     return folder
 
@@ -129,9 +137,11 @@ def table(result: Mapping) -> str:
     for part, counts in result.items():
         if isinstance(counts, Mapping):
             for name, row in {part: counts, **counts.get("by_kind", {})}.items():
-                told = [f"{v} {k}" for k, v in row.items() if isinstance(v, int) and v]
+                details = [
+                    f"{v} {k}" for k, v in row.items() if isinstance(v, int) and v
+                ]
                 indent = "" if name == part else "  "
-                lines.append(f"{indent}{name}: {', '.join(told)}")
+                lines.append(f"{indent}{name}: {', '.join(details)}")
     return "\n".join([*lines, f"{result['seconds']:.0f} s"])
 
 

@@ -29,19 +29,19 @@ def test_enough_malformed_inputs():
 @pytest.mark.parametrize(
     "expect,status,stderr,problem,verdict",
     [
-        ("refused", 1, "scripts.x: a.png is empty\n", "", "right"),
-        ("refused", 1, "a warning\nscripts.x: a.png is empty\n", "", "right"),
+        ("refused", 1, "scripts.x: a.png is empty\n", "", "correct"),
+        ("refused", 1, "a warning\nscripts.x: a.png is empty\n", "", "correct"),
         ("refused", 1, "scripts.x: it is empty\n", "", "unnamed"),
         ("refused", 1, "scripts.x: a.png:\n  is empty\n", "", "several_lines"),
-        ("refused", 3, "skipped: a.png is empty\n", "", "right"),
+        ("refused", 3, "skipped: a.png is empty\n", "", "correct"),
         ("refused", 0, "", "", "accepted_wrong"),
         ("refused", 1, "Traceback (most recent call last):\nE: a.png", "", "traceback"),
         ("refused", 1, "", "", "unnamed"),
-        ("accepted", 0, "", "", "right"),
+        ("accepted", 0, "", "", "correct"),
         ("accepted", 0, "", "black", "accepted_wrong"),
         ("accepted", 1, "scripts.x: a.png is empty\n", "", "refused_wrong"),
         ("either", 0, "", "black", "accepted_wrong"),
-        ("either", 1, "scripts.x: a.png is empty\n", "", "right"),
+        ("either", 1, "scripts.x: a.png is empty\n", "", "correct"),
     ],
 )
 def test_verdicts(expect, status, stderr, problem, verdict):
@@ -50,7 +50,7 @@ def test_verdicts(expect, status, stderr, problem, verdict):
 
 
 def test_summary_counts_each_verdict():
-    outcomes = {"images": {"a": {"verdict": "right"}, "b": {"verdict": "traceback"}}}
+    outcomes = {"images": {"a": {"verdict": "correct"}, "b": {"verdict": "traceback"}}}
     outcomes["runs"] = {"c": {"verdict": "hang"}}
     summary = malformed.summarise(outcomes)
     assert (summary["count"], summary["tracebacks"], summary["hangs"]) == (3, 1, 1)

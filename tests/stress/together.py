@@ -161,9 +161,9 @@ def _evaluate(world: World, folder: pathlib.Path) -> str:
         path.unlink()
     ended, problem = _both("evaluate", [[f"--workdir={run}", "--json"]] * 2, folder)
     printed = [json.loads(c.stdout)["loss"] for c in ended if not c.returncode]
-    right = world.result["test"]["loss"]
-    same = np.allclose(printed, right, rtol=1e-5)
-    return problem or ("" if same else f"losses {printed} for {right}")
+    expected = world.result["test"]["loss"]
+    same = np.allclose(printed, expected, rtol=1e-5)
+    return problem or ("" if same else f"losses {printed} for {expected}")
 
 
 def _explain(world: World, folder: pathlib.Path) -> str:
@@ -179,8 +179,8 @@ def _prepare(world: World, folder: pathlib.Path) -> str:
     """Write the data set of tensorflow-datasets to one folder."""
     command = [f"--source={world.folder / 'flowers'}", f"--data_dir={folder / 'out'}", "--noverify"]  # fmt: skip
     _, problem = _both("prepare_data", [command] * 2, folder)
-    found = list((folder / "out").rglob("dataset_info.json"))
-    return problem or ("" if len(found) == 1 else f"{len(found)} data sets")
+    actual = list((folder / "out").rglob("dataset_info.json"))
+    return problem or ("" if len(actual) == 1 else f"{len(actual)} data sets")
 
 
 def _download(world: World, folder: pathlib.Path) -> str:

@@ -54,39 +54,39 @@ def run(case: Case, world: World, keep: bool = False) -> dict:
     With `keep`, the outcome also has the command and what it printed, and the folder
     is kept.
     """
-    here = pathlib.Path(tempfile.mkdtemp(prefix="stress_"))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="stress_"))
     problem = ""
     try:
-        case.prepare(here, world)
-        os.chdir(here)  # for what a script writes to the current folder
+        case.prepare(folder, world)
+        os.chdir(folder)  # for what a script writes to the current folder
         start = time.monotonic()
         try:
-            completed = harness.run_here(case.script, *case.command(here, world))
+            completed = harness.run_here(case.script, *case.command(folder, world))
         except BaseException as error:  # a script lets no exception out
             text = f"Traceback (most recent call last): {error!r}"
             completed = harness.Completed(1, "", text)
         seconds = time.monotonic() - start
         if completed.returncode in (0, 3) and case.expect != "refused":
             try:
-                case.check(completed, here, world)
+                case.check(completed, folder, world)
             except AssertionError as error:
                 problem = f"wrong result: {str(error).strip() or 'check failed'}"
             except Exception as error:
                 problem = f"the result cannot be read: {error!r}"
         verdict, reason = judge(case, completed, problem)
-        if any(here.rglob(MARKER)):
+        if any(folder.rglob(MARKER)):
             verdict, reason = "code_executed", "the input created a file"
-        told = {"command": shlex.join([case.script, *case.command(here, world)])}
-        told |= completed._asdict()
-        return (told if keep else {}) | {
+        details = {"command": shlex.join([case.script, *case.command(folder, world)])}
+        details |= completed._asdict()
+        return (details if keep else {}) | {
             "verdict": verdict,
-            "reason": " ".join(reason.replace(str(here), "HERE").split())[:400],
+            "reason": " ".join(reason.replace(str(folder), "HERE").split())[:400],
             "seconds": round(seconds, 2),
         }
     finally:
         os.chdir(harness.ROOT)
         if not keep:
-            shutil.rmtree(here, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_all(world: str, kind: str, outcomes: str, skip: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from seeflower_jax import records
 from tests import fixtures, harness
 
 CONFIG = f"--config={harness.ROOT}/tests/stress/config.py"
@@ -35,18 +36,25 @@ class World:
     folder: pathlib.Path
 
     def build(self) -> None:
-        """Make what is missing."""
+        """Make everything, unless it is there and of this commit.
+
+        What is there of another commit is removed, with the outcomes.
+        """
         self.enter()
-        if (self.folder / "built").exists():
+        built = self.folder / "built"
+        commit = str(records.provenance("")["git_commit"])
+        if built.exists() and built.read_text() == commit:
             return
-        for name in ("photos", "flowers", "run", "export", "weights", "cache"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        built.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name not in ("stress_test", "compiled"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_photos(self.folder / "photos")
         fixtures.write_flowers(self.folder / "flowers", side=40)
-        must("train", CONFIG, f"--workdir={self.folder / 'run'}")
+        must("train", CONFIG, f"--workdir={self.run}")
         must("export", f"--workdir={self.run}", f"--out={self.folder / 'export'}")
         write_weights(self.folder / "weights")
-        (self.folder / "built").touch()
+        built.write_text(commit)
 
     def enter(self) -> None:
         """Let the config of the stress test find the photos."""

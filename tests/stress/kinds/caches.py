@@ -23,24 +23,24 @@ def case(
 ) -> Case:
     """Return the case of a run that is evaluated with a changed pixel cache."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
-        shutil.copytree(world.run, here / "run")
-        for path in (here / "run").glob("logits_*"):
+    def prepare(folder: pathlib.Path, world: World) -> None:
+        shutil.copytree(world.run, folder / "run")
+        for path in (folder / "run").glob("logits_*"):
             path.unlink()
-        shutil.copytree(world.folder / "cache", here / "cache")
-        (path,) = (here / "cache" / "pixels").glob(f"folder_photos_*_{SIDE}.npy")
+        shutil.copytree(world.folder / "cache", folder / "cache")
+        (path,) = (folder / "cache" / "pixels").glob(f"folder_photos_*_{SIDE}.npy")
         change(path)
         # The run finds the cache where its config says.
-        config = here / "run" / "config.json"
-        old, new = str(world.folder / "cache"), str(here / "cache")
+        config = folder / "run" / "config.json"
+        old, new = str(world.folder / "cache"), str(folder / "cache")
         config.write_text(config.read_text().replace(old, new))
 
-    arguments = ["--workdir={here}/run", "--json"]
+    arguments = ["--workdir={folder}/run", "--json"]
     return Case(name, "evaluate", arguments, "either", r"\.npy", prepare, check)
 
 
-def _finite(completed, here: pathlib.Path, world: World) -> None:
-    """Accept a flipped pixel, which nothing can tell from a right one."""
+def _finite(completed, folder: pathlib.Path, world: World) -> None:
+    """Accept a flipped pixel, which no check can see."""
     import json
 
     assert np.isfinite(json.loads(completed.stdout)["loss"])
@@ -102,15 +102,19 @@ def cases() -> Iterator[Case]:
 def _places() -> Iterator[Case]:
     """Yield folders that cannot hold a cache."""
 
-    def blocked(here: pathlib.Path, world: World, place: str) -> None:
-        target = here / place
+    def blocked(folder: pathlib.Path, world: World, place: str) -> None:
+        target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("a file")
 
     for name, place in (("file", "cache"), ("pixels_file", "cache/pixels")):
-        arguments = [CONFIG, "--config.data.cache_dir={here}/cache", "--workdir={here}/run"]  # fmt: skip
+        arguments = [CONFIG, "--config.data.cache_dir={folder}/cache", "--workdir={folder}/run"]  # fmt: skip
         prepare = functools.partial(blocked, place=place)
         yield Case(f"place_{name}", "train", arguments, "refused", "cache", prepare)
     for name, place in (("null", "/dev/null"), ("proc", "/proc/x"), ("long", "/tmp/" + "x" * 300)):  # fmt: skip
-        arguments = [CONFIG, f"--config.data.cache_dir={place}", "--workdir={here}/run"]
+        arguments = [
+            CONFIG,
+            f"--config.data.cache_dir={place}",
+            "--workdir={folder}/run",
+        ]
         yield Case(f"place_{name}", "train", arguments, "refused", place)

@@ -172,7 +172,7 @@ _TYPOS = (
 )
 
 
-def finite(completed, here, world: World) -> None:
+def finite(completed, folder, world: World) -> None:
     """Check that a run with values at the edge of their range has a finite result."""
     result = json.loads(completed.stdout)
     for split in ("validation", "test"):
@@ -183,17 +183,13 @@ def finite(completed, here, world: World) -> None:
 def file_case(key: str, number: int, value: Any, expect: str, check) -> Case:
     """Return the case of a value that a config file has."""
     # repr writes nan and inf as the config of the stress test reads them.
-    arguments = [f"{CONFIG}:{{{key!r}: {value!r}}}", "--workdir={here}/run", "--json"]
+    arguments = [f"{CONFIG}:{{{key!r}: {value!r}}}", "--workdir={folder}/run", "--json"]
     names = [key, key.rpartition(".")[2]]
     names += [value[:20]] if isinstance(value, str) and len(value) > 4 else []
     names = "|".join(map(re.escape, names))
     name = f"{'edge' if check else 'file'}_{key}_{number}"
     more = {"check": check} if check else {}
-    return Case(name, "train", _braces(arguments), expect, names, **more)
-
-
-def _braces(arguments: list[str]) -> list[str]:
-    return [text.replace("{here}", "{" + "here}") for text in arguments]
+    return Case(name, "train", arguments, expect, names, **more)
 
 
 def cases() -> Iterator[Case]:
@@ -206,7 +202,11 @@ def cases() -> Iterator[Case]:
         for value in ("nan", "inf", "-1", "", "x", "1e999", "[]", "None"):
             refused = _refuses(key, value)
             if refused:
-                arguments = [CONFIG, f"--config.{key}={value}", "--workdir={here}/run"]
+                arguments = [
+                    CONFIG,
+                    f"--config.{key}={value}",
+                    "--workdir={folder}/run",
+                ]
                 names = "|".join({key, key.rpartition(".")[2]}).replace(".", r"\.")
                 yield Case(f"flag_{key}={value}", "train", arguments, "refused", names)
     for key, values in EDGES.items():
@@ -216,7 +216,7 @@ def cases() -> Iterator[Case]:
         name = key.rpartition(".")[2]
         for door, text in (("flag", f"--config.{key}=1"), ("file", f"{CONFIG}:{{{key!r}: 1}}")):  # fmt: skip
             arguments = [CONFIG, text] if door == "flag" else [text]
-            yield Case(f"typo_{door}_{key}", "train", [*arguments, "--workdir={here}/run"], "refused", name)  # fmt: skip
+            yield Case(f"typo_{door}_{key}", "train", [*arguments, "--workdir={folder}/run"], "refused", name)  # fmt: skip
     yield from _files()
 
 
@@ -248,7 +248,7 @@ def _files() -> Iterator[Case]:
         "zeros": "\0\0\0",
     }
     for name, content in contents.items():
-        yield Case(f"config_{name}", "train", ["--config={here}/c.py", "--workdir={here}/run"], "refused", r"c\.py|config", lambda h, w, c=content: (h / "c.py").write_text(c))  # fmt: skip
+        yield Case(f"config_{name}", "train", ["--config={folder}/c.py", "--workdir={folder}/run"], "refused", r"c\.py|config", lambda h, w, c=content: (h / "c.py").write_text(c))  # fmt: skip
     rows = {
         "absent": ["--config=absent.py"],
         "folder": ["--config=configs"],
@@ -267,7 +267,7 @@ def _files() -> Iterator[Case]:
         "workdir_below": [CONFIG, "--workdir={world}/photos/daisy/0.png/run"],
         "workdir_null": [CONFIG, "--workdir=/dev/null"],
         "workdir_zero": [CONFIG, "--workdir=a\0b"],
-        "workdir_long": [CONFIG, "--workdir={here}/" + "x" * 300],
+        "workdir_long": [CONFIG, "--workdir={folder}/" + "x" * 300],
         "workdir_proc": [CONFIG, "--workdir=/proc/run"],
     }
     names = {"absent": "absent", "folder": "configs", "image": "0.png", "flagfile": "absent", "typo": "workdri", "argument": "more", "plugin": "nothing_of", "workdir_zero": "workdir|null", "none": "config", "empty": "config"}  # fmt: skip

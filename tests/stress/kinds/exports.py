@@ -16,17 +16,17 @@ FILES = ("model.json", "model.stablehlo", "parameters.safetensors")
 NAN, INF = math.nan, math.inf
 
 
-def same(completed, here: pathlib.Path, world: World) -> None:
+def same(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the probabilities are those of the intact export."""
     printed = json.loads(completed.stdout)
-    told = {c["name"]: c["probability"] for c in printed["classes"]}
-    right = world.probabilities(world.photo)
-    assert told.keys() == right.keys(), f"{told.keys()} for {right.keys()}"
-    for name, value in right.items():
-        assert abs(told[name] - value) < 1e-3, f"{told} for {right}"
+    details = {c["name"]: c["probability"] for c in printed["classes"]}
+    expected = world.probabilities(world.photo)
+    assert details.keys() == expected.keys(), f"{details.keys()} for {expected.keys()}"
+    for name, value in expected.items():
+        assert abs(details[name] - value) < 1e-3, f"{details} for {expected}"
 
 
-def finite(completed, here: pathlib.Path, world: World) -> None:
+def finite(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the probabilities are numbers; a flipped bit of a weight is no error."""
     values = [c["probability"] for c in json.loads(completed.stdout)["classes"]]
     assert all(map(math.isfinite, values)) and abs(sum(values) - 1) < 1e-3, values
@@ -41,12 +41,12 @@ def case(
 ) -> Case:
     """Return the case of a copy of the export that `change` changes."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
-        shutil.copytree(world.folder / "export", here / "export")
-        change(here / "export")
+    def prepare(folder: pathlib.Path, world: World) -> None:
+        shutil.copytree(world.folder / "export", folder / "export")
+        change(folder / "export")
 
     image = "{world}/photos/daisy/0.png"
-    arguments = ["--export={here}/export", "--json", "--top=3", image]
+    arguments = ["--export={folder}/export", "--json", "--top=3", image]
     return Case(name, "predict", arguments, expect, names, prepare, check)
 
 

@@ -40,10 +40,10 @@ def two(root: pathlib.Path, names: tuple[str, ...] = ("ant", "bee")) -> None:
 def holds(classes: int, images: int, said: str = "") -> Check:
     """Check the numbers of classes and images, and what stderr says."""
 
-    def check(completed, here: pathlib.Path, world: World) -> None:
-        data = json.loads((here / "run" / "data.json").read_text())
-        found = data["classes"], sum(data["images"].values())
-        assert found == (classes, images), f"{found} for {(classes, images)}"
+    def check(completed, folder: pathlib.Path, world: World) -> None:
+        data = json.loads((folder / "run" / "data.json").read_text())
+        actual = data["classes"], sum(data["images"].values())
+        assert actual == (classes, images), f"{actual} for {(classes, images)}"
         assert re.search(said, completed.stderr), f"stderr does not say {said!r}"
 
     return check
@@ -59,16 +59,16 @@ def case(
 ) -> Case:
     """Return the case of a run on `tree/`, which `write` fills."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
-        (here / "tree").mkdir()
-        write(here / "tree")
+    def prepare(folder: pathlib.Path, world: World) -> None:
+        (folder / "tree").mkdir()
+        write(folder / "tree")
 
     arguments = [
         FAST,
-        "--config.data.dir={here}/tree",
-        "--config.data.cache_dir={here}",
+        "--config.data.dir={folder}/tree",
+        "--config.data.cache_dir={folder}",
     ]
-    arguments += ["--workdir={here}/run", *flags]
+    arguments += ["--workdir={folder}/run", *flags]
     return Case(name, "train", arguments, expect, names, prepare, check or holds(2, 12))
 
 
@@ -243,18 +243,18 @@ def _listed() -> Iterator[Case]:
     """Yield what `predict` takes: lists, folders and patterns."""
 
     def predicted(count: int) -> Check:
-        def check(completed, here: pathlib.Path, world: World) -> None:
-            found = len(completed.stdout.splitlines())
-            assert found == count, f"{found} predictions for {count}"
+        def check(completed, folder: pathlib.Path, world: World) -> None:
+            actual = len(completed.stdout.splitlines())
+            assert actual == count, f"{actual} predictions for {count}"
 
         return check
 
     def listed(name: str, content: bytes, expect: str, count: int = 2, names: str = r"list\.txt"):  # fmt: skip
-        def prepare(here: pathlib.Path, world: World) -> None:
-            put(here, 2)
-            (here / "list.txt").write_bytes(content)
+        def prepare(folder: pathlib.Path, world: World) -> None:
+            put(folder, 2)
+            (folder / "list.txt").write_bytes(content)
 
-        arguments = ["--export={world}/export", "--json", "{here}/list.txt"]
+        arguments = ["--export={world}/export", "--json", "{folder}/list.txt"]
         return Case(f"list_{name}", "predict", arguments, expect, names, prepare, predicted(count))  # fmt: skip
 
     text = "0.png\n1.png\n"
@@ -278,25 +278,25 @@ def _listed() -> Iterator[Case]:
     yield listed("folder", b".\n", "either", 2, "list|stress")
     yield listed("long_line", b"x" * 100_000 + b"\n", "refused", 0, "xxx")
     for name, where, expect, count in (
-        ("absent", "{here}/absent", "refused", 0),
-        ("pattern_none", "{here}/*.jpg", "refused", 0),
-        ("pattern", "{here}/*.png", "accepted", 2),
-        ("folder", "{here}", "accepted", 2),
+        ("absent", "{folder}/absent", "refused", 0),
+        ("pattern_none", "{folder}/*.jpg", "refused", 0),
+        ("pattern", "{folder}/*.png", "accepted", 2),
+        ("folder", "{folder}", "accepted", 2),
         ("nothing", "", "refused", 0),
         ("null", "/dev/null", "refused", 0),
-        ("text", "{here}/x.md", "refused", 0),
+        ("text", "{folder}/x.md", "refused", 0),
     ):
 
-        def prepare(here: pathlib.Path, world: World) -> None:
-            put(here, 2)
-            (here / "x.md").write_text("text")
-            (here / ".hidden.png").write_bytes(b"")
-            (here / "._0.png").write_bytes(b"")
-            (here / "folder.jpg").mkdir()
-            (here / ".ipynb_checkpoints").mkdir()
-            shutil.copy(here / "0.png", here / ".ipynb_checkpoints")
+        def prepare(folder: pathlib.Path, world: World) -> None:
+            put(folder, 2)
+            (folder / "x.md").write_text("text")
+            (folder / ".hidden.png").write_bytes(b"")
+            (folder / "._0.png").write_bytes(b"")
+            (folder / "folder.jpg").mkdir()
+            (folder / ".ipynb_checkpoints").mkdir()
+            shutil.copy(folder / "0.png", folder / ".ipynb_checkpoints")
 
         arguments = ["--export={world}/export", "--json", where]
         pattern = re.escape(where.rpartition("/")[2]) if "/" in where else ""
-        pattern = pattern.replace(r"\{here\}", "stress")
+        pattern = pattern.replace(r"\{folder\}", "stress")
         yield Case(f"where_{name}", "predict", arguments, expect, pattern, prepare, predicted(count))  # fmt: skip

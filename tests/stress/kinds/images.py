@@ -43,7 +43,7 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def shows(image: Image.Image, tolerance: float = 4.0, stretched: bool = False) -> Check:
-    """Check that what was read is this image, and that its prediction is right.
+    """Check that what was read is this image, and that its prediction is correct.
 
     With `stretched`, its darkest pixel may be black and its brightest white: a file may
     not tell the range of its values.
@@ -52,7 +52,7 @@ def shows(image: Image.Image, tolerance: float = 4.0, stretched: bool = False) -
     if stretched:
         references.append(ImageOps.autocontrast(image).convert("RGB"))
 
-    def check(completed, here: pathlib.Path, world: World) -> None:
+    def check(completed, folder: pathlib.Path, world: World) -> None:
         printed = json.loads(completed.stdout.splitlines()[0])
         path = pathlib.Path(printed["image"])
         pixels = world.pixels(path)
@@ -60,14 +60,17 @@ def shows(image: Image.Image, tolerance: float = 4.0, stretched: bool = False) -
         resized = [np.asarray(image.resize(size, 1), float) for image in references]
         error = min(np.abs(pixels - expected).mean() for expected in resized)
         assert error < tolerance, f"pixels differ by {error:.1f} of 255 on average"
-        told = {c["name"]: c["probability"] for c in printed["classes"]}
-        right = world.probabilities(path)
-        assert all(abs(told[n] - right[n]) < 1e-3 for n in told), (told, right)
+        details = {c["name"]: c["probability"] for c in printed["classes"]}
+        expected = world.probabilities(path)
+        assert all(abs(details[n] - expected[n]) < 1e-3 for n in details), (
+            details,
+            expected,
+        )
 
     return check
 
 
-def finite(completed, here: pathlib.Path, world: World) -> None:
+def finite(completed, folder: pathlib.Path, world: World) -> None:
     """Check that all probabilities are numbers and that the image is not black."""
     for line in completed.stdout.splitlines():
         printed = json.loads(line)
@@ -85,11 +88,11 @@ def case(
 ) -> Case:
     """Return the case of an image file that is predicted."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
-        path = here / file
+    def prepare(folder: pathlib.Path, world: World) -> None:
+        path = folder / file
         content(path) if callable(content) else path.write_bytes(content)
 
-    arguments = ["--export={world}/export", "--json", "--top=3", f"{{here}}/{file}"]
+    arguments = ["--export={world}/export", "--json", "--top=3", f"{{folder}}/{file}"]
     check = check or shows(INTACT)
     return Case(name, "predict", arguments, expect, _pattern(file), prepare, check)
 

@@ -19,11 +19,11 @@ def owner(name: str) -> str:
     return "run" if name.startswith(("evaluate", "predict", "ensemble")) else OWNER
 
 
-def maps(completed, here: pathlib.Path, world: World) -> None:
+def maps(completed, folder: pathlib.Path, world: World) -> None:
     """Check that each map is finite and is where the index says."""
     from seeflower_jax.explain.store import MapStore
 
-    store = MapStore.open(here / "out")
+    store = MapStore.open(folder / "out")
     lines = list(store.lines())
     assert lines, "no maps"
     keys = [(line["method"], line["image"]) for line in lines]
@@ -59,7 +59,7 @@ def _attribute() -> Iterator[Case]:
     from seeflower_jax.attribution import registry
 
     def of(name: str, *flags: str, expect: str = "refused", names: str = "") -> Case:
-        arguments = [*EXPORT, "--out={here}/out", *flags]
+        arguments = [*EXPORT, "--out={folder}/out", *flags]
         return row(name, "attribute", arguments, expect, names, maps)
 
     yield of("intact", expect="accepted")
@@ -109,29 +109,33 @@ def _attribute() -> Iterator[Case]:
         "out_below_file": [*EXPORT, f"--out={folder}/x"],
         "out_null": [*EXPORT, "--out=/dev/null"],
         "out_zero": [*EXPORT, "--out=a\0b"],
-        "images_empty": ["--export={world}/export", "--images=", "--out={here}/out"],
-        "images_none": ["--export={world}/export", "--out={here}/out"],
+        "images_empty": ["--export={world}/export", "--images=", "--out={folder}/out"],
+        "images_none": ["--export={world}/export", "--out={folder}/out"],
         "split_of_export": [
             "--export={world}/export",
             "--split=test",
-            "--out={here}/out",
+            "--out={folder}/out",
         ],  # fmt: skip
-        "split_unknown": ["--workdir={world}/run", "--split=tset", "--out={here}/out"],
-        "two_networks": [*EXPORT, "--workdir={world}/run", "--out={here}/out"],
-        "no_network": [EXPORT[1], "--out={here}/out"],
-        "model_only": ["--model=vgg16", EXPORT[1], "--out={here}/out"],
+        "split_unknown": [
+            "--workdir={world}/run",
+            "--split=tset",
+            "--out={folder}/out",
+        ],
+        "two_networks": [*EXPORT, "--workdir={world}/run", "--out={folder}/out"],
+        "no_network": [EXPORT[1], "--out={folder}/out"],
+        "model_only": ["--model=vgg16", EXPORT[1], "--out={folder}/out"],
     }.items():
         pattern = r"out|0\.png|images|split|workdir|model|export|weights|null"
         yield row(name, "attribute", flags, "refused", pattern)
 
 
 def _evaluate() -> Iterator[Case]:
-    def finite(completed, here: pathlib.Path, world: World) -> None:
+    def finite(completed, folder: pathlib.Path, world: World) -> None:
         metrics = json.loads(completed.stdout)
         assert np.isfinite([metrics["loss"], metrics["top1"]]).all(), metrics
 
     def of(name: str, *flags: str, expect: str = "refused", names: str = "") -> Case:
-        arguments = ["--workdir={world}/run", "--out={here}/out", "--json", *flags]
+        arguments = ["--workdir={world}/run", "--out={folder}/out", "--json", *flags]
         return row(name, "evaluate", arguments, expect, names, finite)
 
     yield of("intact", expect="accepted")
@@ -157,7 +161,7 @@ def _evaluate() -> Iterator[Case]:
 
 def _activation_max() -> Iterator[Case]:
     def of(name: str, *flags: str, expect: str = "refused", names: str = "") -> Case:
-        arguments = ["--workdir={world}/run", "--out={here}/out", "--steps=2", *flags]
+        arguments = ["--workdir={world}/run", "--out={folder}/out", "--steps=2", *flags]
         return row(name, "activation_max", arguments, expect, names)
 
     for flag in ("steps", "seeds", "batch_size"):
@@ -178,7 +182,7 @@ def _activation_max() -> Iterator[Case]:
 
 def _attribute_eval() -> Iterator[Case]:
     def of(name: str, *flags: str, expect: str = "refused", names: str = "") -> Case:
-        arguments = ["--workdir={world}/run", "--out={here}/out", *flags]
+        arguments = ["--workdir={world}/run", "--out={folder}/out", *flags]
         return row(name, "attribute_eval", arguments, expect, names)
 
     for flag in ("limit", "batch_size", "grid_size"):

@@ -24,15 +24,15 @@ IMAGES = 4 * 12
 WHOLE = holds(102, IMAGES)
 FLAGS = [
     FAST.replace("{'stage", "{'data.source': 'oxford_flowers102', 'stage"),
-    "--config.data.dir={here}/data",
-    "--config.data.cache_dir={here}",
-    "--workdir={here}/run",
+    "--config.data.dir={folder}/data",
+    "--config.data.cache_dir={folder}",
+    "--workdir={folder}/run",
 ]
 
 
-def intact(here: pathlib.Path, world: World) -> pathlib.Path:
+def intact(folder: pathlib.Path, world: World) -> pathlib.Path:
     """Copy the intact files."""
-    return pathlib.Path(shutil.copytree(world.folder / "flowers", here / "data"))
+    return pathlib.Path(shutil.copytree(world.folder / "flowers", folder / "data"))
 
 
 def case(
@@ -45,14 +45,14 @@ def case(
 ) -> Case:
     """Return the case of a run on files that `change` changes."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
-        change(intact(here, world))
+    def prepare(folder: pathlib.Path, world: World) -> None:
+        change(intact(folder, world))
 
     flags = [*FLAGS, f"--config.data.verify={str(verify).lower()}"]
     return Case(name, "train", flags, expect, names, prepare, check)
 
 
-def _any(completed, here: pathlib.Path, world: World) -> None:
+def _any(completed, folder: pathlib.Path, world: World) -> None:
     """Accept other labels, which a flipped bit may give."""
 
 
@@ -201,8 +201,8 @@ def _prepared() -> Iterator[Case]:
         "absent": shutil.rmtree,
     }.items():
 
-        def prepare(here: pathlib.Path, world: World, change=change) -> None:
-            change(intact(here, world))
+        def prepare(folder: pathlib.Path, world: World, change=change) -> None:
+            change(intact(folder, world))
 
-        flags = ["--source={here}/data", "--data_dir={here}/out", "--noverify"]
+        flags = ["--source={folder}/data", "--data_dir={folder}/out", "--noverify"]
         yield Case(f"prepare_{name}", "prepare_data", flags, "refused", "data", prepare)

@@ -26,20 +26,20 @@ def cases() -> Iterator[Case]:
 def _evaluated(ways: dict[str, Change]) -> Iterator[Case]:
     """Yield files of results to which a metric is added; nothing of them is lost."""
 
-    def kept(completed, here: pathlib.Path, world: World) -> None:
-        entry = json.loads((here / "results" / "ablation.json").read_text())
+    def kept(completed, folder: pathlib.Path, world: World) -> None:
+        entry = json.loads((folder / "results" / "ablation.json").read_text())
         assert "row" in entry["small"], "not recorded"
 
     for name, change in ways.items():
 
-        def prepare(here: pathlib.Path, world: World, change=change) -> None:
-            (here / "results").mkdir()
-            path = here / "results" / "ablation.json"
+        def prepare(folder: pathlib.Path, world: World, change=change) -> None:
+            (folder / "results").mkdir()
+            path = folder / "results" / "ablation.json"
             path.write_text('{"small": {"other": {"top1": 0.5}}}')
             change(path)
 
-        flags = ["--workdir={world}/run", "--split=validation", "--out={here}/out"]
-        flags += ["--ablation=row", "--results={here}/results"]
+        flags = ["--workdir={world}/run", "--split=validation", "--out={folder}/out"]
+        flags += ["--ablation=row", "--results={folder}/results"]
         gone = name in ("dangling_link", "folder")
         expect = "either" if gone else "refused"
         yield Case(f"ablation_{name}", "evaluate", flags, expect, "ablation", prepare, kept)  # fmt: skip
@@ -49,12 +49,12 @@ def _combined(ways: dict[str, Change]) -> Iterator[Case]:
     """Yield ensembles in which the result of one run is damaged."""
     for name, change in ways.items():
 
-        def prepare(here: pathlib.Path, world: World, change=change) -> None:
+        def prepare(folder: pathlib.Path, world: World, change=change) -> None:
             for run in ("a", "b"):
-                shutil.copytree(world.run, here / run)
-            change(here / "b" / "result.json")
+                shutil.copytree(world.run, folder / run)
+            change(folder / "b" / "result.json")
 
-        flags = ["--workdirs={here}/a,{here}/b", "--json"]
+        flags = ["--workdirs={folder}/a,{folder}/b", "--json"]
         yield Case(f"ensemble_{name}", "ensemble", flags, "refused", r"result\.json|/b\b", prepare)  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def _recorded() -> Iterator[Case]:
     """Yield patterns of --record that match no finished run; nothing is written."""
     for name, where in {
         "absent": "absent",
-        "no_match": "{here}/none*",
+        "no_match": "{folder}/none*",
         "photos": "{world}/photos",
         "export": "{world}/export",
         "file": "{world}/photos/daisy/0.png",
@@ -72,16 +72,16 @@ def _recorded() -> Iterator[Case]:
         yield Case(f"record_{name}", "reproduce", flags, "refused", r"absent|none|photos|export|0\.png|record|null|a.b")  # fmt: skip
     for name, flags in {
         "none": [],
-        "only": ["--out={here}/out", "--only=nothing", "--dry_run"],
-        "seeds": ["--out={here}/out", "--seeds=x", "--dry_run"],
-        "seeds_negative": ["--out={here}/out", "--seeds=-1", "--dry_run"],
-        "budget": ["--out={here}/out", "--budget=nothing", "--dry_run"],
+        "only": ["--out={folder}/out", "--only=nothing", "--dry_run"],
+        "seeds": ["--out={folder}/out", "--seeds=x", "--dry_run"],
+        "seeds_negative": ["--out={folder}/out", "--seeds=-1", "--dry_run"],
+        "budget": ["--out={folder}/out", "--budget=nothing", "--dry_run"],
         "record_empty": ["--record="],
     }.items():
         yield Case(f"reproduce_{name}", "reproduce", flags, "refused", name.split("_")[0] + "|out|nothing")  # fmt: skip
     for name, flags in {
-        "only": ["--out={here}/out", "--only=nothing", "--dry_run"],
-        "results": ["--out={here}/out", "--results={here}/absent/x", "--dry_run"],
+        "only": ["--out={folder}/out", "--only=nothing", "--dry_run"],
+        "results": ["--out={folder}/out", "--results={folder}/absent/x", "--dry_run"],
     }.items():
         expect = "either" if name == "results" else "refused"
         yield Case(

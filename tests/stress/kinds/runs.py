@@ -42,45 +42,47 @@ FILES = {
 }
 
 
-def metrics(completed, here: pathlib.Path, world: World) -> None:
+def metrics(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the printed metrics of the test split are those of the intact run."""
     printed = json.loads(completed.stdout)
     test = printed.get("test", printed)
     for key in ("top1", "loss", "count"):
-        value, right = test[key], world.result["test"][key]
-        assert math.isclose(value, right, rel_tol=1e-4), f"{key} {value} for {right}"
+        value, expected = test[key], world.result["test"][key]
+        assert math.isclose(value, expected, rel_tol=1e-4), (
+            f"{key} {value} for {expected}"
+        )
 
 
-def probabilities(completed, here: pathlib.Path, world: World) -> None:
+def probabilities(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the probabilities are those of the intact run.
 
     A run that is not finished, or whose config has changed, has no temperature. Its
     probabilities are other ones, if stderr says so.
     """
     if re.search("calibrat|temperature", completed.stderr):
-        finite(completed, here, world)
+        finite(completed, folder, world)
     else:
-        same(completed, here, world)
+        same(completed, folder, world)
 
 
-def page(completed, here: pathlib.Path, world: World) -> None:
+def page(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the page is complete."""
-    text = (here / "run" / "report.html").read_text()
+    text = (folder / "run" / "report.html").read_text()
     assert "</html>" in text[-1000:], "the page is incomplete"
 
 
-def exported(completed, here: pathlib.Path, world: World) -> None:
+def exported(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the parameters are those of the intact export."""
     name = "out/parameters.safetensors"
     intact = world.folder / "export" / "parameters.safetensors"
-    assert (here / name).read_bytes() == intact.read_bytes(), "other parameters"
+    assert (folder / name).read_bytes() == intact.read_bytes(), "other parameters"
 
 
 DOORS: dict[str, tuple[list[str], Check]] = {
     "train": ([CONFIG, "--json"], metrics),
     "evaluate": (["--json"], metrics),
     "predict": (["--json", "--top=3", "{world}/photos/daisy/0.png"], probabilities),
-    "export": (["--out={here}/out"], exported),
+    "export": (["--out={folder}/out"], exported),
     "report": ([], page),
 }
 
@@ -88,12 +90,12 @@ DOORS: dict[str, tuple[list[str], Check]] = {
 def case(name: str, door: str, change, expect: str = "either", names: str = "") -> Case:
     """Return the case of a copy of the run that `change` changes."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
-        shutil.copytree(world.run, here / "run")
-        change(here / "run")
+    def prepare(folder: pathlib.Path, world: World) -> None:
+        shutil.copytree(world.run, folder / "run")
+        change(folder / "run")
 
     more, check = DOORS[door]
-    arguments = ["--workdir={here}/run", *more]
+    arguments = ["--workdir={folder}/run", *more]
     return Case(f"{door}_{name}", door, arguments, expect, names, prepare, check)
 
 

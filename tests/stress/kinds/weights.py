@@ -24,29 +24,29 @@ FILES = ("v.h5", "v.weights.h5", "v.keras", "v.pth", "v.safetensors")
 Change = Callable[[pathlib.Path], object]
 
 
-def written(here: pathlib.Path) -> dict[str, np.ndarray]:
+def written(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Return the converted variables by name."""
     from flax import traverse_util
 
     from seeflower_jax.pretrained import converted
 
-    return traverse_util.flatten_dict(converted.load(here / "out")[1], sep="/")
+    return traverse_util.flatten_dict(converted.load(folder / "out")[1], sep="/")
 
 
-def same(completed, here: pathlib.Path, world: World) -> None:
+def same(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the variables are the intact ones."""
     from flax import traverse_util
 
     expected = traverse_util.flatten_dict(vgg_variables(), sep="/")
-    found = written(here)
+    actual = written(folder)
     for name, array in expected.items():
-        assert name in found, f"{name} is missing"
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        assert name in actual, f"{name} is missing"
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
-def finite(completed, here: pathlib.Path, world: World) -> None:
+def finite(completed, folder: pathlib.Path, world: World) -> None:
     """Check that the variables are numbers; a flipped bit of a weight is no error."""
-    for name, array in written(here).items():
+    for name, array in written(folder).items():
         assert np.isfinite(array).all(), f"{name} is not finite"
 
 
@@ -60,13 +60,13 @@ def case(
 ) -> Case:
     """Return the case of a copy of a weight file that `change` changes."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
+    def prepare(folder: pathlib.Path, world: World) -> None:
         intact = world.folder / "weights" / file
         if intact.exists():
-            (here / file).write_bytes(intact.read_bytes())
-        change(here / file)
+            (folder / file).write_bytes(intact.read_bytes())
+        change(folder / file)
 
-    arguments = ["--model=vgg16", f"--source={{here}}/{file}", "--out={here}/out"]
+    arguments = ["--model=vgg16", f"--source={{folder}}/{file}", "--out={folder}/out"]
     names = names or file.replace(".", r"\.")
     return Case(name, "convert_weights", arguments, expect, names, prepare, check)
 
@@ -98,9 +98,9 @@ def cases() -> Iterator[Case]:
 def _renamed(file: str, other: str) -> Case:
     """Return the case of a file under the name of another format."""
 
-    def prepare(here: pathlib.Path, world: World) -> None:
+    def prepare(folder: pathlib.Path, world: World) -> None:
         content = (world.folder / "weights" / other).read_bytes()
-        (here / file).write_bytes(content)
+        (folder / file).write_bytes(content)
 
     like = case(f"{file}_is_{other}", file)
     return Case(like.name, like.script, like.arguments, "either", like.names, prepare, same)  # fmt: skip
@@ -333,7 +333,7 @@ def _other_doors() -> Iterator[Case]:
     ):
         file = like.arguments[1].rpartition("/")[2]
         image = "{world}/photos/daisy/0.png"
-        predict = ["--model=vgg16", f"--weights={{here}}/{file}", image]
+        predict = ["--model=vgg16", f"--weights={{folder}}/{file}", image]
         yield Case(f"predict_{like.name}", "predict", predict, "refused", like.names, like.prepare)  # fmt: skip
-        train = [CONFIG, "--config.model.name=vgg16", "--config.model.width=0.05", f"--config.init.weights={{here}}/{file}", "--workdir={here}/run"]  # fmt: skip
+        train = [CONFIG, "--config.model.name=vgg16", "--config.model.width=0.05", f"--config.init.weights={{folder}}/{file}", "--workdir={folder}/run"]  # fmt: skip
         yield Case(f"train_{like.name}", "train", train, "refused", like.names, like.prepare)  # fmt: skip
