@@ -68,6 +68,12 @@ def error_text(stderr: str) -> str:
     return skipped[-1].strip() if skipped else ""
 
 
+def error_lines(stderr: str) -> list[str]:
+    """Return the lines of `error_text`, without what progress bars leave behind."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", error_text(stderr))
+    return [line for line in plain.splitlines() if line.strip()]
+
+
 def judge(case: Case, completed: Completed, problem: str) -> tuple[str, str]:
     """Return (verdict, reason).
 
@@ -88,6 +94,6 @@ def judge(case: Case, completed: Completed, problem: str) -> tuple[str, str]:
         return "refused_wrong", text or f"status {status}"
     if not text or not re.search(case.names, text, re.IGNORECASE):
         return "unnamed", f"expected {case.names!r} in: {text or f'status {status}'}"
-    if len(text.splitlines()) > 1:
+    if len(error_lines(completed.stderr)) > 1:
         return "several_lines", text
     return "correct", ""

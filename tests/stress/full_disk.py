@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
 from tests.stress import children, jobs
-from tests.stress.cases import error_text
+from tests.stress.cases import error_lines, error_text
 from tests.stress.world import CONFIG, World
 
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.95)  # of the space that a script needs
@@ -122,8 +122,8 @@ def _failure(completed, disk: pathlib.Path) -> str | None:
     text = error_text(completed.stderr)
     if "Traceback" in completed.stderr:
         return f"traceback: {completed.stderr[-300:]}"
-    if len(text.splitlines()) != 1:
-        return f"{len(text.splitlines())} lines: {completed.stderr[-300:]}"
+    if len(error_lines(completed.stderr)) != 1:
+        return f"not one line: {completed.stderr[-300:]}"
     return "" if str(disk) in text else f"the path is not named: {text}"
 
 

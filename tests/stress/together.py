@@ -20,7 +20,7 @@ import numpy as np
 
 from tests import harness
 from tests.stress import children, jobs
-from tests.stress.cases import error_text
+from tests.stress.cases import error_lines, error_text
 from tests.stress.world import World
 
 Pair = Callable[[World, pathlib.Path], str]
@@ -86,7 +86,7 @@ def _ends(ended: Sequence[harness.Completed]) -> str:
         return f"both failed: {failed[0].stderr[-300:]}"
     for completed in failed:
         text = error_text(completed.stderr)
-        if "Traceback" in completed.stderr or len(text.splitlines()) != 1:
+        if "Traceback" in completed.stderr or len(error_lines(completed.stderr)) != 1:
             return f"not one line: {completed.stderr[-300:]}"
         if "two_at_once" not in text:  # part of the path
             return f"the folder is not named: {text}"

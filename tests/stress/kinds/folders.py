@@ -138,7 +138,6 @@ def _left_out() -> Iterator[Case]:
         yield case(f"ending_{ending}", more(*files), "either", holds(2, 15), ending)
     # `holds` counts the files that are left out where a line says so.
     for name, path in (
-        ("heic", "ant/x.heic"),
         ("raw", "ant/x.cr2"),
         ("no_ending", "ant/x"),
     ):
