@@ -31,7 +31,8 @@ _SIZE = flags.DEFINE_integer(
     "size",
     None,
     "Side of the images in pixels; the network's input size by default.",
-    1,
+    lower_bound=1,
+    upper_bound=2**12,
 )
 _STEPS = flags.DEFINE_integer("steps", 256, "Steps of the optimisation.", 1)
 _SEEDS = flags.DEFINE_integer(

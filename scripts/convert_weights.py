@@ -23,6 +23,7 @@ _MODEL = flags.DEFINE_string("model", None, "The network of --source.")
 _SOURCE = flags.DEFINE_string("source", None, "A weight file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
 _OUT = flags.DEFINE_string("out", None, "What to write.", required=True)
+flags.register_validator("out", lambda path: path != "", "expected a path")
 _HEAD = flags.DEFINE_bool("head", True, "Whether to convert the classifier too.")
 _PREPROCESS = flags.DEFINE_enum(
     "preprocess", None, list(PREPROCESS), "What --source expects, if not the usual."

@@ -47,15 +47,13 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
 
 
 def silence_callbacks() -> None:
-    """Do not print tracebacks of callbacks that an interruption or an error ended.
+    """Do not print tracebacks of callbacks that an interruption ended.
 
-    After an error in one array, Orbax closes the event loop of the other arrays. Their
-    callbacks may fail until the process ends, so the hook is not restored.
+    Callbacks may end until the process ends, so the hook is not restored.
     """
 
     def hook(unraisable, original=sys.unraisablehook):
-        interrupted = issubclass(unraisable.exc_type, KeyboardInterrupt)
-        if not interrupted and "loop is closed" not in str(unraisable.exc_value):
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             original(unraisable)
 
     sys.unraisablehook = hook

@@ -18,6 +18,7 @@ from seeflower_jax.inference.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The folder to write, new.", required=True)
+flags.register_validator("out", lambda path: path != "", "expected a path")
 
 
 def main(_: list[str]) -> None:

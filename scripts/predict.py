@@ -21,10 +21,10 @@ import sys
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from scripts import console, network_flags
 from seeflower_jax.data.decode import UnreadableImage
+from seeflower_jax.figures import maps
 from seeflower_jax.inference import predict
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import Prediction
@@ -72,7 +72,7 @@ def _explain(network: Network, image: str, names_in_use: set[str]) -> str:
     path = out / f"{name}_grad_cam.png"
     explanation = network.explain(image, "grad_cam")
     pair = np.concatenate([explanation.image, np.asarray(explanation.overlay())], 1)
-    Image.fromarray(pair).save(path)
+    maps.write_png(path, pair)
     return str(path)
 
 

@@ -101,7 +101,7 @@ INCEPTION = "--config=configs/inception.py"
         ("benchmark", [], "expected 'train' or 'attribution', got ''"),
         ("predict", ["--workdir=runs"], "expected the paths of images"),
         ("predict", ["rose.jpg"], "expected one of --workdir, --weights and --export"),
-        ("reproduce", ["--seeds=a"], "--seeds=.*'a'.*: expected numbers"),
+        ("reproduce", ["--seeds=a"], "--seeds=.*'a'.*: expected different numbers"),
         ("train", ["--flagfile=absent.txt"], "open flagfile: .*'absent.txt'"),
         ("report", ["--flagfile=absent.txt"], "open flagfile: .*'absent.txt'"),
         ("report", ["--workdir=x", "--plugins=a.b"], "import a.b: No module named 'a'"),

@@ -77,7 +77,8 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
     """Return the layer for class activation maps of images of a size.
 
     The layer is `spec.cam_layer` if its map has more than one position. For smaller
-    images, the layer is the deepest endpoint with a spatial extent.
+    images, the layer is the deepest block with a spatial extent. Layers within a block,
+    such as `mixed7_branch1x1` in `mixed7`, are left out.
 
     Args:
       spec: the network.
@@ -92,7 +93,12 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
       >>> map_layer(models.get_spec("inception_v3"), 80)
       'mixed7'
     """
-    layers = cam.spatial_layers(_endpoint_shapes(spec, size))
+    shapes = _endpoint_shapes(spec, size)
+    layers = [
+        layer
+        for layer in cam.spatial_layers(shapes)
+        if not any(layer.startswith(f"{block}_") for block in shapes)
+    ]
     if not layers:
         raise ValueError(f"no layer of {spec.name} has a map of {size} x {size} pixels")
     return spec.cam_layer if spec.cam_layer in layers else layers[-1]

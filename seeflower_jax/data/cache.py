@@ -12,10 +12,11 @@ import concurrent.futures
 import logging
 import os
 import pathlib
+import zlib
 
 import numpy as np
 import tqdm
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
@@ -27,6 +28,10 @@ _MAX_LISTED = 10
 
 class DamagedCacheError(ValueError):
     """A file does not hold the pixels of a source; the message names the file."""
+
+
+def _checksum(sizes: Int[np.ndarray, "n 2"]) -> bytes:
+    return zlib.crc32(sizes.tobytes()).to_bytes(4, "little")
 
 
 class PixelCache:
@@ -42,18 +47,19 @@ class PixelCache:
     def __init__(self, path: str | os.PathLike):
         try:
             self._pixels = np.load(path, mmap_mode="r")
-            # The file is a .npy of all pixels followed by a .npy of all sizes.
+            # The file is a .npy of all pixels, a .npy of all sizes, and its checksum.
             with open(path, "rb") as file:
                 file.seek(self._pixels.offset + self._pixels.nbytes)
                 self.sizes = np.load(file)
-                rest = len(file.read(1))
+                rest = file.read(5)
         except PermissionError:
             raise
         except Exception as error:  # NumPy raises many types for damaged files.
             reason = " ".join(str(error).split())
             raise DamagedCacheError(f"{path} is not a pixel cache: {reason}") from error
         shape, kinds = self.sizes.shape, (self._pixels.dtype, self.sizes.dtype)
-        if kinds != (np.uint8, np.int32) or shape[1:] != (2,) or rest:
+        valid = kinds == (np.uint8, np.int32) and shape[1:] == (2,)
+        if not valid or rest != _checksum(self.sizes):
             raise DamagedCacheError(f"{path} is not a pixel cache")
         ends = np.cumsum(self.sizes.astype(np.int64).prod(axis=1) * 3)
         self._starts = np.concatenate([[0], ends])
@@ -170,6 +176,7 @@ def _write(source: ImageSource, shortest_side: int, path: pathlib.Path) -> None:
                 + "\nReplace these files by intact copies, or remove them"
             )
         np.save(file, sizes)
+        file.write(_checksum(sizes))
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, header | {"shape": (total,)})
         if file.tell() != start:

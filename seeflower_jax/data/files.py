@@ -82,24 +82,27 @@ def why_not_an_image(name: str, is_file: bool) -> str:
 
 
 def image_files(
-    folder: str | os.PathLike, left_out: LeftOut, above: tuple = ()
+    folder: str | os.PathLike,
+    left_out: LeftOut,
+    above: tuple[tuple[int, int], ...] = (),
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield the images in a folder and its sub-folders, in the order of their paths.
 
     Args:
       folder: the folder; links to folders are followed.
       left_out: counts of the other files, which are added to.
-      above: identities of the folder and of those above it, for links in a circle.
+      above: identities of all folders above it, for links in a circle; by default
+        those above its real path.
 
     Yields:
       The path in the folder, with '/', and the entry of the file.
     """
-    status = os.stat(folder)
-    above = (*above, (status.st_dev, status.st_ino))
+    if not above:
+        above = tuple(map(_identity, pathlib.Path(folder).resolve().parents))
+    above = (*above, _identity(folder))
     for entry in visible_entries(folder, left_out):
         if is_folder(entry):
-            inside = entry.stat()
-            if (inside.st_dev, inside.st_ino) in above:
+            if _identity(entry.path) in above:
                 left_out["links to a folder above"] += 1
                 continue
             for key, image in image_files(entry.path, left_out, above):
@@ -108,6 +111,12 @@ def image_files(
             left_out[reason] += 1
         else:
             yield entry.name, entry
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    """Return what tells a folder from all others, whatever its path."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_file(entry: os.DirEntry) -> bool:

@@ -140,6 +140,11 @@ def _split_files(root: pathlib.Path, split: str) -> list[_File]:
             for folder, name in folders.items()
             for file in _list_files(root, f"{folder}/", name, left_out)
         ]
+        for folder, name in folders.items():
+            if name not in {file.split for file in found}:
+                logging.warning(
+                    "%s has no images, so there is no %s split", root / folder, name
+                )
     left_out.log(root)
     return found if folders else _assign_splits(found, percentages, seed)
 

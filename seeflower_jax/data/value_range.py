@@ -32,17 +32,19 @@ def to_8_bits(image: Image.Image, name: str) -> Image.Image:
       name: name of the image, for the log.
 
     Raises:
-      ValueError: if no value is a finite number.
+      ValueError: if a value is not a finite number.
     """
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     unsigned = _first(tags.get(_SAMPLE_FORMAT, _UNSIGNED)) == _UNSIGNED
     if image.mode == "I" and _first(tags.get(_BITS)) == 32 and unsigned:
         values = values.view(np.uint32)  # Pillow reads the bits as signed.
-    known = values[np.isfinite(values)] if image.mode == "F" else values
-    if not known.size:
-        raise ValueError("no pixel is a finite number")
-    lowest, highest = known.min().item(), known.max().item()
+    if count := np.count_nonzero(~np.isfinite(values)):
+        raise ValueError(
+            f"{count} of {values.size} pixels are not finite numbers; replace "
+            "them by a color"
+        )
+    lowest, highest = values.min().item(), values.max().item()
     low, high = _stated_range(image, lowest, highest) or _assumed_range(
         image.mode, lowest, highest, name
     )
@@ -119,5 +121,5 @@ def _scale(
     depth = next((bits for bits in _DEPTHS if (low, high) == (0, 2**bits - 1)), None)
     if depth and values.dtype.kind in "iu":
         return (values >> (depth - 8)).astype(np.uint8)
-    wide = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    wide = values.astype(np.float64)
     return np.rint((wide - low) * (255 / ((high - low) or 1))).astype(np.uint8)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax.data import decode
 
+MAX_SIDE = 2**14  # of a view in pixels; larger ones exceed any memory
 ArrayLike = jax.Array | np.ndarray
 Canvas = UInt8[ArrayLike, "n h w 3"] | Float[ArrayLike, "n h w 3"]
 Sizes = Int[ArrayLike, "n 2"]
@@ -47,9 +48,10 @@ class View:
 
     def __post_init__(self) -> None:
         for name in ("size", "shortest_side"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) <= MAX_SIDE:
                 raise ValueError(
-                    f"a view has {name} {getattr(self, name)}; expected 1 pixel or more"
+                    f"a view has {name} {getattr(self, name)}; expected 1 to "
+                    f"{MAX_SIDE} pixels"
                 )
         if not 0 < self.crop <= 1:
             raise ValueError(

@@ -16,13 +16,14 @@ import numpy as np
 from seeflower_jax import hints, models
 from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
+from seeflower_jax.data.view import MAX_SIDE
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.models.spec import is_expression
 from seeflower_jax.pretrained.loading import HEADS
 from seeflower_jax.training.stages import SCHEDULES, SOLVERS
 
 # The largest values; beyond them memory or the types of JAX end.
-_MAX_SIDE, _MAX_BATCH, _MAX_COUNT = 2**14, 2**16, 2**31 - 1
+_MAX_BATCH, _MAX_COUNT = 2**16, 2**31 - 1
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
 # Sections whose keys this module does not check.
@@ -126,7 +127,7 @@ _POSITIVE = _number("above 0 that float32 can hold", lambda v: v > 0)
 _SHARE = _number("from 0 to below 1", lambda v: 0 <= v < 1)
 _SHARE_OR_ALL = _number("from 0 to 1", lambda v: 0 <= v <= 1)
 _CROP = Rule("a number from 0.01 to 1", lambda v: _is_number(v) and 0.01 <= v <= 1)
-_SIDE, _SIDE_OR_OWN = _integer(1, _MAX_SIDE), _integer(0, _MAX_SIDE)
+_SIDE, _SIDE_OR_OWN = _integer(1, MAX_SIDE), _integer(0, MAX_SIDE)
 _ALPHA = _number("that is 0, or from 1e-6 to 1e6", lambda v: v == 0 or _is_alpha(v))
 _NAMES = Rule("names, such as ('head', 'finetune')", lambda v: _all(v, _NAME.accepts))
 
@@ -182,7 +183,7 @@ RULES: dict[str, Rule] = {
     "eval.keep_aspect": _BOOLEAN,
     "eval.batch_size": _integer(1, _MAX_BATCH),
     "test_time.views": Rule(
-        f"pairs of a size up to {_MAX_SIDE} pixels and a crop from 0.01 to 1, such as "
+        f"pairs of a size up to {MAX_SIDE} pixels and a crop from 0.01 to 1, such as "
         "((320, 1.0),)",
         lambda v: (
             _pairs(v, lambda a, b: _SIDE_OR_OWN.accepts(a) and _CROP.accepts(b))

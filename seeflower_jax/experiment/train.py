@@ -202,7 +202,9 @@ def _train(
         },
     }
     splits = ("validation", "test") if test else ("validation",)
-    seconds, evaluation = evaluate.final(load_run(folder), start.dataset, splits)
+    seconds, evaluation = evaluate.final(
+        load_run(folder, in_training=True), start.dataset, splits
+    )
     result["seconds"]["evaluation"] = round(seconds, 1)
     result |= evaluation
     records.write_json(folder / "result.json", result)

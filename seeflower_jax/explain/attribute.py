@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jaxtyping import Float, Int32
-from PIL import Image
 
 from seeflower_jax import records
 from seeflower_jax.attribution import batch as attribution_batch
@@ -256,7 +255,7 @@ class _ShardWriter:
                     pixels = figures.draw_box(pixels, boxes_by_method[method][row])
                 name = pathlib.Path(self._images.names[position]).stem
                 stem = text.file_stem(name)
-                Image.fromarray(pixels).save(folder / f"{position:06d}_{stem}.png")
+                figures.write_png(folder / f"{position:06d}_{stem}.png", pixels)
 
 
 def _boxes(maps: Float[np.ndarray, "n h w"]) -> np.ndarray:

@@ -256,7 +256,7 @@ def _write_images(
     for image, name, label in zip(maximised.images, class_names, labels, strict=True):
         stem = text.file_stem(name)
         pixels = image.round().astype(np.uint8)
-        Image.fromarray(pixels).save(out / f"{label:03d}_{stem}.png")
+        figures.write_png(out / f"{label:03d}_{stem}.png", pixels)
 
 
 def _natural_statistics(run: Run, size: int) -> NaturalStatistics:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 from PIL import Image, ImageDraw
 
+from seeflower_jax import records
 from seeflower_jax.figures import canvas, text
 
 # RGB in [0, 255], of integers or floats.
@@ -187,3 +188,13 @@ def write_table(
 
 def _to_uint8(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(image).round().astype(np.uint8)
+
+
+def write_png(path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write an image as a PNG, whole or not at all.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    with records.replacing(path) as partial:
+        Image.fromarray(pixels).save(partial, "PNG")

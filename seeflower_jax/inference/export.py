@@ -13,8 +13,8 @@ requires JAX and safetensors, but neither flax nor optax.
 """
 
 import contextlib
+import hashlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -100,9 +100,18 @@ def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
             "metrics": dict(metrics),
             "platforms": list(PLATFORMS),
             "jax": jax.__version__,
-            "sha256": {path.name: file_hash(path) for path in partial.iterdir()},
+        }
+        description["sha256"] = {
+            **{path.name: file_hash(path) for path in partial.iterdir()},
+            _DESCRIPTION: _description_hash(description),
         }
         (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _description_hash(description: Mapping) -> str:
+    """Return the SHA-256 of a description without its hashes."""
+    content = {key: value for key, value in description.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _serialize(network: Network, flat: Mapping[str, Any]) -> bytearray:
@@ -128,26 +137,16 @@ def load(folder: str | os.PathLike) -> Network:
     """
     folder = pathlib.Path(folder).expanduser()
     description = describe(folder)
-    _check_hashes(folder, description["sha256"])
+    _check_hashes(folder, description)
     program, variables = _load_program(folder)
-    with _damaged(folder / _DESCRIPTION):
-        spec = ModelSpec(**description["spec"])
-        names = tuple(map(str, description["class_names"]))
-        temperature = float(description["temperature"])
-        if len(names) != spec.num_classes or not 0 < temperature < math.inf:
-            raise ValueError(
-                f"{len(names)} class names for {spec.num_classes} classes, temperature "
-                f"{temperature}"
-            )
-        view = View(**description["view"])
     with _damaged(folder / whitening.FILE_NAME):
         preprocess = whitening.load_from(folder)
     return Network(
-        spec=spec,
+        spec=ModelSpec(**description["spec"]),
         variables=variables,
-        view=view,
-        class_names=names,
-        temperature=temperature,
+        view=View(**description["view"]),
+        class_names=tuple(description["class_names"]),
+        temperature=description["temperature"],
         preprocess=preprocess,
         origin=str(folder.resolve()),
         program=lambda variables, images: program.call(
@@ -200,12 +199,14 @@ def _advice(path: pathlib.Path, error: object) -> str:
     return f"{path} is damaged: {reason}; copy the export or export the run again"
 
 
-def _check_hashes(folder: pathlib.Path, hashes: Mapping[str, str]) -> None:
+def _check_hashes(folder: pathlib.Path, description: Mapping) -> None:
     """Check that all files of an export have the content that `save` wrote."""
     with _damaged(folder / _DESCRIPTION):
-        hashes = dict(hashes)
-        if not {_PROGRAM, _PARAMETERS} <= hashes.keys():
+        hashes = dict(description["sha256"])
+        if not set(_FILES) <= hashes.keys():
             raise ValueError(f"it has the hashes of {list(hashes)} only")
+        if hashes.pop(_DESCRIPTION) != _description_hash(description):
+            raise ValueError("its values are not those that were written")
     if (folder / whitening.FILE_NAME).exists():
         hashes.setdefault(whitening.FILE_NAME, "no such file")
     for name, expected in hashes.items():

@@ -7,6 +7,7 @@ run.config["seed"]
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ def load_config(workdir: str | os.PathLike) -> dict:
         )
     advice = "start the training command again to write it again"
     config = records.read_json(path, advice)
-    for section in ("data", "whitening"):
+    for section in ("model", "init", "data", "whitening", "eval", "stages"):
         if not isinstance(config.get(section), dict):
             raise records.DamagedFileError(
                 f"{path} is damaged: it has no section {section!r}; {advice}"
@@ -65,12 +66,16 @@ def load_config(workdir: str | os.PathLike) -> dict:
     return config
 
 
-def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
+def load_run(
+    workdir: str | os.PathLike, data_dir: str | None = None, in_training: bool = False
+) -> Run:
     """Return a run with its best variables, whether it is finished or not.
 
     Args:
       workdir: the run directory.
       data_dir: folder of the images, if they have moved since the training.
+      in_training: whether the run is known to have no temperature yet. By default, a
+        warning says so.
 
     Raises:
       FileNotFoundError: if the folder is not a run directory.
@@ -93,6 +98,12 @@ def load_run(workdir: str | os.PathLike, data_dir: str | None = None) -> Run:
     if best["step"] != best_step if "step" in best else hashes[0] != hashes[1]:
         result = {}  # of the variables before further stages
     calibration = result.get("calibration", {})
+    if not calibration and not in_training:
+        logging.warning(
+            "%s has no fitted temperature, so probabilities are not calibrated; "
+            "scripts.train fits it at the end",
+            workdir,
+        )
     network = Network(
         spec=spec,
         variables=variables,

@@ -47,6 +47,8 @@ def check_kind(path: str | os.PathLike, expected: Collection[str] = ()) -> None:
       WeightFileError: if the file is empty, a web page, a pointer of git-lfs or a
         weight file of another kind; the message says what to do.
     """
+    if not os.path.isfile(path):  # Reading from a pipe could wait for ever.
+        raise WeightFileError(f"{path} is not a regular file; give a weight file")
     with open(path, "rb") as file:
         start = file.read(1024)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

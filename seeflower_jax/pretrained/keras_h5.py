@@ -11,6 +11,7 @@ runs no code from a file.
 import io
 import itertools
 import os
+import pathlib
 import re
 import zipfile
 from collections.abc import Iterable
@@ -310,7 +311,9 @@ def _kernel_first(names: Iterable[str]) -> list[str]:
 
 def write(path: str | os.PathLike, layers: NamedLayers) -> None:
     """Write layers as a weight file in Keras' HDF5 format."""
-    with h5py.File(path, "w") as file:
+    # HDF5 prints tracebacks if it meets a full disk, so it writes to memory.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name, _ in layers])
         file.attrs["backend"], file.attrs["keras_version"] = b"jax", b"2.0.0"
         for layer, arrays in layers:
@@ -319,3 +322,4 @@ def write(path: str | os.PathLike, layers: NamedLayers) -> None:
             group.attrs["weight_names"] = np.array([n.encode() for n in names])
             for name, array in zip(names, arrays.values(), strict=True):
                 group.create_dataset(name, data=array)
+    pathlib.Path(path).write_bytes(content.getbuffer())

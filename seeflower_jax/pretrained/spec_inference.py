@@ -32,20 +32,24 @@ def infer_spec(
       path: the weight file, for the error message.
 
     Raises:
-      WeightFileError: if no head fits the parameters.
+      WeightFileError: if a layer lacks parameters, or if no head fits the parameters.
     """
     shapes = jax.tree.map(np.shape, params)
     if _fits(spec, shapes):
         return spec
-    spec = dataclasses.replace(spec, width=_infer_width(spec, params["backbone"]))
     head = shapes.get("head", {})
-    if "logits" not in head:
-        return spec
-    spec = dataclasses.replace(
-        spec,
-        num_classes=head["logits"]["bias"][0],
-        hidden=tuple(head[name]["bias"][0] for name in ("fc1", "fc2") if name in head),
-    )
+    try:
+        spec = dataclasses.replace(spec, width=_infer_width(spec, params["backbone"]))
+        if "logits" not in head:
+            return spec
+        layers = [head[name] for name in ("fc1", "fc2", "logits") if name in head]
+        *hidden, num_classes = [layer["bias"][0] for layer in layers]
+    except (KeyError, IndexError) as error:
+        raise WeightFileError(
+            f"{path} does not hold {spec.name}: a layer lacks its kernel or bias, or "
+            f"has one of another shape ({type(error).__name__}: {error})"
+        ) from error
+    spec = dataclasses.replace(spec, num_classes=num_classes, hidden=tuple(hidden))
     for pooling in POOLING:
         candidate = dataclasses.replace(spec, pooling=pooling)
         if _fits(candidate, shapes):

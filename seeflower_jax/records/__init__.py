@@ -152,8 +152,11 @@ def _is_calibration(value: Any) -> bool:
 
 
 def _are_metrics(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(number, int | float) for number in value.values()
+    names = {"top1", "mean_class_top1", "top5", "loss", "count"}
+    return (
+        isinstance(value, dict)
+        and names <= value.keys()
+        and all(isinstance(number, int | float) for number in value.values())
     )
 
 
@@ -199,5 +202,8 @@ def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     advice = "restore it from a copy, or remove it to record the results again"
     results = read_json(path, advice) if path.exists() else {}
-    results.setdefault(network, {})[key] = entry
+    entries = results.setdefault(network, {})
+    if not isinstance(entries, dict):
+        raise DamagedFileError(f"{path} is damaged: {network} is {entries!r}; {advice}")
+    entries[key] = entry
     write_json(path, results)

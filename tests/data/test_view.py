@@ -114,7 +114,8 @@ def test_a_box_in_the_view_is_that_of_the_original(size, keep_aspect):
 @pytest.mark.parametrize(
     "values,message",
     [
-        ({"size": 0}, "size 0; expected 1 pixel"),
+        ({"size": 0}, "size 0; expected 1 to 16384 pixels"),
+        ({"size": 2**14 + 1}, "size 16385; expected 1 to 16384 pixels"),
         ({"shortest_side": -1}, "shortest_side -1"),
         ({"crop": 1.2}, "crop 1.2; expected a share above 0, at most 1"),
         ({"crop": 0.0}, "crop 0.0"),

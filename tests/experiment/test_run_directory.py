@@ -300,7 +300,7 @@ def test_config_with_wrong_values_is_named(run):
     with pytest.raises(SettingsError, match="run/config.json: config.eval.batch_size"):
         evaluate(load_run(run), "test")
     (run / "config.json").write_text("{}")
-    with pytest.raises(records.DamagedFileError, match="has no section 'data'"):
+    with pytest.raises(records.DamagedFileError, match="has no section 'model'"):
         load_run(run)
 
 

@@ -18,6 +18,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from absl import flags
+
 from tests import harness
 
 TIME_LIMIT = 180.0  # seconds for a script
@@ -109,6 +111,9 @@ def _call(function, values, paths, variables) -> None:
     for descriptor, path in enumerate(paths, start=1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
     os.chdir(harness.ROOT)
+    # The process has imported the script that started it, which has flags of its own.
+    for flag in flags.FLAGS.flags_by_module_dict().get("__mp_main__", ()):
+        delattr(flags.FLAGS, flag.name)
     function(*values)
 
 

@@ -205,7 +205,7 @@ def _modes() -> Iterator[Case]:
         ("F_to_1", encode(floats, "tif"), "either", gray),
         ("F_to_255", encode(whole(wide), "tif"), "either", gray),
         ("F_nan", encode(whole(wide * np.nan), "tif"), "refused", gray),
-        ("F_with_nan", encode(whole(np.where(wide > 99, np.nan, wide)), "tif"), "either", gray),
+        ("F_with_nan", encode(whole(np.where(wide > 99, np.nan, wide)), "tif"), "refused", None),
         ("F_inf", encode(whole(wide * np.inf), "tif"), "refused", gray),
         ("F_huge", encode(whole(wide * 1e30), "tif"), "either", gray),
         ("F_negative", encode(whole(wide / 255 - 2), "tif"), "either", finite),
