@@ -16,7 +16,6 @@ import pathlib
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -69,6 +68,7 @@ def start(
     folder: pathlib.Path,
     kill_at: int = 0,
     largest: int = 0,
+    count: bool = False,
 ) -> Child:
     """Start a script.
 
@@ -76,14 +76,14 @@ def start(
       script: name of the script.
       arguments: its command line.
       folder: where its output is kept.
-      kill_at: kills the process at this write below `folder`; 0 is never. The number
-        of all writes is in `folder`.writes when the script has ended.
+      kill_at: kills the process at this write below `folder`; 0 is never.
       largest: limit of the size of a file in bytes; 0 is none.
+      count: whether the number of writes is written to the file `folder`.writes.
     """
     number = next(_numbers)
     paths = [folder.with_name(f"{folder.name}.{number}.{n}") for n in ("out", "err")]
     texts = [str(argument) for argument in arguments]
-    values = (script, texts, paths, folder, kill_at, largest)
+    values = (script, texts, paths, folder, kill_at, largest, count)
     return Child(fork(_run, values, []), *paths)
 
 
@@ -122,11 +122,11 @@ def run(script: str, arguments: Sequence[object], folder: pathlib.Path, **option
     return start(script, arguments, folder, **options).end()
 
 
-def _run(script, arguments, paths, folder, kill_at, largest) -> None:
+def _run(script, arguments, paths, folder, kill_at, largest, count) -> None:
     if largest:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    if kill_at:
+    if kill_at or count:
         _count_writes(folder, kill_at)
     harness._become(script, arguments, *paths)
 
@@ -179,12 +179,3 @@ def _count_writes(folder: pathlib.Path, kill_at: int) -> None:
 
 def _number(descriptor) -> int:
     return descriptor if isinstance(descriptor, int) else descriptor.fileno()
-
-
-def seconds(script: str, arguments: Sequence[object], folder: pathlib.Path) -> float:
-    """Return how long a script takes."""
-    start_time = time.monotonic()
-    completed = run(script, arguments, folder)
-    if completed.returncode:
-        raise RuntimeError(completed.stderr)
-    return time.monotonic() - start_time

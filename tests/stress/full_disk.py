@@ -108,7 +108,7 @@ def _fill(
         if left:
             return f"left behind: {left}"
         if name == "train":
-            _, expected = jobs.reference("train", world)
+            expected = jobs.reference("train", world).content
             return jobs.difference(jobs.train_content(disk / "run"), expected)
     return ""
 

@@ -2,7 +2,7 @@
 
 job = JOBS["train"]
 children.run(job.script, job.arguments(world, folder), folder)
-assert job.content(folder) == reference(job, world)[1]
+assert job.content(folder) == reference("train", world).content
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Mapping
 
 from seeflower_jax import records
@@ -35,12 +36,14 @@ class Job:
       script: name of the script.
       arguments: (world, folder) -> its command line.
       content: folder -> what has to be the same whether it was interrupted or not.
+      refuses: what the script says if its output is complete; empty if it then succeeds.
     """
 
     name: str
     script: str
     arguments: Callable[[World, pathlib.Path], list[str]]
     content: Callable[[pathlib.Path], dict]
+    refuses: str = ""
 
 
 def train_command(world: World, folder: pathlib.Path) -> list[str]:
@@ -119,23 +122,36 @@ JOBS = {
     job.name: job
     for job in (
         Job("train", "train", train_command, train_content),
-        Job("export", "export", _export, _files),
-        Job("convert", "convert_weights", _convert, _variables),
+        Job("export", "export", _export, _files, "exists"),
+        Job("convert", "convert_weights", _convert, _variables, "exists"),
         Job("attribute", "attribute", _attribute, map_content),
     )
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A job that was not interrupted: its seconds, its content and its writes."""
+
+    seconds: float
+    content: dict
+    writes: int
+
+
 @functools.cache
-def reference(name: str, world: World) -> tuple[float, dict]:
-    """Return the seconds and the content of a job that is not interrupted."""
+def reference(name: str, world: World) -> Reference:
+    """Return the reference of a job, which is run twice: the first time compiles."""
     job, folder = JOBS[name], world.folder / f"reference_{name}"
-    seconds = []
-    for _ in range(2):  # The first one compiles.
+    for _ in range(2):
         shutil.rmtree(folder, ignore_errors=True)
+        start = time.monotonic()
         arguments = job.arguments(world, folder)
-        seconds.append(children.seconds(job.script, arguments, folder))
-    return seconds[-1], job.content(folder)
+        completed = children.run(job.script, arguments, folder, count=True)
+        seconds = time.monotonic() - start
+        if completed.returncode:
+            raise RuntimeError(completed.stderr)
+    writes = int(folder.with_name(f"{folder.name}.writes").read_text())
+    return Reference(seconds, job.content(folder), writes)
 
 
 def difference(actual: Mapping, expected: Mapping) -> str:

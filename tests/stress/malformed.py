@@ -134,10 +134,17 @@ def _watch(world: World, kind: str, path: pathlib.Path, skip: list[str]) -> str:
 
 
 def summarise(outcomes: Outcomes) -> dict:
-    """Return the counts of all cases, and of each kind below `by_kind`."""
+    """Return the counts of all cases, of each kind below `by_kind`, and the problems."""
     by_kind = {kind: _count(cases.values()) for kind, cases in outcomes.items()}
     everything = [c for cases in outcomes.values() for c in cases.values()]
-    return {**_count(everything), "by_kind": by_kind}
+    problems = {
+        f"{kind}/{name}": f"{outcome['verdict']}: {outcome.get('reason', '')}"
+        for kind, cases in outcomes.items()
+        for name, outcome in cases.items()
+        if outcome["verdict"] != "correct"
+    }
+    more = {"problems": problems} if problems else {}
+    return {**_count(everything), "by_kind": by_kind, **more}
 
 
 def _count(cases: Iterable[dict]) -> dict[str, int]:

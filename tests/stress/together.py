@@ -120,7 +120,7 @@ def _cache(world: World, folder: pathlib.Path) -> str:
 
 def _differs(world: World, run: pathlib.Path) -> str:
     """Return how a run differs from one that was alone."""
-    _, expected = jobs.reference("train", world)
+    expected = jobs.reference("train", world).content
     return jobs.difference(jobs.train_content(run), expected)
 
 
@@ -128,7 +128,7 @@ def _maps(world: World, folder: pathlib.Path) -> str:
     """Compute maps in one folder."""
     command = jobs.JOBS["attribute"].arguments(world, folder)
     _, problem = _both("attribute", [command] * 2, folder)
-    _, expected = jobs.reference("attribute", world)
+    expected = jobs.reference("attribute", world).content
     return problem or jobs.difference(jobs.map_content(folder), expected)
 
 
