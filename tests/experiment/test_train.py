@@ -316,7 +316,7 @@ def test_temperature_is_of_the_variables(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     path = tmp_path / "run/result.json"
     result = json.loads(path.read_text())
-    for best in ({"step": 2}, {}):  # of other variables; of an early version of 0.2
+    for best in ({"step": -1}, {}):  # of other variables; of an early version of 0.2
         path.write_text(json.dumps(result | {"best": best, "config_hash": "0" * 12}))
         assert load_run(tmp_path / "run").network.temperature == 1.0
 

@@ -264,7 +264,7 @@ def test_values_out_of_range(tmp_path, arguments, status, message):
     completed = harness.run_here(
         "attribute",
         f"--export={tmp_path / 'export'}",
-        f"--images={tmp_path}",
+        f"--images={tmp_path / '*.png'}",
         f"--out={tmp_path / 'maps'}",
         *arguments,
     )

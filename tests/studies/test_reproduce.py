@@ -89,15 +89,14 @@ def smoke(flowers, tmp_path_factory):
     }
     rows = select(["baseline_official_paper_[ab]"], "smoke")
     runs = reproduce.plan(rows, [0], out, "smoke", changes)
-    runs[1].workdir.mkdir()
-    (runs[1].workdir / "config.json").write_text('{"stage_order": []}')
-    assert [run.state for run in runs] == ["missing", "interrupted"]
+    runs[1].workdir.write_text("a file, not a run directory")
+    assert [run.state for run in runs] == ["missing", "missing"]
     return out, runs, reproduce.run_all(runs)
 
 
 def test_a_run_that_fails_does_not_keep_the_others(smoke):
     _, runs, failed = smoke
-    assert [run.state for run in runs] == ["finished", "interrupted"]
+    assert [run.state for run in runs] == ["finished", "missing"]
     assert failed == [runs[1].name]
     assert (runs[0].workdir / "learning_curves.png").exists()
     other = dataclasses.replace(runs[0], config=runs[1].config)
