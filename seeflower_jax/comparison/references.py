@@ -136,8 +136,12 @@ def _torch_modules(model: str, network: torch.nn.Module) -> dict[str, torch.nn.M
     if model == "inception_v3":
         pools = {"MaxPool_3a_3x3": "maxpool1", "MaxPool_5a_3x3": "maxpool2"}
         mixed = {f"mixed{i}": f"Mixed_{b}" for i, b in enumerate(_TORCH_BLOCKS)}
-        torch_names = pools | mixed
-        modules = [network.get_submodule(torch_names.get(n, n)) for n in endpoints]
+        names = pools | mixed
+        for name in endpoints:  # mixed0_branch1x1 is Mixed_5b.branch1x1
+            block, _, layer = name.partition("_")
+            if block in mixed and layer:
+                names[name] = f"{mixed[block]}.{layer}"
+        modules = [network.get_submodule(names.get(n, n)) for n in endpoints]
     else:
         kinds = (torch.nn.ReLU, torch.nn.MaxPool2d)
         layers = network.get_submodule("features").children()

@@ -189,7 +189,7 @@ def test_page_that_cannot_be_made_leaves_the_page_before_it(tmp_path, monkeypatc
     [
         ("result.json", '{"half', "result.json is damaged: Unterminated string"),
         ("result.json", "[]", "result.json is damaged: it has a list"),
-        ("result.json", '{"test": 1}', "result.json or .*metrics.jsonl is damaged"),
+        ("result.json", '{"test": 1}', "result.json is damaged: test is"),
         ("metrics.jsonl", '{"run_step": 1}\n', "metrics.jsonl is damaged"),
     ],
 )
