@@ -11,9 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import jax
+
 from seeflower_jax import hints
 from tests.harness import run_python
-from tests.stress import full_disk, interrupted, malformed, together, worker
+from tests.stress import children, full_disk, interrupted, malformed, together, worker
 from tests.stress.world import World
 
 PARTS = ("malformed", "write_points", "kills", "two_at_once", "full_disk")
@@ -38,13 +40,7 @@ def work_folder(path: str | None) -> pathlib.Path:
 
 def use_compilation_cache(folder: pathlib.Path) -> None:
     """Let this process and its children compile each program once."""
-    import jax
-
-    values = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
+    values = {"jax_compilation_cache_dir": str(folder), **children.CACHE}
     for name, value in values.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
@@ -119,7 +115,8 @@ def run_case(folder: pathlib.Path, name: str) -> dict:
 
 def build(folder: pathlib.Path) -> World:
     """Return the intact things, which another process makes."""
-    completed = run_python("-m", "tests.stress.world", folder)
+    variables = {name.upper(): str(value) for name, value in children.CACHE.items()}
+    completed = run_python("-m", "tests.stress.world", folder, **variables)
     if completed.returncode:
         raise ChildProcessError(completed.stderr)
     return World(folder)
