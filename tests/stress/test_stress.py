@@ -32,7 +32,7 @@ def test_enough_malformed_inputs():
         ("refused", 1, "scripts.x: a.png is empty\n", "", "correct"),
         ("refused", 1, "a warning\nscripts.x: a.png is empty\n", "", "correct"),
         ("refused", 1, "scripts.x: it is empty\n", "", "unnamed"),
-        ("refused", 1, "scripts.x: a.png:\n  is empty\n", "", "several_lines"),
+        ("refused", 1, "scripts.x: a.png:\n  is empty\n", "", "correct"),
         ("refused", 3, "skipped: a.png is empty\n", "", "correct"),
         ("refused", 0, "", "", "accepted_wrong"),
         ("refused", 1, "Traceback (most recent call last):\nE: a.png", "", "traceback"),
