@@ -61,7 +61,7 @@ def test_relative_folder_is_found_from_another_one(tmp_path, monkeypatch):
     flags = f"--workdir={workdir}", "--split=validation"
     done = harness.run_here("evaluate", *flags)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    for part in ("photos does not exist", recorded["dir"], "give --data_dir=DIR"):
+    for part in ("photos does not exist", recorded["dir"], "--data_dir"):
         assert part in done.stderr
     done = harness.run_here("evaluate", *flags, f"--data_dir={tmp_path / 'moved'}")
     assert done.returncode == 0, done.stderr

@@ -54,7 +54,9 @@ def test_endpoints_and_size():
     logits, endpoints = jax.eval_shape(
         lambda v, x: models.apply(spec, v, x), variables, images
     )
-    assert {k: v.shape[1:] for k, v in endpoints.items()} == SHAPES
+    blocks = {k: v.shape[1:] for k, v in endpoints.items() if "_branch" not in k}
+    assert blocks == SHAPES
+    assert len(endpoints) - len(blocks) == 89  # the convolutions within the blocks
     assert logits.shape == (2, 102)
     backbone = variables["params"]["backbone"], variables["batch_stats"]["backbone"]
     assert sum(leaf.size for leaf in jax.tree.leaves(backbone)) == 21_802_784
