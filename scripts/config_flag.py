@@ -38,6 +38,8 @@ class _ConfigParser(flags.ArgumentParser):
             raise ValueError(f"no such file{hint}")
         try:
             return self._parser.parse(argument)
+        except SystemExit as error:
+            raise ValueError(f"the file ends Python: sys.exit({error.code})") from error
         except Exception as error:
             # ml_collections puts its traceback into the message of these two types.
             wrapped = isinstance(error, TypeError | ValueError) and error.__context__

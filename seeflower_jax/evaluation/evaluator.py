@@ -99,13 +99,14 @@ class Evaluator:
         """
         variables = sharding.replicate(variables, self.mesh)
         left = len(indices)
+        # A batch is no larger than the examples on all devices need.
+        needed = -(-left // self.mesh.size) * self.mesh.size
+        batch_size = min(self.batch_size, needed)
         with tqdm.tqdm(total=left, desc=name, unit="image", disable=not name) as bar:
-            for batch in loader.eval_batches(
-                reader, indices, self.batch_size, self.mesh
-            ):
+            for batch in loader.eval_batches(reader, indices, batch_size, self.mesh):
                 output = compute(variables, batch)
                 output = multihost_utils.process_allgather(output, tiled=True)
-                count = min(left, self.batch_size)
+                count = min(left, batch_size)
                 yield jax.tree.map(lambda x, n=count: np.asarray(x)[:n], output)
                 left -= count
                 bar.update(count)
