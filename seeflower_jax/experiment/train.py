@@ -147,12 +147,16 @@ def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> di
         logging.warning("%s", error)
         (folder / "result.json").unlink()
         return {}
-    if not result or not workdir.has_trained(folder):
+    if result.get("config_hash") != settings.config_hash:
+        return {}
+    if not workdir.has_trained(folder):
         return {}
     if settings.whitening and not _has_whitening(folder):
         return {}
+    wanted = {"validation", "test"} if test else {"validation"}
+    images_by_split = (workdir.read_images(folder)[0] or {}).get("images", {})
     seen = result.get("test_seen") or not test
-    if not seen or result.get("config_hash") != settings.config_hash:
+    if not seen or wanted & images_by_split.keys() - result.keys():
         return {}
     records.write_json(folder / workdir.CONFIG, settings.config)
     return result
