@@ -147,11 +147,9 @@ def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> di
         logging.warning("%s", error)
         (folder / "result.json").unlink()
         return {}
-    if result.get("config_hash") != settings.config_hash:
-        return {}
-    if not workdir.has_trained(folder):
-        return {}
-    if settings.whitening and not _has_whitening(folder):
+    same = result.get("config_hash") == settings.config_hash
+    whitened = settings.whitening is None or _has_whitening(folder)
+    if not (same and whitened and workdir.has_trained(folder)):
         return {}
     wanted = {"validation", "test"} if test else {"validation"}
     images_by_split = (workdir.read_images(folder)[0] or {}).get("images", {})
