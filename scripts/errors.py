@@ -47,13 +47,15 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
 
 
 def silence_callbacks() -> None:
-    """Do not print tracebacks of callbacks that an interruption ended.
+    """Do not print tracebacks of callbacks that an interruption or an error ended.
 
-    Callbacks may end until the process ends, so the hook is not restored.
+    After an error, callbacks of Orbax meet a closed event loop. Callbacks may end until
+    the process ends, so the hook is not restored.
     """
 
     def hook(unraisable, original=sys.unraisablehook):
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        closed = "Event loop is closed" in str(unraisable.exc_value)
+        if not (closed or issubclass(unraisable.exc_type, KeyboardInterrupt)):
             original(unraisable)
 
     sys.unraisablehook = hook
