@@ -2,7 +2,7 @@
 
 counts = two_at_once(world, log, False, 2)
 
-Right is: both end; one or both succeed; one that fails says why in one line that names
+Correct behaviour: both end; one or both succeed; one that fails says why in one line that names
 the folder; and the result is that of one process alone.
 """
 
