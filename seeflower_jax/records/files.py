@@ -113,7 +113,7 @@ def workspace(path: pathlib.Path) -> Iterator[pathlib.Path]:
         writes into the workspace and renames the complete file or folder to `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.partial-"
+    prefix = _workspace_prefix(path)
     _remove_abandoned(path.parent, prefix)
     folder, descriptor = _make_locked(path.parent, prefix)
     try:
@@ -147,8 +147,14 @@ def lock_descriptor(descriptor: int, wait: bool) -> bool:
     return True
 
 
+def _workspace_prefix(path: pathlib.Path) -> str:
+    return f".{path.name}.partial-"
+
+
 def _check_new(path: pathlib.Path) -> None:
     if os.path.lexists(path):
+        # A process that was killed after the rename has left its empty workspace.
+        _remove_abandoned(path.parent, _workspace_prefix(path))
         raise FileExistsError(f"{path} exists; give another name")
 
 

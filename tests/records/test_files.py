@@ -42,9 +42,11 @@ def test_file_and_folder(tmp_path):
     assert (tmp_path / "new/a.txt").read_text() == "all"
     assert (tmp_path / "b/c").is_dir()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b", "c", "new"]
+    (tmp_path / ".b.partial-x").mkdir()  # of a process that was killed at its end
     with pytest.raises(FileExistsError, match="b exists; give another name"):
         with files.creating(tmp_path / "b"):
             raise AssertionError
+    assert not (tmp_path / ".b.partial-x").exists()
 
 
 def test_failed_block_leaves_nothing(tmp_path):

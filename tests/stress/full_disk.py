@@ -2,8 +2,8 @@
 
 counts = full_disk(world, log, False, 2)
 
-Right is: the script fails in one line with the path of the disk, and the same command
-succeeds when there is space. The disk is a small tmpfs if this process may mount one;
+The script has to fail in one line with the path of the disk. The same command has to
+succeed when there is space. The disk is a small tmpfs if this process may mount one;
 otherwise the size of files is limited (RLIMIT_FSIZE).
 """
 

@@ -2,8 +2,8 @@
 
 counts = two_at_once(world, log, False, 2)
 
-Right is: both end; one or both succeed; one that fails says why in one line that names
-the folder; and the result is that of one process alone.
+Both have to end, and one or both have to succeed. One that fails says why in one line
+that names the folder. The result is that of one process alone.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
-"""Pixel caches and features that are damaged. Right is the same result, computed again
-from the images, or a line that names the file.
+"""Pixel caches that are damaged, or have no place.
+
+A script computes the pixels again from the images, or names the file.
 """
 
 import functools

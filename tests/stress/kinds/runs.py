@@ -1,7 +1,7 @@
-"""Run directories in which one file is damaged, as each script finds them.
+"""Run directories in which one file is damaged, as each script reads them.
 
-Right is a line that names the file, or the same result as from the intact run: what can
-be computed again is.
+A script names the file, or gives the result of the intact run: it computes again what
+can be computed again.
 """
 
 import functools
