@@ -30,13 +30,6 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
 _PLUGINS = flags.DEFINE_list("plugins", [], "Modules to import; see tests/extending.")
 
 
-class _Messages(logging.Formatter):
-    """Format the messages of log records, without tracebacks that libraries add."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return record.getMessage()
-
-
 def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
     """Parse the command line, import the plugins, call `main`, and exit.
 
@@ -50,7 +43,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
             arguments = _parse(sys.argv, takes)
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         if not _DEBUG.value:
-            logging.getLogger().handlers[0].setFormatter(_Messages())
+            logging.getLogger().handlers[0].setFormatter(errors.Messages())
         logging.getLogger("jax").setLevel(logging.WARNING)
         # Orbax logs its steps, and tracebacks of the errors that it raises, by absl.
         logging.getLogger("absl").setLevel(logging.CRITICAL)

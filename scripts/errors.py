@@ -3,6 +3,7 @@
 raise ValueError(errors.describe(error)) from error
 """
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -59,3 +60,10 @@ def silence_callbacks() -> None:
             original(unraisable)
 
     sys.unraisablehook = hook
+
+
+class Messages(logging.Formatter):
+    """Format the messages of log records, without tracebacks that libraries add."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage()
