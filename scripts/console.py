@@ -11,7 +11,6 @@ and 143 if it is terminated.
 import contextlib
 import importlib
 import json
-import logging
 import os
 import pathlib
 import signal
@@ -41,12 +40,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
     try:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        if not _DEBUG.value:
-            logging.getLogger().handlers[0].setFormatter(errors.Messages())
-        logging.getLogger("jax").setLevel(logging.WARNING)
-        # Orbax logs its steps, and tracebacks of the errors that it raises, by absl.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        errors.set_up_logging(_DEBUG.value)
         with interruption.handled() as received:
             main(arguments)
         sys.exit()

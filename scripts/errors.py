@@ -67,3 +67,13 @@ class Messages(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return record.getMessage()
+
+
+def set_up_logging(debug: bool) -> None:
+    """Log messages to stderr; only with `debug`, with tracebacks of libraries."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    if not debug:
+        logging.getLogger().handlers[0].setFormatter(Messages())
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    # Orbax logs its steps, and tracebacks of the errors that it raises, by absl.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
