@@ -3,6 +3,7 @@
 raise ValueError(errors.describe(error)) from error
 """
 
+import functools
 import logging
 import signal
 import sys
@@ -47,16 +48,15 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
     return f"{describe(error)} (--debug prints the traceback)", 1
 
 
+@functools.cache
 def silence_callbacks() -> None:
-    """Do not print tracebacks of callbacks that an interruption or an error ended.
+    """Do not print tracebacks of callbacks that an interruption ended.
 
-    After an error, callbacks of Orbax meet a closed event loop. Callbacks may end until
-    the process ends, so the hook is not restored.
+    Callbacks may end until the process ends, so the hook is set once and not restored.
     """
 
     def hook(unraisable, original=sys.unraisablehook):
-        closed = "Event loop is closed" in str(unraisable.exc_value)
-        if not (closed or issubclass(unraisable.exc_type, KeyboardInterrupt)):
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             original(unraisable)
 
     sys.unraisablehook = hook

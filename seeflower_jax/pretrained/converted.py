@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from seeflower_jax import models, records
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.types import Variables
+from seeflower_jax.records import callbacks
 
 
 class Description(TypedDict):
@@ -35,6 +36,11 @@ class Description(TypedDict):
     spec: dict[str, Any]
     source: dict[str, Any]
     head: bool
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    callbacks.silence()
+    return ocp.StandardCheckpointer()
 
 
 def save(
@@ -56,7 +62,7 @@ def save(
     )
     with records.creating(pathlib.Path(folder).expanduser().resolve()) as partial:
         partial.mkdir()
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(partial / "variables", variables)
         (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n")
 
@@ -106,7 +112,7 @@ def load(folder: str | os.PathLike) -> tuple[Description, Variables]:
         expected["params"].pop("head")
         expected["batch_stats"].pop("head", None)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             variables = checkpointer.restore(folder / "variables", expected)
     except PermissionError:
         raise

@@ -21,8 +21,6 @@ import json
 import pathlib
 import re
 import shutil
-import sys
-import time
 import zlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -32,9 +30,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from seeflower_jax import records
+from seeflower_jax.records import callbacks
 
 Tree = TypeVar("Tree")
-_CALLBACK_SECONDS = 0.3  # in which the other arrays of a failed checkpoint end
 _INCOMPLETE = ".orbax-checkpoint-tmp"  # in the names of folders that Orbax writes
 
 
@@ -71,6 +69,7 @@ class Checkpoints:
             what an interrupted process left incomplete is removed.
         """
         self.best: dict | None = None
+        callbacks.silence()
         self._folder = pathlib.Path(workdir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else 1,
@@ -161,8 +160,7 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         """Describe in one line why a checkpoint cannot be written."""
         try:
-            with _silent_callbacks():
-                yield
+            yield
         except Exception as error:  # Orbax raises errors of many types.
             if records.is_full_disk(error):
                 raise records.FullDiskError(self._folder) from error
@@ -174,36 +172,13 @@ class Checkpoints:
     def _reading(self) -> Iterator[None]:
         """Describe in one line why a checkpoint cannot be read."""
         try:
-            with _silent_callbacks():
-                yield
+            yield
         except Exception as error:  # Orbax raises errors of many types.
             raise DamagedCheckpointError(
                 f"{self._folder / str(self.latest_step)} is damaged: "
                 f"{_summary(error)}; restore the folder from a copy, or remove "
                 f"{self._folder} and train again"
             ) from error
-
-
-@contextlib.contextmanager
-def _silent_callbacks() -> Iterator[None]:
-    """Do not print tracebacks of callbacks of Orbax, which raises the error itself.
-
-    After an error in one array, Orbax closes the event loop. The callbacks of the other
-    arrays then fail.
-    """
-
-    def hook(unraisable, original=sys.unraisablehook):
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            original(unraisable)
-
-    original, sys.unraisablehook = sys.unraisablehook, hook
-    try:
-        yield
-    except Exception:
-        time.sleep(_CALLBACK_SECONDS)
-        raise
-    finally:
-        sys.unraisablehook = original
 
 
 def _checksum(tree: Any) -> int:
