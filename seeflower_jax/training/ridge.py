@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.linalg
 import scipy.optimize
 import scipy.special
@@ -85,7 +86,7 @@ class _Decomposition:
     Attributes:
       values: squared singular values divided by d.
       left: left singular vectors, [n, k].
-      right: right singular vectors, [d, k]; None if there are d > n.
+      right: right singular vectors, [d, k]; None if d is at least n.
     """
 
     values: Float[np.ndarray, " k"]
@@ -255,9 +256,7 @@ def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
             f"head/logits/{name}": value.astype(np.float32)
             for name, value in head.items()
         }
-        norm = np.sqrt(
-            sum(((v - state.trainable[k]) ** 2).sum() for k, v in trainable.items())
-        )
+        updates = jax.tree.map(jnp.subtract, trainable, state.trainable)
         statistics = {"mean": fit.mean, "var": fit.variance}
         batch_stats = {**state.batch_stats, "head": {"norm": statistics}}
         state = state.replace(
@@ -271,7 +270,7 @@ def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
             "correct": correct,
             "count": len(labels),
             "gradient_norm": 0.0,
-            "update_norm": norm,
+            "update_norm": optax.global_norm(updates),
         }
 
     return step
