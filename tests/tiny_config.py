@@ -8,6 +8,20 @@ from configs import inception
 from tests import fixtures
 
 
+def make_small(config):
+    """Turn a config into one of the network `small`, which trains in seconds."""
+    config.model.update(name="small", width=0.5)
+    config.init.weights = ""
+    config.data.shortest_side = 32
+    config.eval.update(size=32, batch_size=8)
+    config.test_time.views = ((32, 1.0),)
+    config.stages.head.update(epochs=1, validate_every=1)
+    config.stages.finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
+    config.stages.finetune.update(epochs=1, validate_every=1)
+    config.stages.finetune.augment.size = 32
+    return config
+
+
 def get_config():
     """Two epochs of each stage on pictures of 80 pixels."""
     config = inception.get_config()

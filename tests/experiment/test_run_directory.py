@@ -24,17 +24,9 @@ from tests import harness, tiny_config
 
 
 def _config(flowers, cache):
-    config = tiny_config.get_config()
-    config.model.update(name="small", width=0.5)
-    config.init.weights = ""
-    config.data.update(dir=str(flowers), cache_dir=str(cache), shortest_side=32)
+    config = tiny_config.make_small(tiny_config.get_config())
+    config.data.update(dir=str(flowers), cache_dir=str(cache))
     config.whitening.update(enabled=True, patch_size=3, patches_per_image=4)
-    config.eval.update(size=32, batch_size=8)
-    config.test_time.views = ((32, 1.0),)
-    config.stages.head.update(epochs=1, validate_every=1)
-    config.stages.finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
-    config.stages.finetune.update(epochs=1, validate_every=1)
-    config.stages.finetune.augment.size = 32
     return config
 
 

@@ -273,17 +273,8 @@ def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
 
 
 def _small(config, flowers):
-    """Turn a config into one of the network `small`, which trains in seconds."""
-    config.model.update(name="small", width=0.5)
-    config.init.weights = ""
-    config.data.dir, config.data.shortest_side = str(flowers), 32
-    config.eval.update(size=32, batch_size=8)
-    config.test_time.views = ((32, 1.0),)
-    config.stages.head.update(epochs=1, validate_every=1)
-    config.stages.finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
-    config.stages.finetune.update(epochs=1, validate_every=1)
-    config.stages.finetune.augment.size = 32
-    return config
+    config.data.dir = str(flowers)
+    return tiny_config.make_small(config)
 
 
 def test_pretraining_does_not_see_the_test_split(config, flowers, tmp_path):
