@@ -36,7 +36,9 @@ def full_disk(world: World, log: Callable, short: bool, _: int) -> dict:
                 continue
             count, hangs = count + 1, hangs + (problem == "hang")
             if problem:
-                problems[f"{name}_{share}"] = " ".join(problem.split())[:400]
+                # The last line, without the path of the folder.
+                last = problem.strip().splitlines()[-1].replace(str(folder), "HERE")
+                problems[f"{name}_{share}"] = last[:400]
                 log(f"full_disk {name} at {share}: {problem}")
             shutil.rmtree(folder, ignore_errors=True)
     log(f"full_disk: {count} disks, {len(problems)} wrong")
