@@ -3,10 +3,8 @@
 raise ValueError(errors.describe(error)) from error
 """
 
-import functools
 import logging
 import signal
-import sys
 from collections.abc import Sequence
 
 from absl import app
@@ -46,20 +44,6 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
         message = str(error) if isinstance(error, KeyboardInterrupt) else ""
         return message or "interrupted", 128 + (*received, signal.SIGINT)[0]
     return f"{describe(error)} (--debug prints the traceback)", 1
-
-
-@functools.cache
-def silence_callbacks() -> None:
-    """Do not print tracebacks of callbacks that an interruption ended.
-
-    Callbacks may end until the process ends, so the hook is set once and not restored.
-    """
-
-    def hook(unraisable, original=sys.unraisablehook):
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            original(unraisable)
-
-    sys.unraisablehook = hook
 
 
 class Messages(logging.Formatter):

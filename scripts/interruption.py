@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-from scripts import errors
+from seeflower_jax.records import callbacks
 from seeflower_jax.training import stopping
 
 _AGAIN_SECONDS = 2.0  # until a KeyboardInterrupt counts as swallowed by a callback
@@ -42,7 +42,7 @@ def handled() -> Iterator[list[int]]:
 
     stopping.clear()
     before = {number: signal.signal(number, handle) for number in signals}
-    errors.silence_callbacks()
+    callbacks.silence_interruptions()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

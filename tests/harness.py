@@ -53,7 +53,6 @@ def run_here(script: str, *arguments: Any, root: pathlib.Path = ROOT) -> Complet
         contextlib.redirect_stdout(io.StringIO()) as stdout,
         contextlib.redirect_stderr(io.StringIO()) as stderr,
         mock.patch.object(sys, "argv", [path, *map(str, arguments)]),
-        mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
         _restored_flags(),
         _restored_logging(),
     ):

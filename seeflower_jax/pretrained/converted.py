@@ -39,7 +39,7 @@ class Description(TypedDict):
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    callbacks.silence()
+    callbacks.silence_closed_loops()
     return ocp.StandardCheckpointer()
 
 

@@ -69,7 +69,7 @@ class Checkpoints:
             what an interrupted process left incomplete is removed.
         """
         self.best: dict | None = None
-        callbacks.silence()
+        callbacks.silence_closed_loops()
         self._folder = pathlib.Path(workdir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else 1,
