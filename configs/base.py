@@ -120,6 +120,7 @@ def get_stage() -> ConfigDict:
     stage.augment.keep_aspect = True  # False without a crop squashes whole images
     stage.augment.brightness = 0.2  # largest change as a share of each pixel
     stage.augment.contrast = 0.2  # largest change of the difference from the mean
+    stage.augment.erasing = 0.0  # probability that a random rectangle is erased
     stage.augment.mixup = 0.2  # alpha; 0 is off
     stage.augment.cutmix = 1.0  # alpha; 0 is off
     return stage

@@ -21,6 +21,10 @@ from seeflower_jax.data.view import Canvas
 
 Keys = PRNGKeyArray
 
+# The ranges of an erased rectangle's share of the area, and of its width divided by its
+# height, as in torchvision.
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -43,6 +47,7 @@ class Augmentation:
         [1 - brightness, 1 + brightness].
       contrast: largest change of the contrast; differences from the image's mean colour
         are multiplied by a factor in [1 - contrast, 1 + contrast].
+      erasing: probability that a random rectangle is erased.
       mixup: alpha of mixup, the weighted mean of two images; 0 is off.
       cutmix: alpha of CutMix, which takes a rectangle from another image; 0 is off.
       keep_aspect: how an image becomes square if `crop_area` is empty. True takes the
@@ -61,6 +66,7 @@ class Augmentation:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     brightness: float = 0.0
     contrast: float = 0.0
+    erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     keep_aspect: bool = True
@@ -160,6 +166,27 @@ def _relight(
     return jnp.clip(mean + (image - mean) * contrast, 0, 255)
 
 
+def _erase(
+    key: Keys, image: Float[Array, "s s 3"], probability: float
+) -> Float[Array, "s s 3"]:
+    """Replace a random rectangle by the mean colour of the image.
+
+    Source: random erasing, Zhong et al. 2017, arXiv 1708.04896, algorithm 1.
+    """
+    if not probability:
+        return image
+    key_erase, key_box = jax.random.split(key)
+    side = image.shape[0]
+    center, half = _crop_box(key_box, jnp.full(2, side), _ERASED_AREA, _ERASED_RATIO)
+    inside = jnp.abs(jnp.arange(side)[:, None] + 0.5 - center) < half
+    erased = (
+        inside[:, :1]
+        & inside[None, :, 1]
+        & jax.random.bernoulli(key_erase, probability)
+    )
+    return jnp.where(erased[..., None], image.mean((0, 1)), image)
+
+
 def augment(
     keys: Keys, canvas: Canvas, sizes: Int[Array, "n 2"], augmentation: Augmentation
 ) -> Float[Array, "n s s 3"]:
@@ -183,7 +210,11 @@ def augment(
             center, half = size / 2, sides / 2
         matrix = half[:, None] * _random_affine(key_affine, augmentation)
         view = resample(image, size, matrix.at[:, 2].add(center), samples)
-        return _relight(key_light, _pool(view, augmentation.oversampling), augmentation)
+        view = _pool(view, augmentation.oversampling)
+        key_erase = jax.random.fold_in(key, 1)
+        return _erase(
+            key_erase, _relight(key_light, view, augmentation), augmentation.erasing
+        )
 
     return jax.vmap(one)(keys, canvas, sizes)
 

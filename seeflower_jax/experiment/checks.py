@@ -253,6 +253,7 @@ STAGE_RULES: dict[str, Rule] = {
     "augment.keep_aspect": _BOOLEAN,
     "augment.brightness": _SHARE_OR_ALL,
     "augment.contrast": _SHARE_OR_ALL,
+    "augment.erasing": _SHARE_OR_ALL,
     "augment.mixup": _ALPHA,
     "augment.cutmix": _ALPHA,
 }

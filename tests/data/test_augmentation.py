@@ -162,6 +162,24 @@ def test_both_ways_of_mixing_are_drawn_equally_and_neither_is_nothing():
     np.testing.assert_array_equal(targets.argmax(-1), values)
 
 
+def test_erasing_fills_rectangles_of_half_of_the_images():
+    canvas, sizes = _batch(*[_image(64, 64)] * 200)
+    before = np.asarray(_augment(_keys(200), canvas, sizes, 64))
+    after = np.asarray(_augment(_keys(200), canvas, sizes, 64, erasing=0.5))
+    changed = (before != after).any(-1)
+    erased = changed.any((1, 2))
+    assert 70 < erased.sum() < 130
+    for was, now, mask in zip(
+        before[erased], after[erased], changed[erased], strict=True
+    ):
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert mask.sum() == height * width  # a full rectangle
+        assert 0.01 < height * width / 64**2 < 0.36
+        mean = np.broadcast_to(was.mean((0, 1)), now[mask].shape)
+        np.testing.assert_allclose(now[mask], mean, atol=1e-2)
+
+
 def test_oversampling_averages_what_would_be_skipped():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     canvas, sizes = _batch(noise)
