@@ -1,14 +1,17 @@
 """Evaluate several runs as one: the mean of their calibrated probabilities.
 
     python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0
+    python -m scripts.ensemble --joint_head --workdirs=runs/inception_linear,runs/vgg16
 
 All runs must be of the same split. Logits that the run directories already have are not
-computed again. --results=results records the result in that folder.
+computed again. --joint_head solves one linear head on the features of all runs side by
+side instead. --notest leaves the test split out. --results=results records the result
+in that folder.
 """
 
 import pathlib
 
-from absl import flags
+from absl import app, flags
 
 from scripts import console
 from seeflower_jax import records
@@ -21,12 +24,20 @@ _WORKDIRS = flags.DEFINE_list("workdirs", None, "Run directories.", required=Tru
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images; the default is that of each run."
 )
+_JOINT_HEAD = flags.DEFINE_bool(
+    "joint_head", False, "Solve one linear head on the features of all runs."
+)
+_TEST = flags.DEFINE_bool("test", True, "Evaluate the test split too.")
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 
 
 def main(_) -> None:
+    if _RESULTS.value and not _TEST.value:
+        raise app.UsageError("--results records the test split too; omit --notest")
     runs = [load_run(path, _DATA_DIR.value) for path in _WORKDIRS.value]
-    result = ensemble.combine(runs, records.typed_command())
+    combine = ensemble.joint_head if _JOINT_HEAD.value else ensemble.mean_probabilities
+    splits = ("validation", "test") if _TEST.value else ("validation",)
+    result = combine(runs, records.typed_command(), splits)
     lines = [format_table(result)]
     if _RESULTS.value:
         path = pathlib.Path(_RESULTS.value) / f"{record.result_name(result)}.json"

@@ -123,7 +123,7 @@ def _plan_run(
 ) -> PlannedRun:
     module, _, variant = row.config.partition(":")
     config = importlib.import_module(f"configs.{module}").get_config(variant)
-    changes |= {"seed": seed, "data.split": row.split}
+    changes |= {"seed": seed, "data.split": row.split, **dict(row.changes)}
     if weights_dir and config.init.weights:
         name = published.CATALOG[row.model].name
         changes["init.weights"] = str(pathlib.Path(weights_dir) / name)

@@ -10,6 +10,7 @@ top-1, in [0, 1].
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from seeflower_jax import hints
 
@@ -27,6 +28,10 @@ NAMES = {
 }
 
 
+# The reversed split trains on 20 to 238 images of a class, and tests on 10 of each.
+_BALANCED = (("data.balance", "sampling"),)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A row of a table.
@@ -39,6 +44,7 @@ class Row:
       code: the accuracy in the repository of the paper's code, which is of another run
         of the author's, or None.
       cpu: whether two CPU cores train it within hours.
+      changes: values of the config that the row changes, (flat key, value) pairs.
     """
 
     table: str
@@ -49,6 +55,7 @@ class Row:
     paper: float | None = None
     code: float | None = None
     cpu: bool = False
+    changes: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -81,10 +88,11 @@ def _transfer_rows(
             recipe,
             f"{config}:{recipe}",
             *accuracies.get(model, (None, None)),
-            cpu=(model, split, recipe) == ("inception_v3", "official", "best"),
+            cpu=recipe == "linear" or (recipe, split) == ("best", "official"),
+            changes=_BALANCED if (recipe, split) == ("linear", "reversed") else (),
         )
         for model, config in CONFIGS.items()
-        for recipe in ("paper", "corrected", "best")
+        for recipe in ("paper", "corrected", "best", "linear")
         if split != "trainval" or recipe == "best"
     )
 

@@ -61,10 +61,15 @@ class Fit:
     logits: Float[np.ndarray, "n c"]
     loss: float
 
+    def __call__(self, features: Features) -> Float[np.ndarray, "n c"]:
+        """Return the logits of features."""
+        standardised = (features - self.mean) / np.sqrt(self.variance + EPSILON)
+        return standardised @ self.kernel + self.bias
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Design:
-    """The standardised features, each row times the root of its image's weight."""
+    """The scaled features, each row times the root of its image's weight."""
 
     features: Features
     mean: Float[np.ndarray, " d"]
@@ -95,7 +100,11 @@ class _Decomposition:
 
 
 def solve(
-    features: Features, labels: Labels, num_classes: int, balanced: bool = False
+    features: Features,
+    labels: Labels,
+    num_classes: int,
+    balanced: bool = False,
+    factors: Float[np.ndarray, " d"] | float = 1.0,
 ) -> Fit:
     """Fit a linear head by ridge regression, with the best strength of `STRENGTHS`.
 
@@ -112,6 +121,8 @@ def solve(
       num_classes: number of logits.
       balanced: whether all classes have the same weight. By default, all images have
         the same weight.
+      factors: on the standardised features. A feature with a larger factor is
+        regularised less.
     """
     weights = np.ones(len(labels))
     if balanced:
@@ -119,7 +130,7 @@ def solve(
         weights /= weights.mean()
     mean, variance = _moments(features, weights)
     roots = np.sqrt(weights)
-    design = _Design(features, mean, 1 / np.sqrt(variance + EPSILON), roots)
+    design = _Design(features, mean, factors / np.sqrt(variance + EPSILON), roots)
     one_hot = np.eye(num_classes)[labels]
     prior = (weights[:, None] * one_hot).mean(0)
     targets = roots[:, None] * (one_hot - prior)
@@ -142,7 +153,7 @@ def solve(
     return Fit(
         mean=mean,
         variance=variance,
-        kernel=scale * kernel,
+        kernel=scale * kernel * np.broadcast_to(factors, len(mean))[:, None],
         bias=scale * prior,
         strength=float(strength),
         scale=scale,

@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 
 from seeflower_jax import records
-from seeflower_jax.experiment import ensemble
+from seeflower_jax.evaluation import metrics
+from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment import ensemble, images
 from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment.settings import settings_of
+from seeflower_jax.sharding import make_mesh
 from seeflower_jax.studies import record, tables
+from seeflower_jax.training import ridge
 from tests import harness
 
 
 def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
-    result = ensemble.combine([tiny_run, tiny_run], "typed")
+    result = ensemble.mean_probabilities([tiny_run, tiny_run], "typed")
     for split in ("validation", "test"):
         single = evaluate(tiny_run, split)
         assert result[split]["top1"] == single.metrics["top1"]
@@ -31,11 +36,40 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):
     with pytest.raises(ValueError, match="takes two runs or more"):
-        ensemble.combine([tiny_run])
+        ensemble.mean_probabilities([tiny_run])
     config = tiny_run.config | {"data": tiny_run.config["data"] | {"split": "reversed"}}
     other = dataclasses.replace(tiny_run, config=config)
     with pytest.raises(ValueError, match="not of the same split.*reversed"):
-        ensemble.combine([tiny_run, other])
+        ensemble.mean_probabilities([tiny_run, other])
+
+
+def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):
+    """The features of a run twice, each with half of the weight, are its features."""
+    result = ensemble.joint_head([tiny_run, tiny_run], splits=("validation",))
+    assert "test" not in result and result["recipe"] == "joint_head"
+    dataset, settings = images.of_run(tiny_run), settings_of(tiny_run)
+    evaluator = Evaluator(
+        tiny_run.network.spec,
+        (settings.view,),
+        settings.batch_size,
+        make_mesh(),
+        preprocess=tiny_run.network.preprocess,
+    )
+    train, validation = (
+        np.concatenate(
+            list(
+                evaluator.features(
+                    tiny_run.network.variables, dataset.reader, dataset.indices(split)
+                )
+            )
+        )
+        for split in ("train", "validation")
+    )
+    fit = ridge.solve(train, dataset.labels("train"), 102)
+    assert result["strength"] == pytest.approx(fit.strength)
+    logits = fit(validation) / result["temperature"]
+    expected = metrics.compute(logits, dataset.labels("validation"))
+    assert result["validation"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):

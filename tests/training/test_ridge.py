@@ -63,6 +63,19 @@ def test_solution_and_leave_one_out_logits(count, width, balanced):
     assert fit.loss == pytest.approx(np.average(losses, weights=weights))
 
 
+@pytest.mark.parametrize("count,width", [(30, 25), (60, 12)])
+def test_factors_of_features(count, width):
+    """A factor of 0 takes a feature out, and equal factors change nothing."""
+    features, labels = _problem(count, width)
+    alone = ridge.solve(features, labels, CLASSES)
+    other = np.random.default_rng(1).normal(size=features.shape).astype(np.float32)
+    both = np.concatenate([features, other], 1)
+    factors = np.repeat([3.0, 0.0], width)
+    fit = ridge.solve(both, labels, CLASSES, factors=factors)
+    np.testing.assert_allclose(fit(both), alone(features), atol=1e-6)
+    assert (fit.kernel[width:] == 0).all()
+
+
 def test_blocks_do_not_change_the_solution(monkeypatch):
     for count, width in ((30, 50), (60, 12)):
         features, labels = _problem(count, width)
