@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 import pytest
+from ml_collections import ConfigDict
 
 # Equal programs of different tests, and of the scripts they start, are compiled once.
 # This has to be known before JAX is imported.
@@ -14,6 +15,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+from configs import inception  # noqa: E402
 from seeflower_jax.experiment.train import train  # noqa: E402
 from seeflower_jax.inference.run import Run, load_run  # noqa: E402
 from tests import fixtures, harness, tiny_config  # noqa: E402
@@ -64,6 +66,31 @@ def tiny_run(tmp_path_factory, flowers, narrow_weights) -> Run:
     config.stages.finetune.epochs = 0
     workdir = tmp_path_factory.mktemp("run")
     train(config, workdir)
+    return load_run(workdir)
+
+
+@pytest.fixture(scope="session")
+def linear_config(tmp_path_factory, flowers, narrow_weights) -> ConfigDict:
+    """Return the config of a tiny run of the recipe `linear`."""
+    config = inception.get_config("linear")
+    config.model.width = fixtures.NARROW_WIDTH
+    config.data.update(
+        dir=str(flowers),
+        verify=False,
+        shortest_side=80,
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+    )
+    config.init.weights = str(narrow_weights)
+    config.eval.update(size=80, batch_size=8)
+    config.test_time.update(views=((80, 1.0),), hflip=False)
+    return config
+
+
+@pytest.fixture(scope="session")
+def linear_run(tmp_path_factory, linear_config) -> Run:
+    """Return a run of `linear_config`, for tests that only read a run."""
+    workdir = tmp_path_factory.mktemp("linear")
+    train(linear_config, workdir)
     return load_run(workdir)
 
 

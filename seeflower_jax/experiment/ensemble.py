@@ -83,14 +83,11 @@ def joint_head(
     """
     _check(runs)
     dataset = images.of_run(runs[0])
-    by_run = [np.concatenate(list(_features(run, runs[0], "train"))) for run in runs]
-    widths = [features.shape[1] for features in by_run]
-    fit = ridge.solve(
-        np.concatenate(by_run, 1),
+    fit = ridge.solve_side_by_side(
+        [np.concatenate(list(_features(run, runs[0], "train"))) for run in runs],
         dataset.labels("train"),
         len(runs[0].network.class_names),
         balanced=settings_of(runs[0]).data.balance != NONE,
-        factors=np.repeat(1 / np.sqrt(widths), widths),
     )
     result = _result(runs, "joint_head", command)
     temperature = 1.0

@@ -10,7 +10,7 @@ in the log.
 import logging
 import pathlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Float
@@ -71,6 +71,33 @@ def read_features(
     except Exception as error:  # NumPy raises errors of many types.
         _warn(path, error)
         return None
+
+
+def features(
+    path: pathlib.Path,
+    origin: str,
+    count: int,
+    compute: Callable[[], Iterable[Float[np.ndarray, "b c"]]],
+) -> Float[np.ndarray, "n c"]:
+    """Return features of `count` images, memory-mapped; compute them if necessary.
+
+    Args:
+      path: the file that has the features, or gets them.
+      origin: what they are computed from.
+      count: number of images.
+      compute: returns the features in batches.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    kept = read_features(path, origin, count)
+    if kept is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_features(path, origin, compute(), count)
+        kept = read_features(path, origin, count)
+    if kept is None:
+        raise OSError(f"{path} does not have the content that was written to it")
+    return kept
 
 
 def write_features(

@@ -388,13 +388,12 @@ def _feature_reader(start: _Start, stage: Stage, variables: dict) -> FeatureRead
         f"variables {records.variables_hash(computed_by)}"
     )
     path = start.folder / f"features_{stage.name}.npy"
-    features = kept.read_features(path, origin, len(indices))
-    if features is None:
-        batches = start.evaluator.features(
+    features = kept.features(
+        path,
+        origin,
+        len(indices),
+        lambda: start.evaluator.features(
             variables, start.dataset.reader, indices, "features"
-        )
-        kept.write_features(path, origin, batches, len(indices))
-        features = kept.read_features(path, origin, len(indices))
-    if features is None:
-        raise OSError(f"{path} does not have the content that was written to it")
+        ),
+    )
     return FeatureReader(features, indices)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 
 from seeflower_jax import records
-from seeflower_jax.studies import ablation, tables
+from seeflower_jax.studies import ablation, directions, tables
 from seeflower_jax.studies.rows import PUBLISHED, ROWS, SEEDS, Row
 
 _INTRODUCTION = (
@@ -124,6 +124,7 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
         _INTRODUCTION,
         tables.paper_tables(ROWS, PUBLISHED, results),
         tables.ablation_table(ablated, results, ablation.CHANGES),
+        tables.directions_table(directions.load_rows(folder)),
         tables.missing_runs(ROWS, SEEDS, results),
         tables.missing_rows(ablated, ablation.CHANGES),
         tables.origins(results, result_name),

@@ -275,6 +275,34 @@ def ablation_table(
     )
 
 
+def directions_table(measured: Mapping) -> str:
+    """Format what crops of objects and parts do; Markdown from level 2.
+
+    Args:
+      measured: of `directions.load_rows`; {} gives an empty text.
+    """
+    if not measured:
+        return ""
+    lines = [
+        [
+            name,
+            share(row.get("validation", {}).get("top1")),
+            share(row.get("test", {}).get("top1")),
+            share(row.get("test", {}).get("mean_class_top1")),
+        ]
+        for name, row in measured["rows"].items()
+    ]
+    header = ("what the head reads", "validation top-1", "test top-1", "mean class")
+    return (
+        "## The paper's directions: segmentation and parts\n\nA linear head in closed "
+        f"form on features of {NAMES[measured['model']]}, which was not trained on the "
+        "images. Objects and parts are found without labels in the features of "
+        f"`{measured['layer']}`. Validation chose the variant that the test split was "
+        "evaluated for. `results/directions.json` has the command.\n\n"
+        + _markdown(header, lines)
+    )
+
+
 def missing_runs(
     rows: Sequence[Row], seeds: Sequence[int], results: Iterable[Mapping]
 ) -> str:

@@ -13,7 +13,7 @@ regularisation, and the scale that turns the regression into logits.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +162,20 @@ def solve(
     )
 
 
+def solve_side_by_side(
+    blocks: Sequence[Features], labels: Labels, num_classes: int, balanced: bool = False
+) -> Fit:
+    """Fit a linear head on several blocks of features, each with the same total weight.
+
+    Args:
+      blocks: features of the same images; the head reads them side by side.
+      labels, num_classes, balanced: as for `solve`.
+    """
+    widths = [block.shape[1] for block in blocks]
+    factors = np.repeat(1 / np.sqrt(widths), widths)
+    return solve(np.concatenate(blocks, 1), labels, num_classes, balanced, factors)
+
+
 def _blocks(size: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
 
@@ -281,7 +295,7 @@ def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
             "correct": correct,
             "count": len(labels),
             "gradient_norm": 0.0,
-            "update_norm": optax.global_norm(updates),
+            "update_norm": optax.tree.norm(updates),
         }
 
     return step

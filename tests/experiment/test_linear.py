@@ -6,37 +6,16 @@ import numpy as np
 import pytest
 
 from configs import inception
+from seeflower_jax import records
 from seeflower_jax.experiment.settings import SettingsError, read_settings
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference import export
-from seeflower_jax.inference.run import load_run
 from tests import fixtures
 
 
-@pytest.fixture(scope="module")
-def config(flowers, narrow_weights, tmp_path_factory):
-    config = inception.get_config("linear")
-    config.model.width = fixtures.NARROW_WIDTH
-    config.data.update(
-        dir=str(flowers),
-        verify=False,
-        shortest_side=80,
-        cache_dir=str(tmp_path_factory.mktemp("cache")),
-    )
-    config.init.weights = str(narrow_weights)
-    config.eval.update(size=80, batch_size=8)
-    config.test_time.update(views=((80, 1.0),), hflip=False)
-    return config
-
-
-@pytest.fixture(scope="module")
-def run(config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("linear")
-    return folder, train(config, folder)
-
-
-def test_one_step_and_its_record(run, flowers):
-    folder, result = run
+def test_one_step_and_its_record(linear_run):
+    folder = linear_run.workdir
+    result = records.read_result(folder)
     assert result["recipe"] == "linear" and result["best"]["stage"] == "linear"
     assert result["test"]["top1"] > 0.6  # chance is 0.25
     assert result["seconds"]["linear"] > 0
@@ -46,13 +25,12 @@ def test_one_step_and_its_record(run, flowers):
     images = fixtures.CLASSES * (fixtures.TRAIN + fixtures.VALIDATION)
     assert features.shape[0] == images
     before = (folder / "result.json").read_bytes()
-    assert train(load_run(folder).config, folder) == result
+    assert train(linear_run.config, folder) == result
     assert (folder / "result.json").read_bytes() == before
 
 
-def test_export_and_map_have_the_head(run, flowers, tmp_path):
-    folder, _ = run
-    network = load_run(folder).network
+def test_export_and_map_have_the_head(linear_run, flowers, tmp_path):
+    network = linear_run.network
     assert network.variables["batch_stats"]["head"]["norm"]["var"].min() >= 0
     export.save(tmp_path / "export", network, {})
     image = sorted((flowers / "jpg").iterdir())[0]
@@ -65,9 +43,9 @@ def test_export_and_map_have_the_head(run, flowers, tmp_path):
     assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
 
 
-def test_refit_after_fine_tuning(config, tmp_path):
+def test_refit_after_fine_tuning(linear_config, tmp_path):
     """A later stage may train the network, and a further one solve the head again."""
-    config = config.copy_and_resolve_references()
+    config = linear_config.copy_and_resolve_references()
     stages = inception.get_config().stages
     stages.settle.update(epochs=1, batch_size=8, validate_every=1)
     stages.settle.augment.size = 80
@@ -95,8 +73,8 @@ def test_refit_after_fine_tuning(config, tmp_path):
         ("stages.linear.solver", "rigde", "expected one of gradient, ridge"),
     ],
 )
-def test_values_that_a_closed_form_head_cannot_have(config, key, value, message):
-    config = config.copy_and_resolve_references()
+def test_values_that_a_closed_form_head_cannot_have(linear_config, key, value, message):
+    config = linear_config.copy_and_resolve_references()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(SettingsError, match=message):
         read_settings(config)

@@ -1,0 +1,58 @@
+"""Measure two directions of the paper's conclusion: segmentation and parts.
+
+    python -m scripts.directions --workdir=runs/inception_v3_official_linear_seed0
+    python -m scripts.directions --workdir=... --only='*object*' --figure=parts.jpg
+    python -m scripts.directions --workdir=... --test='whole image and object'
+
+The run is of the recipe `linear`. Objects and parts are found without labels, and a
+linear head reads the features of the whole image and of its crops. Metrics are of the
+validation split, and with --test also of the test split for one variant. Features of
+crops are kept in the run directory. --results=results enters the metrics into
+directions.json of that folder, and `scripts.reproduce --report` into RESULTS.md.
+"""
+
+from absl import flags
+
+from scripts import console
+from seeflower_jax import hints, records
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.studies import directions
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of the images; the default is that of the run."
+)
+_ONLY = flags.DEFINE_list("only", [], "Variants, or patterns of them with *.")
+_TEST = flags.DEFINE_enum(
+    "test",
+    None,
+    list(directions.VARIANTS),
+    "The variant to evaluate on the test split.",
+)
+_FIGURE = flags.DEFINE_string("figure", None, "Draw the crops of ten images there.")
+_RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
+
+
+def main(_) -> None:
+    known = list(directions.VARIANTS)
+    selected = hints.matching(_ONLY.value, known, "variant")
+    names = [name for name in known if name in selected]
+    study = directions.Study(load_run(_WORKDIR.value, _DATA_DIR.value))
+    rows = {name: {"validation": study.row(name, "validation")} for name in names}
+    if _TEST.value:
+        row = rows.setdefault(_TEST.value, {})
+        row["test"] = study.row(_TEST.value, "test")
+    if _FIGURE.value:
+        directions.draw(study, _FIGURE.value)
+    if _RESULTS.value:
+        directions.record(study, rows, _RESULTS.value, records.typed_command())
+    lines = [
+        f"{name:34}{split:12}{metrics['top1']:.4f}"
+        for name, row in rows.items()
+        for split, metrics in row.items()
+    ]
+    console.show({"rows": rows}, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,277 @@
+"""Measure two directions of the paper's conclusion: segmentation and parts.
+
+    study = Study(load_run("runs/inception_v3_official_linear_seed0"))
+    rows = {name: study.row(name, "validation") for name in VARIANTS}
+
+Every variant solves one linear head on the features of one or more crops of an image,
+side by side. The crops are found without labels, see `discovery`. The network is not
+trained further.
+
+Source: the See-Flower paper, section 5.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+from PIL import Image
+
+from seeflower_jax import models, records
+from seeflower_jax.data.loader import Reader
+from seeflower_jax.evaluation import metrics
+from seeflower_jax.evaluation.evaluator import Compute
+from seeflower_jax.experiment import evaluate, images, kept
+from seeflower_jax.figures import maps
+from seeflower_jax.inference.run import Run
+from seeflower_jax.studies import discovery
+from seeflower_jax.training import ridge
+
+PARTS = (2, 4, 8)
+_SAMPLES = 32  # descriptors of each training image
+_BLOCK = 64  # images whose features are in memory at a time
+
+# The crops of each variant.
+VARIANTS: Mapping[str, Sequence[str]] = {
+    "whole image": ("whole",),
+    "object": ("object",),
+    "whole image and object": ("whole", "object"),
+    **{
+        f"whole image and {count} parts": (
+            "whole",
+            *(f"part{i}of{count}" for i in range(count)),
+        )
+        for count in PARTS
+    },
+    "whole image and object and 4 parts": (
+        "whole",
+        "object",
+        *(f"part{i}of4" for i in range(4)),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _BoxReader:
+    """A reader of images with a box for each.
+
+    Attributes:
+      reader: of the images.
+      boxes: by index of the image, [n, 3].
+    """
+
+    reader: Reader
+    boxes: Float[np.ndarray, "n 3"]
+
+    def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        return self.reader(indices) | {"boxes": self.boxes[indices].astype(np.float32)}
+
+
+class Study:
+    """The variants of one run of the recipe `linear`.
+
+    Features of crops are kept in the folder `directions` of the run directory.
+
+    Args:
+      run: whose network computes the features.
+      layer: endpoint in which objects and parts are found.
+    """
+
+    def __init__(self, run: Run, layer: str = "mixed7"):
+        self.run, self.layer = run, layer
+        self.dataset = images.of_run(run)
+        self._evaluator = evaluate.make_evaluator(run, (run.network.view,), False)
+        self._boxes: dict[str, dict[str, Float[np.ndarray, "n 3"]]] = {}
+
+    def row(self, name: str, split: str) -> dict[str, float]:
+        """Return the metrics of a variant on a split.
+
+        Args:
+          name: a key of `VARIANTS`.
+          split: 'validation' or 'test'.
+        """
+        crops = VARIANTS[name]
+        fit = ridge.solve_side_by_side(
+            [self._features(crop, "train") for crop in crops],
+            self.dataset.labels("train"),
+            len(self.run.network.class_names),
+        )
+        parts = [self._features(crop, split) for crop in crops]
+        logits = [
+            fit(np.concatenate([part[i : i + _BLOCK] for part in parts], 1))
+            for i in range(0, len(parts[0]), _BLOCK)
+        ]
+        return metrics.compute(np.concatenate(logits), self.dataset.labels(split))
+
+    @functools.cached_property
+    def components(self) -> discovery.Components:
+        """What the training images have in common."""
+        rng = np.random.default_rng(0)
+        descriptors, central = [], []
+        for rows in self._layer_features("train"):
+            count, height, width, channels = rows.shape
+            y, x = rng.integers(0, (height, width), (count, _SAMPLES, 2)).T
+            descriptors.append(rows[np.arange(count), y, x].reshape(-1, channels))
+            inside = [
+                np.abs((place + 0.5) / size - 0.5) < 0.25
+                for place, size in ((y, height), (x, width))
+            ]
+            central.append((inside[0] & inside[1]).ravel())
+        return discovery.fit(
+            np.concatenate(descriptors), np.concatenate(central), PARTS
+        )
+
+    def boxes(self, crop: str, split: str) -> Float[np.ndarray, "n 3"]:
+        """Return the box of a crop in each image of a split.
+
+        Args:
+          crop: 'whole', 'object' or 'part<i>of<k>'.
+          split: name of the split.
+        """
+        if split not in self._boxes:
+            found: dict[str, list] = {}
+            for rows in self._layer_features(split):
+                for features in rows:
+                    box = discovery.object_box(self.components.object_map(features))
+                    found.setdefault("object", []).append(box)
+                    found.setdefault("whole", []).append([0, 0, 1])
+                    for count in PARTS:
+                        parts = self.components.part_boxes(features, count)
+                        for i, part in enumerate(parts):
+                            found.setdefault(f"part{i}of{count}", []).append(part)
+            self._boxes[split] = {k: np.array(v) for k, v in found.items()}
+        return self._boxes[split][crop]
+
+    def _layer_features(self, split: str) -> Iterator[Float[np.ndarray, "b h w c"]]:
+        """Yield the features of the layer, in batches."""
+        network = self.run.network
+
+        @jax.jit
+        def compute(variables: dict, batch: dict) -> Float[Array, "b h w c"]:
+            seen = network.view(batch["canvas"], batch["sizes"])
+            return network.bind(variables)(seen)[1][self.layer]
+
+        return self._evaluator.stream(
+            compute,
+            network.variables,
+            self.dataset.reader,
+            self.dataset.indices(split),
+            f"{self.layer}, {split}",
+        )
+
+    def _features(self, crop: str, split: str) -> Float[np.ndarray, "n d"]:
+        """Return the features of a crop of all images of a split."""
+        network, indices = self.run.network, self.dataset.indices(split)
+        path = self.run.workdir / "directions" / f"{crop}_{split}.npy"
+        origin = (
+            f"{self.layer}, {self.dataset.source.fingerprint}, "
+            f"variables {records.variables_hash(network.variables)}"
+        )
+
+        def compute() -> Iterator[Float[np.ndarray, "b d"]]:
+            boxes = np.zeros((len(self.dataset.source.labels), 3))
+            boxes[indices] = self.boxes(crop, split)
+            return self._evaluator.stream(
+                self._crop_features,
+                network.variables,
+                _BoxReader(self.dataset.reader, boxes),
+                indices,
+                f"{crop}, {split}",
+            )
+
+        return kept.features(path, origin, len(indices), compute)
+
+    @functools.cached_property
+    def _crop_features(self) -> Compute:
+        """Return the jitted function (variables, batch) -> features of boxes."""
+        network = self.run.network
+
+        @jax.jit
+        def compute(variables: dict, batch: dict) -> Float[Array, "b d"]:
+            boxes = batch["boxes"]
+            seen = network.view.zoom(
+                batch["canvas"], batch["sizes"], boxes[:, :2], boxes[:, 2]
+            )
+            return models.features(network.spec, variables, seen)
+
+        return compute
+
+
+def draw(study: Study, path: str | os.PathLike, count: int = 10) -> None:
+    """Draw the object and four parts of evenly spaced validation images.
+
+    Args:
+      study: the study.
+      path: of the image to write.
+      count: number of images.
+    """
+    split = "validation"
+    crops = ["object", *(f"part{i}of4" for i in range(4))]
+    photos = study.dataset.images(split)
+    columns: dict[str, list] = {crop: [] for crop in ("image", *crops)}
+    for position in np.linspace(0, len(photos) - 1, count).round().astype(int):
+        seen = study.run.network.see(photos.read(position))
+        marked = seen
+        for crop in crops:
+            y, x, half = study.boxes(crop, split)[position]
+            edges = (np.array([x - half, y - half, x + half, y + half]) + 1) / 2
+            left, top, right, bottom = (edges * len(seen)).round().astype(int)
+            marked = maps.draw_box(marked, (left, top, right - 1, bottom - 1))
+            part = Image.fromarray(seen[top:bottom, left:right])
+            columns[crop].append(np.asarray(part.resize(seen.shape[:2])))
+        columns["image"].append(marked)
+    titles = [f"{position + 1}" for position in range(count)]
+    maps.write_rows(path, columns, titles)
+
+
+def record(
+    study: Study, rows: Mapping[str, Mapping], folder: str | os.PathLike, command: str
+) -> pathlib.Path:
+    """Enter rows into `directions.json` of a folder of results; return its path.
+
+    Rows of another run, or of another layer, are replaced.
+
+    Args:
+      study: the study.
+      rows: {variant: {split: metrics}}.
+      folder: of recorded results.
+      command: command line, for the record.
+    """
+    path = pathlib.Path(folder).expanduser() / "directions.json"
+    described = {
+        "model": study.run.network.spec.name,
+        "layer": study.layer,
+        "split": study.run.config["data"]["split"],
+        "seed": study.run.config["seed"],
+        "weights": records.read_result(study.run.workdir)["weights"],
+        "config_hash": records.config_hash(study.run.config),
+    }
+    before = load_rows(folder)
+    same = all(before.get(key) == value for key, value in described.items())
+    merged = dict(before["rows"]) if same else {}
+    for name, row in rows.items():
+        merged[name] = {**merged.get(name, {}), **row}
+    records.write_json(
+        path, {**described, **records.provenance(command), "rows": merged}
+    )
+    return path
+
+
+def load_rows(folder: str | os.PathLike) -> dict:
+    """Read `directions.json` of a folder of results; {} if there is none.
+
+    Raises:
+      DamagedFileError: if the file is damaged.
+    """
+    path = pathlib.Path(folder).expanduser() / "directions.json"
+    if not path.exists():
+        return {}
+    advice = "restore it, or delete it and record the rows by scripts.directions"
+    content = records.read_json(path, advice)
+    if not isinstance(content.get("rows"), dict):
+        raise records.DamagedFileError(f"{path} is damaged: it has no rows; {advice}")
+    return content

@@ -1,0 +1,86 @@
+"""Objects and parts without labels, and heads that read their crops."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seeflower_jax.studies import directions, discovery, record
+from tests import harness
+
+
+def _scene(rng, left, top):
+    """Return features [12, 12, 5] of an object of 6 x 4 places with two parts."""
+    features = rng.normal(0, 0.1, (12, 12, 5)) + [1, 0, 0, 0, 0]
+    features[top : top + 3, left : left + 4] += [0, 3, 3, 2, 0]
+    features[top + 3 : top + 6, left : left + 4] += [0, 3, 3, 0, 2]
+    return features
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = np.random.default_rng(0)
+    places = [(int(x), int(y)) for x, y in rng.integers(1, (8, 6), (40, 2))]
+    return places, np.stack([_scene(rng, *place) for place in places])
+
+
+@pytest.fixture(scope="module")
+def components(scenes):
+    grid = np.abs(np.arange(12) - 5.5) < 3
+    central = np.tile((grid[:, None] & grid[None, :]).ravel(), 40)
+    return discovery.fit(scenes[1].reshape(-1, 5), central, (2,))
+
+
+def test_objects_are_found_without_labels(scenes, components):
+    for (left, top), features in zip(*scenes, strict=True):
+        values = components.object_map(features)
+        inside = np.zeros((12, 12), bool)
+        inside[top : top + 6, left : left + 4] = True
+        assert ((values > 0) == inside).all()
+        y, x, half = discovery.object_box(values)
+        assert half == pytest.approx(6 / 12 * 1.1)  # the longer side and a margin
+        for center, start, length in ((y, top, 6), (x, left, 4)):
+            wanted = 2 * (start + length / 2) / 12 - 1
+            assert center == pytest.approx(np.clip(wanted, half - 1, 1 - half))
+
+
+def test_an_image_without_an_object_is_taken_whole():
+    assert discovery.object_box(np.full((4, 4), -1.0)).tolist() == [0, 0, 1]
+
+
+def test_parts_are_found_without_labels(scenes, components):
+    order = set()
+    for (left, top), features in zip(*scenes, strict=True):
+        boxes = components.part_boxes(features, 2)
+        assert (boxes[:, 2] == discovery.PART).all()
+        order.add(boxes[0, 0] < boxes[1, 0])
+        upper, lower = sorted(boxes.tolist())
+        for (y, x, _), first in ((upper, top), (lower, top + 3)):
+            for center, start, length in ((y, first, 3), (x, left, 4)):
+                low, high = (2 * (start + n) / 12 - 1 for n in (0.5, length - 0.5))
+                limit = 1 - discovery.PART
+                assert np.clip(low, -limit, limit) - 1e-9 <= center
+                assert center <= np.clip(high, -limit, limit) + 1e-9
+    assert len(order) == 1  # each centre is always the same part
+
+
+def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
+    out = [f"--results={tmp_path}", f"--figure={tmp_path / 'parts.png'}"]
+    only = ["--only=whole image,whole image and 2 parts", "--test=whole image"]
+    completed = harness.run_here(
+        "directions", f"--workdir={linear_run.workdir}", *only, *out
+    )
+    assert completed.returncode == 0, completed.stderr
+    rows = json.loads((tmp_path / "directions.json").read_text())["rows"]
+    result = json.loads((linear_run.workdir / "result.json").read_text())
+    # The whole image alone is what the run's own head reads.
+    for split in ("validation", "test"):
+        assert rows["whole image"][split]["top1"] == result[split]["top1"]
+    assert rows["whole image and 2 parts"].keys() == {"validation"}
+    assert Image.open(tmp_path / "parts.png").width > 500
+    study = directions.Study(linear_run)
+    directions.record(study, {"object": {"validation": {"top1": 0.5}}}, tmp_path, "")
+    assert directions.load_rows(tmp_path)["rows"].keys() == {*rows, "object"}
+    record.write_results(tmp_path, tmp_path / "RESULTS.md")
+    assert "| object | .5000 |" in (tmp_path / "RESULTS.md").read_text()
