@@ -55,8 +55,6 @@ def write(
       ValueError: if the format does not support the network, or if the network of Keras
         or torchvision would compute something else with these variables.
     """
-    if os.path.exists(path):
-        raise FileExistsError(f"{path} exists; give another name")
     if file_format == "orbax":
         converted.save(path, spec, variables, source)
         return
