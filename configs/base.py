@@ -141,6 +141,7 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
     config.model.update(
         pooling="root_moments", pooled=pooled, standardize=True, dropout=0.0
     )
+    config.test_time.hflip = False  # the mirror image gains nothing
     head = get_stage()
     head.update(solver="ridge", epochs=1, validate_every=1)
     config.stage_order = ("linear",)
