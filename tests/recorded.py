@@ -31,7 +31,7 @@ def layout(config: Mapping) -> dict:
         _drop_defaults(
             stage, {"accum_steps": 1, "keep_batch_stats": False, "solver": "gradient"}
         )
-        _drop_defaults(stage["augment"], {"keep_aspect": True})
+        _drop_defaults(stage["augment"], {"keep_aspect": True, "erasing": 0.0})
         _rename_optimizer(stage)
     return values
 

@@ -123,10 +123,9 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
     parts = [
         _INTRODUCTION,
         tables.paper_tables(ROWS, PUBLISHED, results),
-        tables.ablation_table(ablated, results, ablation.CHANGES),
+        tables.ablation_table(ablated, results),
         tables.directions_table(directions.load_rows(folder)),
-        tables.missing_runs(ROWS, SEEDS, results),
-        tables.missing_rows(ablated, ablation.CHANGES),
+        tables.gaps(ROWS, SEEDS, results, ablation.CHANGES, ablated),
         tables.origins(results, result_name),
     ]
     pathlib.Path(path).write_text("\n".join(part for part in parts if part))

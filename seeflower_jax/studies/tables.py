@@ -2,7 +2,8 @@
 
     text = paper_tables(rows.ROWS, rows.PUBLISHED, results)   # of `record.load_results`
 
-Measured values come from results alone. A row without results is shown as missing.
+Measured values come from results alone. The tables show what was measured; `gaps` lists
+the rest.
 """
 
 import dataclasses
@@ -139,32 +140,30 @@ def _key(row: Row) -> Key:
     return row.model, row.split, row.recipe
 
 
-def _row_cells(row: Row, measured: Group | None) -> list[str]:
+def _row_cells(row: Row, measured: Group) -> list[str]:
     published = [share(value, 3) for value in (row.paper, row.code)]
-    missing = ["missing"] + [""] * (len(_HEADER) - 5)
-    cells = measured.cells() if measured else missing
-    return [NAMES[row.model], row.recipe, *published, *cells]
+    return [NAMES[row.model], row.recipe, *published, *measured.cells()]
 
 
 def _comparison(published: Sequence[Published], groups: Mapping[Key, Group]) -> str:
-    """Format table 4.3: published methods, then the best recipes."""
+    """Format table 4.3: published methods, then the recipes of this project."""
     lines = [
         [entry.authors, entry.method, share(entry.accuracy, 3), "", entry.origin]
         for entry in published
     ]
-    best = [
+    measured = [
         [
             "this project",
-            f"{NAMES.get(model, model)}, {_unique(map(_weights, members.results))} "
-            "weights",
+            f"{NAMES.get(model, model)}, {recipe}, "
+            f"{_unique(map(_weights, members.results))} weights",
             _spread(members.values("test", "top1")),
             _spread(members.values("test", "mean_class_top1")),
             "results",
         ]
         for (model, split, recipe), members in groups.items()
-        if (split, recipe) == ("official", "best")
+        if split == "official" and recipe in ("best", "linear")
     ]
-    lines += best or [["this project", "best recipe", "missing", "", ""]]
+    lines += measured
     return _markdown(("who", "method", "top-1", "mean class", "from"), lines)
 
 
@@ -187,7 +186,7 @@ def paper_tables(
     """Format the paper's tables 4.1, 4.2 and 4.3, and what goes beyond them.
 
     Args:
-      rows: of `rows.ROWS`; a row without a result is shown as missing.
+      rows: of `rows.ROWS`; a row without a result is left out.
       published: of `rows.PUBLISHED`.
       results: as `result.json` has them.
 
@@ -199,9 +198,9 @@ def paper_tables(
 
     def section(title: str, table: str, splits: Sequence[str]) -> str:
         cells = [
-            _row_cells(row, groups.get(_key(row)))
+            _row_cells(row, groups[_key(row)])
             for row in rows
-            if row.table == table and row.split in splits
+            if row.table == table and row.split in splits and _key(row) in groups
         ]
         return f"## {title}\n\n{_markdown(_HEADER, cells)}" if cells else ""
 
@@ -231,16 +230,13 @@ def paper_tables(
 Ablated = Mapping[str, Mapping[str, Mapping]]
 
 
-def ablation_table(
-    ablated: Ablated, results: Iterable[Mapping], changes: Sequence[Change] = ()
-) -> str:
+def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
     """Format what changes of the best recipes do on validation; from level 2.
 
     Args:
       ablated: of `ablation.load_results`.
       results: as `result.json` has them; the changes are compared with the best recipes
         of seed 0 among them.
-      changes: of `ablation.CHANGES`; a change without metrics is shown as missing.
     """
     best = {
         r["model"]: r["validation"]["top1"]
@@ -248,9 +244,9 @@ def ablation_table(
         if (r["split"], r["recipe"], r["seed"]) == ("official", "best", 0)
     }
     lines = []
-    for model in dict.fromkeys([*(change.model for change in changes), *ablated]):
-        unchanged, entries = best.get(model), ablated.get(model, {})
-        lines.append([NAMES[model], "as it is", share(unchanged) or "missing", "", ""])
+    for model, entries in ablated.items():
+        unchanged = best.get(model)
+        lines.append([NAMES[model], "as it is", share(unchanged), "", ""])
         for name, entry in entries.items():
             top1, difference = entry["top1"], ""
             if unchanged is not None:
@@ -258,11 +254,6 @@ def ablation_table(
             lines.append(
                 [NAMES[model], name, share(top1), difference, entry["config_hash"]]
             )
-        lines += [
-            [NAMES[model], change.name, "missing", "", ""]
-            for change in changes
-            if change.model == model and change.name not in entries
-        ]
     if not lines:
         return ""
     header = ("network", "change", "validation top-1", "difference", "config")
@@ -303,52 +294,52 @@ def directions_table(measured: Mapping) -> str:
     )
 
 
-def missing_runs(
-    rows: Sequence[Row], seeds: Sequence[int], results: Iterable[Mapping]
+def gaps(
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    results: Iterable[Mapping],
+    changes: Iterable[Change],
+    ablated: Ablated,
 ) -> str:
-    """List the runs that are missing, with the command of each row; from level 2."""
+    """List the runs and the rows of the ablation that are missing; from level 2.
+
+    Args:
+      rows: of `rows.ROWS`.
+      seeds: of each row that depends on the seed.
+      results: as `result.json` has them.
+      changes: of `ablation.CHANGES`.
+      ablated: of `ablation.load_results`.
+    """
     groups = group(results)
     commands: dict[bool, list[str]] = {True: [], False: []}
     for row in rows:
         measured = groups.get(_key(row))
         recorded = {r["seed"] for r in measured.results} if measured else set()
-        missing = ",".join(str(seed) for seed in seeds if seed not in recorded)
+        wanted = seeds[:1] if row.recipe == "linear" else seeds
+        missing = ",".join(str(seed) for seed in wanted if seed not in recorded)
         if missing:
             commands[row.cpu].append(
                 f"    python -m scripts.reproduce --out=runs --only={row.name} "
                 f"--seeds={missing}\n"
             )
-    if not any(commands.values()):
-        return ""
-    parts = [
-        "## Missing runs\n\nEach command makes the runs of one row. "
-        "`python -m scripts.reproduce --record='runs/*'` records the finished ones.\n"
-    ]
-    for cpu, title in ((True, "Two CPU cores are enough"), (False, "These need a GPU")):
-        if commands[cpu]:
-            parts.append(f"{title}:\n\n{''.join(commands[cpu])}")
-    return "\n".join(parts)
-
-
-def missing_rows(ablated: Ablated, changes: Iterable[Change]) -> str:
-    """List the rows of the ablation that are missing, with their commands.
-
-    Args:
-      ablated, changes: as of `ablation_table`.
-    """
-    commands = [
+    ablation = [
         f"    python -m scripts.ablation --out=runs --only={change.key}\n"
         for change in changes
         if change.name not in ablated.get(change.model, {})
     ]
-    if not commands:
-        return ""
-    return (
-        "## Missing rows of the ablation\n\nOn two CPU cores, a row that trains only "
-        "the head or nothing takes minutes. Other rows take up to two hours. A row "
-        "that changes only the evaluation needs the run of the best recipe in "
-        "`runs`.\n\n" + "".join(commands)
+    lists = {
+        "Runs for which two CPU cores are enough:": commands[True],
+        "Runs that need a GPU:": commands[False],
+        "Rows of the ablation. On two CPU cores, a row that trains only the head or "
+        "nothing takes minutes. Other rows take up to two hours. A row that changes "
+        "only the evaluation needs the run of the best recipe in `runs`.": ablation,
+    }
+    parts = [f"{title}\n\n{''.join(lines)}" for title, lines in lists.items() if lines]
+    introduction = (
+        "## Gaps\n\nThese were not measured. Each command makes the runs of one row. "
+        "`python -m scripts.reproduce --record='runs/*'` records finished runs.\n"
     )
+    return "\n".join([introduction, *parts]) if parts else ""
 
 
 def origins(results: Iterable[Mapping], name: Callable[[Mapping], str]) -> str:
