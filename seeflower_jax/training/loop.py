@@ -133,9 +133,10 @@ def _account(
     progress = progress.account(jax.device_get(metrics))
     count = progress.sums["count"]
     rate = (bar.format_dict["rate"] or 0) * plan.stage.batch_size
+    shown = f", {rate:.1f} images/s" if rate else ""  # unknown in the first step
     bar.set_postfix_str(
         f"loss {progress.sums['loss'] / count:.3f}, "
-        f"accuracy {progress.sums['correct'] / count:.3f}, {rate:.1f} images/s",
+        f"accuracy {progress.sums['correct'] / count:.3f}{shown}",
         refresh=False,
     )
     bar.update()
