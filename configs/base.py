@@ -85,6 +85,7 @@ def get_stage() -> ConfigDict:
     """Return a stage that trains a new head on a frozen network."""
     stage = ConfigDict()
     stage.solver = "gradient"  # or ridge, which solves the head in closed form
+    stage.all_views = False  # True solves the head on all views of config.test_time
     stage.epochs = 100
     stage.batch_size = 68  # over all devices
     stage.accum_steps = 1  # parts of a batch, computed one by one to save memory

@@ -29,7 +29,13 @@ def layout(config: Mapping) -> dict:
         del values["whitening"]
     for stage in values["stages"].values():
         _drop_defaults(
-            stage, {"accum_steps": 1, "keep_batch_stats": False, "solver": "gradient"}
+            stage,
+            {
+                "accum_steps": 1,
+                "all_views": False,
+                "keep_batch_stats": False,
+                "solver": "gradient",
+            },
         )
         _drop_defaults(stage["augment"], {"keep_aspect": True, "erasing": 0.0})
         _rename_optimizer(stage)

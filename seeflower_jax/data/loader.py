@@ -77,16 +77,20 @@ class FeatureReader:
     """A reader of the rows of an array of features, which may be a memory-mapped file.
 
     Args:
-      features: one row for each example of `indices`.
+      features: rows of features.
       indices: indices of the examples.
+      rows: row of each example.
     """
 
     def __init__(
-        self, features: Float[np.ndarray, "n c"], indices: Int[np.ndarray, " n"]
+        self,
+        features: Float[np.ndarray, "m c"],
+        indices: Int[np.ndarray, " n"],
+        rows: Int[np.ndarray, " n"],
     ):
         self._features = features
         self._row_by_index = np.zeros(indices.max() + 1, np.int64)
-        self._row_by_index[indices] = np.arange(len(indices))
+        self._row_by_index[indices] = rows
 
     def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         return {"features": np.array(self._features[self._row_by_index[indices]])}

@@ -2,7 +2,7 @@
 
 evaluator = Evaluator(spec, (view,), batch_size=32, mesh=make_mesh())
 logits = evaluator.logits(variables, reader, indices)       # [n, num_classes]
-features = evaluator.features(variables, reader, indices)   # [n, c]
+features = evaluator.features(variables, reader, indices)   # batches [b, k, c]
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
@@ -48,6 +49,12 @@ class Evaluator:
     mirror: bool = False
     preprocess: Callable | None = None
 
+    @property
+    def looks(self) -> list[tuple[View, bool]]:
+        """Return (view, whether it is mirrored) for all that is averaged."""
+        mirrors = (False, True) if self.mirror else (False,)
+        return list(itertools.product(self.views, mirrors))
+
     def logits(
         self,
         variables: dict,
@@ -72,10 +79,10 @@ class Evaluator:
         reader: Reader,
         indices: Int[np.ndarray, " n"],
         name: str = "",
-    ) -> Iterator[Float[np.ndarray, "b c"]]:
+    ) -> Iterator[Float[np.ndarray, "b k c"]]:
         """Yield the features of all examples, the inputs of the head, in batches.
 
-        Only the first view is used, without its mirror image. `logits` explains the
+        An example has features for each of its k `looks`. `logits` explains the
         arguments.
         """
         return self.stream(self.compute_features, variables, reader, indices, name)
@@ -114,8 +121,6 @@ class Evaluator:
     @functools.cached_property
     def compute_logits(self) -> Compute:
         """Return the jitted function (variables, batch) -> logits."""
-        mirrors = (False, True) if self.mirror else (False,)
-        looks = list(itertools.product(self.views, mirrors))
 
         @jax.jit
         def compute(variables: dict, batch: Batch) -> Float[Array, "b num_classes"]:
@@ -124,9 +129,9 @@ class Evaluator:
             network = models.bind(self.spec, variables, self.preprocess)
             logits = [
                 network(view(batch["canvas"], batch["sizes"], mirror))[0]
-                for view, mirror in looks
+                for view, mirror in self.looks
             ]
-            return sum(logits[1:], logits[0]) / len(looks)
+            return sum(logits[1:], logits[0]) / len(logits)
 
         return compute
 
@@ -135,10 +140,13 @@ class Evaluator:
         """Return the jitted function (variables, batch) -> features."""
 
         @jax.jit
-        def compute(variables: dict, batch: Batch) -> Float[Array, "b c"]:
-            images = self.views[0](batch["canvas"], batch["sizes"])
-            if self.preprocess:
-                images = self.preprocess(images)
-            return models.features(self.spec, variables, images)
+        def compute(variables: dict, batch: Batch) -> Float[Array, "b k c"]:
+            features = []
+            for view, mirror in self.looks:
+                images = view(batch["canvas"], batch["sizes"], mirror)
+                if self.preprocess:
+                    images = self.preprocess(images)
+                features.append(models.features(self.spec, variables, images))
+            return jnp.stack(features, 1)
 
         return compute

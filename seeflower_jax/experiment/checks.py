@@ -198,6 +198,7 @@ RULES: dict[str, Rule] = {
 }
 STAGE_RULES: dict[str, Rule] = {
     "solver": _choice(SOLVERS),
+    "all_views": _BOOLEAN,
     "epochs": _integer(0, 10**5),
     "batch_size": _integer(1, _MAX_BATCH),
     "accum_steps": _integer(1),

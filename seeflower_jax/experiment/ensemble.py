@@ -158,4 +158,5 @@ def _features(run: Run, first: Run, split: str) -> Iterator[Float[np.ndarray, "b
     )
     indices = dataset.indices(split)
     name = f"{split}, {run.workdir.name}"
-    return evaluator.features(run.network.variables, dataset.reader, indices, name)
+    batches = evaluator.features(run.network.variables, dataset.reader, indices, name)
+    return (features[:, 0] for features in batches)

@@ -287,6 +287,16 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
         key = f"config.stages.{stage.name}"
         if stage.solver == "ridge":
             errors += _check_ridge(key, stage, spec)
+        if stage.all_views and stage.solver != "ridge":
+            errors.append(
+                f"{key}.all_views is True; expected False, because {key}.solver is "
+                f"{stage.solver!r}"
+            )
+        if stage.all_views and settings.views[0] != settings.view:
+            errors.append(
+                f"config.test_time.views[0] is {settings.views[0]}; expected the view "
+                f"of config.eval, {settings.view}, because {key}.all_views is True"
+            )
         if stage.batch_size % stage.accum_steps:
             errors.append(
                 f"{key}.accum_steps is {stage.accum_steps}; expected a divisor of "

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from seeflower_jax import models, records, sharding
 from seeflower_jax.data import whitening
@@ -25,7 +26,7 @@ from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import evaluate, images, kept, workdir
+from seeflower_jax.experiment import evaluate, head_features, images, workdir
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.inference.run import load_run
@@ -323,11 +324,10 @@ def _plan_stage(
     )
     reader: Reader = dataset.reader
     if on_features:
-        reader = _feature_reader(start, stage, variables)
+        reader, rows = _head_features(start, stage, variables)
     if stage.solver == "ridge":
-        indices = dataset.indices("train")
-        stage = dataclasses.replace(stage, batch_size=len(indices))
-        batches = ridge.WholeSplit(reader, dataset.source.labels, indices)
+        batches = ridge.WholeSplit(rows, dataset.labels("train"))
+        stage = dataclasses.replace(stage, batch_size=len(batches.labels))
         schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
         step_fn = ridge.make_ridge_step(spec, settings.data.balance != NONE)
     else:
@@ -373,27 +373,23 @@ def _train_loader(
     )
 
 
-def _feature_reader(start: _Start, stage: Stage, variables: dict) -> FeatureReader:
-    """Return a reader of the features of all training and validation images.
-
-    The features are computed once and kept in a file of the run directory.
-    """
-    splits = start.dataset.source.splits
-    indices = np.concatenate([splits["train"], splits.get("validation", [])])
-    indices = indices.astype(np.int64)
+def _head_features(
+    start: _Start, stage: Stage, variables: dict
+) -> tuple[FeatureReader, Float[np.ndarray, "m c"]]:
+    """Return the features that a stage of the head alone trains on."""
+    settings = start.settings
     frozen = partition.split(variables["params"], stage.rules)[1]
     computed_by = {"frozen": frozen, "batch_stats": variables["batch_stats"]}
     origin = (
-        f"config {start.settings.config_hash}, {start.dataset.source.fingerprint}, "
+        f"config {settings.config_hash}, {start.dataset.source.fingerprint}, "
         f"variables {records.variables_hash(computed_by)}"
     )
+    single = training = start.evaluator
+    if stage.all_views:
+        training = dataclasses.replace(
+            single, views=settings.views, mirror=settings.mirror
+        )
     path = start.folder / f"features_{stage.name}.npy"
-    features = kept.features(
-        path,
-        origin,
-        len(indices),
-        lambda: start.evaluator.features(
-            variables, start.dataset.reader, indices, "features"
-        ),
+    return head_features.compute(
+        path, origin, start.dataset, variables, single, training
     )
-    return FeatureReader(features, indices)

@@ -25,7 +25,6 @@ import scipy.special
 from jaxtyping import Float, Int
 
 from seeflower_jax import models
-from seeflower_jax.data.loader import Reader
 from seeflower_jax.models.classifier import STANDARDIZE_EPSILON as EPSILON
 from seeflower_jax.training.step import Step
 
@@ -48,7 +47,8 @@ class Fit:
       bias: [c].
       strength: the regularisation, a multiple of the mean eigenvalue.
       scale: what the regression is multiplied by; `kernel` and `bias` include it.
-      logits: leave-one-out logits of the training images, [n, c].
+      logits: leave-one-out logits of the training images, the mean of their views,
+        [n, c].
       loss: mean cross entropy of `logits`.
     """
 
@@ -95,7 +95,7 @@ class _Decomposition:
     """
 
     values: Float[np.ndarray, " k"]
-    left: Float[np.ndarray, "n k"]
+    left: Float[np.ndarray, "m k"]
     right: Float[np.ndarray, "d k"] | None
 
 
@@ -109,42 +109,46 @@ def solve(
     """Fit a linear head by ridge regression, with the best strength of `STRENGTHS`.
 
     The strength and the scale minimise the cross entropy of the leave-one-out logits.
-    All strengths share one eigendecomposition: of the kernel matrix [n, n] if there are
-    more features than images, else of the covariance [d, d].
+    All strengths share one eigendecomposition: of the kernel matrix [m, m] if there are
+    more features than rows, else of the covariance [d, d].
 
     Source: Hastie, Tibshirani and Friedman 2009, "The elements of statistical
     learning", sections 3.4.1 and 18.3.5, and equation 7.64.
 
     Args:
-      features: of the training images, in memory or mapped from a file.
-      labels: class of each image.
+      features: of the training images, [m, d], in memory or mapped from a file. An
+        image may have several views, which are consecutive rows. All views of an image
+        are left out together.
+      labels: class of each image, [n]; m is a multiple of n.
       num_classes: number of logits.
       balanced: whether all classes have the same weight. By default, all images have
         the same weight.
       factors: on the standardised features. A feature with a larger factor is
         regularised less.
     """
-    weights = np.ones(len(labels))
+    views = len(features) // len(labels)
+    image_weights = np.ones(len(labels))
     if balanced:
-        weights /= np.bincount(labels)[labels]
-        weights /= weights.mean()
+        image_weights /= np.bincount(labels)[labels]
+        image_weights /= image_weights.mean()
+    weights = np.repeat(image_weights, views)
     mean, variance = _moments(features, weights)
     roots = np.sqrt(weights)
     design = _Design(features, mean, factors / np.sqrt(variance + EPSILON), roots)
-    one_hot = np.eye(num_classes)[labels]
+    one_hot = np.eye(num_classes)[np.repeat(labels, views)]
     prior = (weights[:, None] * one_hot).mean(0)
     targets = roots[:, None] * (one_hot - prior)
     spectrum = _decompose(design)
     projected = spectrum.left.T @ targets
-    unit = spectrum.values.sum() / len(labels) or 1.0
+    unit = spectrum.values.sum() / len(features) or 1.0
     candidates = []
     for strength in STRENGTHS:
         shrink = spectrum.values / (spectrum.values + strength * unit)
         residuals = targets - spectrum.left @ (shrink[:, None] * projected)
-        leverage = spectrum.left**2 @ shrink + weights / len(labels)
-        residuals /= np.maximum(1 - leverage, 1e-6)[:, None]  # without the image itself
+        residuals = _left_out(residuals, spectrum.left, shrink, roots, views)
         left_out = one_hot - residuals / roots[:, None]
-        loss, scale = _best_scale(left_out, labels, weights)
+        left_out = left_out.reshape(-1, views, num_classes).mean(1)
+        loss, scale = _best_scale(left_out, labels, image_weights)
         candidates.append((loss, strength, scale, left_out))
     loss, strength, scale, left_out = min(
         candidates, key=lambda candidate: candidate[0]
@@ -160,6 +164,27 @@ def solve(
         logits=scale * left_out,
         loss=loss,
     )
+
+
+def _left_out(
+    residuals: Float[np.ndarray, "m c"],
+    left: Float[np.ndarray, "m k"],
+    shrink: Float[np.ndarray, " k"],
+    roots: Float[np.ndarray, " m"],
+    views: int,
+) -> Float[np.ndarray, "m c"]:
+    """Return the residuals of each image after a fit without its rows.
+
+    They are (1 - H)^-1 times the residuals of the fit with all rows, with H the part of
+    the hat matrix that belongs to the image.
+    """
+    blocks = left.reshape(-1, views, left.shape[1])
+    hat = blocks * shrink @ blocks.swapaxes(1, 2)
+    grouped = roots.reshape(-1, views)
+    hat += grouped[:, :, None] * grouped[:, None, :] / len(roots)  # of the intercept
+    rest = (1 + 1e-9) * np.eye(views) - hat
+    by_image = residuals.reshape(-1, views, residuals.shape[1])
+    return np.linalg.solve(rest, by_image).reshape(residuals.shape)
 
 
 def solve_side_by_side(
@@ -244,23 +269,18 @@ class WholeSplit:
     """The features of all training images, as the only batch of an epoch.
 
     Attributes:
-      reader: of the features.
-      labels: class of each image of the source.
-      indices: the training images.
+      features: one or more rows for each image, see `solve`.
+      labels: class of each image.
     """
 
-    reader: Reader
+    features: Features
     labels: Labels
-    indices: Labels
     steps_per_epoch: int = 1
 
     def __call__(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batch of each step from `start` to before `stop`."""
         for _ in range(start, stop):
-            yield {
-                "features": self.reader(self.indices)["features"],
-                "labels": self.labels[self.indices],
-            }
+            yield {"features": self.features, "labels": self.labels}
 
 
 def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:

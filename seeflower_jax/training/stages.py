@@ -30,6 +30,8 @@ class Stage:
       index: position of the stage in the order of the stages, from 0.
       solver: a name of `SOLVERS`. 'ridge' solves the head in closed form, in one step;
         most other values then have no effect.
+      all_views: whether the head is solved on all test-time views of the training
+        images, only with the solver 'ridge'.
       epochs: number of passes over the training images.
       batch_size: number of images in a batch, over all devices.
       accum_steps: number of parts of a batch. The parts are computed one after the
@@ -63,6 +65,7 @@ class Stage:
     learning_rate: float
     view: View
     solver: str = "gradient"
+    all_views: bool = False
     augmentation: Augmentation | None = None
     accum_steps: int = 1
     optimizer: str = "adamw"

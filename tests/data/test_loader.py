@@ -19,7 +19,7 @@ def mesh():
 
 
 def _batches(mesh, start, stop, seed=(0, 0)):
-    reader = loader.FeatureReader(FEATURES, np.arange(50))
+    reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
     train = loader.TrainLoader(reader, LABELS, TRAIN, 4, mesh, seed)
     assert train.steps_per_epoch == 6
     return list(train(start, stop))
@@ -46,7 +46,7 @@ def test_batches_from_the_middle_are_those_of_the_whole(mesh):
 
 
 def test_evaluation_sees_every_example_in_order(mesh):
-    reader = loader.FeatureReader(FEATURES, np.arange(50))
+    reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
     batches = list(loader.eval_batches(reader, TRAIN, 8, mesh))
     rows = np.concatenate([batch["features"] for batch in batches])
     assert rows.shape == (32, 1)
@@ -67,7 +67,7 @@ def test_images_of_different_sizes_share_a_canvas(mesh):
 
 
 def test_batch_larger_than_the_training_set(mesh):
-    reader = loader.FeatureReader(FEATURES, np.arange(50))
+    reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
     with pytest.raises(ValueError, match="batch of 64 does not fit 27"):
         loader.TrainLoader(reader, LABELS, TRAIN, 64, mesh, (0,))
 

@@ -65,6 +65,7 @@ def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):
         )
         for split in ("train", "validation")
     )
+    train, validation = train[:, 0], validation[:, 0]
     fit = ridge.solve(train, dataset.labels("train"), 102)
     assert result["strength"] == pytest.approx(fit.strength)
     logits = fit(validation) / result["temperature"]

@@ -7,9 +7,17 @@ import pytest
 
 from configs import inception
 from seeflower_jax import records
-from seeflower_jax.experiment.settings import SettingsError, read_settings
+from seeflower_jax.evaluation import metrics
+from seeflower_jax.experiment import evaluate, images
+from seeflower_jax.experiment.settings import (
+    SettingsError,
+    read_settings,
+    settings_of,
+)
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference import export
+from seeflower_jax.inference.run import load_run
+from seeflower_jax.training import ridge
 from tests import fixtures
 
 
@@ -43,6 +51,39 @@ def test_export_and_map_have_the_head(linear_run, flowers, tmp_path):
     assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
 
 
+def test_head_of_all_views(linear_config, linear_run, tmp_path):
+    """The head is the ridge regression on the features of all views and mirror images.
+
+    Validation during the training has the single view of a prediction.
+    """
+    config = linear_config.copy_and_resolve_references()
+    config.test_time.update(views=((80, 1.0), (80, 0.7)), hflip=True)
+    config.stages.linear.all_views = True
+    result = train(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    dataset, settings = images.of_run(run), settings_of(run)
+    evaluator = evaluate.make_evaluator(run)
+    variables = linear_run.network.variables  # with the same features
+    batches = evaluator.features(variables, dataset.reader, dataset.indices("train"))
+    features = np.concatenate(list(batches))
+    count = fixtures.CLASSES * fixtures.TRAIN
+    assert features.shape[:2] == (count, 4)
+    fit = ridge.solve(
+        features.reshape(count * 4, -1),
+        dataset.labels("train"),
+        len(run.network.class_names),
+    )
+    head = run.network.variables["params"]["head"]["logits"]
+    np.testing.assert_allclose(head["kernel"], fit.kernel, atol=1e-5)
+    logged = json.loads((run.workdir / "metrics.jsonl").read_text())["validation"]
+    single = evaluate.make_evaluator(run, (settings.view,), mirror=False)
+    logits = evaluate.evaluate(run, "validation", single).logits
+    labels = dataset.labels("validation")
+    assert logged == pytest.approx(metrics.compute(logits, labels), rel=1e-3)
+    averaged = evaluate.evaluate(run, "validation").metrics
+    assert result["validation"] == averaged
+
+
 def test_refit_after_fine_tuning(linear_config, tmp_path):
     """A later stage may train the network, and a further one solve the head again."""
     config = linear_config.copy_and_resolve_references()
@@ -68,6 +109,7 @@ def test_refit_after_fine_tuning(linear_config, tmp_path):
         ("stages.linear.epochs", 2, "epochs is 2; expected 1, because config.stages."),
         ("stages.linear.augment.enabled", True, "augment.enabled is True; expected Fa"),
         ("model.standardize", False, "config.model.standardize is False; expected Tr"),
+        ("test_time.views", ((64, 1.0),), r"test_time.views\[0\] is .* of config.eval"),
         ("model.hidden", (5,), r"config.model.hidden is \(5,\); expected \(\), beca"),
         ("stages.linear.partition", ((".*", 1.0),), "expected to train 'head/"),
         ("stages.linear.solver", "rigde", "expected one of gradient, ridge"),
@@ -75,6 +117,7 @@ def test_refit_after_fine_tuning(linear_config, tmp_path):
 )
 def test_values_that_a_closed_form_head_cannot_have(linear_config, key, value, message):
     config = linear_config.copy_and_resolve_references()
+    config.stages.linear.all_views = True
     config.update_from_flattened_dict({key: value})
     with pytest.raises(SettingsError, match=message):
         read_settings(config)

@@ -40,7 +40,7 @@ def _plan(values, metric="top1", step=_step, **changes):
         stage=Stage(name="head", **settings | changes),
         step=jax.jit(step, donate_argnums=0),
         batches=TrainLoader(
-            FeatureReader(np.zeros((2, 1), np.float32), np.arange(2)),
+            FeatureReader(np.zeros((2, 1), np.float32), np.arange(2), np.arange(2)),
             np.zeros(2, np.int32),
             np.arange(2),
             2,

@@ -63,6 +63,29 @@ def test_solution_and_leave_one_out_logits(count, width, balanced):
     assert fit.loss == pytest.approx(np.average(losses, weights=weights))
 
 
+@pytest.mark.parametrize("count,width", [(15, 50), (30, 12)])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_all_views_of_an_image_are_left_out_together(count, width, balanced):
+    features, labels = _problem(count, width)
+    noise = np.random.default_rng(1).normal(0, 1, (count, 1, width))
+    views = np.concatenate([features[:, None], features[:, None] + noise], 1)
+    rows = views.reshape(-1, width)
+    fit = ridge.solve(rows, labels, CLASSES, balanced)
+    counts = np.bincount(labels)
+    class_weights = count / CLASSES / counts if balanced else np.ones(CLASSES)
+    row_labels = np.repeat(labels, 2)
+    weights = class_weights[row_labels]
+    standard = (rows - fit.mean) / np.sqrt(fit.variance + ridge.EPSILON)
+    strength = fit.strength * (weights[:, None] * standard**2).sum() / (2 * count)
+    for left_out in range(0, count, 4):
+        rest = np.repeat(np.arange(count) != left_out, 2)
+        solution = _reference(standard[rest], row_labels[rest], weights[rest], strength)
+        logits = standard[~rest] @ solution[:-1] + solution[-1]
+        np.testing.assert_allclose(
+            fit.logits[left_out], fit.scale * logits.mean(0), rtol=1e-5, atol=1e-5
+        )
+
+
 @pytest.mark.parametrize("count,width", [(30, 25), (60, 12)])
 def test_factors_of_features(count, width):
     """A factor of 0 takes a feature out, and equal factors change nothing."""
