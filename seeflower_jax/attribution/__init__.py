@@ -2,14 +2,16 @@
 
     from seeflower_jax import attribution as attr
 
-    network = functools.partial(models.apply, spec, variables)
-    maps = attr.grad_cam(network, images, targets, layer="mixed10")   # [N, H, W]
+    network = attr.from_linen(module, variables)
+    maps = attr.grad_cam(network, images, targets, layer="block3/conv")   # [N, H, W]
 
 A method is a pure function `method(network, images, targets, ...) -> maps`. The caller
 may jit it.
 
 - `network(images, taps=None)` returns `(logits, endpoints)`. It is a pure function with
   its variables bound. Any function of this form works, see `types.NetworkFunction`.
+  `models.bind` returns it for the networks of this package. `from_linen`, `from_nnx`,
+  `from_keras`, `from_equinox`, `from_haiku` and `from_function` return it for others.
 - `images` are RGB in [0, 255], [N, H, W, 3].
 - `targets` says which score the maps explain, see `targets`. The default is the logit
   of the predicted class.
@@ -30,6 +32,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seeflower_jax.attribution.adapters.equinox import from_equinox
+    from seeflower_jax.attribution.adapters.function import from_function
+    from seeflower_jax.attribution.adapters.haiku import from_haiku
+    from seeflower_jax.attribution.adapters.keras import from_keras
+    from seeflower_jax.attribution.adapters.linen import from_linen
+    from seeflower_jax.attribution.adapters.nnx import from_nnx
+    from seeflower_jax.attribution.methods.attention_relevance import (
+        attention_relevance,
+    )
+    from seeflower_jax.attribution.methods.attention_rollout import attention_rollout
     from seeflower_jax.attribution.methods.eigen_cam import eigen_cam
     from seeflower_jax.attribution.methods.finer_cam import finer_cam
     from seeflower_jax.attribution.methods.grad_cam import grad_cam
@@ -49,10 +61,19 @@ if TYPE_CHECKING:
     )
     from seeflower_jax.attribution.methods.score_cam import score_cam
     from seeflower_jax.attribution.methods.smooth_grad import smooth_grad
+    from seeflower_jax.attribution.tokens import tokens_to_grid
 
 __all__ = [
+    "attention_relevance",
+    "attention_rollout",
     "eigen_cam",
     "finer_cam",
+    "from_equinox",
+    "from_function",
+    "from_haiku",
+    "from_keras",
+    "from_linen",
+    "from_nnx",
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_grad_cam",
@@ -66,13 +87,21 @@ __all__ = [
     "score_cam",
     "signed_saliency",
     "smooth_grad",
+    "tokens_to_grid",
 ]
 
-# The modules of the functions whose modules have other names.
+# The modules of the functions that are not in `methods`, in a module of their name.
 _HOMES = {
+    "from_equinox": "adapters.equinox",
+    "from_function": "adapters.function",
+    "from_haiku": "adapters.haiku",
+    "from_keras": "adapters.keras",
+    "from_linen": "adapters.linen",
+    "from_nnx": "adapters.nnx",
     "guided_saliency": "methods.saliency",
     "paper_saliency": "methods.saliency",
     "signed_saliency": "methods.saliency",
+    "tokens_to_grid": "tokens",
 }
 
 
