@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.adapters.names import name_outputs
@@ -33,7 +34,7 @@ def from_keras(
 
     A layer is the output of a Keras layer or operation, and has its name. The name of a
     layer within a layer starts with the outer names, as in `encoder/attention`. The
-    network has the values that the variables have now.
+    network has copies of the variables.
 
     A model that ends in a softmax returns probabilities. Build it without, as by
     `classifier_activation=None`, to explain logits.
@@ -73,7 +74,8 @@ def from_keras(
     for path, layer in _layers(model):
         layers.setdefault(id(layer), (path, layer))  # A shared layer has one name.
     variables = tuple(
-        [variable.value for variable in group]
+        # Copies, because `fit` and `predict` of Keras donate the arrays of the model.
+        [jnp.array(variable.value) for variable in group]
         for group in (model.trainable_variables, model.non_trainable_variables)
     )
 
