@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -66,16 +67,15 @@ def test_layers_are_in_order(adapted, images):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradients_at_layers(adapted, images, labels, layer):
-    expected = cam.layer_gradients(reference, images, labels, layer)
-    for actual, wanted in zip(
-        cam.layer_gradients(adapted.network, images, labels, layer),
-        expected,
-        strict=True,
-    ):
-        assert_close(actual, wanted)
+    actual, expected = (
+        cam.layer_gradients(network, images, labels, layer)
+        for network in (adapted.network, reference)
+    )
+    assert_close(actual[0], expected[0])
+    assert_close(actual[1], expected[1])
 
 
-@pytest.mark.parametrize("name", registry.METHODS.keys() - GUIDED)
+@pytest.mark.parametrize("name", sorted(registry.METHODS.keys() - GUIDED))
 def test_methods(adapted, images, labels, name):
     method = registry.METHODS[name]
     options = dict(OPTIONS.get(name, {}))
@@ -118,13 +118,12 @@ def test_captum(adapted, images, labels):
 
 
 def test_vmap_and_grad(adapted, images, labels):
-    def one_map(image, label):
-        return attr.grad_cam(adapted.network, image[None], label[None], layer="block")[
-            0
-        ]
+    def one_map(network, image, label):
+        return attr.grad_cam(network, image[None], label[None], layer="block")[0]
 
     maps = attr.grad_cam(reference, images, labels, layer="block")
-    assert_close(jax.vmap(one_map)(images, labels), maps)
+    over_images = jax.vmap(one_map, (None, 0, 0))
+    assert_close(over_images(adapted.network, images, labels), maps)
     tangents = jnp.ones_like(images)
     actual, expected = (
         jax.jvp(lambda x: f(x)[0], (images,), (tangents,))[1]  # noqa: B023
@@ -150,4 +149,4 @@ def test_originals_stay_as_they_were(adapted, images):
     inputs = frameworks.preprocess(images)
     assert_close(adapted.call(inputs), reference(images)[0])
     has_names = "name[name=" in str(jax.make_jaxpr(adapted.call)(inputs))
-    assert has_names == callable(getattr(adapted.original, "__code__", None))
+    assert has_names == isinstance(adapted.original, types.FunctionType)
