@@ -23,14 +23,8 @@ from jaxtyping import Array, Shaped
 
 from seeflower_jax import hints
 
-# Primitives that evaluate one jaxpr, and the parameter that holds it.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "closed_call": "call_jaxpr",
-}
+# Primitives that evaluate their parameter `jaxpr`, under old and new names of JAX.
+_CALLS = ("jit", "pjit", "remat2", "checkpoint")
 # A longer scan is a loop over time or over chunks rather than over layers.
 _MAX_STEPS = 128
 
@@ -153,8 +147,7 @@ class _Recorder:
             return _bind(jaxpr, equation, inputs)
         if kind == "scan":
             return self._unroll(parameters, inputs)
-        body = parameters[_CALLS[kind]]
-        return self.evaluate(*_opened(body), inputs)
+        return self.evaluate(*_opened(parameters["jaxpr"]), inputs)
 
     def _record(self, name: str, value: Array) -> Array:
         numbered = itertools.chain([name], (f"{name}#{k}" for k in itertools.count(2)))
@@ -175,15 +168,15 @@ class _Recorder:
         split = parameters["num_consts"], parameters["num_carry"]
         constants = inputs[: split[0]]
         carry, stacked = inputs[split[0] : sum(split)], inputs[sum(split) :]
-        steps = range(parameters["length"])
-        outputs = collections.deque()
-        for step in reversed(steps) if parameters["reverse"] else steps:
+        steps = range(parameters["length"])[:: -1 if parameters["reverse"] else 1]
+        outputs = {}
+        for step in steps:
             arguments = [*constants, *carry, *(array[step] for array in stacked)]
             results = self.evaluate(*_opened(parameters["jaxpr"]), arguments)
             carry = results[: split[1]]
-            append = outputs.appendleft if parameters["reverse"] else outputs.append
-            append(results[split[1] :])
-        return [*carry, *map(jnp.stack, zip(*outputs, strict=True))]
+            outputs[step] = results[split[1] :]
+        in_order = [outputs[step] for step in sorted(steps)]
+        return [*carry, *map(jnp.stack, zip(*in_order, strict=True))]
 
 
 def _opened(jaxpr) -> tuple[core.Jaxpr, Sequence[Any]]:

@@ -28,10 +28,7 @@ INSIDE = {
     "checkpoint": jax.checkpoint(static),
     "vmap": jax.vmap(static),
     "jit of vmap of checkpoint": jax.jit(jax.vmap(jax.checkpoint(static))),
-    "scan": lambda x: jax.lax.scan(lambda c, _: (static(x) + 0 * c, None), x, None, 1)[
-        0
-    ],
-    "closed call": lambda x: jax.make_jaxpr(static) and static(x),
+    "scan": lambda x: jax.lax.scan(lambda _, x: (0, static(x)), 0, x[None])[1][0],
 }
 
 
@@ -150,9 +147,7 @@ def test_taps_that_do_not_fit():
         ValueError, match=r"layer 'sin' is unknown.*did you mean 'sine'"
     ):
         run({"sin": X})
-    with pytest.raises(
-        ValueError, match=r"'sine' has the shape \(2,\); expected \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"'sine' .* \(2,\); expected \(3,\)"):
         run({"sine": X[:2]})
 
 
