@@ -59,7 +59,10 @@ def from_linen(
     def forward(variables, inputs):
         try:
             with nn.intercept_methods(name_layers):
-                return module.apply(variables, inputs, **arguments)
+                # `nn.jit` keeps traces, which may have no names. It traces again if
+                # another collection is mutable. No module has this one.
+                options = {**arguments, "mutable": ["layer_names"]}
+                return module.apply(variables, inputs, **options)[0]
         except flax.errors.ModifyScopeVariableError as error:
             problem = str(error).split(" (http")[0]
             raise ValueError(

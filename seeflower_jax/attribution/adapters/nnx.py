@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.adapters.names import name_outputs
@@ -50,6 +51,7 @@ def from_nnx(
     from flax import nnx
 
     graph, variables = nnx.split(model)
+    variables = jax.tree.map(lambda array: array, variables)  # not the model's own
 
     def forward(variables, inputs):
         copy = nnx.merge(graph, variables)

@@ -15,6 +15,7 @@ from seeflower_jax import attribution as attr
 from seeflower_jax.attribution import cam, registry
 from tests.attribution.adapters import frameworks
 from tests.attribution.adapters.frameworks import FRAMEWORKS, LAYERS, reference
+from tests.attribution.adapters.hand_split import assert_close
 
 OPTIONS = {
     "occlusion": {"window": 12, "stride": 12},
@@ -40,13 +41,6 @@ def images():
 @pytest.fixture(scope="module")
 def labels():
     return jnp.array([1, 4])
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    """Compare arrays, within a tolerance relative to the largest magnitude."""
-    largest = np.abs(expected).max()
-    assert largest > 0
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * largest)
 
 
 def test_logits_and_endpoints(adapted, images):
