@@ -29,9 +29,9 @@ def from_equinox(
 ) -> AdaptedNetwork:
     """Return an Equinox model as a network function, in inference mode.
 
-    A layer is the output of `__call__` of a submodule. Its name is the path of the
-    submodule, such as `layers/0`. The model takes one image, and the network maps it
-    over a batch.
+    A layer is the output of `__call__` of a submodule, without its state. Its name is
+    the path of the submodule, such as `layers/0`. The model takes one image, and the
+    network maps it over a batch.
 
     Args:
       model: an `equinox.Module` of one image. The network calls a copy, which
@@ -91,12 +91,14 @@ def _named(module: Any, path: str) -> Any:
 @functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
 def _naming(cls: type) -> type:
     """Return a subclass of a module whose calls name their outputs."""
+    import equinox as eqx
 
     def call(self, *positional, **keywords):
         outputs = cls.__call__(self, *positional, **keywords)
+        match outputs:
+            case (values, eqx.nn.State() as state):
+                return name_outputs(values, self.layer_name), state
         return name_outputs(outputs, self.layer_name)
-
-    import equinox as eqx
 
     fields = {
         "__annotations__": {"layer_name": str},

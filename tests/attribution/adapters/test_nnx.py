@@ -75,6 +75,8 @@ def resnet(block=Block):
 def test_residual_network_is_split_by_hand(block, images):
     plain, model = resnet(), resnet(block)
     plain.eval()
+    view = nnx.view(model, deterministic=True, use_running_average=True)
+    view(images)  # Traces what is inside of `nnx.jit` without names.
     nnx.view(model, deterministic=True, use_running_average=True)(
         images
     )  # fills caches
