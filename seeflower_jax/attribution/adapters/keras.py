@@ -36,6 +36,9 @@ def from_keras(
     layer within a layer starts with the outer names, as in `encoder/attention`. The
     network has copies of the variables.
 
+    The attention weights of `keras.layers.MultiHeadAttention` are the layer `softmax`
+    within it. Keras computes them explicitly, rather than in one fused operation.
+
     A model that ends in a softmax returns probabilities. Build it without, as by
     `classifier_activation=None`, to explain logits.
 
@@ -113,24 +116,36 @@ def _naming(layers: dict[int, tuple[str, Any]]) -> Iterator[None]:
     Another thread that calls the model meanwhile gets the same outputs, since names do
     not change values.
     """
-
-    def named(path, layer):
-        call = layer.call
-
-        @functools.wraps(call)
-        def call_and_name(*positional, **keywords):
-            return name_outputs(call(*positional, **keywords), path)
-
-        return call_and_name
-
     with _lock, contextlib.ExitStack() as restore:
         for path, layer in layers.values():
             attributes = vars(layer)  # `setattr` of Keras tracks what it is given.
             replaced = {key: attributes[key] for key in ("call",) if key in attributes}
-            attributes["call"] = named(path, layer)
+            attributes["call"] = _named_call(path, layer)
             restore.callback(attributes.update, replaced)
             restore.callback(attributes.pop, "call")
         yield
+
+
+def _named_call(path: str, layer: Any) -> Callable[..., Any]:
+    """Return `layer.call` with names for what it returns."""
+    import keras
+
+    call = layer.call
+
+    @functools.wraps(call)
+    def call_and_name(*positional, **keywords):
+        return name_outputs(call(*positional, **keywords), path)
+
+    @functools.wraps(call)
+    def attend_and_name(*positional, return_attention_scores=False, **keywords):
+        # Otherwise attention has no layer for its weights.
+        keywords["return_attention_scores"] = True
+        outputs, weights = call(*positional, **keywords)
+        outputs = name_outputs(outputs, path)
+        return (outputs, weights) if return_attention_scores else outputs
+
+    is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
+    return attend_and_name if is_attention else call_and_name
 
 
 def _input_shape(model: Any) -> tuple[int, int, int] | None:

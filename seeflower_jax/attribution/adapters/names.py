@@ -83,7 +83,8 @@ def run(
       The outputs, and {name: value} in the order of the computation.
 
     Raises:
-      ValueError: a tap has another shape than its value, or no value has its name.
+      ValueError: a tap has another shape than its value, or no value that the function
+        uses has its name.
 
     Example:
       >>> from jax.ad_checkpoint import checkpoint_name
@@ -133,27 +134,34 @@ class _Recorder:
         def read(atom):
             return atom.val if isinstance(atom, core.Literal) else values[atom]
 
+        used = _used(jaxpr)
         for equation in jaxpr.eqns:
             inputs = [read(atom) for atom in equation.invars]
-            outputs = self._apply(jaxpr, equation, inputs)
+            if equation.primitive.name == "name":
+                is_used = equation.outvars[0] in used
+                outputs = [self._record(equation.params["name"], inputs[0], is_used)]
+            else:
+                outputs = self._apply(jaxpr, equation, inputs)
             values.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
     def _apply(self, jaxpr, equation, inputs) -> Sequence[Any]:
-        kind, parameters = equation.primitive.name, equation.params
-        if kind == "name":
-            return [self._record(parameters["name"], *inputs)]
         if not any(_names(equation)) or not _is_open(equation):
             return _bind(jaxpr, equation, inputs)
-        if kind == "scan":
-            return self._unroll(parameters, inputs)
-        return self.evaluate(*_opened(parameters["jaxpr"]), inputs)
+        if equation.primitive.name == "scan":
+            return self._unroll(equation.params, inputs)
+        return self.evaluate(*_opened(equation.params["jaxpr"]), inputs)
 
-    def _record(self, name: str, value: Array) -> Array:
+    def _record(self, name: str, value: Array, is_used: bool) -> Array:
         numbered = itertools.chain([name], (f"{name}#{k}" for k in itertools.count(2)))
         name = next(n for n in numbered if n not in self.values)
         if name in self.taps:
             tap = self.taps[name]
+            if not is_used:
+                raise ValueError(
+                    f"layer {name!r} is computed but not used, so it has no gradient; "
+                    "name what the network uses, as in x = checkpoint_name(x, name)"
+                )
             if tap.shape != value.shape:
                 raise ValueError(
                     f"the tap of layer {name!r} has the shape {tap.shape}; "
@@ -183,6 +191,16 @@ def _opened(jaxpr) -> tuple[core.Jaxpr, Sequence[Any]]:
     """Return a jaxpr and its constants, of which an open jaxpr has none."""
     closed = isinstance(jaxpr, core.ClosedJaxpr)
     return (jaxpr.jaxpr, jaxpr.consts) if closed else (jaxpr, ())
+
+
+def _used(jaxpr) -> set[core.Var]:
+    """Return the variables that the outputs of a jaxpr depend on."""
+    used = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if used.intersection(equation.outvars):
+            atoms = equation.invars
+            used.update(atom for atom in atoms if not isinstance(atom, core.Literal))
+    return used
 
 
 def _bind(jaxpr, equation, inputs) -> Sequence[Any]:

@@ -147,6 +147,10 @@ def test_taps_that_do_not_fit():
         ValueError, match=r"layer 'sin' is unknown.*did you mean 'sine'"
     ):
         run({"sin": X})
+    unused = functools.partial(names.run, lambda x: (plain(x), x)[1], (X,))
+    assert "sine" in unused({})[1]
+    with pytest.raises(ValueError, match="'sine' is computed but not used"):
+        unused({"sine": X})
     with pytest.raises(ValueError, match=r"'sine' .* \(2,\); expected \(3,\)"):
         run({"sine": X[:2]})
 
