@@ -29,8 +29,7 @@ def folder(tmp_path, monkeypatch):
 def test_the_page_starts_with_ten_lines(folder):
     example = EXAMPLES[0]
     assert PAGE.startswith(f"# Attribution\n\n```python\n{example}")
-    imports = re.findall(r"^(?:import|from) .*\n", example, re.MULTILINE)
-    assert len(example.splitlines()) - len(imports) - 1 <= 7 and len(imports) <= 5
+    assert len(example.split("\n\n")) == 2 and len(example.splitlines()) == 11
     names = {}
     exec(example, names)
     assert names["cam"].shape == (224, 224) and names["cam"].min() >= 0
@@ -48,7 +47,7 @@ def test_vision_transformers():
     exec(EXAMPLES[2], names)
     for name in ("rollout", "relevance", "cam"):
         assert names[name].shape == (1, 32, 48)
-    assert len(names["layers"]) == 4 and names["relevance"].max() > 0
+    assert len(names["layers"]) == 2 and names["relevance"].max() > 0
     assert len(EXAMPLES) == 3
 
 

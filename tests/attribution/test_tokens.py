@@ -1,5 +1,7 @@
 """Vision transformers of Keras, Linen and Equinox: maps of tokens and of attention."""
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -17,6 +19,12 @@ from tests.attribution.adapters.hand_split import assert_close
 HEIGHT, WIDTH, PATCH, DIM, HEADS, CLASSES = 16, 24, 8, 6, 2, 5
 PATCHES = HEIGHT // PATCH * WIDTH // PATCH  # 2 rows, 3 columns
 LABELS = jnp.array([1, 4])
+
+
+call = jax.jit(lambda network, images: network(images))
+rollout_maps = jax.jit(attr.attention_rollout, static_argnames=("layers", "prefix"))
+relevance_maps = jax.jit(attr.attention_relevance, static_argnames="layers")
+grad_cam_maps = jax.jit(attr.grad_cam, static_argnames=("layer", "relu"))
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +126,9 @@ def _as_maps(row):
 
 def test_attention_weights_are_layers(network, layers, transformer, images):
     expected = _torch_attention(transformer, images, LABELS)
+    endpoints = call(network, images)[1]
     for layer, (weights, _) in zip(layers, expected, strict=True):
-        assert_close(network(images)[1][layer], weights)
+        assert_close(endpoints[layer], weights)
         assert network.layers[layer] == (HEADS, PATCHES + 1, PATCHES + 1)
 
 
@@ -127,7 +136,7 @@ def test_attention_rollout(network, layers, transformer, images):
     rollout = np.eye(PATCHES + 1)
     for weights, _ in _torch_attention(transformer, images, LABELS):
         rollout = (0.5 * weights.mean(1) + 0.5 * np.eye(PATCHES + 1)) @ rollout
-    maps = attr.attention_rollout(network, images, layers=layers)
+    maps = rollout_maps(network, images, layers=layers)
     assert_close(maps, _as_maps(rollout[:, 0]))
 
 
@@ -135,10 +144,9 @@ def test_attention_relevance(network, layers, transformer, images):
     relevance = np.eye(PATCHES + 1)
     for weights, gradients in _torch_attention(transformer, images, LABELS):
         relevance = relevance + np.maximum(weights * gradients, 0).mean(1) @ relevance
-    compute = jax.jit(attr.attention_relevance, static_argnames="layers")
-    maps = compute(network, images, LABELS, layers=layers)
+    maps = relevance_maps(network, images, LABELS, layers=layers)
     assert_close(maps, _as_maps(relevance[:, 0]))
-    other_maps = attr.attention_relevance(network, images, layers=layers)
+    other_maps = relevance_maps(network, images, layers=layers)
     assert not np.allclose(maps, other_maps)
 
 
@@ -147,15 +155,16 @@ def test_class_activation_maps_of_tokens(network, transformer, images):
     grid = attr.tokens_to_grid(network)
     norm = transformer.get_layer("norm_1")
     upper = keras.Model([norm.input, norm.output], transformer.output)
-    residual, activations = keras.Model(transformer.input, [norm.input, norm.output])(
-        images
-    )
-    gradients = jax.grad(lambda x: upper([residual, x])[jnp.arange(2), LABELS].sum())(
-        activations
-    )
+    lower = keras.Model(transformer.input, [norm.input, norm.output])
+    residual, activations = lower(images)
+
+    def total_score(x):
+        return upper([residual, x])[jnp.arange(2), LABELS].sum()
+
+    gradients = jax.jit(jax.grad(total_score))(activations)
     weights = gradients[:, 1:].mean(1, keepdims=True)
     row = (weights * activations).sum(-1)
-    maps = attr.grad_cam(grid, images, LABELS, layer="norm_1", relu=False)
+    maps = grad_cam_maps(grid, images, LABELS, layer="norm_1", relu=False)
     assert_close(maps, _as_maps(np.array(row)))
     assert grid.layers["norm_1"] == (2, 3, DIM)
     assert grid.layers["patches"] == (2, 3, DIM)
@@ -186,19 +195,20 @@ class LinenTransformer(nn.Module):
 
 def test_attention_that_a_user_names(images):
     """Flax' own record of attention weights is the reference."""
-    variables = LinenTransformer().init(jax.random.key(0), images)
+    variables = jax.jit(LinenTransformer().init)(jax.random.key(0), images)
     network = attr.from_linen(LinenTransformer(), variables)
-    logits, endpoints = network(images)
+    logits, endpoints = call(network, images)
     module = LinenTransformer(sow=True)
-    expected, record = module.apply(variables, images, mutable="intermediates")
+    apply = jax.jit(functools.partial(module.apply, mutable="intermediates"))
+    expected, record = apply(variables, images)
     assert_close(logits, expected)
-    layers = ["attention", "attention#2"]
+    layers = ("attention", "attention#2")
     rollout = np.eye(PATCHES)
     for layer, values in zip(layers, record["intermediates"].values(), strict=True):
         (weights,) = values["attention_weights"]
         assert_close(endpoints[layer], weights)
         rollout = (weights.mean(1) + np.eye(PATCHES)) / 2 @ rollout
-    maps = attr.attention_rollout(network, images, layers=layers, prefix=0)
+    maps = rollout_maps(network, images, layers=layers, prefix=0)
     row = jnp.pad(rollout.mean(1), ((0, 0), (1, 0)))
     assert_close(maps, _as_maps(np.array(row, np.float32)))
 
@@ -233,12 +243,11 @@ class EquinoxTransformer(eqx.Module):
 def test_attention_with_channels_first(images):
     model = EquinoxTransformer(jax.random.key(0))
     network = attr.from_equinox(model)
-    assert network(images)[1]["patches"].shape == (2, 2, 3, DIM)
-    weights = jax.vmap(lambda image: model.weights(model.tokens(image)))(
-        jnp.moveaxis(images, -1, 1)
-    )
+    assert call(network, images)[1]["patches"].shape == (2, 2, 3, DIM)
+    attention = jax.jit(jax.vmap(lambda image: model.weights(model.tokens(image))))
+    weights = attention(jnp.moveaxis(images, -1, 1))
     rollout = (weights.mean(1) + np.eye(PATCHES + 1)) / 2
-    maps = attr.attention_rollout(network, images, layers=["attention"])
+    maps = rollout_maps(network, images, layers=("attention",))
     assert_close(maps, _as_maps(np.array(rollout[:, 0])))
 
 
