@@ -1,4 +1,4 @@
-"""Vision transformers: tokens and attention weights as maps.
+"""Vision transformers: tokens as maps.
 
     network = tokens_to_grid(attr.from_keras(transformer))
     maps = attr.grad_cam(network, images, layer="block_11/norm1")
@@ -10,15 +10,12 @@ the image row by row.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax import hints
-from seeflower_jax.attribution import cam
 from seeflower_jax.attribution.adapters.network import layer_shapes
 from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Taps
 
@@ -40,81 +37,6 @@ def grid_shape(patches: int, images: Array, grid: Grid = None) -> Grid:
     rows, columns = grid or (rows, rows * width // height)
     fits = rows * columns == patches > 0
     return (rows, columns) if fits else None
-
-
-def token_maps(
-    relevance: Float[Array, "n t"],
-    images: Float[Array, "n h w 3"],
-    prefix: int,
-    grid: Grid = None,
-) -> Float[Array, "n h w"]:
-    """Return the relevance of patches as maps of the size of the images.
-
-    Raises:
-      ValueError: the patches do not fill a grid.
-
-    Example:
-      >>> token_maps(jnp.ones((3, 17)), images, prefix=1).shape == images.shape[:3]
-      True
-    """
-    patches = relevance.shape[1] - prefix
-    shape = grid_shape(patches, images, grid)
-    if shape is None:
-        aspect = f"of the images' aspect ratio {images.shape[1]}:{images.shape[2]}"
-        raise ValueError(
-            f"{patches} patches, all but the first {prefix} tokens, do not fill a grid "
-            f"{grid or aspect}; set prefix or grid=(rows, columns)"
-        )
-    return cam.upsample(relevance[:, prefix:].reshape(-1, *shape), images)
-
-
-def attention_heads(
-    endpoints: Mapping[str, Array], layers: Sequence[str]
-) -> list[Float[Array, "n heads t t"]]:
-    """Return the attention weights of layers.
-
-    Args:
-      endpoints: the endpoints of a network, or gradients with respect to them.
-      layers: names of attention weights [n, heads, t, t]. If the last two axes differ,
-        the weights may be [n, t, t, heads], as `channels_first` of an adapter leaves
-        them.
-
-    Raises:
-      ValueError: a layer is unknown or has no attention weights, or there is none.
-
-    Example:
-      >>> weights = {"a": jnp.ones((3, 2, 5, 5)), "b": jnp.ones((3, 5, 5, 2))}
-      >>> [w.shape for w in attention_heads(weights, ["a", "b"])]
-      [(3, 2, 5, 5), (3, 2, 5, 5)]
-    """
-    if not layers:
-        raise ValueError("layers is empty; expected the names of attention weights")
-    for layer in layers:
-        if layer not in endpoints:
-            hint = hints.did_you_mean(layer, endpoints)
-            known = list(endpoints)
-            raise ValueError(f"layer {layer!r} is unknown; layers are {known}{hint}")
-    return [_heads_first(name, endpoints[name].astype(jnp.float32)) for name in layers]
-
-
-def _heads_first(layer: str, weights: Array) -> Float[Array, "n heads t t"]:
-    if weights.ndim == 4 and weights.shape[2] == weights.shape[3]:
-        return weights
-    if weights.ndim == 4 and weights.shape[1] == weights.shape[2]:
-        return jnp.moveaxis(weights, -1, 1)
-    raise ValueError(
-        f"layer {layer!r} has the shape {weights.shape}; expected attention weights "
-        "[n, heads, t, t]; name the weights after the softmax"
-    )
-
-
-def class_token_row(relevance: Float[Array, "n t t"], prefix: int) -> Array:
-    """Return what the class token, the first one, gets from each token [n, t].
-
-    Without tokens before the patches, the network averages the patches. The function
-    then returns the mean over all rows.
-    """
-    return relevance[:, 0] if prefix else relevance.mean(1)
 
 
 def tokens_to_grid(

@@ -90,7 +90,7 @@ def _named(module: Any, path: str) -> Any:
 
 @functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
 def _naming(cls: type) -> type:
-    """Return a subclass of a module whose calls name their outputs."""
+    """Return a subclass of a module that names the outputs of its calls."""
     import equinox as eqx
 
     def call(self, *positional, **keywords):

@@ -30,8 +30,8 @@ def from_haiku(
 ) -> AdaptedNetwork:
     """Return a transformed Haiku function as a network function.
 
-    A layer is the output of `__call__` of a module. Its name is that of the module in
-    `params`, such as `res_net50/~/initial_conv`.
+    A layer is the output of `__call__` of a module. Its name is the name that the
+    module has in `params`, such as `res_net50/~/initial_conv`.
 
     Args:
       apply: of `hk.transform`, `hk.transform_with_state` or `hk.without_apply_rng`.

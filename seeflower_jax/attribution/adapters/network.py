@@ -1,8 +1,9 @@
 """The network function that all adapters return.
 
-network = attr.from_linen(module, variables, preprocess=lambda x: x / 255)
-logits, endpoints = network(images)
-network.layers      # {"conv1": (32, 32, 16), ...}, in the order of the computation
+Example:
+    network = attr.from_linen(module, variables, preprocess=lambda x: x / 255)
+    logits, endpoints = network(images)
+    network.layers      # {"conv1": (32, 32, 16), ...}, in the order of the computation
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from seeflower_jax.attribution.adapters import names
+from seeflower_jax.attribution.adapters import jaxprs
+from seeflower_jax.attribution.adapters.taps import run
 from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Preprocess, Taps
 
 
@@ -47,7 +49,7 @@ class AdaptedNetwork:
 
     Attributes:
       forward: maps the variables and preprocessed images to what the network returns.
-        Its named values become the endpoints, see `adapters.names`.
+        Its named values become the endpoints, see `adapters.taps`.
       variables: a pytree of arrays.
       preprocess: maps float images [n, h, w, 3] in [0, 255] to what the network takes.
         The default leaves images as they are.
@@ -90,12 +92,12 @@ class AdaptedNetwork:
         """
         inputs = self._inputs(images)
         taps = self._move(taps or {}, -1, 1)
-        run = functools.partial(names.run, self._logits)
-        if self.single:
-            over_images = jax.vmap(lambda x, t: run((self.variables, x), t))
-            logits, endpoints = over_images(inputs, taps)
-        else:
-            logits, endpoints = run((self.variables, inputs), taps)
+
+        def compute(inputs, taps):
+            return run(self._logits, (self.variables, inputs), taps)
+
+        compute = jax.vmap(compute) if self.single else compute
+        logits, endpoints = compute(inputs, taps)
         return logits, self._move(endpoints, 1, -1)
 
     @property
@@ -120,7 +122,8 @@ class AdaptedNetwork:
         inputs = jax.eval_shape(self._inputs, self.example())
         if self.single:
             inputs = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
-        return names.hidden(self._logits, (self.variables, inputs))
+        closed = jax.make_jaxpr(self._logits)(self.variables, inputs)
+        return jaxprs.hidden_names(closed.jaxpr)
 
     def example(self) -> Float[jax.ShapeDtypeStruct, "1 h w 3"]:
         """Return the shape of one image.

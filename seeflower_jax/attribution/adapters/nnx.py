@@ -69,7 +69,7 @@ def from_nnx(
 
 @functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
 def _naming(cls: type) -> type:
-    """Return a subclass of a module whose calls name their outputs."""
+    """Return a subclass of a module that names the outputs of its calls."""
 
     def call(self, *positional, **keywords):
         outputs = cls.__call__(self, *positional, **keywords)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution import tokens
+from seeflower_jax.attribution import attention
 from seeflower_jax.attribution.targets import score
+from seeflower_jax.attribution.tokens import Grid
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
@@ -23,7 +24,7 @@ def attention_relevance(
     *,
     layers: Sequence[str],
     prefix: int = 1,
-    grid: tokens.Grid = None,
+    grid: Grid = None,
 ) -> Float[Array, "n h w"]:
     """Compute how much each patch raises the score through attention, over all layers.
 
@@ -56,7 +57,7 @@ def attention_relevance(
       True
     """
     shapes = jax.eval_shape(network, images)[1]
-    jax.eval_shape(lambda x: tokens.attention_heads(x, layers), shapes)  # May raise.
+    jax.eval_shape(lambda x: attention.attention_heads(x, layers), shapes)  # May raise.
     zero_taps = {
         name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in layers
     }
@@ -67,10 +68,10 @@ def attention_relevance(
 
     gradients, endpoints = jax.grad(total_score, has_aux=True)(zero_taps)
     weights, gradients = (
-        tokens.attention_heads(values, layers) for values in (endpoints, gradients)
+        attention.attention_heads(values, layers) for values in (endpoints, gradients)
     )
     relevance = jnp.eye(weights[0].shape[-1])
     for weight, gradient in zip(weights, gradients, strict=True):
         relevance += jax.nn.relu(weight * gradient).mean(1) @ relevance
-    row = tokens.class_token_row(relevance, prefix)
-    return tokens.token_maps(row, images, prefix, grid)
+    row = attention.class_token_row(relevance, prefix)
+    return attention.token_maps(row, images, prefix, grid)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution import tokens
+from seeflower_jax.attribution import attention
+from seeflower_jax.attribution.tokens import Grid
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
@@ -22,7 +23,7 @@ def attention_rollout(
     *,
     layers: Sequence[str],
     prefix: int = 1,
-    grid: tokens.Grid = None,
+    grid: Grid = None,
 ) -> Float[Array, "n h w"]:
     """Compute how much attention the class token pays to each patch, over all layers.
 
@@ -56,8 +57,8 @@ def attention_rollout(
       True
     """
     del targets
-    weights = tokens.attention_heads(network(images)[1], layers)
+    weights = attention.attention_heads(network(images)[1], layers)
     mixed = [(w.mean(1) + jnp.eye(w.shape[-1])) / 2 for w in weights]
     rollout = functools.reduce(lambda below, layer: layer @ below, mixed)
-    row = tokens.class_token_row(rollout, prefix)
-    return tokens.token_maps(row, images, prefix, grid)
+    row = attention.class_token_row(rollout, prefix)
+    return attention.token_maps(row, images, prefix, grid)
