@@ -1,7 +1,8 @@
 """Attention weights of vision transformers, and maps from them.
 
-weights = attention_heads(endpoints, ["block_0/attention", "block_1/attention"])
-maps = token_maps(relevance, images, prefix=1)
+Example:
+    weights = attention_heads(endpoints, ["block_0/attention", "block_1/attention"])
+    maps = token_maps(relevance, images, prefix=1)
 """
 
 from collections.abc import Mapping, Sequence

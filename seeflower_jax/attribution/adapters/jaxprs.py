@@ -1,7 +1,8 @@
 """Jaxprs with named values: where the names are, and the evaluation of an equation.
 
-closed = jax.make_jaxpr(function)(x)
-hidden_names(closed.jaxpr)      # {"block": "while"}
+Example:
+    closed = jax.make_jaxpr(function)(x)
+    hidden_names(closed.jaxpr)      # {"block": "while"}
 """
 
 from collections.abc import Iterator, Sequence

@@ -76,18 +76,13 @@ def from_keras(
     layers = {}
     for path, layer in _layers(model):
         layers.setdefault(id(layer), (path, layer))  # A shared layer has one name.
-    variables = tuple(
-        # Copies, because `fit` and `predict` of Keras donate the arrays of the model.
-        [jnp.array(variable.value) for variable in group]
-        for group in (model.trainable_variables, model.non_trainable_variables)
-    )
+    # Copies, because `fit` and `predict` of Keras donate the arrays of the model.
+    variables = [jnp.array(variable.value) for variable in model.variables]
 
     def forward(variables, inputs):
-        with _naming(layers):
-            outputs, _ = model.stateless_call(
-                *variables, inputs, training=False, **arguments
-            )
-        return outputs
+        values = zip(model.variables, variables, strict=True)
+        with _naming(layers), keras.StatelessScope(values):
+            return model(inputs, training=False, **arguments)
 
     return AdaptedNetwork(
         forward,
@@ -138,7 +133,7 @@ def _named_call(path: str, layer: Any) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def attend_and_name(*positional, return_attention_scores=False, **keywords):
-        # Otherwise attention has no layer for its weights.
+        # Attention calls its layer `softmax` only if it returns the weights.
         keywords["return_attention_scores"] = True
         outputs, weights = call(*positional, **keywords)
         outputs = name_outputs(outputs, path)

@@ -25,14 +25,16 @@ def check(network, images, targets, layer, lower, upper):
       lower: maps images to activations [n, h, w, c].
       upper: maps activations to logits.
     """
+
+    @jax.jit
+    def compute(network, images):
+        maps = attr.grad_cam(network, images, targets, layer=layer, relu=False)
+        return cam.layer_gradients(network, images, targets, layer), maps
+
     activations = lower(images)
-    gradients = jax.grad(lambda x: score(upper(x), targets).sum())(activations)
-    compute = jax.jit(cam.layer_gradients, static_argnames="layer")
-    actual = compute(network, images, targets, layer=layer)
-    assert_close(actual[0], activations)
-    assert_close(actual[1], gradients)
-    weights = np.mean(gradients, (1, 2))
-    small = np.einsum("nhwc,nc->nhw", activations, weights)
-    maps = jax.image.resize(small, images.shape[:3], "bilinear")
-    compute = jax.jit(attr.grad_cam, static_argnames=("layer", "relu"))
-    assert_close(compute(network, images, targets, layer=layer, relu=False), maps)
+    gradients = jax.jit(jax.grad(lambda x: score(upper(x), targets).sum()))(activations)
+    layer_gradients, maps = compute(network, images)
+    assert_close(layer_gradients[0], activations)
+    assert_close(layer_gradients[1], gradients)
+    small = np.einsum("nhwc,nc->nhw", activations, np.mean(gradients, (1, 2)))
+    assert_close(maps, jax.image.resize(small, images.shape[:3], "bilinear"))

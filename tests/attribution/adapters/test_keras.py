@@ -136,7 +136,10 @@ class Twice(keras.layers.Layer):
 
 
 class Subclassed(keras.Model):
-    """A model without a graph, with a layer in a list and one in two places."""
+    """A model without a graph, and without an argument for training.
+
+    One of its layers is in two places.
+    """
 
     def __init__(self):
         super().__init__()
@@ -144,8 +147,8 @@ class Subclassed(keras.Model):
         self.twice = Twice(name="twice")
         self.parts = [self.twice, keras.layers.Dropout(0.9, name="drop")]
 
-    def call(self, x, training=True):
-        return self.parts[1](self.twice(self.pool(x))[1], training=training)
+    def call(self, x):
+        return self.parts[1](self.twice(self.pool(x))[1])
 
 
 def test_subclassed_models(images):
@@ -160,10 +163,16 @@ def test_subclassed_models(images):
     assert list(endpoints) == names and list(network.layers) == names
     np.testing.assert_array_equal(endpoints["twice/inner"], endpoints["twice[0]"])
     tap = jnp.ones((2, 3))
-    gains = [network(images, {name: tap})[0] - logits for name in names[1:5]]
     through = tap @ model.twice.inner.kernel.value
-    for gain, expected in zip(gains, (through, tap, 0 * tap, tap), strict=True):
-        np.testing.assert_allclose(gain, expected, atol=1e-4)
+    for name, expected in zip(names[1:5], (through, tap, None, tap), strict=True):
+        if expected is None:
+            with pytest.raises(
+                ValueError, match=r"'twice\[0\]' is computed but not used"
+            ):
+                network(images, {name: tap})
+        else:
+            gain = network(images, {name: tap})[0] - logits
+            np.testing.assert_allclose(gain, expected, atol=1e-4)
     assert all("call" not in vars(layer) for layer in model._flatten_layers())
 
 
