@@ -1,13 +1,17 @@
 """Attribution: maps of the image regions that a network's score depends on.
 
-    network = functools.partial(models.apply, spec, variables)
-    maps = grad_cam.grad_cam(network, images, targets, layer="mixed10")   # [N, H, W]
+    from seeflower_jax import attribution as attr
+
+    network = attr.from_linen(module, variables)
+    maps = attr.grad_cam(network, images, targets, layer="block3/conv")   # [N, H, W]
 
 A method is a pure function `method(network, images, targets, ...) -> maps`. The caller
 may jit it.
 
 - `network(images, taps=None)` returns `(logits, endpoints)`. It is a pure function with
   its variables bound. Any function of this form works, see `types.NetworkFunction`.
+  `models.bind` returns it for the networks of this package. `from_linen`, `from_nnx`,
+  `from_keras`, `from_equinox`, `from_haiku` and `from_function` return it for others.
 - `images` are RGB in [0, 255], [N, H, W, 3].
 - `targets` says which score the maps explain, see `targets`. The default is the logit
   of the predicted class.
@@ -17,6 +21,97 @@ may jit it.
 In inference, the images of a batch do not influence one another. One gradient of the
 sum of all scores therefore holds the gradient of each score.
 
-`registry` lists the methods by name, and `batch` runs methods by name. `localisation`
-and `faithfulness` measure maps. `activation_max` synthesises images of a class.
+`methods` holds one method a file. `registry` lists the methods by name, and `batch`
+runs methods by name. `localisation` and `faithfulness` measure maps. `activation_max`
+synthesises images of a class.
+
+The package imports a function or a module only when it is first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seeflower_jax.attribution.adapters.equinox import from_equinox
+    from seeflower_jax.attribution.adapters.function import from_function
+    from seeflower_jax.attribution.adapters.haiku import from_haiku
+    from seeflower_jax.attribution.adapters.keras import from_keras
+    from seeflower_jax.attribution.adapters.linen import from_linen
+    from seeflower_jax.attribution.adapters.nnx import from_nnx
+    from seeflower_jax.attribution.methods.attention_relevance import (
+        attention_relevance,
+    )
+    from seeflower_jax.attribution.methods.attention_rollout import attention_rollout
+    from seeflower_jax.attribution.methods.eigen_cam import eigen_cam
+    from seeflower_jax.attribution.methods.finer_cam import finer_cam
+    from seeflower_jax.attribution.methods.grad_cam import grad_cam
+    from seeflower_jax.attribution.methods.grad_cam_plus_plus import grad_cam_plus_plus
+    from seeflower_jax.attribution.methods.guided_grad_cam import guided_grad_cam
+    from seeflower_jax.attribution.methods.hires_cam import hires_cam
+    from seeflower_jax.attribution.methods.integrated_gradients import (
+        integrated_gradients,
+    )
+    from seeflower_jax.attribution.methods.layer_cam import layer_cam
+    from seeflower_jax.attribution.methods.occlusion import occlusion
+    from seeflower_jax.attribution.methods.saliency import (
+        guided_saliency,
+        paper_saliency,
+        saliency,
+        signed_saliency,
+    )
+    from seeflower_jax.attribution.methods.score_cam import score_cam
+    from seeflower_jax.attribution.methods.smooth_grad import smooth_grad
+    from seeflower_jax.attribution.tokens import tokens_to_grid
+
+__all__ = [
+    "attention_relevance",
+    "attention_rollout",
+    "eigen_cam",
+    "finer_cam",
+    "from_equinox",
+    "from_function",
+    "from_haiku",
+    "from_keras",
+    "from_linen",
+    "from_nnx",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "guided_grad_cam",
+    "guided_saliency",
+    "hires_cam",
+    "integrated_gradients",
+    "layer_cam",
+    "occlusion",
+    "paper_saliency",
+    "saliency",
+    "score_cam",
+    "signed_saliency",
+    "smooth_grad",
+    "tokens_to_grid",
+]
+
+# The modules of the functions that are not in `methods`, in a module of their name.
+_HOMES = {
+    "from_equinox": "adapters.equinox",
+    "from_function": "adapters.function",
+    "from_haiku": "adapters.haiku",
+    "from_keras": "adapters.keras",
+    "from_linen": "adapters.linen",
+    "from_nnx": "adapters.nnx",
+    "guided_saliency": "methods.saliency",
+    "paper_saliency": "methods.saliency",
+    "signed_saliency": "methods.saliency",
+    "tokens_to_grid": "tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        home = _HOMES.get(name, f"methods.{name}")
+        return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    try:  # a module, as in `attr.targets`
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

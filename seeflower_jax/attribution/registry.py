@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seeflower_jax import hints
-from seeflower_jax.attribution import (
+from seeflower_jax.attribution.methods import (
     eigen_cam,
     finer_cam,
     grad_cam,

@@ -17,15 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from seeflower_jax import attribution as attr
 from seeflower_jax import models, records
-from seeflower_jax.attribution import (
-    grad_cam,
-    guided_grad_cam,
-    integrated_gradients,
-    occlusion,
-    saliency,
-    smooth_grad,
-)
 from seeflower_jax.comparison import captum_reference, timing
 from seeflower_jax.comparison.captum_reference import (
     INTEGRATION_STEPS,
@@ -41,19 +34,15 @@ FRAMEWORKS = ("seeflower_jax", "captum")
 _LAYERED = ("grad_cam", "guided_grad_cam")
 _GUIDED = ("guided_saliency", "guided_grad_cam")
 METHODS: dict[str, Callable] = {
-    "saliency": saliency.saliency,
-    "guided_saliency": saliency.guided_saliency,
-    "grad_cam": grad_cam.grad_cam,
-    "guided_grad_cam": guided_grad_cam.guided_grad_cam,
+    "saliency": attr.saliency,
+    "guided_saliency": attr.guided_saliency,
+    "grad_cam": attr.grad_cam,
+    "guided_grad_cam": attr.guided_grad_cam,
     "integrated_gradients": functools.partial(
-        integrated_gradients.integrated_gradients,
-        steps=INTEGRATION_STEPS,
-        spacing=1.0,
+        attr.integrated_gradients, steps=INTEGRATION_STEPS, spacing=1.0
     ),
-    "smooth_grad": functools.partial(
-        smooth_grad.smooth_grad, samples=SAMPLES, noise=NOISE
-    ),
-    "occlusion": functools.partial(occlusion.occlusion, window=WINDOW, stride=STRIDE),
+    "smooth_grad": functools.partial(attr.smooth_grad, samples=SAMPLES, noise=NOISE),
+    "occlusion": functools.partial(attr.occlusion, window=WINDOW, stride=STRIDE),
 }
 
 Images: TypeAlias = Float[np.ndarray, "n h w 3"]

@@ -48,7 +48,7 @@ def make_closer_look(
         canvas, sizes = batch["canvas"], batch["sizes"]
         bound = network.bind(variables)
         images = view(canvas, sizes)
-        maps = grad_cam.grad_cam(bound, images, layer=layer)
+        maps = grad_cam(bound, images, layer=layer)
         boxes = localisation.bounding_boxes(maps, threshold)
         centers, halves = localisation.squares(boxes, view.size)
         parts = view.zoom(canvas, sizes, centers, halves)

@@ -87,7 +87,7 @@ def test_integrated_gradients_are_complete(vgg16):
     spec, variables, _, images = vgg16
     network = functools.partial(models.apply, spec, variables)
     logits, grey = (network(x)[0] for x in (images, jnp.full_like(images, 127.5)))
-    maps = integrated_gradients.integrated_gradients(network, images, steps=100)
+    maps = integrated_gradients(network, images, steps=100)
     change = jnp.take_along_axis(logits - grey, logits.argmax(-1)[:, None], -1)[:, 0]
     np.testing.assert_allclose(maps.sum((1, 2)), change, rtol=0.01)
 

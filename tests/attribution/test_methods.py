@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models
-from seeflower_jax.attribution import batch, options, registry, targets
-from seeflower_jax.attribution.grad_cam import grad_cam
-from seeflower_jax.attribution.integrated_gradients import integrated_gradients
-from seeflower_jax.attribution.occlusion import occlusion
-from seeflower_jax.attribution.saliency import gradient, saliency, signed_saliency
-from seeflower_jax.attribution.score_cam import score_cam
-from seeflower_jax.attribution.smooth_grad import smooth_grad
+from seeflower_jax.attribution import (
+    batch,
+    grad_cam,
+    integrated_gradients,
+    occlusion,
+    options,
+    registry,
+    saliency,
+    score_cam,
+    signed_saliency,
+    smooth_grad,
+    targets,
+)
+from seeflower_jax.attribution.methods.saliency import gradient
 from tests import fixtures
 
 SPEC = models.get_spec("vgg16", num_classes=5, width=0.05, input_size=64)

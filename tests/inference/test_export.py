@@ -144,7 +144,7 @@ def test_command_line(baseline, tmp_path):
     pair = np.asarray(Image.open(drawn[0]))
     np.testing.assert_array_equal(pair[:, :32], images[0])
     target = np.asarray(logits).argmax(-1)
-    (values,) = grad_cam.grad_cam(network.bind(), images[:1], target, layer="conv2")
+    (values,) = grad_cam(network.bind(), images[:1], target, layer="conv2")
     overlay = figures.overlay(images[0], values, False)
     assert np.abs(pair[:, 32:] - overlay.astype(int)).max() <= 2
 

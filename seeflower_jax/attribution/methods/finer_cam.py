@@ -6,7 +6,7 @@ Example:
 
 from jaxtyping import Array, Float, Int
 
-from seeflower_jax.attribution.grad_cam import grad_cam
+from seeflower_jax.attribution.methods.grad_cam import grad_cam
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import contrast
 from seeflower_jax.attribution.types import NetworkFunction

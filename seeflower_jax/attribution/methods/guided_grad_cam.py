@@ -6,8 +6,8 @@ Example:
 
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.grad_cam import grad_cam
-from seeflower_jax.attribution.saliency import guided_saliency
+from seeflower_jax.attribution.methods.grad_cam import grad_cam
+from seeflower_jax.attribution.methods.saliency import guided_saliency
 from seeflower_jax.attribution.types import GuidedNetworkFunction, Targets
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from seeflower_jax.attribution.methods.saliency import saliency
 from seeflower_jax.attribution.options import check_ranges
-from seeflower_jax.attribution.saliency import saliency
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
 

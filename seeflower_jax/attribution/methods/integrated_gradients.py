@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.methods.saliency import gradient
 from seeflower_jax.attribution.options import check_ranges
-from seeflower_jax.attribution.saliency import gradient
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 

@@ -1,0 +1,109 @@
+"""Equinox: the outputs of submodules, named by their paths.
+
+Example:
+    network = from_equinox(model)
+    network.layers      # {"layers/0": (32, 32, 16), ...}
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.adapters.names import name_outputs
+from seeflower_jax.attribution.adapters.network import AdaptedNetwork
+from seeflower_jax.attribution.types import Preprocess
+
+
+def from_equinox(
+    model: Any,
+    state: Any = None,
+    *,
+    preprocess: Preprocess | None = None,
+    output: Callable[[Any], Float[Array, "c"]] | None = None,
+    channels_first: bool = True,
+    input_shape: tuple[int, int, int] | None = None,
+    **arguments: Any,
+) -> AdaptedNetwork:
+    """Return an Equinox model as a network function, in inference mode.
+
+    A layer is the output of `__call__` of a submodule, without its state. Its name is
+    the path of the submodule, such as `layers/0`. The model takes one image, and the
+    network maps it over a batch.
+
+    Args:
+      model: an `equinox.Module` of one image. The network calls a copy, which
+        `equinox.nn.inference_mode` returns.
+      state: an `equinox.nn.State`, for a model that takes and returns one. The network
+        ignores the state that the model returns.
+      preprocess, output, channels_first, input_shape: see `AdaptedNetwork`. `output`
+        gets what the model returns for one image, without the state.
+      **arguments: more arguments of `model.__call__`, such as `key`.
+
+    Example:
+      >>> import equinox as eqx
+      >>> model = eqx.nn.Sequential([
+      ...     eqx.nn.Conv2d(3, 4, 3, key=jax.random.key(0)),
+      ...     eqx.nn.Lambda(lambda x: x.mean((1, 2))),
+      ... ])
+      >>> from_equinox(model, input_shape=(64, 64, 3)).layers
+      {'layers/0': (62, 62, 4), 'layers/1': (4,)}
+    """
+    import equinox as eqx
+
+    model = eqx.nn.inference_mode(model)
+    variables, static = eqx.partition((model, state), eqx.is_array)
+
+    def forward(variables, image):
+        model, state = eqx.combine(variables, static)
+        model = _named(model, "")
+        if state is None:
+            return model(image, **arguments)
+        return model(image, state, **arguments)[0]
+
+    return AdaptedNetwork(
+        forward, variables, preprocess, output, channels_first, True, input_shape
+    )
+
+
+def _named(module: Any, path: str) -> Any:
+    """Return a copy of a module in which the calls of submodules name their outputs."""
+    import equinox as eqx
+
+    def visit(keys, node):
+        inner = jax.tree_util.keystr(keys, simple=True, separator="/")
+        is_module = isinstance(node, eqx.Module)
+        return _named(node, f"{path}/{inner}".lstrip("/")) if is_module else node
+
+    copy = jax.tree_util.tree_map_with_path(
+        visit, module, is_leaf=lambda x: isinstance(x, eqx.Module) and x is not module
+    )
+    if not (path and callable(copy)):
+        return copy
+    cls: Any = type(copy)
+    named = object.__new__(_naming(cls))
+    vars(named).update(vars(copy), layer_name=path)
+    return named
+
+
+@functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
+def _naming(cls: type) -> type:
+    """Return a subclass of a module that names the outputs of its calls."""
+    import equinox as eqx
+
+    def call(self, *positional, **keywords):
+        outputs = cls.__call__(self, *positional, **keywords)
+        match outputs:
+            case (values, eqx.nn.State() as state):
+                return name_outputs(values, self.layer_name), state
+        return name_outputs(outputs, self.layer_name)
+
+    fields = {
+        "__annotations__": {"layer_name": str},
+        "layer_name": eqx.field(static=True, default=""),
+        "__call__": call,
+        "__module__": cls.__module__,
+    }
+    return type(cls)(cls.__name__, (cls,), fields)

@@ -1,0 +1,75 @@
+"""Flax Linen: the outputs of submodules, named by their paths.
+
+Example:
+    network = from_linen(module, variables, train=False)
+    network.layers      # {"block1/conv": (32, 32, 16), ...}
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.adapters.names import name_outputs
+from seeflower_jax.attribution.adapters.network import AdaptedNetwork
+from seeflower_jax.attribution.types import Preprocess, Variables
+
+
+def from_linen(
+    module: Any,
+    variables: Variables,
+    *,
+    preprocess: Preprocess | None = None,
+    output: Callable[[Any], Float[Array, "n c"]] | None = None,
+    channels_first: bool = False,
+    input_shape: tuple[int, int, int] | None = None,
+    **arguments: Any,
+) -> AdaptedNetwork:
+    """Return a Flax Linen module as a network function.
+
+    A layer is the output of `__call__` of a submodule. Its name is the path of the
+    submodule in `variables`, such as `block1/conv`.
+
+    Args:
+      module: a `flax.linen.Module` that is not bound.
+      variables: {"params": ..., "batch_stats": ...}.
+      preprocess, output, channels_first, input_shape: see `AdaptedNetwork`.
+      **arguments: more arguments of `module.apply`. Select inference by the argument
+        that the module has for it, such as `train=False`.
+
+    Raises:
+      ValueError: when the network is called, if a submodule updates its variables.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> module = nn.Sequential([nn.Conv(4, (3, 3)), lambda x: x.mean((1, 2))])
+      >>> variables = module.init(jax.random.key(0), images)
+      >>> from_linen(module, variables, input_shape=(64, 64, 3)).layers
+      {'layers_0': (64, 64, 4)}
+    """
+    import flax.errors
+    import flax.linen as nn
+
+    def name_layers(next_function, positional, keywords, context):
+        outputs = next_function(*positional, **keywords)
+        path = context.module.path
+        is_layer = context.method_name == "__call__" and path
+        return name_outputs(outputs, "/".join(path)) if is_layer else outputs
+
+    def forward(variables, inputs):
+        try:
+            with nn.intercept_methods(name_layers):
+                # `nn.jit` keeps traces, which may have no names. It traces again if
+                # another collection is mutable. No module has this one.
+                options = {**arguments, "mutable": ["layer_names"]}
+                return module.apply(variables, inputs, **options)[0]
+        except flax.errors.ModifyScopeVariableError as error:
+            problem = str(error).split(" (http")[0]
+            raise ValueError(
+                f"the network is not in inference mode: {problem} Adapt it with the "
+                "argument that its module has for this, such as train=False"
+            ) from error
+
+    return AdaptedNetwork(
+        forward, variables, preprocess, output, channels_first, input_shape=input_shape
+    )

@@ -1,0 +1,78 @@
+"""Flax NNX: the outputs of submodules, named by their paths.
+
+Example:
+    network = from_nnx(model)
+    network.layers      # {"block1/conv": (32, 32, 16), ...}
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.adapters.names import name_outputs
+from seeflower_jax.attribution.adapters.network import AdaptedNetwork
+from seeflower_jax.attribution.types import Preprocess
+
+
+def from_nnx(
+    model: Any,
+    *,
+    preprocess: Preprocess | None = None,
+    output: Callable[[Any], Float[Array, "n c"]] | None = None,
+    channels_first: bool = False,
+    input_shape: tuple[int, int, int] | None = None,
+    **arguments: Any,
+) -> AdaptedNetwork:
+    """Return a Flax NNX model as a network function, in evaluation mode.
+
+    A layer is the output of `__call__` of a submodule. Its name is the path of the
+    submodule, such as `blocks/1/conv`. The network has the values that the model has
+    now. It calls copies of the model after `copy.eval()`, so that the model neither
+    changes its mode nor its state.
+
+    Args:
+      model: a `flax.nnx.Module`.
+      preprocess, output, channels_first, input_shape: see `AdaptedNetwork`.
+      **arguments: more arguments of `model.__call__`.
+
+    Example:
+      >>> from flax import nnx
+      >>> class Net(nnx.Module):
+      ...     def __init__(self):
+      ...         self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+      ...     def __call__(self, x):
+      ...         return self.conv(x).mean((1, 2))
+      >>> from_nnx(Net(), input_shape=(64, 64, 3)).layers
+      {'conv': (64, 64, 4)}
+    """
+    from flax import nnx
+
+    graph, variables = nnx.split(model)
+    variables = jax.tree.map(lambda array: array, variables)  # not the model's own
+
+    def forward(variables, inputs):
+        copy = nnx.merge(graph, variables)
+        copy.eval()
+        for path, module in nnx.iter_modules(copy):
+            if path and callable(module):
+                module.layer_name = "/".join(map(str, path))
+                module.__class__ = _naming(type(module))
+        return copy(inputs, **arguments)
+
+    return AdaptedNetwork(
+        forward, variables, preprocess, output, channels_first, input_shape=input_shape
+    )
+
+
+@functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
+def _naming(cls: type) -> type:
+    """Return a subclass of a module that names the outputs of its calls."""
+
+    def call(self, *positional, **keywords):
+        outputs = cls.__call__(self, *positional, **keywords)
+        return name_outputs(outputs, self.layer_name)
+
+    return type(cls)(cls.__name__, (cls,), {"__call__": call})

@@ -1,0 +1,90 @@
+"""Attention weights of vision transformers, and maps from them.
+
+Example:
+    weights = attention_heads(endpoints, ["block_0/attention", "block_1/attention"])
+    maps = token_maps(relevance, images, prefix=1)
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seeflower_jax import hints
+from seeflower_jax.attribution import cam
+from seeflower_jax.attribution.tokens import Grid, grid_shape
+
+
+def token_maps(
+    relevance: Float[Array, "n t"],
+    images: Float[Array, "n h w 3"],
+    prefix: int,
+    grid: Grid = None,
+) -> Float[Array, "n h w"]:
+    """Return the relevance of patches as maps of the size of the images.
+
+    Raises:
+      ValueError: the patches do not fill a grid.
+
+    Example:
+      >>> token_maps(jnp.ones((3, 17)), images, prefix=1).shape == images.shape[:3]
+      True
+    """
+    patches = relevance.shape[1] - prefix
+    shape = grid_shape(patches, images, grid)
+    if shape is None:
+        aspect = f"of the images' aspect ratio {images.shape[1]}:{images.shape[2]}"
+        raise ValueError(
+            f"{patches} patches, all but the first {prefix} tokens, do not fill a grid "
+            f"{grid or aspect}; set prefix or grid=(rows, columns)"
+        )
+    return cam.upsample(relevance[:, prefix:].reshape(-1, *shape), images)
+
+
+def attention_heads(
+    endpoints: Mapping[str, Array], layers: Sequence[str]
+) -> list[Float[Array, "n heads t t"]]:
+    """Return the attention weights of layers.
+
+    Args:
+      endpoints: the endpoints of a network, or gradients with respect to them.
+      layers: names of attention weights [n, heads, t, t]. If the last two axes differ,
+        the weights may be [n, t, t, heads], as `channels_first` of an adapter leaves
+        them.
+
+    Raises:
+      ValueError: a layer is unknown or has no attention weights, or there is none.
+
+    Example:
+      >>> weights = {"a": jnp.ones((3, 2, 5, 5)), "b": jnp.ones((3, 5, 5, 2))}
+      >>> [w.shape for w in attention_heads(weights, ["a", "b"])]
+      [(3, 2, 5, 5), (3, 2, 5, 5)]
+    """
+    if not layers:
+        raise ValueError("layers is empty; expected the names of attention weights")
+    for layer in layers:
+        if layer not in endpoints:
+            hint = hints.did_you_mean(layer, endpoints)
+            known = list(endpoints)
+            raise ValueError(f"layer {layer!r} is unknown; layers are {known}{hint}")
+    return [_heads_first(name, endpoints[name].astype(jnp.float32)) for name in layers]
+
+
+def _heads_first(layer: str, weights: Array) -> Float[Array, "n heads t t"]:
+    if weights.ndim == 4 and weights.shape[2] == weights.shape[3]:
+        return weights
+    if weights.ndim == 4 and weights.shape[1] == weights.shape[2]:
+        return jnp.moveaxis(weights, -1, 1)
+    raise ValueError(
+        f"layer {layer!r} has the shape {weights.shape}; expected attention weights "
+        "[n, heads, t, t]; name the weights after the softmax"
+    )
+
+
+def class_token_row(relevance: Float[Array, "n t t"], prefix: int) -> Array:
+    """Return what the class token, the first one, gets from each token [n, t].
+
+    Without tokens before the patches, the network averages the patches. The function
+    then returns the mean over all rows.
+    """
+    return relevance[:, 0] if prefix else relevance.mean(1)

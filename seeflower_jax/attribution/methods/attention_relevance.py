@@ -1,0 +1,77 @@
+"""Attention relevance: attention weighted by its gradient, over all layers.
+
+Example:
+    layers = [name for name in network.layers if name.endswith("attention")]
+    maps = attention_relevance(network, images, targets, layers=layers)
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution import attention
+from seeflower_jax.attribution.targets import score
+from seeflower_jax.attribution.tokens import Grid
+from seeflower_jax.attribution.types import NetworkFunction, Targets
+
+
+def attention_relevance(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layers: Sequence[str],
+    prefix: int = 1,
+    grid: Grid = None,
+) -> Float[Array, "n h w"]:
+    """Compute how much each patch raises the score through attention, over all layers.
+
+    The weights of a layer count where their gradient is positive. Unlike attention
+    rollout, the map depends on the class.
+
+    Source: Chefer et al. 2021, arXiv 2103.15679, equations 5 and 6, for self-attention.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      layers: names of the attention weights [n, heads, t, t] of all layers, in the
+        order of the computation.
+      prefix: number of class and register tokens, which come before the patches. The
+        first of them is the class token. If it is 0, the maps are means over all
+        patches.
+      grid: (rows, columns) of the patches. The default has the aspect ratio of the
+        images.
+
+    Raises:
+      ValueError: a layer is unknown or has no attention weights, or the patches do not
+        fill the grid.
+
+    Example:
+      >>> def transformer(images, taps=None):
+      ...     weights = jnp.full((len(images), 2, 17, 17), 1 / 17)
+      ...     weights += (taps or {}).get("attention", 0)
+      ...     return weights[:, 0, 0], {"attention": weights}
+      >>> maps = attention_relevance(transformer, images, layers=["attention"])
+      >>> maps.shape == images.shape[:3]
+      True
+    """
+    shapes = jax.eval_shape(network, images)[1]
+    jax.eval_shape(lambda x: attention.attention_heads(x, layers), shapes)  # May raise.
+    zero_taps = {
+        name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in layers
+    }
+
+    def total_score(taps):
+        logits, endpoints = network(images, taps)
+        return score(logits, targets).sum(), endpoints
+
+    gradients, endpoints = jax.grad(total_score, has_aux=True)(zero_taps)
+    weights, gradients = (
+        attention.attention_heads(values, layers) for values in (endpoints, gradients)
+    )
+    relevance = jnp.eye(weights[0].shape[-1])
+    for weight, gradient in zip(weights, gradients, strict=True):
+        relevance += jax.nn.relu(weight * gradient).mean(1) @ relevance
+    row = attention.class_token_row(relevance, prefix)
+    return attention.token_maps(row, images, prefix, grid)

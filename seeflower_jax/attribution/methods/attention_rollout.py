@@ -1,0 +1,64 @@
+"""Attention rollout: the attention of all layers of a transformer, multiplied.
+
+Example:
+    layers = [name for name in network.layers if name.endswith("attention")]
+    maps = attention_rollout(network, images, layers=layers)
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution import attention
+from seeflower_jax.attribution.tokens import Grid
+from seeflower_jax.attribution.types import NetworkFunction, Targets
+
+
+def attention_rollout(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layers: Sequence[str],
+    prefix: int = 1,
+    grid: Grid = None,
+) -> Float[Array, "n h w"]:
+    """Compute how much attention the class token pays to each patch, over all layers.
+
+    The residual connection of a layer counts as much as its attention. The map does not
+    depend on the class.
+
+    Source: Abnar and Zuidema 2020, arXiv 2005.00928, equation 1 with the matrices
+    A = 0.5 W + 0.5 I of section 3. W is the mean over the heads.
+
+    Args:
+      network, images: see `seeflower_jax.attribution`.
+      targets: not used; all methods take it.
+      layers: names of the attention weights [n, heads, t, t] of all layers, in the
+        order of the computation.
+      prefix: number of class and register tokens, which come before the patches. The
+        first of them is the class token. If it is 0, the maps are means over all
+        patches.
+      grid: (rows, columns) of the patches. The default has the aspect ratio of the
+        images.
+
+    Raises:
+      ValueError: a layer is unknown or has no attention weights, or the patches do not
+        fill the grid.
+
+    Example:
+      >>> def transformer(images, taps=None):
+      ...     weights = jnp.full((len(images), 2, 17, 17), 1 / 17)
+      ...     return weights[:, 0, 0], {"attention": weights}
+      >>> maps = attention_rollout(transformer, images, layers=["attention"])
+      >>> maps.shape == images.shape[:3]
+      True
+    """
+    del targets
+    weights = attention.attention_heads(network(images)[1], layers)
+    mixed = [(w.mean(1) + jnp.eye(w.shape[-1])) / 2 for w in weights]
+    rollout = functools.reduce(lambda below, layer: layer @ below, mixed)
+    row = attention.class_token_row(rollout, prefix)
+    return attention.token_maps(row, images, prefix, grid)

@@ -1,0 +1,117 @@
+"""Vision transformers: tokens as maps.
+
+    network = tokens_to_grid(attr.from_keras(transformer))
+    maps = attr.grad_cam(network, images, layer="block_11/norm1")
+
+The tokens of an image are [t, c]: class and register tokens, followed by the patches of
+the image row by row.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.adapters.network import layer_shapes
+from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Taps
+
+# Rows and columns of patches; None for the aspect ratio of the images.
+Grid = tuple[int, int] | None
+
+
+def grid_shape(patches: int, images: Array, grid: Grid = None) -> Grid:
+    """Return the rows and columns of a number of patches, None if they do not fit.
+
+    Example:
+      >>> grid_shape(24, jnp.zeros((1, 64, 96, 3)))
+      (4, 6)
+      >>> grid_shape(25, jnp.zeros((1, 64, 96, 3))) is None
+      True
+    """
+    height, width = images.shape[1:3]
+    rows = math.isqrt(max(patches, 0) * height // width)
+    rows, columns = grid or (rows, rows * width // height)
+    fits = rows * columns == patches > 0
+    return (rows, columns) if fits else None
+
+
+def tokens_to_grid(
+    network: NetworkFunction, *, prefix: int = 1, grid: Grid = None
+) -> "TokenGrid":
+    """Return the network with tokens as maps, so that they have class activation maps.
+
+    Every endpoint [n, prefix + h * w, c] becomes [n, h, w, c]. Other endpoints stay as
+    they are. After the last attention layer, the logits depend on the class token only.
+    Choose a layer below it, such as the first normalisation of the last block.
+
+    Args:
+      network: a network function.
+      prefix: number of tokens before the patches. They are class and register tokens,
+        and the maps leave them out.
+      grid: (rows, columns) of the patches. The default has the aspect ratio of the
+        images.
+
+    Example:
+      >>> def transformer(images, taps=None):
+      ...     tokens = jnp.zeros((len(images), 1 + 4 * 4, 8))
+      ...     return tokens[:, 0], {"block": tokens}
+      >>> tokens_to_grid(transformer)(images)[1]["block"].shape
+      (3, 4, 4, 8)
+    """
+    return TokenGrid(network, prefix, grid)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["network"],
+    meta_fields=["prefix", "grid"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenGrid:
+    """A network function with tokens as maps, see `tokens_to_grid`."""
+
+    network: Any
+    prefix: int
+    grid: Grid
+
+    def __call__(
+        self, images: Float[Array, "n h w 3"], taps: Taps | None = None
+    ) -> tuple[Float[Array, "n c"], Endpoints]:
+        """Return the logits and the endpoints, see `types.NetworkFunction`."""
+        if taps:
+            shapes = jax.eval_shape(self.network, images)[1]
+            taps = {
+                name: self._to_tokens(tap)
+                if name in shapes and len(shapes[name].shape) == 3
+                else tap
+                for name, tap in taps.items()
+            }
+        logits, endpoints = self.network(images, taps)
+        return logits, jax.tree.map(lambda x: self._to_grid(x, images), endpoints)
+
+    @property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the endpoints, as the adapted network does."""
+        return layer_shapes(self, self.network.example())
+
+    def _to_tokens(self, tap: Array) -> Array:
+        """Return a tap of tokens, for a tap [n, h, w, c] or one of tokens."""
+        if tap.ndim != 4:
+            return tap
+        n, rows, columns, channels = tap.shape
+        tokens = tap.reshape(n, rows * columns, channels)
+        return jnp.pad(tokens, ((0, 0), (self.prefix, 0), (0, 0)))
+
+    def _to_grid(self, value: Array, images: Array) -> Array:
+        """Return tokens [n, t, c] as [n, h, w, c], and other values as they are."""
+        if value.ndim != 3:
+            return value
+        n, tokens, channels = value.shape
+        shape = grid_shape(tokens - self.prefix, images, self.grid)
+        if shape is None:
+            return value
+        return value[:, self.prefix :].reshape(n, *shape, channels)

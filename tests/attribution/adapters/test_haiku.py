@@ -1,0 +1,126 @@
+"""Haiku networks: ResNet18 split by hand, with and without state and random keys."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seeflower_jax import attribution as attr
+from tests.attribution.adapters import hand_split
+
+LABELS = jnp.array([1, 3])
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return jnp.array(rng.uniform(0, 255, (2, 64, 64, 3)), jnp.float32)
+
+
+def preprocess(images):
+    return images / 127.5 - 1
+
+
+def _resnet(images, is_training=False):
+    return hk.nets.ResNet18(5)(images, is_training)
+
+
+def _lower(images):
+    network = hk.nets.ResNet18(5)
+    x = network.initial_batchnorm(network.initial_conv(images), False)
+    x = hk.max_pool(jax.nn.relu(x), (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+    for group in network.block_groups[:3]:
+        x = group(x, False, False)
+    return x
+
+
+def _upper(x):
+    network = hk.nets.ResNet18(5)
+    x = network.block_groups[3](x, False, False)
+    return network.logits(x.mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def variables(images):
+    """Return random parameters and batch statistics of ResNet18."""
+    init = jax.jit(hk.transform_with_state(_resnet).init, static_argnums=2)
+    params, state = init(jax.random.key(0), images, True)
+    rng = np.random.default_rng(0)
+
+    def draw(array, low, high):
+        return jnp.array(rng.uniform(low, high, array.shape), jnp.float32)
+
+    params["res_net18/~/logits"]["w"] = draw(params["res_net18/~/logits"]["w"], -1, 1)
+    state = {
+        name: {**values, "average": draw(values["average"], -0.1, 0.1)}
+        if name.endswith("mean_ema")
+        else {**values, "average": draw(values["average"], 0.5, 1.5)}
+        for name, values in state.items()
+    }
+    return params, state
+
+
+APPLY = {
+    "with a key": hk.transform_with_state(_resnet).apply,
+    "without a key": hk.without_apply_rng(hk.transform_with_state(_resnet)).apply,
+    "jitted": jax.jit(hk.without_apply_rng(hk.transform_with_state(_resnet)).apply),
+}
+
+
+@pytest.mark.parametrize("apply", APPLY.values(), ids=APPLY)
+def test_resnet_is_split_by_hand(apply, variables, images):
+    lower, upper = (
+        hk.without_apply_rng(hk.transform_with_state(function)).apply
+        for function in (_lower, _upper)
+    )
+    if hasattr(apply, "lower"):
+        apply(*variables, preprocess(images))  # traced without names
+    network = attr.from_haiku(
+        apply, *variables, preprocess=preprocess, input_shape=(64, 64, 3)
+    )
+    layer = "res_net18/~/block_group_2"
+    hand_split.check(
+        network,
+        images,
+        LABELS,
+        layer,
+        jax.jit(lambda images: lower(*variables, preprocess(images))[0]),
+        jax.jit(lambda x: upper(*variables, x)[0]),
+    )
+    layers = network.layers
+    assert layers[layer] == (4, 4, 256) and layers["res_net18"] == (5,)
+    assert set(variables[0]) <= set(layers)
+
+
+def test_training_mode_does_not_change_the_state(variables, images):
+    """Batch statistics are those of the batch, and the new state is dropped."""
+    apply = hk.transform_with_state(_resnet).apply
+    network = attr.from_haiku(apply, *variables, is_training=True)
+    logits, _ = jax.jit(network)(images)
+    expected, state = jax.jit(apply, static_argnames="is_training")(
+        *variables, None, images, is_training=True
+    )
+    hand_split.assert_close(logits, expected)
+    name = "res_net18/~/initial_batchnorm/~/mean_ema"
+    assert (state[name]["average"] != variables[1][name]["average"]).any()
+
+
+def test_random_keys(images):
+    def noisy(images):
+        x = images.mean((1, 2))
+        return x + jax.random.normal(hk.next_rng_key(), x.shape)
+
+    key = jax.random.key(3)
+    apply = hk.transform(noisy).apply
+    network = attr.from_haiku(apply, {}, rng=key)
+    np.testing.assert_allclose(network(images)[0], apply({}, key, images), rtol=1e-6)
+    with pytest.raises(ValueError, match="rng|PRNG"):
+        attr.from_haiku(apply, {})(images)
+
+
+def test_state_that_does_not_fit(variables):
+    with pytest.raises(ValueError, match="apply takes a state; pass the state"):
+        attr.from_haiku(hk.transform_with_state(_resnet).apply, variables[0])
+    with pytest.raises(ValueError, match="apply takes no state; leave the state out"):
+        attr.from_haiku(hk.transform(_resnet).apply, *variables)

@@ -1,0 +1,196 @@
+"""Keras networks: ResNet50 against PyTorch and captum, and layers of many kinds."""
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+import torch
+import torchvision
+from captum import attr as captum
+
+from seeflower_jax import attribution as attr
+from tests.attribution.adapters import hand_split
+
+LABELS = jnp.array([1, 3])
+
+
+def preprocess(images):
+    return images / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return jnp.array(rng.uniform(0, 255, (2, 64, 64, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """Return Keras' ResNet50 with random weights and random batch statistics."""
+    keras.utils.set_random_seed(0)
+    options = {"classes": 5, "classifier_activation": None}
+    model = keras.applications.ResNet50(True, None, None, (64, 64, 3), **options)
+    ranges = {"moving_mean": (-0.2, 0.2), "moving_variance": (0.5, 1.5)}
+    ranges["gamma"] = (0.3, 0.6)  # Signals neither grow nor die along the blocks.
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if variable.name in ranges:
+            variable.assign(rng.uniform(*ranges[variable.name], variable.shape))
+    return model
+
+
+def _torch_resnet(model):
+    """Return torchvision's ResNet50 with the weights of Keras' ResNet50.
+
+    Keras adds biases to convolutions, and moves the stride of a block to its first one.
+    """
+    network = torchvision.models.resnet50(num_classes=5).eval()
+
+    def copy(conv, norm, name):
+        kernel, bias = model.get_layer(f"{name}_conv").get_weights()
+        conv.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
+        conv.bias = torch.nn.Parameter(torch.tensor(bias))
+        layer = model.get_layer(f"{name}_bn")
+        arrays = map(torch.tensor, layer.get_weights())
+        norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var = arrays
+        norm.eps = layer.epsilon
+
+    copy(network.conv1, network.bn1, "conv1")
+    for number in range(1, 5):
+        stage = getattr(network, f"layer{number}")
+        for count, block in enumerate(stage, 1):
+            name = f"conv{number + 1}_block{count}"
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+            for part in range(1, 4):
+                layers = [getattr(block, f"{kind}{part}") for kind in ("conv", "bn")]
+                copy(*layers, f"{name}_{part}")
+            if block.downsample is not None:
+                copy(*block.downsample, f"{name}_0")
+    kernel, bias = model.get_layer("predictions").get_weights()
+    network.fc.weight.data, network.fc.bias.data = map(torch.tensor, (kernel.T, bias))
+    return network
+
+
+def test_resnet_has_captum_maps(resnet, images):
+    network = attr.from_keras(resnet, preprocess=preprocess)
+    original = _torch_resnet(resnet)
+    pixels = torch.tensor(np.moveaxis(images, -1, 1).copy(), requires_grad=True)
+
+    def of_pixels(x):
+        return original(preprocess(x))
+
+    targets = torch.tensor(np.array(LABELS))
+    logits = jax.jit(lambda network, images: network(images)[0])(network, images)
+    hand_split.assert_close(logits, of_pixels(pixels).detach().numpy())
+    saliency = captum.Saliency(of_pixels).attribute(pixels, targets).max(1)[0]
+    compute = jax.jit(attr.saliency)
+    hand_split.assert_close(compute(network, images, LABELS), saliency.detach().numpy())
+    maps = captum.LayerGradCam(of_pixels, original.layer3).attribute(pixels, targets)
+    maps = captum.LayerAttribution.interpolate(maps, (64, 64), "bilinear")[:, 0]
+    compute = jax.jit(attr.grad_cam, static_argnames=("layer", "relu"))
+    actual = compute(network, images, LABELS, layer="conv4_block6_out", relu=False)
+    hand_split.assert_close(actual, maps.detach().numpy())
+
+
+def test_resnet_is_split_at_a_block(resnet, images):
+    network = attr.from_keras(resnet, preprocess=preprocess)
+    output = resnet.get_layer("conv3_block4_out").output
+    lower, upper = (
+        keras.Model(resnet.input, output),
+        keras.Model(output, resnet.output),
+    )
+    hand_split.check(
+        network,
+        images,
+        LABELS,
+        "conv3_block4_out",
+        jax.jit(lambda x: lower(preprocess(x))),
+        jax.jit(upper),
+    )
+
+
+def test_layers_of_resnet(resnet):
+    shapes = {layer.name: layer.output.shape[1:] for layer in resnet.layers[1:]}
+    assert attr.from_keras(resnet).layers == shapes
+
+
+def test_fit_and_predict_after_adapting(resnet, images):
+    """Keras donates the arrays of a model, so the network has copies."""
+    network = attr.from_keras(resnet, preprocess=preprocess)
+    expected = resnet.predict(np.array(preprocess(images)), verbose=0)
+    logits = jax.jit(lambda network, images: network(images)[0])(network, images)
+    hand_split.assert_close(logits, expected)
+
+
+class Twice(keras.layers.Layer):
+    """Calls a layer twice, and returns a tuple."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = keras.layers.Dense(3, name="inner")
+
+    def call(self, x):
+        y = self.inner(x)
+        return y, self.inner(y)
+
+
+class Subclassed(keras.Model):
+    """A model without a graph, and without an argument for training.
+
+    One of its layers is in two places.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
+        self.twice = Twice(name="twice")
+        self.parts = [self.twice, keras.layers.Dropout(0.9, name="drop")]
+
+    def call(self, x):
+        return self.parts[1](self.twice(self.pool(x))[1])
+
+
+def test_subclassed_models(images):
+    model = Subclassed()
+    with pytest.raises(ValueError, match="has no variables yet; call it on images"):
+        attr.from_keras(model)
+    expected = model(images, training=False)
+    network = attr.from_keras(model)
+    logits, endpoints = network(images)
+    hand_split.assert_close(logits, expected)
+    names = ["pool", "twice/inner", "twice/inner#2", "twice[0]", "twice[1]", "drop"]
+    assert list(endpoints) == names and list(network.layers) == names
+    np.testing.assert_array_equal(endpoints["twice/inner"], endpoints["twice[0]"])
+    tap = jnp.ones((2, 3))
+    through = tap @ model.twice.inner.kernel.value
+    for name, expected in zip(names[1:5], (through, tap, None, tap), strict=True):
+        if expected is None:
+            with pytest.raises(
+                ValueError, match=r"'twice\[0\]' is computed but not used"
+            ):
+                network(images, {name: tap})
+        else:
+            gain = network(images, {name: tap})[0] - logits
+            np.testing.assert_allclose(gain, expected, atol=1e-4)
+    assert all("call" not in vars(layer) for layer in model._flatten_layers())
+
+
+def test_operations_are_layers(images):
+    inputs = keras.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(inputs)
+    model = keras.Model(inputs, keras.ops.sin(pooled) + pooled)
+    network = attr.from_keras(model)
+    with pytest.raises(ValueError, match="input_shape"):
+        _ = network.layers
+    endpoints = network(images / 255)[1]
+    assert len(endpoints) == 3 and list(endpoints)[0] == "pool"
+    _, sine, total = endpoints.values()
+    np.testing.assert_allclose(sine, np.sin(endpoints["pool"]), rtol=1e-6)
+    np.testing.assert_allclose(total, sine + endpoints["pool"], rtol=1e-6)
+
+
+def test_other_backends_are_refused(resnet, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="'torch'; expected 'jax'.*KERAS_BACKEND"):
+        attr.from_keras(resnet)

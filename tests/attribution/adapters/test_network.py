@@ -1,0 +1,97 @@
+"""What all adapted networks do with images, outputs and layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from seeflower_jax import attribution as attr
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
+
+
+def pool(images):
+    return checkpoint_name(images[:, ::2, ::2], "half").mean((1, 2))
+
+
+def test_images_of_bytes_are_preprocessed_as_floats():
+    network = attr.from_function(pool, preprocess=lambda x: x / 255 - 1)
+    logits, endpoints = network(jnp.array(IMAGES))
+    expected = IMAGES[:, ::2, ::2].astype(np.float32) / 255 - 1
+    np.testing.assert_allclose(endpoints["half"], expected, atol=1e-6)
+    np.testing.assert_allclose(logits, expected.mean((1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_channels_first(single):
+    def function(x):
+        assert x.shape[-3:] == (3, 6, 8)
+        return checkpoint_name(x[..., ::2, ::2], "half").mean((-1, -2))
+
+    images = jnp.array(IMAGES, jnp.float32)
+    options = {"channels_first": True, "single": single}
+    network = attr.from_function(function, **options)
+    endpoint = network(images)[1]["half"]
+    np.testing.assert_array_equal(endpoint, images[:, ::2, ::2])
+    tap = jnp.zeros_like(endpoint).at[1, 2, 3, 0].set(12.0)
+    gain = network(images, {"half": tap})[0] - network(images)[0]
+    np.testing.assert_allclose(gain, [[0, 0, 0], [1, 0, 0]], atol=1e-4)
+    assert network.layers == {"half": (3, 4, 3)}
+
+
+def test_outputs_that_are_not_logits():
+    def function(images):
+        return {"logits": pool(images), "features": images}
+
+    network = attr.from_function(function, output=lambda y: y["logits"])
+    np.testing.assert_allclose(network(IMAGES)[0], attr.from_function(pool)(IMAGES)[0])
+    for f in (function, lambda x: x, lambda x: (pool(x),), lambda x: None):
+        with pytest.raises(ValueError, match="expected logits.*output=lambda"):
+            attr.from_function(f)(IMAGES)
+
+
+def test_layers_need_the_shape_of_images():
+    network = attr.from_function(pool)
+    with pytest.raises(ValueError, match="call the network first.*input_shape"):
+        _ = network.layers
+    network(IMAGES)
+    assert network.layers == {"half": (3, 4, 3)}
+    network(IMAGES[:, :4])
+    assert network.layers == {"half": (3, 4, 3)}
+    assert attr.from_function(pool, input_shape=(4, 4, 3)).layers == {"half": (2, 2, 3)}
+
+
+def test_layers_are_in_the_order_of_the_computation():
+    def function(images):
+        for name in ("b", "c", "a"):
+            images = checkpoint_name(images + 1, name)
+        return pool(images)
+
+    for single in (False, True):
+        f = (lambda x: function(x[None])[0]) if single else function
+        network = attr.from_function(f, single=single, input_shape=(6, 8, 3))
+        assert list(network.layers) == ["b", "c", "a", "half"]
+
+
+def test_hidden_layers():
+    def function(x):
+        return jax.lax.cond(True, pool, lambda x: x.mean((1, 2)), x)
+
+    for single in (False, True):
+        f = (lambda x: function(x[None])[0]) if single else function
+        network = attr.from_function(f, single=single, input_shape=(6, 8, 3))
+        assert network.hidden_layers == {"half": "cond"} and network.layers == {}
+
+
+def test_images_of_another_rank_are_refused():
+    with pytest.raises(ValueError, match=r"\(6, 8, 3\); expected \[n, h, w, 3\]"):
+        attr.from_function(pool)(IMAGES[0])
+
+
+def test_variables_are_arguments_of_jit():
+    network = attr.from_function(lambda scale, x: scale * pool(x), jnp.array(2.0))
+    program = jax.jit(attr.saliency).lower(network, jnp.array(IMAGES, jnp.float32))
+    assert len(jax.tree.leaves(program.in_avals)) == 2
+    maps = jax.jit(attr.saliency)(network, jnp.array(IMAGES, jnp.float32))
+    np.testing.assert_allclose(maps.max((1, 2)), 2 / 12, rtol=1e-6)

@@ -1,0 +1,287 @@
+"""Vision transformers of Keras, Linen and Equinox: maps of tokens and of attention."""
+
+import functools
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+import torch
+from jax.ad_checkpoint import checkpoint_name
+
+from seeflower_jax import attribution as attr
+from seeflower_jax.attribution import tokens
+from tests.attribution.adapters.hand_split import assert_close
+
+HEIGHT, WIDTH, PATCH, DIM, HEADS, CLASSES = 16, 24, 8, 6, 2, 5
+PATCHES = HEIGHT // PATCH * WIDTH // PATCH  # 2 rows, 3 columns
+LABELS = jnp.array([1, 4])
+
+
+call = jax.jit(lambda network, images: network(images))
+rollout_maps = jax.jit(attr.attention_rollout, static_argnames=("layers", "prefix"))
+relevance_maps = jax.jit(attr.attention_relevance, static_argnames="layers")
+grad_cam_maps = jax.jit(attr.grad_cam, static_argnames=("layer", "relu"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return jnp.array(rng.uniform(-1, 1, (2, HEIGHT, WIDTH, 3)), jnp.float32)
+
+
+class Prefix(keras.layers.Layer):
+    """Puts a class token before the patches."""
+
+    def build(self, shape):
+        initializer = keras.initializers.RandomNormal(0, 1)
+        self.token = self.add_weight((1, 1, DIM), initializer, name="token")
+
+    def call(self, x):
+        token = keras.ops.broadcast_to(self.token, (keras.ops.shape(x)[0], 1, DIM))
+        return keras.ops.concatenate([token, x], 1)
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    """Return a Keras transformer of two blocks with attention weights."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = keras.Input((HEIGHT, WIDTH, 3))
+    x = layers.Conv2D(DIM, PATCH, PATCH, name="patches")(inputs)
+    x = Prefix(name="prefix")(layers.Reshape((PATCHES, DIM))(x))
+    for block in range(2):
+        y = layers.LayerNormalization(epsilon=1e-6, name=f"norm_{block}")(x)
+        attention = layers.MultiHeadAttention(
+            HEADS, DIM // HEADS, name=f"attention_{block}"
+        )
+        y = attention(y, y)
+        x = layers.Add(name=f"residual_{block}")([x, y])
+        y = layers.Dense(2 * DIM, activation="gelu", name=f"dense_{block}")(x)
+        x = x + layers.Dense(DIM, name=f"project_{block}")(y)
+    outputs = layers.Dense(CLASSES, name="head")(x[:, 0])
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def network(transformer):
+    return attr.from_keras(transformer)
+
+
+@pytest.fixture(scope="module")
+def layers(network):
+    """Return the attention weights, which Keras names `softmax_1` or the like."""
+    return tuple(name for name in network.layers if "/softmax" in name)
+
+
+def _torch_attention(model, images, labels):
+    """Return the attention weights of the transformer and their gradients [n, h, t, t].
+
+    PyTorch computes both from the weights of the Keras model.
+    """
+
+    def arrays(name):
+        return map(torch.tensor, model.get_layer(name).get_weights())
+
+    kernel, bias = arrays("patches")
+    x = torch.tensor(np.array(images)).permute(0, 3, 1, 2)
+    x = torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), bias, PATCH)
+    x = x.flatten(2).transpose(1, 2)
+    (token,) = arrays("prefix")
+    x = torch.cat([token.expand(len(x), 1, DIM), x], 1)
+    attentions = []
+    for block in range(2):
+        scale, shift = arrays(f"norm_{block}")
+        y = torch.nn.functional.layer_norm(x, (DIM,), scale, shift, 1e-6)
+        wq, bq, wk, bk, wv, bv, wo, bo = arrays(f"attention_{block}")
+        query, key, value = (
+            torch.einsum("ntd,dhk->nhtk", y, w) + b[:, None]
+            for w, b in ((wq, bq), (wk, bk), (wv, bv))
+        )
+        attention = (query @ key.transpose(2, 3) / (DIM // HEADS) ** 0.5).softmax(-1)
+        attention.requires_grad_()  # The first one has no gradient function.
+        attention.retain_grad()
+        attentions.append(attention)
+        x = x + torch.einsum("nhtk,hkd->ntd", attention @ value, wo) + bo
+        (w1, b1), (w2, b2) = arrays(f"dense_{block}"), arrays(f"project_{block}")
+        x = x + torch.nn.functional.gelu(x @ w1 + b1) @ w2 + b2
+    kernel, bias = arrays("head")
+    logits = x[:, 0] @ kernel + bias
+    logits[range(2), np.array(labels)].sum().backward()
+    return [(a.detach().numpy(), a.grad.numpy()) for a in attentions]
+
+
+def _as_maps(row):
+    """Return the row of the class token [n, 7] at the size of the images."""
+    grid = torch.tensor(row[:, 1:]).reshape(-1, 1, HEIGHT // PATCH, WIDTH // PATCH)
+    size = {"size": (HEIGHT, WIDTH), "mode": "bilinear"}
+    return torch.nn.functional.interpolate(grid, **size)[:, 0].numpy()
+
+
+def test_attention_weights_are_layers(network, layers, transformer, images):
+    expected = _torch_attention(transformer, images, LABELS)
+    endpoints = call(network, images)[1]
+    for layer, (weights, _) in zip(layers, expected, strict=True):
+        assert_close(endpoints[layer], weights)
+        assert network.layers[layer] == (HEADS, PATCHES + 1, PATCHES + 1)
+
+
+def test_attention_rollout(network, layers, transformer, images):
+    rollout = np.eye(PATCHES + 1)
+    for weights, _ in _torch_attention(transformer, images, LABELS):
+        rollout = (0.5 * weights.mean(1) + 0.5 * np.eye(PATCHES + 1)) @ rollout
+    maps = rollout_maps(network, images, layers=layers)
+    assert_close(maps, _as_maps(rollout[:, 0]))
+
+
+def test_attention_relevance(network, layers, transformer, images):
+    relevance = np.eye(PATCHES + 1)
+    for weights, gradients in _torch_attention(transformer, images, LABELS):
+        relevance = relevance + np.maximum(weights * gradients, 0).mean(1) @ relevance
+    maps = relevance_maps(network, images, LABELS, layers=layers)
+    assert_close(maps, _as_maps(relevance[:, 0]))
+    other_maps = relevance_maps(network, images, layers=layers)
+    assert not np.allclose(maps, other_maps)
+
+
+def test_class_activation_maps_of_tokens(network, transformer, images):
+    """The layer is split by hand, with the residual connection as a second input."""
+    grid = attr.tokens_to_grid(network)
+    norm = transformer.get_layer("norm_1")
+    upper = keras.Model([norm.input, norm.output], transformer.output)
+    lower = keras.Model(transformer.input, [norm.input, norm.output])
+    residual, activations = lower(images)
+
+    def total_score(x):
+        return upper([residual, x])[jnp.arange(2), LABELS].sum()
+
+    gradients = jax.jit(jax.grad(total_score))(activations)
+    weights = gradients[:, 1:].mean(1, keepdims=True)
+    row = (weights * activations).sum(-1)
+    maps = grad_cam_maps(grid, images, LABELS, layer="norm_1", relu=False)
+    assert_close(maps, _as_maps(np.array(row)))
+    assert grid.layers["norm_1"] == (2, 3, DIM)
+    assert grid.layers["patches"] == (2, 3, DIM)
+    assert grid.layers["head"] == (CLASSES,)
+
+
+def _named_attention(query, key, value, mask=None):
+    """Attend as Flax does, with a name for the weights."""
+    weights = nn.dot_product_attention_weights(query, key, mask=mask)
+    weights = checkpoint_name(weights, "attention")
+    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
+
+
+class LinenTransformer(nn.Module):
+    """A transformer that averages its patches, without a class token."""
+
+    sow: bool = False
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.Conv(DIM, (PATCH, PATCH), PATCH)(images).reshape(len(images), -1, DIM)
+        for _ in range(2):
+            function = nn.dot_product_attention if self.sow else _named_attention
+            attend = nn.MultiHeadDotProductAttention(HEADS, attention_fn=function)
+            x = x + attend(nn.LayerNorm()(x), sow_weights=self.sow)
+        return nn.Dense(CLASSES)(x.mean(1))
+
+
+def test_attention_that_a_user_names(images):
+    """Flax' own record of attention weights is the reference."""
+    variables = jax.jit(LinenTransformer().init)(jax.random.key(0), images)
+    network = attr.from_linen(LinenTransformer(), variables)
+    logits, endpoints = call(network, images)
+    module = LinenTransformer(sow=True)
+    apply = jax.jit(functools.partial(module.apply, mutable="intermediates"))
+    expected, record = apply(variables, images)
+    assert_close(logits, expected)
+    layers = ("attention", "attention#2")
+    rollout = np.eye(PATCHES)
+    for layer, values in zip(layers, record["intermediates"].values(), strict=True):
+        (weights,) = values["attention_weights"]
+        assert_close(endpoints[layer], weights)
+        rollout = (weights.mean(1) + np.eye(PATCHES)) / 2 @ rollout
+    maps = rollout_maps(network, images, layers=layers, prefix=0)
+    row = jnp.pad(rollout.mean(1), ((0, 0), (1, 0)))
+    assert_close(maps, _as_maps(np.array(row, np.float32)))
+
+
+class EquinoxTransformer(eqx.Module):
+    """A block of attention on patches after a class token, channels first."""
+
+    patches: eqx.nn.Conv2d
+    query: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jax.random.split(key, 3)
+        self.patches = eqx.nn.Conv2d(3, DIM, PATCH, PATCH, key=keys[0])
+        self.query = eqx.nn.Linear(DIM, DIM, key=keys[1])
+        self.head = eqx.nn.Linear(DIM, CLASSES, key=keys[2])
+
+    def weights(self, x):
+        query = jax.vmap(self.query)(x).reshape(-1, HEADS, DIM // HEADS)
+        return jax.nn.softmax(jnp.einsum("qhd,khd->hqk", query, query))
+
+    def tokens(self, image):
+        x = self.patches(image).reshape(DIM, -1).T
+        return jnp.concatenate([jnp.zeros((1, DIM)), x])
+
+    def __call__(self, image):
+        x = self.tokens(image)
+        weights = checkpoint_name(self.weights(x), "attention")
+        return self.head((weights.mean(0) @ x)[0])
+
+
+def test_attention_with_channels_first(images):
+    model = EquinoxTransformer(jax.random.key(0))
+    network = attr.from_equinox(model)
+    assert call(network, images)[1]["patches"].shape == (2, 2, 3, DIM)
+    attention = jax.jit(jax.vmap(lambda image: model.weights(model.tokens(image))))
+    weights = attention(jnp.moveaxis(images, -1, 1))
+    rollout = (weights.mean(1) + np.eye(PATCHES + 1)) / 2
+    maps = rollout_maps(network, images, layers=("attention",))
+    assert_close(maps, _as_maps(np.array(rollout[:, 0])))
+
+
+def test_register_tokens_are_left_out():
+    def transformer(images, taps=None):
+        patches = images[:, ::8, ::8].reshape(len(images), -1, 3)
+        x = jnp.concatenate([jnp.full((len(images), 3, 3), 9.0), patches], 1)
+        x = x + (taps or {}).get("tokens", 0)
+        return x.sum(1), {"tokens": x, "logits": x.sum(1)}
+
+    images = jnp.arange(2 * 16 * 24 * 3, dtype=jnp.float32).reshape(2, 16, 24, 3)
+    network = attr.tokens_to_grid(transformer, prefix=3)
+    logits, endpoints = network(images)
+    np.testing.assert_array_equal(endpoints["tokens"], images[:, ::8, ::8])
+    assert endpoints["logits"].shape == (2, 3)
+    tap = jnp.zeros((2, 2, 3, 3)).at[0, 1, 2, 0].set(5.0)
+    gain = network(images, {"tokens": tap})[0] - logits
+    np.testing.assert_array_equal(gain, [[5, 0, 0], [0, 0, 0]])
+    for options in ({"prefix": 2}, {"prefix": 3, "grid": (2, 2)}):
+        endpoints = attr.tokens_to_grid(transformer, **options)(images)[1]
+        assert endpoints["tokens"].shape == (2, 9, 3)
+    tall = attr.tokens_to_grid(transformer, prefix=3, grid=(3, 2))
+    assert tall(images)[1]["tokens"].shape == (2, 3, 2, 3)
+
+
+def test_errors(network, layers, images):
+    with pytest.raises(ValueError, match="layers is empty"):
+        attr.attention_rollout(network, images, layers=[])
+    with pytest.raises(ValueError, match="softmx' is unknown.*did you mean"):
+        attr.attention_rollout(network, images, layers=["attention_0/softmx"])
+    with pytest.raises(ValueError, match=r"'norm_0' has .* \(2, 7, 6\); expected"):
+        attr.attention_relevance(network, images, layers=["norm_0"])
+    with pytest.raises(ValueError, match="7 patches, all but the first 0 tokens"):
+        attr.attention_rollout(network, images, layers=layers, prefix=0)
+    with pytest.raises(ValueError, match=r"do not fill a grid \(2, 2\); set"):
+        attr.attention_relevance(network, images, layers=layers, grid=(2, 2))
+    assert tokens.grid_shape(0, images) is None
