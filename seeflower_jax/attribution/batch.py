@@ -97,7 +97,7 @@ def head_layers(spec: models.ModelSpec, size: int) -> list[str]:
 
 
 def _endpoints_below_head(spec: models.ModelSpec, size: int) -> EndpointShapes:
-    """Return the shapes of the endpoints up to the last one that the head reads."""
+    """Return the shapes of the endpoints, up to the last endpoint of the head."""
     shapes = _endpoint_shapes(spec, size)
     pooled = classifier.pooled_endpoints(spec.pooled, list(shapes))
     count = max(number for number, name in enumerate(shapes, 1) if name in pooled)
@@ -203,9 +203,9 @@ def make_explainer(
       `ExplainFunction`.
 
     Raises:
-      ValueError: a method or an option is unknown, a method is repeated, an option is
-        out of its range, or a layer has no map: it has no spatial extent, the score
-        does not depend on it, or a method takes no further layer.
+      ValueError: a method or an option is unknown, a method is repeated, or an option
+        is out of its range. A layer has no spatial extent, the score does not depend on
+        it, or a method takes one layer only.
 
     Example:
       >>> explain = make_explainer(spec, ["grad_cam", "smooth_grad"])

@@ -44,8 +44,8 @@ def class_activation_map(
 
     A fine layer spreads its share of the score over more cells than a coarse layer, but
     each of its cells covers a smaller part of the image. Its map is therefore
-    multiplied by its number of cells, divided by that of the coarsest layer. With one
-    layer, or with layers of one resolution, the maps keep their units.
+    multiplied by its number of cells, divided by the number of cells of the coarsest
+    layer. With one layer, or with layers of one resolution, maps keep their units.
 
     With several layers, the gradient at a layer leaves out the paths through the other
     layers, see `layers.gradients`. So no evidence counts twice. `completeness` says

@@ -54,9 +54,9 @@ def completeness(
 
     The whole is the score minus the score with activations of zero at the layers. If
     the score is linear in the activations plus a bias, the share is 1. A share far from
-    1 means that gradients alone do not say how much evidence a layer has: a head that
-    normalises the length of its features, as `pooling="root_average"` does, has
-    contributions that nearly cancel.
+    1 means that gradients alone do not say how much evidence a layer has. The pooling
+    `root_average` normalises the length of features, so that contributions nearly
+    cancel.
 
     Args:
       network, images, targets, layer: as of `contributions`.

@@ -26,7 +26,7 @@ _CALLS = {
 def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Fact], rule: Rule) -> list[Fact]:
     """Return the facts of a jaxpr's outputs.
 
-    The function looks into calls, such as those of `jax.jit` and `jax.nn.relu`. A rule
+    The function looks into calls of `jax.jit`, `jax.nn.relu` and the like. A rule
     never sees an equation without any fact about its inputs.
 
     Args:
@@ -36,9 +36,8 @@ def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Fact], rule: Rule) -> list[Fac
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda x, y: (jax.nn.relu(x), x * y))(1.0, 2.0).jaxpr
-      >>> def union(equation, facts):
-      ...     return ["".join(fact or "" for fact in facts)] * len(equation.outvars)
-      >>> propagate(jaxpr, ["x", "y"], union)
+      >>> join = lambda equation, facts: ["".join(facts)]
+      >>> propagate(jaxpr, ["x", "y"], join)
       ['x', 'xy']
     """
     facts = dict(zip(jaxpr.invars, inputs, strict=True))

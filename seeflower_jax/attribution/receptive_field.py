@@ -3,8 +3,9 @@
     rows, columns = cell_centres(network, images)["mixed10"]    # (37.0, 69.0, ...), ...
 
 A cell of a layer reads a window of pixels, its receptive field. Along each axis, the
-window of cell i is that of cell 0, moved by i steps. Convolution, pooling, slicing and
-padding change this window in a known way, so it follows from the network's jaxpr.
+window of cell i is the window of cell 0, moved by i steps. Convolution, pooling,
+slicing and padding change the window of cell 0 and the step in a known way. Both
+therefore follow from the network's jaxpr.
 
 Source: Araujo, Norris and Sim 2019, "Computing receptive fields of convolutional neural
 networks", Distill, section 2.
@@ -156,7 +157,7 @@ def _place_outputs(
 def _keep(
     equation: core.JaxprEqn, places: Sequence[Place | None], shape: tuple[int, ...]
 ) -> Place:
-    """Return the place of an output whose cells read the same cells of all inputs.
+    """Return the place of an output if each cell reads the same cell of all inputs.
 
     An axis of another size than the output's is not known. So this is correct for
     elementwise primitives, concatenation and loops over layers.
