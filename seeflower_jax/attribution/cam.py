@@ -55,7 +55,8 @@ def class_activation_map(
       weigh: computes the map of one layer from its activations and gradients.
       network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint, several names, or "head" for all layers that the head
-        reads. See `layers.resolve`.
+        reads. See `layers.resolve`. As a static argument of `jit`, several names are a
+        tuple.
       align: "receptive_field" places each cell at the centre of its receptive field.
         "stretch" stretches the maps over the image, as other libraries do. See
         `receptive_field.cell_centres`.

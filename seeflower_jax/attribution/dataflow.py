@@ -36,7 +36,7 @@ def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Fact], rule: Rule) -> list[Fac
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda x, y: (jax.nn.relu(x), x * y))(1.0, 2.0).jaxpr
-      >>> join = lambda equation, facts: ["".join(facts)]
+      >>> join = lambda equation, facts: ["".join(filter(None, facts))]
       >>> propagate(jaxpr, ["x", "y"], join)
       ['x', 'xy']
     """
