@@ -10,11 +10,12 @@ r"""Compute attribution maps of many images.
 --images takes a folder, a pattern or a .txt list of files. OUT gets a contact sheet for
 each method and the maps in <method>/<shard>.npy. Its index.jsonl has the image, target,
 prediction, calibrated probability, method, shard, row and scale, which divides the map.
---overlays adds PNGs. scripts.predict describes --export, --model and --weights.
+--overlays adds PNGs. The same command continues an interrupted one. Status 3: images
+without maps, in skipped.jsonl. scripts.predict describes --export, --model, --weights.
 
-For class activation maps, the index also has the box that the map highlights, in pixels
-of the original image (left, top, right, bottom); --noboxes leaves it out. The same
-command continues an interrupted one. Status 3: images without maps, in skipped.jsonl.
+For class activation maps, --layer=mixed7,mixed10 adds the maps of layers, --layer=head
+those of all layers that the head reads. Unless --noboxes, the index also has the box
+that the map highlights, in pixels of the original image (left, top, right, bottom).
 """
 
 import sys
@@ -32,14 +33,13 @@ _IMAGES = flags.DEFINE_string("images", None, "A folder, a pattern or a .txt lis
 _SPLIT = flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "A split of the run's images."
 )
-_METHODS = flags.DEFINE_list(
-    "methods", ["grad_cam"], f"Any of {', '.join(registry.METHODS)}."
-)
+_KNOWN = ", ".join(registry.METHODS)
+_METHODS = flags.DEFINE_list("methods", ["grad_cam"], f"Any of {_KNOWN}.")
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 _TARGET = flags.DEFINE_string(
     "target", "predicted", "The class to explain: predicted, true, a name or an index."
 )
-_LAYER = flags.DEFINE_string("layer", None, "Layer of class activation maps.")
+_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps: names, or head.")
 _OPTIONS = flags.DEFINE_list(
     "options",
     [],
@@ -63,7 +63,7 @@ def main(_: list[str]) -> None:
         _METHODS.value,
         _OUT.value,
         target=_TARGET.value,
-        layer=_LAYER.value,
+        layer=registry.parse_layer(_LAYER.value),
         options=registry.parse_options(_OPTIONS.value),
         batch_size=_BATCH_SIZE.value,
         dtype=_DTYPE.value,

@@ -12,7 +12,9 @@ table.png, and the table is printed.
 --metrics=pointing_game computes only the pointing game; the other metrics take about
 fifty passes for each image. A grid has four images at their full size, so it has four
 times as many pixels; --grid_size=224 shrinks it. --results=results enters the scores
-into pointing_game.json and faithfulness.json in that folder.
+into pointing_game.json and faithfulness.json in that folder. --layer=mixed7,mixed10
+adds the class activation maps of layers, --layer=head those of all layers that the head
+reads. --options=grad_cam.align=stretch stretches maps over the image.
 """
 
 from absl import flags
@@ -37,11 +39,11 @@ _SPLIT = flags.DEFINE_enum(
 )
 _LIMIT = flags.DEFINE_integer("limit", 200, "Number of images and of grids.", 4)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images in a batch.", 1)
-_LAYER = flags.DEFINE_string("layer", None, "Layer of class activation maps.")
+_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps: names, or head.")
 _OPTIONS = flags.DEFINE_list(
     "options",
     [],
-    "Options of methods: integrated_gradients.steps=8,score_cam.channels=32.",
+    "Options of methods: score_cam.channels=32,grad_cam.align=stretch.",
 )
 _GRID_SIZE = flags.DEFINE_integer(
     "grid_size", 0, "Side of the grids in pixels; 0 is twice the side of an image.", 0
@@ -62,7 +64,7 @@ def main(_: list[str]) -> None:
         _OUT.value,
         metrics=_METRICS.value,
         limit=_LIMIT.value,
-        layer=_LAYER.value,
+        layer=registry.parse_layer(_LAYER.value),
         options=registry.parse_options(_OPTIONS.value),
         grid_size=_GRID_SIZE.value,
         batch_size=_BATCH_SIZE.value,

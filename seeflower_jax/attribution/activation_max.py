@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from seeflower_jax.attribution import cam
+from seeflower_jax.attribution import layers
 from seeflower_jax.attribution.targets import score
 from seeflower_jax.attribution.types import (
     Endpoints,
@@ -171,7 +171,7 @@ def moments(endpoints: Endpoints) -> dict[str, Float[Array, "n 2*c"]]:
       dict_keys(['layer'])
     """
     moments_by_layer = {}
-    for name in cam.spatial_layers(endpoints):
+    for name in layers.spatial_layers(endpoints):
         values = endpoints[name].astype(jnp.float32)
         deviation = jnp.sqrt(values.var((1, 2)) + 1e-4)
         moments_by_layer[name] = jnp.concatenate([values.mean((1, 2)), deviation], -1)

@@ -9,6 +9,7 @@ is an example.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,8 +18,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from seeflower_jax import models
-from seeflower_jax.attribution import cam, registry
-from seeflower_jax.attribution.types import EndpointShapes, Preprocess, Variables
+from seeflower_jax.attribution import layers, registry
+from seeflower_jax.attribution.types import (
+    EndpointShapes,
+    Layer,
+    Preprocess,
+    Variables,
+)
+from seeflower_jax.models import classifier
 
 
 class ExplainFunction(Protocol):
@@ -73,12 +80,38 @@ def _endpoint_shapes(spec: models.ModelSpec, size: int) -> EndpointShapes:
     return jax.eval_shape(network, models.shapes(spec), image)[1]
 
 
+def head_layers(spec: models.ModelSpec, size: int) -> list[str]:
+    """Return the layers with a spatial extent that the head of a network reads.
+
+    Args:
+      spec: the network.
+      size: side of the images in pixels.
+
+    Example:
+      >>> head_layers(models.get_spec("vgg16", pooled=["block[45]_pool"]), 224)
+      ['block4_pool', 'block5_pool']
+    """
+    shapes = _endpoint_shapes(spec, size)
+    pooled = classifier.pooled_endpoints(spec.pooled, list(shapes))
+    return [layer for layer in layers.spatial_layers(shapes) if layer in pooled]
+
+
+def _endpoints_below_head(spec: models.ModelSpec, size: int) -> EndpointShapes:
+    """Return the shapes of the endpoints, up to the last endpoint of the head."""
+    shapes = _endpoint_shapes(spec, size)
+    pooled = classifier.pooled_endpoints(spec.pooled, list(shapes))
+    count = max(number for number, name in enumerate(shapes, 1) if name in pooled)
+    return dict(itertools.islice(shapes.items(), count))
+
+
 def map_layer(spec: models.ModelSpec, size: int) -> str:
     """Return the layer for class activation maps of images of a size.
 
-    The layer is `spec.cam_layer` if its map has more than one position. For smaller
-    images, the layer is the deepest block with a spatial extent. Layers within a block,
-    such as `mixed7_branch1x1` in `mixed7`, are left out.
+    If the head reads several layers with a spatial extent, the layer is "head", which
+    means all of them. If not, the layer is `spec.cam_layer` if its map has more than
+    one position. For smaller images, the layer is the deepest block with a spatial
+    extent below the head. Layers within a block, such as `mixed7_branch1x1`
+    in `mixed7`, are left out.
 
     Args:
       spec: the network.
@@ -92,22 +125,63 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
       'mixed10'
       >>> map_layer(models.get_spec("inception_v3"), 80)
       'mixed7'
+      >>> map_layer(models.get_spec("inception_v3", pooled=["mixed[78]"]), 299)
+      'head'
     """
-    shapes = _endpoint_shapes(spec, size)
-    layers = [
+    if len(head_layers(spec, size)) > 1:
+        return layers.HEAD
+    shapes = _endpoints_below_head(spec, size)
+    blocks = [
         layer
-        for layer in cam.spatial_layers(shapes)
+        for layer in layers.spatial_layers(shapes)
         if not any(layer.startswith(f"{block}_") for block in shapes)
     ]
-    if not layers:
+    if not blocks:
         raise ValueError(f"no layer of {spec.name} has a map of {size} x {size} pixels")
-    return spec.cam_layer if spec.cam_layer in layers else layers[-1]
+    return spec.cam_layer if spec.cam_layer in blocks else blocks[-1]
+
+
+def _choose_layers(
+    spec: models.ModelSpec, methods: Sequence[str], layer: Layer | None, size: int
+) -> Layer:
+    """Return the name or the names of the layers for methods, after checks.
+
+    Raises:
+      ValueError: as of `make_explainer`.
+    """
+    layered = [name for name in methods if registry.METHODS[name].layered]
+    if not layered:
+        return ()
+    layer = layer or map_layer(spec, size)
+    if layer == layers.HEAD:
+        names = head_layers(spec, size)
+    else:
+        names = layers.check_layers(_endpoint_shapes(spec, size), layer)
+        if not all(registry.METHODS[name].single_layer for name in layered):
+            _check_read(spec, size, tuple(names))
+    for name in layered:
+        if registry.METHODS[name].single_layer:
+            layers.check_single(name, names)
+    return names[0] if len(names) == 1 else names
+
+
+@functools.cache
+def _check_read(spec: models.ModelSpec, size: int, names: tuple[str, ...]) -> None:
+    """Check that the logits depend on each layer, see `layers.check_read`."""
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+    def check(variables, images):
+        layers.check_read(
+            functools.partial(models.apply, spec, variables), images, names
+        )
+
+    jax.eval_shape(check, models.shapes(spec), image)
 
 
 def make_explainer(
     spec: models.ModelSpec,
     methods: Sequence[str],
-    layer: str | None = None,
+    layer: Layer | None = None,
     preprocess: Preprocess | None = None,
     size: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -117,7 +191,8 @@ def make_explainer(
     Args:
       spec: the network.
       methods: names of methods, keys of `registry.METHODS`.
-      layer: endpoint of the class activation maps. The default is `map_layer`.
+      layer: endpoint of the class activation maps, several of them, or "head". The
+        default is `map_layer`.
       preprocess: applied to the images before the network, as in `models.bind`.
       size: side in pixels of the smallest images. The default is `spec.input_size`.
       options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
@@ -128,8 +203,9 @@ def make_explainer(
       `ExplainFunction`.
 
     Raises:
-      ValueError: a method or an option is unknown, a method is repeated, an option is
-        out of its range, or the layer has no spatial extent.
+      ValueError: a method or an option is unknown, a method is repeated, or an option
+        is out of its range. A layer has no spatial extent, the score does not depend on
+        it, or a method takes one layer only.
 
     Example:
       >>> explain = make_explainer(spec, ["grad_cam", "smooth_grad"])
@@ -140,10 +216,8 @@ def make_explainer(
     registry.check_methods(methods)
     for name in methods:
         registry.check_options(name, (options or {}).get(name, {}))
-    if any(registry.METHODS[name].layered for name in methods):
-        size = size or spec.input_size
-        layer = layer or map_layer(spec, size)
-        cam.check_layer(_endpoint_shapes(spec, size), layer)
+    size = size or spec.input_size
+    chosen = _choose_layers(spec, methods, layer, size)
 
     @jax.jit
     def compute(variables, images, targets, keys):
@@ -154,7 +228,7 @@ def make_explainer(
         for name in methods:
             method = registry.METHODS[name]
             arguments = dict((options or {}).get(name, {}))
-            arguments |= {"layer": layer} if method.layered else {}
+            arguments |= {"layer": chosen} if method.layered else {}
             arguments |= {"keys": keys} if method.random else {}
             maps[name] = method.function(network, images, targets, **arguments)
         return logits, targets, maps

@@ -1,51 +1,102 @@
-"""Building blocks of class activation maps: layer gradients and upsampling.
+"""Building blocks of class activation maps: weigh, add, place on the image.
 
 Example:
-    activations, gradients = layer_gradients(network, images, targets, "mixed10")
-    maps = upsample(jax.nn.relu((activations * gradients).sum(-1)), images)
+    def weigh(activations, gradients):       # at one layer: [n, h, w, k] each
+        return (gradients.mean((1, 2), keepdims=True) * activations).sum(-1)
+
+    maps = class_activation_map(weigh, network, images, targets, ["mixed7", "mixed10"])
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from seeflower_jax import hints
-from seeflower_jax.attribution.targets import score
-from seeflower_jax.attribution.types import EndpointShapes, NetworkFunction, Targets
+from seeflower_jax.attribution import layers
+from seeflower_jax.attribution.receptive_field import (
+    RECEPTIVE_FIELD,
+    Centres,
+    cell_centres,
+    tile_centres,
+)
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+
+# (activations, gradients) of a layer -> the map of the layer.
+Weigh = Callable[
+    [Float[Array, "n h w k"], Float[Array, "n h w k"]], Float[Array, "n h w"]
+]
 
 
-def spatial_layers(endpoints: EndpointShapes) -> list[str]:
-    """Return the names of the endpoints with a spatial extent, in order.
+def class_activation_map(
+    weigh: Weigh,
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets,
+    layer: Layer,
+    *,
+    align: str = RECEPTIVE_FIELD,
+    relu: bool = True,
+    per_cell: bool = True,
+) -> Float[Array, "n h w"]:
+    """Compute a map at each layer, place the maps on the images, and add them.
 
-    An endpoint has a spatial extent if it is [N, h, w, C] with more than one position.
+    A fine layer spreads its share of the score over more cells than a coarse layer, but
+    each of its cells covers a smaller part of the image. Its map is therefore
+    multiplied by its number of cells, divided by the number of cells of the coarsest
+    layer. With one layer, or with layers of one resolution, maps keep their units.
+
+    With several layers, the gradient at a layer leaves out the paths through the other
+    layers, see `layers.gradients`. So no evidence counts twice. `completeness` says
+    which share of the score the layers explain.
 
     Args:
-      endpoints: {name: array or shape}.
-    """
-    return [
-        name
-        for name, value in endpoints.items()
-        if len(value.shape) == 4 and value.shape[1] * value.shape[2] > 1
-    ]
-
-
-def check_layer(endpoints: EndpointShapes, layer: str) -> None:
-    """Check that a layer exists and has a spatial extent.
-
-    Args:
-      endpoints: {name: array or shape}.
-      layer: name of an endpoint.
+      weigh: computes the map of one layer from its activations and gradients.
+      network, images, targets: see `seeflower_jax.attribution`.
+      layer: name of an endpoint, several names, or "head" for all layers that the head
+        reads. See `layers.resolve`. As a static argument of `jit`, several names are a
+        tuple.
+      align: "receptive_field" places each cell at the centre of its receptive field.
+        "stretch" stretches the maps over the image, as other libraries do. See
+        `receptive_field.cell_centres`.
+      relu: whether negative values become 0. With cells at the same places, they do
+        before the map is resized, as in the sources. If layers have their cells at
+        different places, they do in the sum.
+      per_cell: whether `weigh` returns what each cell adds to the score, rather than
+        the amount per area. Only the former is multiplied by the number of cells.
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent. The message lists the
-        layers with a spatial extent.
+      ValueError: a layer is unknown or has no spatial extent, the score does not depend
+        on it directly, or `align` has another value.
+
+    Example:
+      >>> def weigh(activations, gradients):
+      ...     return (activations * gradients).sum(-1)
+      >>> names = ["block5_pool"]
+      >>> maps = class_activation_map(weigh, network, images, labels, names)
+      >>> maps.shape == images.shape[:3]
+      True
     """
-    layers = spatial_layers(endpoints)
-    if layer in layers:
-        return
-    hint = hints.did_you_mean(layer, layers)
-    problem = "has no spatial extent" if layer in endpoints else "is unknown"
-    raise ValueError(f"layer {layer!r} {problem}; layers are {layers}{hint}")
+    names = layers.resolve(network, images, layer)
+    centres = cell_centres(network, images, align)
+    values = layers.gradients(network, images, targets, names)
+    cells = {
+        name: activations[0, ..., 0].size for name, (activations, _) in values.items()
+    }
+    maps: dict[tuple[Centres, Centres], Float[Array, "n h w"]] = {}
+    for name, (activations, gradients) in values.items():
+        scale = cells[name] / min(cells.values()) if per_cell else 1.0
+        part = scale * weigh(activations, gradients)
+        place = centres[name]
+        maps[place] = maps[place] + part if place in maps else part
+    if len(maps) == 1:
+        ((place, total),) = maps.items()
+        return upsample(jax.nn.relu(total) if relu else total, images, place)
+    total = jnp.zeros(images.shape[:3])
+    for place, part in maps.items():
+        total += upsample(part, images, place)
+    return jax.nn.relu(total) if relu else total
 
 
 def layer_gradients(
@@ -56,11 +107,9 @@ def layer_gradients(
 ) -> tuple[Float[Array, "n lh lw k"], Float[Array, "n lh lw k"]]:
     """Return a layer's activations and the gradient of the score with respect to them.
 
-    The function adds a tap of zeros to the layer and differentiates the score with
-    respect to the tap. The backward pass therefore runs only through the layers above.
-
     Raises:
-      ValueError: the layer is unknown or has no spatial extent.
+      ValueError: the layer is unknown or has no spatial extent, or the score does not
+        depend on it.
 
     Example:
       >>> activations, gradients = layer_gradients(
@@ -68,23 +117,50 @@ def layer_gradients(
       >>> activations.shape == gradients.shape
       True
     """
-    shapes = jax.eval_shape(network, images)[1]
-    check_layer(shapes, layer)
-    zero_tap = jnp.zeros(shapes[layer].shape, shapes[layer].dtype)
-
-    def total_score(tap):
-        logits, endpoints = network(images, {layer: tap})
-        return score(logits, targets).sum(), endpoints[layer]
-
-    gradients, activations = jax.grad(total_score, has_aux=True)(zero_tap)
-    return activations.astype(jnp.float32), gradients.astype(jnp.float32)
+    layers.check_layer(jax.eval_shape(network, images)[1], layer)
+    return layers.gradients(network, images, targets, [layer])[layer]
 
 
 def upsample(
-    maps: Float[Array, "n lh lw"], images: Float[Array, "n h w 3"]
+    maps: Float[Array, "n lh lw"],
+    images: Float[Array, "n h w 3"],
+    centres: tuple[Centres, Centres] | None = None,
 ) -> Float[Array, "n h w"]:
-    """Resize maps bilinearly to the size of the images."""
-    return jax.image.resize(maps, images.shape[:3], "bilinear")
+    """Interpolate maps linearly between the centres of their cells.
+
+    Beyond the outermost centres, maps keep the values of the outermost cells.
+
+    Args:
+      maps: the maps, of any resolution.
+      images: the maps get their size.
+      centres: of the rows and of the columns, in pixels. By default, the cells are
+        equal tiles that fill the image.
+
+    Example:
+      >>> maps = jnp.array([[[0.0, 4.0]]])
+      >>> upsample(maps, jnp.zeros((1, 1, 4, 3)))[0, 0].tolist()
+      [0.0, 1.0, 3.0, 4.0]
+      >>> upsample(maps, jnp.zeros((1, 1, 4, 3)), ((0,), (1, 3)))[0, 0].tolist()
+      [0.0, 0.0, 2.0, 4.0]
+    """
+    if centres is None:
+        rows, columns = maps.shape[1:]
+        centres = (
+            tile_centres(rows, images.shape[1]),
+            tile_centres(columns, images.shape[2]),
+        )
+    by_row, by_column = (
+        _interpolation(size, along)
+        for size, along in zip(images.shape[1:3], centres, strict=True)
+    )
+    return jnp.einsum("nhw,ih,jw->nij", maps, by_row, by_column, precision="highest")
+
+
+def _interpolation(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
+    """Return what each cell contributes to each pixel along an axis of the image."""
+    pixels = np.arange(size)
+    columns = [np.interp(pixels, centres, one) for one in np.eye(len(centres))]
+    return np.stack(columns, -1).astype(np.float32)
 
 
 def divide(

@@ -1,4 +1,4 @@
-"""The ranges of the options that attribution methods have.
+"""The values of the options that attribution methods have.
 
     check_ranges(steps=8, spacing=2.0)
 
@@ -18,11 +18,13 @@ class _Range:
 
     Attributes:
       expected: the values, for error messages.
-      accepts: whether a finite number is one of them.
+      accepts: whether a finite number, or a word, is one of them.
+      is_word: whether the values are words.
     """
 
     expected: str
     accepts: Callable[[Any], bool]
+    is_word: bool = False
 
 
 def _count(low: int) -> _Range:
@@ -30,6 +32,10 @@ def _count(low: int) -> _Range:
         f"a whole number, {low} or more",
         lambda value: isinstance(value, numbers.Integral) and int(value) >= low,
     )
+
+
+def _choice(*words: str) -> _Range:
+    return _Range(" or ".join(map(repr, words)), lambda word: word in words, True)
 
 
 _NUMBER = _Range("a finite number", lambda _: True)
@@ -44,6 +50,7 @@ _RANGES = {
     "spacing": _Range("a finite number above 0", lambda value: value > 0),
     "baseline": _NUMBER,
     "strength": _NUMBER,
+    "align": _choice("receptive_field", "stretch"),
 }
 
 
@@ -66,12 +73,13 @@ def check_ranges(method: str = "", **options: Any) -> None:
       ValueError: smooth_grad.samples is 0; expected a whole number, 1 or more
     """
     for name, value in options.items():
+        is_word = isinstance(value, str)
+        is_known = name in _RANGES
+        if not isinstance(value, numbers.Real) and not (is_word and is_known):
+            continue
         allowed = _RANGES.get(name, _NUMBER)
-        is_number = isinstance(value, numbers.Real)
-        if isinstance(value, str) and name in _RANGES:
-            fits = False
-        else:
-            fits = not is_number or (math.isfinite(value) and allowed.accepts(value))
-        if not fits:
+        is_right_kind = is_word if allowed.is_word else not is_word
+        is_finite = is_word or math.isfinite(value)
+        if not (is_right_kind and is_finite and allowed.accepts(value)):
             key = f"{method}.{name}" if method else name
             raise ValueError(f"{key} is {value!r}; expected {allowed.expected}")

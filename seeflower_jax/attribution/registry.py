@@ -27,12 +27,12 @@ from seeflower_jax.attribution.methods import (
     smooth_grad,
 )
 from seeflower_jax.attribution.options import check_ranges
-from seeflower_jax.attribution.types import MethodFunction
+from seeflower_jax.attribution.types import Layer, MethodFunction
 
 PREDICTED = -1  # stands for the predicted class among class indices
 
-# The options of a method that are numbers, {"steps": 32}.
-Options = dict[str, int | float]
+# The options of a method that are numbers or words, {"steps": 32}.
+Options = dict[str, int | float | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,16 @@ class Method:
 
     Attributes:
       function: (network, images, targets, ...) -> maps.
-      layered: whether the function takes a `layer`, the name of an endpoint.
+      layered: whether the function takes a `layer`, see `types.Layer`.
+      single_layer: whether the function takes one layer only, and not the gradient of
+        the score there. The score may then be independent of the layer.
       random: whether the function takes `keys`, one random key per image.
       signed: whether maps have negative values, for evidence against the target.
     """
 
     function: MethodFunction
     layered: bool = False
+    single_layer: bool = False
     random: bool = False
     signed: bool = False
 
@@ -66,8 +69,8 @@ METHODS: dict[str, Method] = {
     "grad_cam_plus_plus": Method(grad_cam_plus_plus.grad_cam_plus_plus, layered=True),
     "layer_cam": Method(layer_cam.layer_cam, layered=True),
     "hires_cam": Method(hires_cam.hires_cam, layered=True, signed=True),
-    "eigen_cam": Method(eigen_cam.eigen_cam, layered=True),
-    "score_cam": Method(score_cam.score_cam, layered=True),
+    "eigen_cam": Method(eigen_cam.eigen_cam, layered=True, single_layer=True),
+    "score_cam": Method(score_cam.score_cam, layered=True, single_layer=True),
     "finer_cam": Method(finer_cam.finer_cam, layered=True),
     "guided_grad_cam": Method(guided_grad_cam.guided_grad_cam, layered=True),
 }
@@ -111,7 +114,7 @@ _ARGUMENTS = ("network", "images", "targets", "layer", "keys")
 
 
 def options_of(name: str) -> Options:
-    """Return the numeric options of a method with their defaults.
+    """Return the options of a method that are numbers or words, with their defaults.
 
     Example:
       >>> options_of("occlusion")
@@ -121,7 +124,7 @@ def options_of(name: str) -> Options:
     return {
         key: parameter.default
         for key, parameter in parameters.items()
-        if type(parameter.default) in (int, float)
+        if type(parameter.default) in (int, float, str)
     }
 
 
@@ -146,15 +149,26 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     check_ranges(name, **options)
 
 
+def parse_layer(text: str | None) -> Layer | None:
+    """Parse layers as users type them; no text stands for the default, None.
+
+    Example:
+      >>> parse_layer("mixed7"), parse_layer("mixed7,mixed10")
+      ('mixed7', ['mixed7', 'mixed10'])
+    """
+    names = (text or "").split(",")
+    return (names if len(names) > 1 else names[0]) or None
+
+
 def parse_options(texts: Iterable[str]) -> dict[str, Options]:
     """Parse options as users type them, such as "integrated_gradients.steps=8".
 
     Returns:
-      {method: {option: number}}, with the type of the option's default.
+      {method: {option: value}}, with the type of the option's default.
 
     Raises:
-      ValueError: a method or an option is unknown, or a value is not a number of the
-        option's type and range.
+      ValueError: a method or an option is unknown, or a value is not of the option's
+        type and range.
 
     Example:
       >>> parse_options(["occlusion.window=32", "occlusion.baseline=9"])

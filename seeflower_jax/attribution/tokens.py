@@ -85,7 +85,7 @@ class TokenGrid:
         if taps:
             shapes = jax.eval_shape(self.network, images)[1]
             taps = {
-                name: self._to_tokens(tap)
+                name: jax.tree.map(self._to_tokens, tap)
                 if name in shapes and len(shapes[name].shape) == 3
                 else tap
                 for name, tap in taps.items()

@@ -9,7 +9,7 @@
 The types document calls. Nothing checks shapes at run time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -24,11 +24,15 @@ Endpoints = Mapping[str, Shaped[Array, "n ..."]]
 # Endpoints, or the shapes that `jax.eval_shape` returns for them.
 EndpointShapes = Mapping[str, Array | jax.ShapeDtypeStruct]
 
-# Arrays that a network adds to its endpoints of the same names.
+# Arrays that a network adds by `+` to its endpoints of the same names.
 Taps = Mapping[str, Shaped[Array, "n ..."]]
 
 # Computes the score of each image from its logits.
 ScoreFunction = Callable[[Float[Array, "n c"]], Float[Array, "n"]]
+
+# The layers of a class activation map: the name of an endpoint, several names, or
+# "head" for all layers that the head reads.
+Layer = str | Sequence[str]
 
 # The score to explain: None for the logit of the predicted class, class indices for
 # the logits of these classes, or a function of the logits.

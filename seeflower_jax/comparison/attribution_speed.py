@@ -36,8 +36,8 @@ _GUIDED = ("guided_saliency", "guided_grad_cam")
 METHODS: dict[str, Callable] = {
     "saliency": attr.saliency,
     "guided_saliency": attr.guided_saliency,
-    "grad_cam": attr.grad_cam,
-    "guided_grad_cam": attr.guided_grad_cam,
+    "grad_cam": functools.partial(attr.grad_cam, align="stretch"),
+    "guided_grad_cam": functools.partial(attr.guided_grad_cam, align="stretch"),
     "integrated_gradients": functools.partial(
         attr.integrated_gradients, steps=INTEGRATION_STEPS, spacing=1.0
     ),

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int32
 from seeflower_jax import records
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import localisation, registry
+from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain.inputs import target_labels
@@ -40,7 +41,7 @@ def attribute(
     out: str | os.PathLike,
     *,
     target: str = "predicted",
-    layer: str | None = None,
+    layer: Layer | None = None,
     options: Mapping[str, Mapping] | None = None,
     batch_size: int = 16,
     dtype: str = "float16",
@@ -58,7 +59,8 @@ def attribute(
       methods: keys of `attribution.registry.METHODS`.
       out: the folder.
       target: see `inputs.target_labels`.
-      layer: of class activation maps. The default is `attribution.batch.map_layer`.
+      layer: of class activation maps, several of them, or "head". The default is
+        `attribution.batch.map_layer`.
       options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
       batch_size: images at once, rounded up to a multiple of the devices.
       dtype: of the maps on disk, 'float16' or 'float32'. `MapStore.read` restores
@@ -93,7 +95,7 @@ def attribute(
         "images": f"{len(images)} ({hashlib.sha256(names).hexdigest()[:12]})",
         "methods": list(methods),
         "target": target,
-        "layer": layer,
+        "layer": layer if isinstance(layer, str) else list(layer),
         "options": {k: dict(v) for k, v in (options or {}).items()},
         "dtype": dtype,
         "boxes": boxes,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import grad_cam, localisation
+from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data.loader import Batch
 from seeflower_jax.evaluation.evaluator import Compute
 from seeflower_jax.inference.network import Network
@@ -19,7 +20,7 @@ from seeflower_jax.inference.network import Network
 
 def make_closer_look(
     network: Network,
-    layer: str | None = None,
+    layer: Layer | None = None,
     threshold: float = localisation.THRESHOLD,
     whole: float = 0.5,
 ) -> Compute:
@@ -32,7 +33,8 @@ def make_closer_look(
 
     Args:
       network: that classifies.
-      layer: of the Grad-CAM. The default is `attribution.batch.map_layer`.
+      layer: of the Grad-CAM, several of them, or "head". The default is
+        `attribution.batch.map_layer`.
       threshold: share of the map's maximum that the box encloses.
       whole: weight of the logits of the whole view, in [0, 1]. The logits of the part
         have the remaining weight.

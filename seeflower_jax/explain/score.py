@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from seeflower_jax import hints, records, sharding
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import registry
+from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain.scorer import Scorer
@@ -71,7 +72,7 @@ def score_methods(
     *,
     metrics: Sequence[str] = tuple(METRICS),
     limit: int = 200,
-    layer: str | None = None,
+    layer: Layer | None = None,
     options: Mapping[str, Mapping] | None = None,
     grid_size: int = 0,
     batch_size: int = 8,
@@ -88,7 +89,8 @@ def score_methods(
       metrics: keys of `METRICS`.
       limit: number of images, all correctly classified, and of grids. The randomisation
         check takes the first batch only.
-      layer: of class activation maps. The default is `attribution.batch.map_layer`.
+      layer: of class activation maps, several of them, or "head". The default is
+        `attribution.batch.map_layer`.
       options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
       grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
       batch_size: images at once.
@@ -123,7 +125,7 @@ def score_methods(
         )
     result: dict[str, Any] = {
         "model": network.spec.name,
-        "layer": layer,
+        "layer": layer if isinstance(layer, str) else list(layer),
         "pictures": len(examples),
         "options": {name: dict(values) for name, values in (options or {}).items()},
     }

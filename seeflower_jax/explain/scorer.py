@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import faithfulness, localisation
+from seeflower_jax.attribution.types import Layer
 from seeflower_jax.inference.network import Network
 
 
@@ -39,7 +40,7 @@ class Scorer:
     Args:
       network: to be explained.
       methods: keys of `attribution.registry.METHODS`.
-      layer: of class activation maps.
+      layer: of class activation maps, several of them, or "head".
       options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
       grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
         With `spec.pooling == "flatten"`, grids have the side of an image.
@@ -53,7 +54,7 @@ class Scorer:
         self,
         network: Network,
         methods: Sequence[str],
-        layer: str | None,
+        layer: Layer | None,
         options: Mapping[str, Mapping] | None,
         grid_size: int = 0,
         seed: int = 0,

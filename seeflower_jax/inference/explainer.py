@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 
 from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
+from seeflower_jax.attribution.types import Layer
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import place_images, whole_batch_size
 
@@ -43,8 +44,8 @@ class Explainer:
     Args:
       network: the network to explain.
       methods: names of the methods, keys of `attribution.registry.METHODS`.
-      layer: layer of class activation maps; by default the layer that
-        `attribution.batch.map_layer` returns.
+      layer: layer of class activation maps, several layers, or "head"; by default
+        what `attribution.batch.map_layer` returns.
       batch_size: number of images at once, rounded up to a multiple of the devices.
       options: options of each method, as `attribution.batch.make_explainer` takes them.
 
@@ -56,7 +57,7 @@ class Explainer:
         self,
         network: Network,
         methods: Sequence[str],
-        layer: str | None = None,
+        layer: Layer | None = None,
         batch_size: int = 16,
         options: Mapping[str, Mapping] | None = None,
     ):

@@ -33,6 +33,7 @@ from seeflower_jax.models.spec import ModelSpec
 if TYPE_CHECKING:
     from PIL import Image
 
+    from seeflower_jax.attribution.types import Layer
     from seeflower_jax.inference.explainer import Explainer
 
 # The argument of `Images.of_files`.
@@ -195,8 +196,8 @@ class Network:
         image: str | os.PathLike,
         method: str = "grad_cam",
         target: str | int = "predicted",
-        layer: str | None = None,
-        **options: float,
+        layer: "Layer | None" = None,
+        **options: float | str,
     ) -> Explanation:
         """Explain the prediction for an image.
 
@@ -204,8 +205,9 @@ class Network:
           image: path of an image file.
           method: attribution method, a key of `attribution.registry.METHODS`.
           target: the class to explain: 'predicted', a class name or a class index.
-          layer: layer of class activation maps; None is the network's default layer.
-          **options: numbers for the method, such as `steps=8`.
+          layer: layer of class activation maps, several layers, or "head" for all
+            layers that the head reads; None is the network's default.
+          **options: options of the method, such as `steps=8` or `align="stretch"`.
 
         Raises:
           FileNotFoundError: if the file does not exist.
@@ -241,7 +243,10 @@ class Network:
         return {}
 
     def _explainer(
-        self, method: str, layer: str | None, options: Mapping[str, float]
+        self,
+        method: str,
+        layer: "Layer | None",
+        options: Mapping[str, float | str],
     ) -> "Explainer":
         """Return an explainer of single images, compiled once for each argument set."""
         from seeflower_jax.attribution import registry
@@ -249,7 +254,8 @@ class Network:
 
         registry.check_methods([method])
         registry.check_options(method, options)
-        key = method, layer, tuple(sorted(options.items()))
+        names = layer if isinstance(layer, str | None) else tuple(layer)
+        key = method, names, tuple(sorted(options.items()))
         if key not in self._explainers:
             self._explainers[key] = Explainer(
                 self, [method], layer, 1, {method: options}

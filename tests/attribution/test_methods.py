@@ -228,7 +228,7 @@ def test_score_cam_weights_are_the_softmax_of_the_scores(network, images):
     weights = jax.nn.softmax(jnp.stack(scores), 0)
     maps = jax.nn.relu((weights[..., None, None] * jnp.stack(total)).sum(0))
     expected = jax.image.resize(maps, images.shape[:3], "bilinear")
-    actual = score_cam(network, images, labels, layer=layer)
+    actual = score_cam(network, images, labels, layer=layer, align="stretch")
     np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.max())
 
 

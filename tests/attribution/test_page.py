@@ -48,7 +48,14 @@ def test_vision_transformers():
     for name in ("rollout", "relevance", "cam"):
         assert names[name].shape == (1, 32, 48)
     assert len(names["layers"]) == 2 and names["relevance"].max() > 0
-    assert len(EXAMPLES) == 3
+
+
+def test_layers_and_places():
+    names = {}
+    exec(EXAMPLES[3], names)
+    assert names["one_layer"].shape == names["both_layers"].shape == (2, 64, 64)
+    np.testing.assert_allclose(names["share"], 1, rtol=1e-4)
+    assert len(EXAMPLES) == 4
 
 
 def test_all_adapters_are_in_the_table():

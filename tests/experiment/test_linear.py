@@ -15,6 +15,8 @@ from seeflower_jax.experiment.settings import (
     settings_of,
 )
 from seeflower_jax.experiment.train import train
+from seeflower_jax.explain.attribute import attribute
+from seeflower_jax.explain.store import MapStore
 from seeflower_jax.inference import export
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.training import ridge
@@ -47,8 +49,22 @@ def test_export_and_map_have_the_head(linear_run, flowers, tmp_path):
     np.testing.assert_allclose(
         exported.probabilities, prediction.probabilities, atol=1e-5
     )
-    explanation = network.explain(image, "grad_cam", layer="mixed7_branch7x7_3")
-    assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
+    for layer in (None, "head", ["mixed4_branch1x1", "mixed7_branch7x7_3"]):
+        explanation = network.explain(image, "grad_cam", layer=layer)
+        assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
+    with pytest.raises(ValueError, match="does not depend on layer 'mixed9'"):
+        network.explain(image, "grad_cam", layer="mixed9")
+
+
+def test_attribution_explains_all_that_the_head_reads(run, flowers, tmp_path):
+    network = load_run(run[0]).network
+    images = network.images(flowers / "jpg")[:2]
+    attribute(network, images, ["grad_cam", "hires_cam"], tmp_path, overlays=True)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state["settings"]["layer"] == "head"
+    store = MapStore.open(tmp_path)
+    maps = [store.read(line) for line in store.lines()]
+    assert len(maps) == 4 and all(values.any() for values in maps)
 
 
 def test_head_of_all_views(linear_config, linear_run, tmp_path):

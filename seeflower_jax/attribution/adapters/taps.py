@@ -22,6 +22,7 @@ from jaxtyping import Array, Shaped
 
 from seeflower_jax import hints
 from seeflower_jax.attribution.adapters import jaxprs
+from seeflower_jax.attribution.layers import Cut
 
 
 def run(
@@ -101,7 +102,7 @@ class _Recorder:
         name = next(n for n in numbered if n not in self.values)
         if name in self.taps:
             tap = self.taps[name]
-            if not is_used:
+            if not is_used and not isinstance(tap, Cut):  # Cuts show what is used.
                 raise ValueError(
                     f"layer {name!r} is computed but not used, so it has no gradient; "
                     "name what the network uses, as in x = checkpoint_name(x, name)"

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.attribution import cam, layers
+from seeflower_jax.attribution.receptive_field import cell_centres
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 
 
 def eigen_cam(
@@ -17,7 +18,8 @@ def eigen_cam(
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
-    layer: str,
+    layer: Layer,
+    align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute the projection of activations on their first right singular vector.
 
@@ -35,24 +37,27 @@ def eigen_cam(
     Args:
       network, images: see `seeflower_jax.attribution`.
       targets: not used; all methods take it.
-      layer: name of an endpoint.
+      layer: name of an endpoint, or "head" if the head reads a single layer. Maps of
+        several layers have no common unit, because no score weighs them.
+      align: "receptive_field" or "stretch", see `receptive_field.cell_centres`.
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent.
+      ValueError: as of `layers.resolve_one`, or `align` has another value.
 
     Example:
       >>> eigen_cam(network, images, layer="block5_conv3").shape == images.shape[:3]
       True
     """
     del targets
-    endpoints = network(images)[1]
-    cam.check_layer(endpoints, layer)
-    n, h, w, channels = endpoints[layer].shape
-    activations = endpoints[layer].astype(jnp.float32).reshape(n, h * w, channels)
+    name = layers.resolve_one(network, images, layer, "eigen_cam")
+    centres = cell_centres(network, images, align)[name]
+    layer_outputs = network(images)[1][name].astype(jnp.float32)
+    n, h, w, channels = layer_outputs.shape
+    activations = layer_outputs.reshape(n, h * w, channels)
     # The projection is a left singular vector times its singular value. Both come from
     # the largest eigenvalue of a small matrix, positions by positions.
     values, vectors = jnp.linalg.eigh(activations @ activations.transpose(0, 2, 1))
     projection = vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))
     is_negative = projection.sum(-1, keepdims=True) < 0
     projection = jnp.where(is_negative, -projection, projection)
-    return cam.upsample(projection.reshape(n, h, w), images)
+    return cam.upsample(projection.reshape(n, h, w), images, centres)

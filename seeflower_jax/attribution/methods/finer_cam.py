@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from seeflower_jax.attribution.methods.grad_cam import grad_cam
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import contrast
-from seeflower_jax.attribution.types import NetworkFunction
+from seeflower_jax.attribution.types import Layer, NetworkFunction
 
 
 def finer_cam(
@@ -17,9 +17,10 @@ def finer_cam(
     images: Float[Array, "n h w 3"],
     targets: Int[Array, "n"] | None = None,
     *,
-    layer: str,
+    layer: Layer,
     references: int = 3,
     strength: float = 0.6,
+    align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute Grad-CAM of a class's logit minus the logits of similar classes.
 
@@ -33,13 +34,14 @@ def finer_cam(
     Args:
       network, images: see `seeflower_jax.attribution`.
       targets: class indices, or None for the predicted classes.
-      layer: name of an endpoint.
+      layer: name of an endpoint, several names, or "head".
       references: number of similar classes.
       strength: weight of the similar classes; 0 gives Grad-CAM.
+      align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent, or an option is out of
-        its range.
+      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`,
+        or an option is out of its range.
 
     Example:
       >>> maps = finer_cam(network, images, labels, layer="block5_conv3")
@@ -48,4 +50,4 @@ def finer_cam(
     """
     check_ranges(references=references, strength=strength)
     score = contrast(targets, references, strength)
-    return grad_cam(network, images, score, layer=layer)
+    return grad_cam(network, images, score, layer=layer, align=align)

@@ -4,11 +4,10 @@ Example:
     maps = grad_cam(network, images, targets, layer="mixed10")
 """
 
-import jax
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 
 
 def grad_cam(
@@ -16,8 +15,9 @@ def grad_cam(
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
-    layer: str,
+    layer: Layer,
     relu: bool = True,
+    align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute where a layer's activations raise the score.
 
@@ -26,18 +26,23 @@ def grad_cam(
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
-      layer: name of an endpoint.
+      layer: name of an endpoint, several names, or "head".
       relu: whether negative values, evidence against the target, become 0 as in
         equation 2.
+      align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent.
+      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = grad_cam(network, images, labels, layer="block5_conv3")
       >>> maps.shape == images.shape[:3]
       True
     """
-    activations, gradients = cam.layer_gradients(network, images, targets, layer)
-    maps = (gradients.mean((1, 2), keepdims=True) * activations).sum(-1)
-    return cam.upsample(jax.nn.relu(maps) if relu else maps, images)
+
+    def weigh(activations, gradients):
+        return (gradients.mean((1, 2), keepdims=True) * activations).sum(-1)
+
+    return cam.class_activation_map(
+        weigh, network, images, targets, layer, align=align, relu=relu
+    )

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 
 
 def grad_cam_plus_plus(
@@ -16,7 +16,8 @@ def grad_cam_plus_plus(
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
-    layer: str,
+    layer: Layer,
+    align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute where a layer's activations raise the score, for several objects alike.
 
@@ -28,18 +29,25 @@ def grad_cam_plus_plus(
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
-      layer: name of an endpoint.
+      layer: name of an endpoint, several names, or "head".
+      align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent.
+      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = grad_cam_plus_plus(network, images, labels, layer="block5_conv3")
       >>> maps.shape == images.shape[:3]
       True
     """
-    activations, gradients = cam.layer_gradients(network, images, targets, layer)
-    total = activations.sum((1, 2), keepdims=True)
-    alpha = cam.divide(gradients**2, 2 * gradients**2 + total * gradients**3)
-    weights = (alpha * jax.nn.relu(gradients)).sum((1, 2), keepdims=True)
-    return cam.upsample(jax.nn.relu((weights * activations).sum(-1)), images)
+
+    def weigh(activations, gradients):
+        total = activations.sum((1, 2), keepdims=True)
+        alpha = cam.divide(gradients**2, 2 * gradients**2 + total * gradients**3)
+        weights = (alpha * jax.nn.relu(gradients)).sum((1, 2), keepdims=True)
+        return (weights * activations).sum(-1)
+
+    # The weights are sums over the cells. Those of Grad-CAM are means.
+    return cam.class_activation_map(
+        weigh, network, images, targets, layer, align=align, per_cell=False
+    )

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.methods.grad_cam import grad_cam
 from seeflower_jax.attribution.methods.saliency import guided_saliency
-from seeflower_jax.attribution.types import GuidedNetworkFunction, Targets
+from seeflower_jax.attribution.types import GuidedNetworkFunction, Layer, Targets
 
 
 def guided_grad_cam(
@@ -16,7 +16,8 @@ def guided_grad_cam(
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
-    layer: str,
+    layer: Layer,
+    align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute the product of guided saliency and Grad-CAM.
 
@@ -25,15 +26,16 @@ def guided_grad_cam(
     Args:
       network: a network function that also takes `act`, its activation function.
       images, targets: see `seeflower_jax.attribution`.
-      layer: name of an endpoint.
+      layer: name of an endpoint, several names, or "head".
+      align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent.
+      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = guided_grad_cam(network, images, labels, layer="block5_conv3")
       >>> maps.shape == images.shape[:3]
       True
     """
-    cam_maps = grad_cam(network, images, targets, layer=layer)
+    cam_maps = grad_cam(network, images, targets, layer=layer, align=align)
     return guided_saliency(network, images, targets) * cam_maps

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution import cam
+from seeflower_jax.attribution import cam, layers
 from seeflower_jax.attribution.options import check_ranges
+from seeflower_jax.attribution.receptive_field import cell_centres
 from seeflower_jax.attribution.targets import resolve, score
-from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 
 
 def score_cam(
@@ -19,9 +20,10 @@ def score_cam(
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
-    layer: str,
+    layer: Layer,
     baseline: float = 127.5,
     channels: int = 0,
+    align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute where a layer's activations raise the score, without gradients.
 
@@ -37,14 +39,16 @@ def score_cam(
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
-      layer: name of an endpoint.
+      layer: name of an endpoint, or "head" if the head reads a single layer. The
+        softmax over the channels is defined within a layer.
       baseline: value of the pixels that a channel hides.
       channels: number of channels to use; 0 uses all. The method selects the channels
         that vary most within each image.
+      align: "receptive_field" or "stretch", see `receptive_field.cell_centres`. The
+        masks are placed like the map.
 
     Raises:
-      ValueError: the layer is unknown or has no spatial extent, or an option is out of
-        its range.
+      ValueError: as of `layers.resolve_one`, or an option is out of its range.
 
     Example:
       >>> maps = score_cam(network, images, labels, layer="block5_conv3", channels=4)
@@ -53,16 +57,16 @@ def score_cam(
     """
     check_ranges(baseline=baseline, channels=channels)
     targets = resolve(network, images, targets)
-    endpoints = network(images)[1]
-    cam.check_layer(endpoints, layer)
-    activations = endpoints[layer].astype(jnp.float32)
+    name = layers.resolve_one(network, images, layer, "score_cam")
+    centres = cell_centres(network, images, align)[name]
+    activations = network(images)[1][name].astype(jnp.float32)
     if channels:
         count = min(channels, activations.shape[-1])
         _, indices = jax.lax.top_k(activations.var((1, 2)), count)
         activations = jnp.take_along_axis(activations, indices[:, None, None], -1)
 
     def masked_score(channel):
-        mask = cam.upsample(channel, images)
+        mask = cam.upsample(channel, images, centres)
         low = mask.min((1, 2), keepdims=True)
         mask = cam.divide(mask - low, mask.max((1, 2), keepdims=True) - low)[..., None]
         masked_images = baseline + (images - baseline) * mask
@@ -71,4 +75,4 @@ def score_cam(
     scores = jax.lax.map(masked_score, jnp.moveaxis(activations, -1, 0))
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=0)
     maps = jax.nn.relu(jnp.einsum("nhwc,cn->nhw", activations, weights))
-    return cam.upsample(maps, images)
+    return cam.upsample(maps, images, centres)

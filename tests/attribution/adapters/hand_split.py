@@ -28,7 +28,8 @@ def check(network, images, targets, layer, lower, upper):
 
     @jax.jit
     def compute(network, images):
-        maps = attr.grad_cam(network, images, targets, layer=layer, relu=False)
+        options = {"layer": layer, "relu": False, "align": "stretch"}
+        maps = attr.grad_cam(network, images, targets, **options)
         return cam.layer_gradients(network, images, targets, layer), maps
 
     activations = lower(images)

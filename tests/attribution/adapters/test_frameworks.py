@@ -94,6 +94,7 @@ def test_captum(adapted, images, labels):
     )
     maps = captum.LayerGradCam(of_pixels, block).attribute(pixels, targets)
     maps = captum.LayerAttribution.interpolate(maps, images.shape[1:3], "bilinear")
+    options = {"layer": "block", "relu": False, "align": "stretch"}
     pairs = (
         (attr.saliency(adapted.network, images, labels), saliency.max(1)[0]),
         (
@@ -103,7 +104,7 @@ def test_captum(adapted, images, labels):
             integrated.sum(1),
         ),
         (
-            attr.grad_cam(adapted.network, images, labels, layer="block", relu=False),
+            attr.grad_cam(adapted.network, images, labels, **options),
             maps[:, 0],
         ),
     )

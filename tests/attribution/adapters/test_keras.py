@@ -88,8 +88,9 @@ def test_resnet_has_captum_maps(resnet, images):
     hand_split.assert_close(compute(network, images, LABELS), saliency.detach().numpy())
     maps = captum.LayerGradCam(of_pixels, original.layer3).attribute(pixels, targets)
     maps = captum.LayerAttribution.interpolate(maps, (64, 64), "bilinear")[:, 0]
-    compute = jax.jit(attr.grad_cam, static_argnames=("layer", "relu"))
-    actual = compute(network, images, LABELS, layer="conv4_block6_out", relu=False)
+    compute = jax.jit(attr.grad_cam, static_argnames=("layer", "relu", "align"))
+    options = {"layer": "conv4_block6_out", "relu": False, "align": "stretch"}
+    actual = compute(network, images, LABELS, **options)
     hand_split.assert_close(actual, maps.detach().numpy())
 
 

@@ -1,0 +1,307 @@
+"""The layers of class activation maps: one endpoint, several, or all that a head reads.
+
+    names = resolve(network, images, "head")      # ["block3_pool", "block4_pool", ...]
+    values = gradients(network, images, targets, names)
+    activations, gradient = values["block4_pool"]
+
+Several layers share the explanation of a score only if no evidence counts twice. So the
+gradient at each of several layers is the direct one: it leaves out the paths through
+the other layers. All gradients come from one backward pass.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import Array, Float
+
+from seeflower_jax import hints
+from seeflower_jax.attribution import dataflow
+from seeflower_jax.attribution.targets import score
+from seeflower_jax.attribution.types import (
+    EndpointShapes,
+    Layer,
+    NetworkFunction,
+    Taps,
+    Targets,
+)
+
+HEAD = "head"  # stands for all layers that the head reads
+
+# {layer: (activations, gradient of the score with respect to them)}
+Gradients = dict[str, tuple[Float[Array, "n h w k"], Float[Array, "n h w k"]]]
+
+
+def spatial_layers(endpoints: EndpointShapes) -> list[str]:
+    """Return the names of the endpoints with a spatial extent, in order.
+
+    An endpoint has a spatial extent if it is [N, h, w, C] with more than one position.
+
+    Args:
+      endpoints: {name: array or shape}.
+    """
+    return [
+        name
+        for name, value in endpoints.items()
+        if len(value.shape) == 4 and value.shape[1] * value.shape[2] > 1
+    ]
+
+
+def check_layer(endpoints: EndpointShapes, layer: str) -> None:
+    """Check that a layer exists and has a spatial extent.
+
+    Args:
+      endpoints: {name: array or shape}.
+      layer: name of an endpoint.
+
+    Raises:
+      ValueError: the layer is unknown or has no spatial extent. The message lists the
+        layers with a spatial extent.
+    """
+    layers = spatial_layers(endpoints)
+    if layer in layers:
+        return
+    hint = hints.did_you_mean(layer, [*layers, HEAD])
+    problem = "has no spatial extent" if layer in endpoints else "is unknown"
+    raise ValueError(f"layer {layer!r} {problem}; layers are {layers}{hint}")
+
+
+def check_layers(endpoints: EndpointShapes, layer: Layer) -> list[str]:
+    """Return the names of layers, each checked by `check_layer`.
+
+    Args:
+      endpoints: {name: array or shape}.
+      layer: name of an endpoint, or several names.
+
+    Raises:
+      ValueError: a layer is unknown, has no spatial extent or is repeated, or there is
+        none.
+    """
+    names = [layer] if isinstance(layer, str) else list(layer)
+    if not names:
+        raise ValueError(
+            f"layer is {layer!r}; expected the name of a layer, several or {HEAD!r}"
+        )
+    for number, name in enumerate(names):
+        check_layer(endpoints, name)
+        if name in names[:number]:
+            raise ValueError(f"layer {name!r} is given more than once; give it once")
+    return names
+
+
+def resolve(
+    network: NetworkFunction, images: Float[Array, "n h w 3"], layer: Layer
+) -> list[str]:
+    """Return the names of the layers that an argument `layer` means.
+
+    Args:
+      network, images: see `seeflower_jax.attribution`.
+      layer: name of an endpoint, several names, or "head". "head" means all layers with
+        a spatial extent that the logits depend on directly, not only through another
+        such layer. A spatial layer of the name "head" is meant itself.
+
+    Raises:
+      ValueError: a layer is unknown, has no spatial extent or is repeated, or there is
+        none.
+
+    Example:
+      >>> resolve(network, images, "head")
+      ['block5_pool']
+    """
+    endpoints = jax.eval_shape(network, images)[1]
+    if layer != HEAD or HEAD in spatial_layers(endpoints):
+        return check_layers(endpoints, layer)
+    taps = _zero_taps(endpoints, spatial_layers(endpoints))
+    read = _read_directly(jax.make_jaxpr(lambda t: network(images, t)[0])(taps), taps)
+    if not read:
+        raise ValueError("the logits depend on no layer with a spatial extent")
+    return [name for name in spatial_layers(endpoints) if name in read]
+
+
+def resolve_one(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    layer: Layer,
+    method: str,
+) -> str:
+    """Return the name of the only layer that an argument `layer` means.
+
+    Args:
+      network, images, layer: as of `resolve`.
+      method: name of the method, for the message.
+
+    Raises:
+      ValueError: as of `resolve`, or there are several layers.
+
+    Example:
+      >>> resolve_one(network, images, ["block5_conv3"], "eigen_cam")
+      'block5_conv3'
+    """
+    names = resolve(network, images, layer)
+    check_single(method, names)
+    return names[0]
+
+
+def check_single(method: str, names: Sequence[str]) -> None:
+    """Check that a method that takes one layer gets one.
+
+    Raises:
+      ValueError: there are several layers.
+    """
+    if len(names) > 1:
+        raise ValueError(
+            f"{method} takes one layer, but layer means {len(names)}: "
+            f"{', '.join(names)}; name one of them"
+        )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["array"],
+    meta_fields=["replaces"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cut:
+    """A tap that separates a layer from all below: no gradient passes on to them.
+
+    A network adds taps to its endpoints by the operator `+`. The sum of an endpoint and
+    a cut has the value of the endpoint plus the array, and the gradient of the array.
+
+    Attributes:
+      array: of the shape of the endpoint.
+      replaces: whether the sum is the array alone, whatever the endpoint.
+
+    Example:
+      >>> jax.grad(lambda x: (3 * x + Cut(x)))(2.0)
+      Array(1., dtype=float32, weak_type=True)
+    """
+
+    array: Array
+    replaces: bool = False
+
+    shape = property(lambda self: self.array.shape)
+    ndim = property(lambda self: self.array.ndim)
+    dtype = property(lambda self: self.array.dtype)
+
+    def astype(self, dtype: jnp.dtype) -> "Cut":
+        """Return the cut with an array of another type."""
+        return dataclasses.replace(self, array=self.array.astype(dtype))
+
+    def __radd__(self, value: Array) -> Array:
+        if self.replaces:
+            return self.array
+        return jax.lax.stop_gradient(value) + self.array
+
+    __add__ = __radd__
+
+
+def gradients(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets,
+    names: Sequence[str],
+) -> Gradients:
+    """Return the activations of layers, and the gradients of the score there.
+
+    The function adds taps of zeros to the layers and differentiates the score with
+    respect to the taps. The backward pass therefore runs only through the layers above.
+    With several layers, no gradient passes through one of them to another.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`. For several layers, the
+        network adds taps by `+`.
+      names: of `resolve`.
+
+    Raises:
+      ValueError: the score does not depend on a layer, or depends on it only through
+        the other layers.
+
+    Example:
+      >>> values = gradients(network, images, labels, ["block5_pool"])
+      >>> activations, gradient = values["block5_pool"]
+      >>> activations.shape == gradient.shape
+      True
+    """
+    taps = _zero_taps(jax.eval_shape(network, images)[1], names)
+
+    def total_score(taps):
+        logits, endpoints = network(images, taps)
+        return score(logits, targets).sum(), [endpoints[name] for name in taps]
+
+    closed = jax.make_jaxpr(total_score)(taps)
+    _check_read(closed, taps)
+    # The jaxpr is evaluated, so that the network is traced only once.
+    evaluate = core.jaxpr_as_fun(closed)
+
+    def evaluate_score(taps):
+        total, *activations = evaluate(*jax.tree.leaves(taps))
+        return total, activations
+
+    by_name, activations = jax.grad(evaluate_score, has_aux=True)(taps)
+    return {
+        name: (
+            value.astype(jnp.float32),
+            jax.tree.leaves(by_name[name])[0].astype(jnp.float32),
+        )
+        for name, value in zip(taps, activations, strict=True)
+    }
+
+
+def check_read(
+    network: NetworkFunction, images: Float[Array, "n h w 3"], names: Sequence[str]
+) -> None:
+    """Check that the logits depend on each layer, not only through the other layers.
+
+    Raises:
+      ValueError: names the first layer that the logits do not depend on.
+
+    Example:
+      >>> check_read(network, images, ["block5_conv3"])
+    """
+    taps = _zero_taps(jax.eval_shape(network, images)[1], names)
+    _check_read(jax.make_jaxpr(lambda t: network(images, t)[0])(taps), taps)
+
+
+def _zero_taps(endpoints: EndpointShapes, names: Iterable[str]) -> Taps:
+    """Return taps of zeros, sorted as JAX sorts: cuts, or an array for one layer."""
+    zeros: dict[str, Any] = {
+        name: jnp.zeros(endpoints[name].shape, endpoints[name].dtype)
+        for name in sorted(names)
+    }
+    if len(zeros) > 1:
+        zeros = {name: Cut(array) for name, array in zeros.items()}
+    return zeros
+
+
+def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[str]:
+    """Return the taps, the inputs of a jaxpr, that its first output depends on."""
+
+    def union(equation, facts):
+        # A gradient does not pass, so neither does a layer below a cut.
+        is_cut = equation.primitive.name == "stop_gradient"
+        known = None if is_cut else frozenset().union(*filter(None, facts))
+        return [known] * len(equation.outvars)
+
+    facts = [frozenset([name]) for name in names]
+    return dataflow.propagate(closed.jaxpr, facts, union)[0] or frozenset()
+
+
+def _check_read(closed: core.ClosedJaxpr, taps: Collection[str]) -> None:
+    read = _read_directly(closed, taps)
+    unread = [name for name in taps if name not in read]
+    if not unread:
+        return
+    if len(taps) == 1:
+        raise ValueError(
+            f"the score does not depend on layer {unread[0]!r}, so its map would be "
+            f"zero; layer={HEAD!r} means the layers that the head reads"
+        )
+    raise ValueError(
+        f"the score depends on layer {unread[0]!r} only through the other layers, or "
+        "not at all, so its evidence would count twice; leave it out, or use "
+        f"layer={HEAD!r} for the layers that the head reads"
+    )
