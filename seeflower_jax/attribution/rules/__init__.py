@@ -9,6 +9,10 @@
 backpropagation, deconvnet), `deep_lift` and `lrp` are rules. `graph`, `operations` and
 `jaxprs` find out what the primitives of a jaxpr do. `docs/attribution.md` has a table
 of what each rule does with each primitive.
+
+Example:
+    >>> guided_network = with_rules(network, Guided())
+    >>> logits, endpoints = guided_network(images)
 """
 
 from seeflower_jax.attribution.rules.activations import Deconvnet, Guided

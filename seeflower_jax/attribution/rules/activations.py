@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.rules.graph import Kind
 from seeflower_jax.attribution.rules.interpreter import Rules, replace_derivative
 from seeflower_jax.attribution.rules.jaxprs import primitive_names
 from seeflower_jax.attribution.rules.operations import Operation, Plan
@@ -42,7 +43,8 @@ class RectifierRules(Rules, abc.ABC):
         operations = list(plan.walk())
         if any(operation.is_rectifier for operation in operations):
             return
-        names = {n for o in operations for eqn in o.eqns for n in primitive_names(eqn)}
+        nonlinear = [o for o in operations if o.kind in (Kind.ELEMENTWISE, Kind.OTHER)]
+        names = {n for o in nonlinear for eqn in o.eqns for n in primitive_names(eqn)}
         others = sorted(names & _OTHER_ACTIVATIONS)
         if others:
             raise ValueError(

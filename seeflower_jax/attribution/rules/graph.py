@@ -49,7 +49,7 @@ CONTROL = {
 }
 _AFFINE = {
     "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
-    "copy", "copy_p", "reduce_precision",
+    "copy", "copy_p", "name", "reduce_precision",
 }  # fmt: skip
 _CURVED = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
@@ -184,33 +184,30 @@ class Graph:
         return tuple(reversed(region)) if fits else ()
 
     def _is_linear(self, eqn: JaxprEqn) -> bool:
-        """Return whether a primitive is linear in all of its marked inputs.
+        """Return whether a primitive is linear in its marked inputs, plus a constant.
 
-        The primitive tells: it can be transposed with respect to these inputs.
+        It is if the tangent of its outputs does not depend on the values of the inputs.
         """
         marked = list(dict.fromkeys(self.marked_inputs(eqn)))
         if not all(map(_is_float, marked)):
             return False
         constants = [v for v in eqn.invars if isinstance(v, Var) and v not in marked]
 
-        def transpose(arrays, cotangents):
-            env = dict(zip(constants, arrays, strict=True))
-
+        def tangent(values, tangents, constant_values):
             def function(*values):
-                changed = env | dict(zip(marked, values, strict=True))
-                return run([eqn], changed, eqn.outvars)
+                arrays = (*values, *constant_values)
+                env = dict(zip((*marked, *constants), arrays, strict=True))
+                return run([eqn], env, eqn.outvars)
 
-            return jax.linear_transpose(function, *map(_struct, marked))(cotangents)
+            return jax.jvp(function, values, tangents)[1]
 
+        values, others = list(map(_struct, marked)), list(map(_struct, constants))
         try:
-            jax.eval_shape(
-                transpose,
-                list(map(_struct, constants)),
-                list(map(_struct, eqn.outvars)),
-            )
-        except (AssertionError, NotImplementedError, TypeError, ValueError):
+            jaxpr = jax.make_jaxpr(tangent)(values, values, others)
+        except NotImplementedError:  # no derivative
             return False
-        return True
+        is_value = [True] * len(values) + [False] * len(values + others)
+        return not any(Graph(jaxpr, is_value).outputs())
 
     def chain(self, eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:
         """Return the additions of and products with constants that follow a layer."""

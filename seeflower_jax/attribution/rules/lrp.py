@@ -41,8 +41,8 @@ _MOVES = {
 }  # fmt: skip
 # Primitives that scale or shift the elements of one value.
 _RESCALES = {
-    "add", "convert_element_type", "copy", "copy_p", "div", "mul", "neg",
-    "reduce_precision", "sub",
+    "add", "convert_element_type", "copy", "copy_p", "div", "mul", "name",
+    "neg", "reduce_precision", "sub",
 }  # fmt: skip
 # Functions whose output scales another value: it is held constant there.
 _GATES = {"div", "exp", "exp2", "logistic", "pow", "rsqrt", "stop_gradient"}
