@@ -7,8 +7,8 @@
 
 `interpreter` evaluates the jaxpr of a network by rules. `activations` (guided
 backpropagation, deconvnet), `deep_lift` and `lrp` are rules. `graph`, `operations` and
-`jaxprs` find out what the primitives of a jaxpr do. `docs/attribution.md` has a table
-of what each rule does with each primitive.
+`jaxprs` find out what the primitives of a jaxpr do. `docs/backward_rules.md` has
+a table of what each rule does with each primitive.
 
 Example:
     >>> guided_network = with_rules(network, Guided())
