@@ -33,8 +33,8 @@ class RectifierRules(Rules, abc.ABC):
     """
 
     @abc.abstractmethod
-    def pull(self, cotangent: Values, output: Values, x: Values) -> Values:
-        """Return the cotangent of the input `x` of a rectifier."""
+    def pull(self, cotangent: Values, output: Values) -> Values:
+        """Return the cotangent of the input of a rectifier."""
 
     def keeps(self, names: Collection[str]) -> bool:
         return _RECTIFIERS.isdisjoint(names)
@@ -58,7 +58,7 @@ class RectifierRules(Rules, abc.ABC):
             return operation.evaluate(*inputs)
         output = replace_derivative(
             lambda *arrays: operation.evaluate(*arrays)[0],
-            lambda cotangent, output, x, *_: (self.pull(cotangent, output, x),),
+            lambda cotangent, output, *_: (self.pull(cotangent, output),),
             *inputs,
         )
         return [output]
@@ -87,7 +87,7 @@ class Guided(RectifierRules):
       [0.0, 3.0, 0.0]
     """
 
-    def pull(self, cotangent: Values, output: Values, x: Values) -> Values:
+    def pull(self, cotangent: Values, output: Values) -> Values:
         return jnp.where((output > 0) & (cotangent > 0), cotangent, 0)
 
 
@@ -104,5 +104,5 @@ class Deconvnet(RectifierRules):
       [3.0, 3.0, 0.0]
     """
 
-    def pull(self, cotangent: Values, output: Values, x: Values) -> Values:
+    def pull(self, cotangent: Values, output: Values) -> Values:
         return jax.nn.relu(cotangent)

@@ -167,9 +167,8 @@ def _rescale(g, function, inputs, output):
 
 def _midpoint(g, function, inputs, output):
     """Take the derivative between image and baseline: exact for products."""
-    return jax.vjp(function, *((x + x0) / 2 for x, x0 in zip(*inputs, strict=True)))[1](
-        g
-    )
+    means = ((x + x0) / 2 for x, x0 in zip(*inputs, strict=True))
+    return jax.vjp(function, *means)[1](g)
 
 
 def _quotient(g, function, inputs, output):

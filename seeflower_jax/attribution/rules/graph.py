@@ -10,7 +10,6 @@ out, see `jaxprs`.
 import enum
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +59,8 @@ _CURVED = {
     "stop_gradient", "tan", "tanh", "xor",
 }  # fmt: skip
 _EXTREMA = {
-    "cummax", "cummin", "max", "max_pool", "min", "reduce_max", "reduce_min",
-    "reduce_window_max", "reduce_window_min",
+    "cummax", "cummin", "max_pool", "reduce_max", "reduce_min", "reduce_window_max",
+    "reduce_window_min",
 }  # fmt: skip
 _WEIGHTED = {"conv_general_dilated", "convolution", "dot_general"}
 
@@ -103,7 +102,7 @@ class Graph:
                 if self._is_zero(eqn.invars[0]):
                     self._zeros.update(eqn.outvars)
 
-    def is_marked(self, atom: Any) -> bool:
+    def is_marked(self, atom: Atom) -> bool:
         """Return whether a variable depends on the images."""
         return isinstance(atom, Var) and atom in self._marked
 
@@ -115,15 +114,15 @@ class Graph:
         """Return which outputs of the jaxpr are marked."""
         return [self.is_marked(atom) for atom in self._jaxpr.outvars]
 
-    def _is_zero(self, atom: Any) -> bool:
+    def _is_zero(self, atom: Atom) -> bool:
         if isinstance(atom, Literal):
             return not np.any(atom.val)
         return atom in self._zeros
 
     def classify(self, eqn: JaxprEqn) -> tuple[Kind, tuple[JaxprEqn, ...]]:
-        """Return the kind of a primitive and the primitives it forms a function with.
+        """Return the kind of a primitive and the primitives of its function.
 
-        The second is the primitive alone for all kinds but `ELEMENTWISE`.
+        All kinds but `ELEMENTWISE` have functions of one primitive.
         """
         name, marked = eqn.primitive.name, self.marked_inputs(eqn)
         if not marked:
@@ -140,7 +139,7 @@ class Graph:
             return (Kind.LAYER if len(marked) == 1 else Kind.PRODUCT), (eqn,)
         return (Kind.LINEAR if self._is_linear(eqn) else Kind.OTHER), (eqn,)
 
-    def _classify_elementwise(self, eqn) -> tuple[Kind, tuple[JaxprEqn, ...]]:
+    def _classify_elementwise(self, eqn: JaxprEqn) -> tuple[Kind, tuple[JaxprEqn, ...]]:
         name = eqn.primitive.name
         if self._is_affine(eqn):
             return Kind.LINEAR, (eqn,)
@@ -251,5 +250,5 @@ def _shape(var: Atom) -> tuple[int, ...]:
     return var.aval.shape
 
 
-def _struct(var: Any) -> jax.ShapeDtypeStruct:
+def _struct(var: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)

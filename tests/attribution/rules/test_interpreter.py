@@ -127,6 +127,18 @@ def test_a_branch_that_depends_on_the_images():
         with_rules(network, DeepLift(0.0))(x)
 
 
+def test_callbacks_of_a_network_run():
+    seen = []
+
+    def network(x):
+        jax.debug.callback(lambda total: seen.append(float(total)), x.sum())
+        return jax.nn.relu(x)
+
+    with_rules(network, Guided())(jnp.array([1.0, 2.0]))
+    jax.effects_barrier()
+    assert seen == [3.0]
+
+
 def test_images_of_integers_are_refused():
     network, images = _network()
     with pytest.raises(ValueError, match="images are uint8; expected floating point"):
