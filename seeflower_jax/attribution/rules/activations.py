@@ -2,9 +2,9 @@
 
     maps = saliency(with_rules(network, Guided()), images, targets)
 
-A rectifier is max(x, 0), however it is written: `jax.nn.relu`, `jnp.maximum(x, 0)`,
-`jnp.where(x > 0, x, 0)`, or the lower bound of `jax.nn.relu6` and `jnp.clip(x, 0, b)`.
-All other functions keep their derivatives, as in captum.
+A rectifier is max(x, 0), however it is written: `jax.nn.relu`, `jnp.maximum(x, 0)` or
+`jnp.where(x > 0, x, 0)`. The lower bound of `jax.nn.relu6` and `jnp.clip(x, 0, b)` is
+one, too. All other functions keep their derivatives, as in captum.
 """
 
 import abc

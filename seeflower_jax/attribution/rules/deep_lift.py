@@ -48,8 +48,8 @@ class DeepLift(Rules):
 
     - Nonlinear functions of one value: the rescale rule. A function that is written in
       several primitives, such as GELU, is one function.
-    - Maxima and max pooling: the rule of captum. A rise is credited to the maximum of
-      the image, a fall to the maximum of the baseline.
+    - Maxima and max pooling: a rise is credited to the maximum of the image, a fall to
+      the maximum of the baseline. captum has this rule, too.
     - Products and quotients of two values: the mean over both orders in which the
       values can change (Shapley), which is complete.
 
@@ -178,7 +178,7 @@ def _quotient(g, function, inputs, output):
 
 
 def _maximum(g, function, inputs, output, top=jnp.maximum):
-    """Credit a rise to the maximum of the image, a fall to that of the baseline."""
+    """Credit a rise to the image's maximum, a fall to the baseline's maximum."""
     (_, pull), (_, pull_baseline) = (jax.vjp(function, *arrays) for arrays in inputs)
     y, y0 = output
     rises = pull(g * (top(y, y0) - y0))

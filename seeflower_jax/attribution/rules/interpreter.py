@@ -3,10 +3,10 @@
     guided_network = with_rules(network, Guided())
     gradient = jax.grad(lambda x: guided_network(x)[0][:, 0].sum())(images)
 
-The network is any function of JAX. It is traced to a jaxpr, whose operations are then
-evaluated one by one, each with the derivative that the rules give it. The outputs are
-the outputs of the network. The result is a function of JAX again, so `jit`, `vmap` and
-`grad` work on it.
+The network is any function of JAX. It is traced to a jaxpr. The operations of the jaxpr
+are evaluated one by one, each with the derivative that the rules give it. The outputs
+are the outputs of the network. The result is a function of JAX again, so `jit`, `vmap`
+and `grad` work on it.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -29,9 +29,9 @@ class Rules:
     """How each kind of operation is computed and differentiated.
 
     This class gives each operation its own derivative. A subclass replaces the methods
-    of some kinds, which `graph.Kind` lists. Such a method takes the operation and the
-    values of its inputs: what `enter` or another method returned for values that depend
-    on the images, which come first, and arrays for constants.
+    of some kinds, which `graph.Kind` lists. Such a method takes the operation and its
+    inputs. The inputs that depend on the images come first. They are what `enter` or
+    another method returned. The other inputs are arrays.
     """
 
     def enter(self, images: Array) -> Marked:

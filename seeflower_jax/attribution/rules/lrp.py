@@ -198,9 +198,9 @@ class LRP(Rules):
     - Maxima and max pooling: the maximum receives all relevance.
     - Quotients: the divisor is held constant.
     - Products of two values: an exponential, a sigmoid, an inverse root or a quotient
-      is a gate, which is held constant (Ali et al. 2022, arXiv 2202.07304: attention
-      and normalisation). Without a gate, each value receives one half (Achtibat et al.
-      2024, arXiv 2402.05602, equation 14).
+      is a gate. It is held constant, as attention and normalisation are in Ali et al.
+      2022, arXiv 2202.07304. Without a gate, each value receives one half, as in
+      Achtibat et al. 2024, arXiv 2402.05602, section 3.
 
     Biases receive relevance, which does not reach the image. Other nonlinear primitives
     have no rule.
@@ -293,7 +293,7 @@ def _array(value: Marked) -> Array:
 
 
 def _signal(value: Marked) -> Array:
-    """Return an array whose derivative is its relevance divided by its value."""
+    """Return an array. Its derivative is its relevance divided by its value."""
     if isinstance(value, Signal) and value.role == "image":
         return replace_derivative(lambda x: x, lambda g, y, x: (g * x,), value.array)
     return _array(value)
@@ -337,7 +337,7 @@ def _pass_all(function, g, y, x, *constants):
 def _propagate(
     operation: Operation, rule: LayerRule, x: Array, kernel: Array, *constants: Array
 ) -> Array:
-    """Compute the output of a layer, whose relevance a rule distributes.
+    """Compute the output of a layer. The rule distributes the output's relevance.
 
     A contribution x_i w_ij is positive if it equals its magnitude. The positive
     contributions to an output are therefore (x_i w_ij + |x_i| |w_ij|) / 2, and two

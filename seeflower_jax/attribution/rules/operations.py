@@ -112,7 +112,7 @@ class Plan:
     marked_outputs: tuple[bool, ...]
 
     def walk(self) -> Iterator[Operation]:
-        """Yield all operations, also those of loops and branches."""
+        """Yield all operations, including the operations of loops and branches."""
         for operation in self.operations:
             yield operation
             for plan in operation.plans:
