@@ -23,7 +23,8 @@ sum of all scores therefore holds the gradient of each score.
 
 `methods` holds one method a file. `registry` lists the methods by name, and `batch`
 runs methods by name. `localisation` and `faithfulness` measure maps. `activation_max`
-synthesises images of a class.
+synthesises images of a class. `rules` replaces the derivatives of a network, for
+DeepLIFT and LRP.
 
 The package imports a function or a module only when it is first used.
 """
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
         attention_relevance,
     )
     from seeflower_jax.attribution.methods.attention_rollout import attention_rollout
+    from seeflower_jax.attribution.methods.deconvnet_saliency import deconvnet_saliency
+    from seeflower_jax.attribution.methods.deep_lift import deep_lift
     from seeflower_jax.attribution.methods.eigen_cam import eigen_cam
     from seeflower_jax.attribution.methods.finer_cam import finer_cam
     from seeflower_jax.attribution.methods.grad_cam import grad_cam
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
         integrated_gradients,
     )
     from seeflower_jax.attribution.methods.layer_cam import layer_cam
+    from seeflower_jax.attribution.methods.lrp import lrp
     from seeflower_jax.attribution.methods.occlusion import occlusion
     from seeflower_jax.attribution.methods.saliency import (
         guided_saliency,
@@ -61,11 +65,14 @@ if TYPE_CHECKING:
     )
     from seeflower_jax.attribution.methods.score_cam import score_cam
     from seeflower_jax.attribution.methods.smooth_grad import smooth_grad
+    from seeflower_jax.attribution.rules.interpreter import with_rules
     from seeflower_jax.attribution.tokens import tokens_to_grid
 
 __all__ = [
     "attention_relevance",
     "attention_rollout",
+    "deconvnet_saliency",
+    "deep_lift",
     "eigen_cam",
     "finer_cam",
     "from_equinox",
@@ -81,6 +88,7 @@ __all__ = [
     "hires_cam",
     "integrated_gradients",
     "layer_cam",
+    "lrp",
     "occlusion",
     "paper_saliency",
     "saliency",
@@ -88,6 +96,7 @@ __all__ = [
     "signed_saliency",
     "smooth_grad",
     "tokens_to_grid",
+    "with_rules",
 ]
 
 # The modules of the functions that are not in `methods`, in a module of their name.
@@ -102,6 +111,7 @@ _HOMES = {
     "paper_saliency": "methods.saliency",
     "signed_saliency": "methods.saliency",
     "tokens_to_grid": "tokens",
+    "with_rules": "rules.interpreter",
 }
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from seeflower_jax import hints
 from seeflower_jax.attribution.methods import (
+    deconvnet_saliency,
+    deep_lift,
     eigen_cam,
     finer_cam,
     grad_cam,
@@ -21,6 +23,7 @@ from seeflower_jax.attribution.methods import (
     hires_cam,
     integrated_gradients,
     layer_cam,
+    lrp,
     occlusion,
     saliency,
     score_cam,
@@ -59,11 +62,14 @@ METHODS: dict[str, Method] = {
     "saliency": Method(saliency.saliency),
     "signed_saliency": Method(saliency.signed_saliency, signed=True),
     "guided_saliency": Method(saliency.guided_saliency),
+    "deconvnet_saliency": Method(deconvnet_saliency.deconvnet_saliency),
     "paper_saliency": Method(saliency.paper_saliency),
     "smooth_grad": Method(smooth_grad.smooth_grad, random=True),
     "integrated_gradients": Method(
         integrated_gradients.integrated_gradients, signed=True
     ),
+    "deep_lift": Method(deep_lift.deep_lift, signed=True),
+    "lrp": Method(lrp.lrp, signed=True),
     "occlusion": Method(occlusion.occlusion, signed=True),
     "grad_cam": Method(grad_cam.grad_cam, layered=True),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus.grad_cam_plus_plus, layered=True),

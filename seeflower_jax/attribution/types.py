@@ -62,23 +62,3 @@ class NetworkFunction(Protocol):
             is the gradient at that endpoint. Methods without a `layer` never pass taps.
         """
         ...
-
-
-class GuidedNetworkFunction(Protocol):
-    """A network function that also lets the caller replace its activation function."""
-
-    def __call__(
-        self,
-        images: Float[Array, "n h w 3"],
-        taps: Taps | None = None,
-        *,
-        act: Callable[[Array], Array] = ...,
-    ) -> tuple[Float[Array, "n c"], Endpoints]:
-        """Return the logits and the endpoints of a batch of images.
-
-        Args:
-          images: RGB in [0, 255].
-          taps: arrays to add to endpoints.
-          act: the activation function, ReLU by default.
-        """
-        ...

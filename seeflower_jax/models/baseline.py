@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from seeflower_jax.models import ops
 from seeflower_jax.models.layers import (
-    Activation,
     Conv,
     Endpoints,
     Features,
@@ -29,14 +28,12 @@ class Baseline(nn.Module):
       features: channels of each convolution.
       width: factor on the number of channels; 1 is the paper's network.
       dropout: rate after each pooling.
-      act: the activation function.
       dtype: of the computation; parameters are float32.
     """
 
     features: tuple[int, ...] = (16, 32)
     width: float = 1.0
     dropout: float = 0.25
-    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -52,6 +49,6 @@ class Baseline(nn.Module):
                 dtype=self.dtype,
                 name=f"conv{block}",
             )
-            x = end(f"conv{block}", self.act(conv(x)))
+            x = end(f"conv{block}", nn.relu(conv(x)))
             x = end(f"pool{block}", dropout(ops.max_pool(x, 2, 2)))
         return endpoints

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from seeflower_jax import hints
-from seeflower_jax.models.layers import Activation, Endpoints, Features, Taps
+from seeflower_jax.models.layers import Endpoints, Features, Taps
 
 STANDARDIZE_EPSILON = 1e-5  # added to the variance of a feature
 
@@ -40,7 +40,9 @@ def _hellinger(x: Pooled) -> Pooled:
     Source: Arandjelovic and Zisserman 2012, "Three things everyone should know to
     improve object retrieval".
     """
-    x = jnp.sqrt(nn.relu(x) + 0.25)  # bounds the root's slope near 0
+    # The bound keeps the root's slope finite near 0. It is not written as a ReLU of the
+    # features, because guided backpropagation changes the derivative of every ReLU.
+    x = jnp.sqrt(jnp.maximum(x + 0.25, 0.25))
     return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True))
 
 
@@ -93,14 +95,12 @@ class Head(nn.Module):
       dropout: rate after each hidden layer. Without hidden layers, the rate before the
         last layer.
       hidden: widths of the layers before the last.
-      act: the activation function of the hidden layers.
     """
 
     num_classes: int
     dropout: float = 0.0
     hidden: tuple[int, ...] = ()
     standardize: bool = False
-    act: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: Pooled) -> Logits:
@@ -114,7 +114,7 @@ class Head(nn.Module):
             )(x)
         dropout = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
         for number, features in enumerate(self.hidden, start=1):
-            x = dropout(self.act(nn.Dense(features, name=f"fc{number}")(x)))
+            x = dropout(nn.relu(nn.Dense(features, name=f"fc{number}")(x)))
         if not self.hidden:
             x = dropout(x)
         return nn.Dense(
@@ -176,13 +176,7 @@ class Classifier(nn.Module):
     standardize: bool = False
 
     def setup(self) -> None:
-        self.head = Head(
-            self.num_classes,
-            self.dropout,
-            self.hidden,
-            self.standardize,
-            self.backbone.act,
-        )
+        self.head = Head(self.num_classes, self.dropout, self.hidden, self.standardize)
 
     def features(
         self, x: Float[Array, "n h w 3"], taps: Taps | None = None

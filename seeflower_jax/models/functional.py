@@ -11,14 +11,13 @@ gradient with respect to pixel values.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from seeflower_jax.models import registry
 from seeflower_jax.models.classifier import Classifier
-from seeflower_jax.models.layers import Activation, Taps
+from seeflower_jax.models.layers import Taps
 from seeflower_jax.models.preprocess import PREPROCESS
 from seeflower_jax.models.spec import ModelSpec
 
@@ -27,7 +26,7 @@ Variables = Mapping[str, Any]
 Images = Num[Array, "n h w 3"]
 
 
-def build(spec: ModelSpec, act: Activation = nn.relu) -> Classifier:
+def build(spec: ModelSpec) -> Classifier:
     """Return the Linen module of a spec; the module takes preprocessed images.
 
     Raises:
@@ -35,9 +34,7 @@ def build(spec: ModelSpec, act: Activation = nn.relu) -> Classifier:
     """
     registry.check(spec)
     model = registry.get_model(spec.name)
-    backbone = model.backbone(
-        spec, width=spec.width, act=act, dtype=jnp.dtype(spec.dtype)
-    )
+    backbone = model.backbone(spec, width=spec.width, dtype=jnp.dtype(spec.dtype))
     return Classifier(
         backbone,
         spec.num_classes,
@@ -80,7 +77,6 @@ def apply(
     variables: Variables,
     images: Images,
     taps: Taps | None = None,
-    act: Activation = nn.relu,
     **options: Any,
 ) -> tuple[Any, Any]:
     """Compute the logits and endpoints of images.
@@ -91,7 +87,6 @@ def apply(
       images: RGB in [0, 255], uint8 or floating point.
       taps: {endpoint name: array}, added to these endpoints. The gradient with respect
         to a zero tap is the gradient at that endpoint.
-      act: the activation function; guided backpropagation passes its own.
       **options: of `flax.linen.Module.apply`. `rngs={'dropout': key}` makes dropout
         active; `mutable=['batch_stats']` normalises by the statistics of the batch and
         updates the running statistics.
@@ -107,7 +102,7 @@ def apply(
       >>> logits.shape, endpoints["block5"].shape
       ((2, 5), (2, 8, 8, 128))
     """
-    model = build(spec, act)
+    model = build(spec)
     x = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
     return model.apply(variables, x, taps, **options)
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from seeflower_jax.models import ops
 from seeflower_jax.models.layers import (
-    Activation,
     ConvBN,
     Endpoints,
     Features,
@@ -47,7 +46,6 @@ class InceptionV3(nn.Module):
       use_scale: whether batch normalisation has a scale; Keras' weights have none.
       count_include_pad: whether average pooling counts the padding. Keras' weights were
         trained without; torchvision's network counts the padding.
-      act: the activation function.
       dtype: of the computation; parameters are float32.
     """
 
@@ -55,7 +53,6 @@ class InceptionV3(nn.Module):
     epsilon: float = 1e-3
     use_scale: bool = False
     count_include_pad: bool = False
-    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -90,7 +87,6 @@ class InceptionV3(nn.Module):
             padding,
             self.epsilon,
             self.use_scale,
-            act=self.act,
             dtype=self.dtype,
             name=name,
         )

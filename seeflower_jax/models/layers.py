@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.models import ops
 
-Activation = Callable[[Array], Array]
 Features = Float[Array, "n h w c"]
 Taps = Mapping[str, Features]
 Endpoints = dict[str, Features]
@@ -71,7 +70,7 @@ class Conv(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """Convolve, normalise the batch, activate.
+    """Convolve, normalise the batch, apply ReLU.
 
     If the collection `batch_stats` is mutable, the layer normalises by the statistics
     of the batch and updates the running statistics. If not, `apply` is the pure
@@ -82,7 +81,6 @@ class ConvBN(nn.Module):
       epsilon: added to the variance.
       use_scale: whether the normalisation has a learned scale.
       momentum: of the running statistics.
-      act: the activation function.
       dtype: of the computation; parameters are float32.
     """
 
@@ -93,7 +91,6 @@ class ConvBN(nn.Module):
     epsilon: float = 1e-3
     use_scale: bool = False
     momentum: float = 0.99
-    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -114,4 +111,4 @@ class ConvBN(nn.Module):
             dtype=self.dtype,
             name="bn",
         )(x)
-        return self.act(x)
+        return nn.relu(x)

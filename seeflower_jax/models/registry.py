@@ -17,7 +17,7 @@ from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.models.preprocess import PREPROCESS
 from seeflower_jax.models.spec import ModelSpec
 
-# backbone(spec, width=..., act=..., dtype=...) -> module of (images, taps), which
+# backbone(spec, width=..., dtype=...) -> module of (images, taps), which
 # returns {endpoint: [n, h, w, c]}.
 Backbone = Callable[..., nn.Module]
 
@@ -43,7 +43,7 @@ def register(spec: ModelSpec, backbone: Backbone) -> None:
 
     Args:
       spec: what the network needs by default.
-      backbone: backbone(spec, width=, act=, dtype=) returns a Linen module. The module
+      backbone: backbone(spec, width=, dtype=) returns a Linen module. The module
         takes preprocessed images and taps, and returns its endpoints by name.
 
     Raises:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from seeflower_jax.models import ops
 from seeflower_jax.models.layers import (
-    Activation,
     ConvBN,
     Endpoints,
     Features,
@@ -30,7 +29,6 @@ class Small(nn.Module):
       width: factor on the number of channels.
       epsilon: of batch normalisation.
       use_scale: whether batch normalisation has a learned scale.
-      act: the activation function.
       dtype: of the computation; parameters are float32.
     """
 
@@ -38,7 +36,6 @@ class Small(nn.Module):
     width: float = 1.0
     epsilon: float = 1e-3
     use_scale: bool = True
-    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -53,7 +50,6 @@ class Small(nn.Module):
                 epsilon=self.epsilon,
                 use_scale=self.use_scale,
                 momentum=0.9,  # the network is trained in few steps
-                act=self.act,
                 dtype=self.dtype,
                 name=f"block{block}",
             )(x)

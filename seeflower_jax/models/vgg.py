@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from seeflower_jax.models import ops
 from seeflower_jax.models.layers import (
-    Activation,
     Conv,
     Endpoints,
     Features,
@@ -40,13 +39,11 @@ class VGG(nn.Module):
     Attributes:
       convs: number of convolutions in each block.
       width: factor on the number of channels; 1 is the published network.
-      act: the activation function.
       dtype: of the computation; parameters are float32.
     """
 
     convs: tuple[int, ...] = VGG16
     width: float = 1.0
-    act: Activation = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -60,6 +57,6 @@ class VGG(nn.Module):
                 conv = Conv(
                     features, (3, 3), use_bias=True, dtype=self.dtype, name=name
                 )
-                x = end(name, self.act(conv(x)))
+                x = end(name, nn.relu(conv(x)))
             x = end(f"block{block}_pool", ops.max_pool(x, 2, 2))
         return endpoints

@@ -4,7 +4,6 @@ config.model = {"name": "residual", "dropout": 0.2, "dtype": "float32"}
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ class Residual(nn.Module):
     features: tuple[int, ...] = (16, 32, 64)
     width: float = 1.0
     epsilon: float = 1e-3
-    act: Callable = nn.relu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -33,7 +31,6 @@ class Residual(nn.Module):
                 kernel_size=(3, 3),
                 epsilon=self.epsilon,
                 use_scale=True,
-                act=self.act,
                 dtype=self.dtype,
             )
             x = conv(name=f"block{block}_a")(ops.max_pool(x, 2, 2))

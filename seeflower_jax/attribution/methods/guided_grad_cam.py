@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.methods.grad_cam import grad_cam
 from seeflower_jax.attribution.methods.saliency import guided_saliency
-from seeflower_jax.attribution.types import GuidedNetworkFunction, Layer, Targets
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 
 
 def guided_grad_cam(
-    network: GuidedNetworkFunction,
+    network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
     *,
@@ -24,8 +24,7 @@ def guided_grad_cam(
     Source: Selvaraju et al. 2017, arXiv 1610.02391, section 3.2.
 
     Args:
-      network: a network function that also takes `act`, its activation function.
-      images, targets: see `seeflower_jax.attribution`.
+      network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint, several names, or "head".
       align: "receptive_field" or "stretch".
 

@@ -5,33 +5,14 @@ Example:
     maps = guided_saliency(network, images, targets)
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.rules.activations import Guided
+from seeflower_jax.attribution.rules.interpreter import with_rules
 from seeflower_jax.attribution.targets import probability, score
-from seeflower_jax.attribution.types import (
-    GuidedNetworkFunction,
-    NetworkFunction,
-    Targets,
-)
-
-
-@jax.custom_vjp
-def guided_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return the ReLU, with a gradient that lets only positive gradients pass.
-
-    Source: Springenberg et al. 2015, arXiv 1412.6806, section 3.4.
-    """
-    return jax.nn.relu(x)
-
-
-guided_relu.defvjp(
-    lambda x: (jax.nn.relu(x), x),
-    lambda x, g: (jnp.where((x > 0) & (g > 0), g, 0),),
-)
+from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def gradient(
@@ -75,29 +56,32 @@ def signed_saliency(
 
 
 def guided_saliency(
-    network: GuidedNetworkFunction,
+    network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
 ) -> Float[Array, "n h w"]:
     """Compute saliency by guided backpropagation.
 
-    No activation function passes on a negative gradient.
+    No rectifier, max(x, 0), passes on a negative gradient. Other activation functions
+    keep their derivative, as in captum.
 
     Source: Springenberg et al. 2015, arXiv 1412.6806, section 3.4.
 
     Args:
-      network: a network function that also takes `act`, its activation function.
-      images, targets: see `seeflower_jax.attribution`.
+      network, images, targets: see `seeflower_jax.attribution`.
+
+    Raises:
+      ValueError: the network has other activation functions only.
 
     Example:
       >>> guided_saliency(network, images, labels).shape == images.shape[:3]
       True
     """
-    return saliency(functools.partial(network, act=guided_relu), images, targets)
+    return saliency(with_rules(network, Guided()), images, targets)
 
 
 def paper_saliency(
-    network: GuidedNetworkFunction,
+    network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
 ) -> Float[Array, "n h w"]:
@@ -106,7 +90,6 @@ def paper_saliency(
     The figures of the See-Flower paper show these maps.
 
     Args:
-      network: a network function that also takes `act`, its activation function.
-      images, targets: see `seeflower_jax.attribution`.
+      network, images, targets: see `seeflower_jax.attribution`.
     """
     return guided_saliency(network, images, probability(targets))

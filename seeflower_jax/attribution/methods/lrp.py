@@ -1,0 +1,59 @@
+"""LRP: relevance that each layer distributes to the layer below it.
+
+Example:
+    maps = lrp(network, images, targets)
+    maps = lrp(network, images, targets, rule=alpha_beta(2.0, 1.0))
+"""
+
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.methods.saliency import gradient
+from seeflower_jax.attribution.options import check_ranges
+from seeflower_jax.attribution.rules import lrp as rules
+from seeflower_jax.attribution.rules.interpreter import with_rules
+from seeflower_jax.attribution.types import NetworkFunction, Targets
+
+
+def lrp(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    rule: rules.LayerRule | None = None,
+    epsilon: float = 1e-6,
+    gamma: float = 0.25,
+    depth: float = 0.5,
+) -> Float[Array, "n h w"]:
+    """Compute the relevance of each pixel to the score, signed, summed over colours.
+
+    The sum of a map is the score, less the relevance of biases and the small share that
+    epsilon absorbs. The default is a composite: gamma in the layers next to the image,
+    epsilon in the others.
+
+    Differences from the source: `rules.lrp` has the rule of each function. There is no
+    special rule for pixels. Their relevance is the relevance of their preprocessed
+    values.
+
+    Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140, equations 58 and 60;
+    Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10, for gamma and composites.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`. A score that is not
+        linear in the logits distributes its gradient to them.
+      rule: of all layers, see `rules.lrp`. If given, the other options have no effect.
+      epsilon: of the epsilon rule.
+      gamma: of the gamma rule.
+      depth: share of the convolutions and matrix products that have the gamma rule.
+
+    Raises:
+      ValueError: an option is out of its range, or a primitive of the network has no
+        rule.
+
+    Example:
+      >>> lrp(network, images, labels, gamma=0.1).shape == images.shape[:3]
+      True
+    """
+    check_ranges(epsilon=epsilon, gamma=gamma, depth=depth)
+    if rule is None:
+        below, above = rules.gamma(gamma), rules.epsilon(epsilon)
+        rule = rules.by_depth((depth, below), (1.0, above))
+    return gradient(with_rules(network, rules.LRP(rule)), images, targets).sum(-1)

@@ -1,0 +1,254 @@
+"""What the primitives of a jaxpr are to the values that depend on the images.
+
+    graph = Graph(jaxpr, marked=[True])
+    kind, eqns = graph.classify(jaxpr.eqns[-1])
+
+A value that depends on the images is *marked*. The calls in the jaxpr must be written
+out, see `jaxprs`.
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+
+from seeflower_jax.attribution.rules.jaxprs import Atom, run
+
+
+class Kind(enum.Enum):
+    """What an operation is to the values that depend on the images.
+
+    The value of a kind is the name of the method of `Rules` that computes it. The last
+    three kinds hold plans of their own.
+    """
+
+    CONSTANT = "constant"  # independent of the images
+    LINEAR = "linear"  # linear in all marked values, plus a constant
+    LAYER = "layer"  # a convolution or a matrix product with constant weights
+    ELEMENTWISE = "elementwise"  # a nonlinear function of each element of one value
+    PRODUCT = "product"  # a product of two marked values
+    QUOTIENT = "quotient"  # a division by a marked value
+    EXTREMUM = "extremum"  # maxima or minima of marked values, such as pooling
+    DISCRETE = "discrete"  # integers and booleans, such as comparisons
+    OTHER = "other"
+    CHECKPOINT = "checkpoint"
+    SCAN = "scan"
+    COND = "cond"
+
+
+CONTROL = {
+    "remat2": Kind.CHECKPOINT,
+    "checkpoint": Kind.CHECKPOINT,
+    "scan": Kind.SCAN,
+    "cond": Kind.COND,
+}
+_AFFINE = {
+    "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
+    "copy", "copy_p", "name", "reduce_precision",
+}  # fmt: skip
+_CURVED = {
+    "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
+    "ceil", "clamp", "cos", "cosh", "digamma", "eq", "erf", "erf_inv", "erfc", "exp",
+    "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "lgamma",
+    "log", "log1p", "logistic", "lt", "max", "min", "ne", "nextafter", "not", "or",
+    "pow", "rem", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square",
+    "stop_gradient", "tan", "tanh", "xor",
+}  # fmt: skip
+_EXTREMA = {
+    "cummax", "cummin", "max_pool", "reduce_max", "reduce_min", "reduce_window_max",
+    "reduce_window_min",
+}  # fmt: skip
+_WEIGHTED = {"conv_general_dilated", "convolution", "dot_general"}
+
+
+class Graph:
+    """The primitives of a jaxpr, and which of their values are marked.
+
+    Every output of a primitive with a marked input is marked.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda x: jnp.sin(2 * x))(1.0)
+      >>> graph = Graph(jaxpr, marked=[True])
+      >>> [graph.classify(eqn)[0].value for eqn in jaxpr.eqns]
+      ['linear', 'elementwise']
+    """
+
+    def __init__(self, jaxpr: ClosedJaxpr, marked: Sequence[bool]):
+        invars, eqns = jaxpr.jaxpr.invars, jaxpr.jaxpr.eqns
+        self._jaxpr = jaxpr.jaxpr
+        self._marked = {v for v, mark in zip(invars, marked, strict=True) if mark}
+        self._order = {var: i for i, eqn in enumerate(eqns) for var in eqn.outvars}
+        self._zeros = {
+            var
+            for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)
+            if isinstance(value, np.ndarray | jax.Array)
+            and not isinstance(value, jax.core.Tracer)
+            and value.size == 1
+            and not value.any()
+        }
+        atoms = [atom for eqn in eqns for atom in eqn.invars] + jaxpr.jaxpr.outvars
+        self._uses = Counter(atom for atom in atoms if isinstance(atom, Var))
+        self._users = {
+            atom: eqn for eqn in eqns for atom in eqn.invars if isinstance(atom, Var)
+        }
+        for eqn in eqns:
+            if self.marked_inputs(eqn):
+                self._marked.update(eqn.outvars)
+            elif eqn.primitive.name in ("broadcast_in_dim", "convert_element_type"):
+                if self._is_zero(eqn.invars[0]):
+                    self._zeros.update(eqn.outvars)
+
+    def is_marked(self, atom: Atom) -> bool:
+        """Return whether a variable depends on the images."""
+        return isinstance(atom, Var) and atom in self._marked
+
+    def marked_inputs(self, eqn: JaxprEqn) -> list[Var]:
+        """Return the marked inputs of a primitive, by position."""
+        return [v for v in eqn.invars if isinstance(v, Var) and v in self._marked]
+
+    def outputs(self) -> list[bool]:
+        """Return which outputs of the jaxpr are marked."""
+        return [self.is_marked(atom) for atom in self._jaxpr.outvars]
+
+    def _is_zero(self, atom: Atom) -> bool:
+        if isinstance(atom, Literal):
+            return not np.any(atom.val)
+        return atom in self._zeros
+
+    def classify(self, eqn: JaxprEqn) -> tuple[Kind, tuple[JaxprEqn, ...]]:
+        """Return the kind of a primitive and the primitives of its function.
+
+        All kinds but `ELEMENTWISE` have functions of one primitive.
+        """
+        name, marked = eqn.primitive.name, self.marked_inputs(eqn)
+        if not marked:
+            return Kind.CONSTANT, (eqn,)
+        if name in CONTROL:
+            return CONTROL[name], (eqn,)
+        if not any(map(_is_float, eqn.outvars)):
+            return Kind.DISCRETE, (eqn,)
+        if name in _AFFINE | _CURVED:
+            return self._classify_elementwise(eqn)
+        if name in _EXTREMA:
+            return Kind.EXTREMUM, (eqn,)
+        if name in _WEIGHTED:
+            return (Kind.LAYER if len(marked) == 1 else Kind.PRODUCT), (eqn,)
+        return (Kind.LINEAR if self._is_linear(eqn) else Kind.OTHER), (eqn,)
+
+    def _classify_elementwise(self, eqn: JaxprEqn) -> tuple[Kind, tuple[JaxprEqn, ...]]:
+        name = eqn.primitive.name
+        if self._is_affine(eqn):
+            return Kind.LINEAR, (eqn,)
+        region = self._region(eqn)
+        if region:
+            return Kind.ELEMENTWISE, region
+        by_name = {"mul": Kind.PRODUCT, "div": Kind.QUOTIENT}
+        by_name |= {"max": Kind.EXTREMUM, "min": Kind.EXTREMUM}
+        return by_name.get(name, Kind.OTHER), (eqn,)
+
+    def _is_affine(self, eqn: JaxprEqn) -> bool:
+        """Return whether an elementwise primitive is linear in the marked values."""
+        name, marked = eqn.primitive.name, self.marked_inputs(eqn)
+        if name not in _AFFINE or not all(map(_is_float, marked)):
+            return False
+        if name == "mul":
+            return len(marked) == 1
+        if name == "div":
+            return not self.is_marked(eqn.invars[1])
+        return True
+
+    def _region(self, eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:
+        """Return the smallest elementwise function of one value that ends here.
+
+        Empty if there is none, as for the product of the outputs of two layers.
+        """
+        region, shape = [eqn], _shape(eqn.outvars[0])
+        frontier = set(self.marked_inputs(eqn))
+        while len(frontier) > 1:
+            latest = max(frontier, key=lambda var: self._order.get(var, -1))
+            if latest not in self._order:
+                return ()
+            before = self._jaxpr.eqns[self._order[latest]]
+            is_elementwise = before.primitive.name in _AFFINE | _CURVED
+            if not is_elementwise or _shape(latest) != shape:
+                return ()
+            region.append(before)
+            frontier = frontier - {latest} | set(self.marked_inputs(before))
+        (root,) = frontier
+        fits = _is_float(root) and (len(region) == 1 or _shape(root) == shape)
+        return tuple(reversed(region)) if fits else ()
+
+    def _is_linear(self, eqn: JaxprEqn) -> bool:
+        """Return whether a primitive is linear in its marked inputs, plus a constant.
+
+        It is if the tangent of its outputs does not depend on the values of the inputs.
+        """
+        marked = list(dict.fromkeys(self.marked_inputs(eqn)))
+        if not all(map(_is_float, marked)):
+            return False
+        constants = [v for v in eqn.invars if isinstance(v, Var) and v not in marked]
+
+        def tangent(values, tangents, constant_values):
+            def function(*values):
+                arrays = (*values, *constant_values)
+                env = dict(zip((*marked, *constants), arrays, strict=True))
+                return run([eqn], env, eqn.outvars)
+
+            return jax.jvp(function, values, tangents)[1]
+
+        values, others = list(map(_struct, marked)), list(map(_struct, constants))
+        try:
+            jaxpr = jax.make_jaxpr(tangent)(values, values, others)
+        except NotImplementedError:  # no derivative
+            return False
+        is_value = [True] * len(values) + [False] * len(values + others)
+        return not any(Graph(jaxpr, is_value).outputs())
+
+    def chain(self, eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:
+        """Return the additions of and products with constants that follow a layer."""
+        chain, output = [], eqn.outvars[0]
+        while self._uses[output] == 1 and output in self._users:
+            user = self._users[output]
+            name, shape = user.primitive.name, _shape(user.outvars[0])
+            if name not in _AFFINE - {"select_n"} or shape != _shape(output):
+                break
+            if not self._is_affine(user) or len(self.marked_inputs(user)) > 1:
+                break
+            chain.append(user)
+            output = user.outvars[0]
+        return tuple(chain)
+
+    def is_rectifier(self, eqns: tuple[JaxprEqn, ...]) -> bool:
+        """Return whether an elementwise function is max(x, 0)."""
+        *before, last = eqns
+        if last.primitive.name == "max" and not before:
+            return any(map(self._is_zero, last.invars))
+        if last.primitive.name != "select_n" or len(before) != 1:
+            return False
+        (comparison,) = before  # where(x > 0, x, 0)
+        (x, threshold), name = comparison.invars, comparison.primitive.name
+        _, otherwise, chosen = last.invars
+        if name in ("lt", "le"):
+            otherwise, chosen = chosen, otherwise
+        return (
+            name in ("gt", "ge", "lt", "le")
+            and self._is_zero(threshold)
+            and self._is_zero(otherwise)
+            and chosen is x
+        )
+
+
+def _is_float(var: Atom) -> bool:
+    return jnp.issubdtype(var.aval.dtype, jnp.inexact)
+
+
+def _shape(var: Atom) -> tuple[int, ...]:
+    return var.aval.shape
+
+
+def _struct(var: Atom) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)

@@ -1,0 +1,107 @@
+"""Evaluate jaxprs, and write out the calls in them.
+
+    flat = write_out(jax.make_jaxpr(network)(images))
+
+`jax.nn.relu` is a call of `custom_jvp` around a call of `jit` around the primitive
+`max`. Written out, only `max` is left.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import Array
+
+# A variable or a literal.
+Atom = Any
+# The values of variables.
+Environment = dict[Var, Any]
+# Whether a call stays a call, by the names of the primitives in it.
+Keeps = Callable[[Collection[str]], bool]
+
+_CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+}  # fmt: skip
+
+
+def inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr]:
+    """Return the jaxprs in the parameters of a primitive."""
+    jaxprs = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Jaxpr):
+                item = ClosedJaxpr(item, ())
+            if isinstance(item, ClosedJaxpr):
+                jaxprs.append(item)
+    return jaxprs
+
+
+def primitive_names(eqn: JaxprEqn) -> set[str]:
+    """Return the names of a primitive and of all primitives that it calls.
+
+    Example:
+      >>> (relu,) = jax.make_jaxpr(jax.nn.relu)(1.0).eqns
+      >>> "max" in primitive_names(relu)
+      True
+    """
+    names = {eqn.primitive.name}
+    for jaxpr in inner_jaxprs(eqn):
+        names |= {name for inner in jaxpr.jaxpr.eqns for name in primitive_names(inner)}
+    return names
+
+
+def read(env: Environment, atom: Atom) -> Any:
+    """Return the value of a variable or a literal."""
+    return atom.val if isinstance(atom, Literal) else env[atom]
+
+
+def run(
+    eqns: Iterable[JaxprEqn], env: Environment, outputs: Iterable[Atom]
+) -> list[Array]:
+    """Compute the values of `outputs` by primitives, in order."""
+    env = dict(env)
+    for eqn in eqns:
+        env |= _compute(eqn, env)
+    return [read(env, atom) for atom in outputs]
+
+
+def _compute(eqn: JaxprEqn, env: Environment) -> Environment:
+    """Return the outputs of a primitive."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    # JAX before 0.9 returns the functions of a call apart.
+    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
+    arrays = [read(env, atom) for atom in eqn.invars]
+    outputs = eqn.primitive.bind(*functions, *arrays, **parameters)
+    outputs = outputs if eqn.primitive.multiple_results else [outputs]
+    return dict(zip(eqn.outvars, outputs, strict=True))
+
+
+def write_out(jaxpr: ClosedJaxpr, keeps: Keeps) -> ClosedJaxpr:
+    """Return a jaxpr with the bodies of calls in the place of the calls.
+
+    Args:
+      jaxpr: may hold calls within calls.
+      keeps: whether a call stays a call.
+
+    Example:
+      >>> flat = write_out(jax.make_jaxpr(jax.nn.relu)(1.0), lambda names: False)
+      >>> [eqn.primitive.name for eqn in flat.eqns]
+      ['max']
+    """
+
+    def evaluate(jaxpr: ClosedJaxpr, *arrays):
+        env = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
+        env |= dict(zip(jaxpr.jaxpr.invars, arrays, strict=True))
+        for eqn in jaxpr.jaxpr.eqns:
+            is_call = eqn.primitive.name in _CALLS
+            if is_call and not keeps(primitive_names(eqn)):
+                inputs = [read(env, atom) for atom in eqn.invars]
+                outputs = evaluate(inner_jaxprs(eqn)[0], *inputs)
+                env |= dict(zip(eqn.outvars, outputs, strict=True))
+            else:
+                env |= _compute(eqn, env)
+        return [read(env, atom) for atom in jaxpr.jaxpr.outvars]
+
+    return jax.make_jaxpr(lambda *arrays: evaluate(jaxpr, *arrays))(*jaxpr.in_avals)

@@ -1,0 +1,380 @@
+"""LRP: the relevance of each value to the score, conserved from layer to layer.
+
+    rules = LRP(by_depth((0.5, gamma(0.25)), (1.0, epsilon(1e-6))))
+    network = with_rules(network, rules)
+    relevance = jax.grad(lambda x: network(x)[0][:, 0].sum())(images)
+
+The derivative of a value is its relevance divided by the value. In this form LRP leaves
+the derivatives of linear operations as they are, and taps have derivatives too. Next to
+the image, the derivative is the relevance itself: preprocessing, such as the
+subtraction of a mean, passes the relevance of its result to the pixel.
+
+Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140; Montavon et al. 2019,
+"Layer-wise relevance propagation: an overview", doi 10.1007/978-3-030-28954-6_10.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.rules.interpreter import (
+    Marked,
+    Rules,
+    replace_derivative,
+)
+from seeflower_jax.attribution.rules.operations import Operation
+
+Values = Float[Array, "*shape"]
+
+# Differences below this share of the values are rounding.
+_ROUNDING = 1e-6
+
+# Primitives that choose or copy elements, and so pass relevance as it is.
+_MOVES = {
+    "broadcast_in_dim", "concatenate", "dynamic_slice", "expand_dims", "gather", "pad",
+    "reshape", "rev", "slice", "split", "squeeze", "transpose",
+}  # fmt: skip
+# Primitives that scale or shift the elements of one value.
+_RESCALES = {
+    "add", "convert_element_type", "copy", "copy_p", "div", "mul", "name",
+    "neg", "reduce_precision", "sub",
+}  # fmt: skip
+# Functions whose output scales another value: it is held constant there.
+_GATES = {"div", "exp", "exp2", "logistic", "pow", "rsqrt", "stop_gradient"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """The outputs of a convolution or a matrix product, which a rule distributes.
+
+    The layer includes the additions of and products with constants that follow it, such
+    as its bias and batch normalisation.
+
+    Attributes:
+      outputs: sums of contributions x_i w_ij, plus the bias.
+      depth: 0 next to the image, 1 next to the logits.
+      signs: signs() returns the sums of the positive and of the negative contributions
+        of each output. The bias is a contribution.
+    """
+
+    outputs: Values
+    depth: float
+    signs: Callable[[], tuple[Values, Values]]
+
+
+# rule(layer) -> for each output, the factors by which its derivative is multiplied on
+# the way to positive and to negative contributions.
+LayerRule = Callable[[Layer], tuple[Values, Values]]
+
+
+def epsilon(value: float = 1e-6) -> LayerRule:
+    """Distribute relevance by contributions; a small part is absorbed, for stability.
+
+    The part is value / (|z| + value) of the relevance of an output z. With 0 this is
+    the basic rule, LRP-0.
+
+    Source: Montavon et al. 2019, equation for LRP-epsilon; Bach et al. 2015, eq. 58.
+
+    Example:
+      >>> rules = LRP(epsilon(1e-6))
+    """
+
+    def rule(layer: Layer) -> tuple[Values, Values]:
+        z = layer.outputs
+        factor = _divide(z, z + value * jnp.where(z < 0, -1, 1))
+        return factor, factor
+
+    return rule
+
+
+def gamma(value: float = 0.25) -> LayerRule:
+    """Prefer the contributions that have the sign of the output, by a factor.
+
+    For outputs after a ReLU, positive contributions count 1 + value times. Negative
+    outputs, which Montavon et al. do not treat, prefer negative contributions.
+
+    Source: Montavon et al. 2019, equation for LRP-gamma; Andeol et al. 2021, "Learning
+    domain invariant representations by joint Wasserstein distance minimization",
+    for both signs.
+
+    Example:
+      >>> rules = LRP(gamma(0.25))
+    """
+
+    def rule(layer: Layer) -> tuple[Values, Values]:
+        z, (positive, negative) = layer.outputs, layer.signs()
+        favoured = jnp.where(z < 0, negative, positive)
+        factor = _divide(z, z + value * favoured)
+        more = factor * (1 + value)
+        return jnp.where(z < 0, factor, more), jnp.where(z < 0, more, factor)
+
+    return rule
+
+
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> LayerRule:
+    """Distribute alpha R to the positive contributions and -beta R to the negative.
+
+    Relevance is conserved where an output has contributions of both signs.
+
+    Source: Bach et al. 2015, equation 60; Montavon et al. 2019 for the sign of beta.
+
+    Raises:
+      ValueError: alpha - beta is not 1.
+
+    Example:
+      >>> rules = LRP(alpha_beta(1.0, 0.0))
+    """
+    if abs(alpha - beta - 1) > 1e-6:
+        raise ValueError(
+            f"alpha {alpha} and beta {beta} differ by {alpha - beta}; expected 1, so "
+            "that relevance is conserved"
+        )
+
+    def rule(layer: Layer) -> tuple[Values, Values]:
+        positive, negative = layer.signs()
+        return (
+            alpha * _divide(layer.outputs, positive),
+            -beta * _divide(layer.outputs, negative),
+        )
+
+    return rule
+
+
+def by_depth(*parts: tuple[float, LayerRule]) -> LayerRule:
+    """Use different rules for different depths (a composite).
+
+    Args:
+      *parts: (depth up to which the rule is used, rule), from the image to the logits.
+        Depth 0.5 is the middle of the convolutions and matrix products, in the order of
+        the computation.
+
+    Raises:
+      ValueError: depths fall, or do not end with 1.
+
+    Example:
+      >>> rules = LRP(by_depth((0.5, gamma()), (1.0, epsilon())))
+    """
+    depths = [depth for depth, _ in parts]
+    if depths != sorted(depths) or depths[-1:] != [1.0]:
+        raise ValueError(
+            f"the parts of a composite end at depths {depths}; expected rising numbers "
+            "that end with 1.0"
+        )
+
+    def rule(layer: Layer) -> tuple[Values, Values]:
+        return next(part(layer) for depth, part in parts if layer.depth <= depth)
+
+    return rule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """A value of the network and what its derivative is.
+
+    Attributes:
+      array: the value.
+      role: 'image' if the derivative is relevance, as next to the image. 'gate' if the
+        value scales another one wherever they are multiplied. Otherwise 'signal'.
+    """
+
+    array: Array
+    role: str = dataclasses.field(default="signal", metadata={"static": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class LRP(Rules):
+    """Propagate relevance from the score to the image.
+
+    - Convolutions and matrix products with weights: the rule of the layer. Batch
+      normalisation belongs to the layer before it.
+    - Nonlinear functions of one value, such as ReLU and GELU: all relevance passes. The
+      value f(0) is a bias.
+    - Maxima and max pooling: the maximum receives all relevance.
+    - Quotients: the divisor is held constant.
+    - Products of two values: an exponential, a sigmoid, an inverse root or a quotient
+      is a gate. It is held constant, as attention and normalisation are in Ali et al.
+      2022, arXiv 2202.07304. Without a gate, each value receives one half, as in
+      Achtibat et al. 2024, arXiv 2402.05602, section 3.
+
+    Biases receive relevance, which does not reach the image. Other nonlinear primitives
+    have no rule.
+
+    Attributes:
+      rule: of the layers; `epsilon`, `gamma`, `alpha_beta` or `by_depth`.
+
+    Example:
+      >>> from seeflower_jax.attribution.rules.interpreter import with_rules
+      >>> w = jnp.array([1.0, -2.0, 3.0])
+      >>> layer = with_rules(lambda x: jax.nn.relu(x @ w), LRP(epsilon(0.0)))
+      >>> jax.grad(layer)(jnp.ones(3)).tolist()    # the relevances of 1 - 2 + 3
+      [1.0, -2.0, 3.0]
+    """
+
+    rule: LayerRule
+
+    def enter(self, images: Array) -> Signal:
+        return Signal(images, "image")
+
+    def leave(self, value: Signal) -> Array:
+        return _signal(value)
+
+    def lift(self, value: Signal | Array) -> Signal:
+        return Signal(_signal(value) if isinstance(value, Signal) else value)
+
+    def branch(self, index: Signal | Array) -> Array:
+        return index.array if isinstance(index, Signal) else index
+
+    def linear(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        roles = {value.role for value in inputs if isinstance(value, Signal)}
+        if roles == {"image"} and operation.name in _MOVES:
+            outputs = operation.evaluate(*map(_array, inputs))
+            return [Signal(output, "image") for output in outputs]
+        if roles == {"image"} and operation.name in _RESCALES and operation.marked == 1:
+            arrays = _spread(operation, _array(inputs[0])), *inputs[1:]
+            output = replace_derivative(_first(operation), lambda g, *_: (g,), *arrays)
+            return [Signal(output, "image")]
+        outputs = operation.evaluate(*map(_signal, inputs))
+        return [Signal(output, _role(inputs)) for output in outputs]
+
+    def layer(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        x, kernel, *constants = map(_signal, inputs)
+        return [Signal(_propagate(operation, self.rule, x, kernel, *constants))]
+
+    def elementwise(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        if operation.name == "stop_gradient":
+            return [Signal(lax.stop_gradient(_array(inputs[0])), "gate")]
+        arrays = _spread(operation, _signal(inputs[0])), *inputs[1:]
+        function = _first(operation)
+        output = replace_derivative(
+            function, functools.partial(_pass_all, function), *arrays
+        )
+        is_gate = operation.name in _GATES and len(operation.eqns) == 1
+        return [Signal(output, "gate" if is_gate else "signal")]
+
+    def product(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        role, function = _role(inputs), _first(operation)
+        if role == "signal" and any(value.role == "gate" for value in inputs):
+            return [Signal(function(*map(_hold_gate, inputs)))]
+        output = replace_derivative(
+            function,
+            lambda g, y, *arrays: jax.vjp(function, *arrays)[1](g / 2),
+            *map(_signal, inputs),
+        )
+        return [Signal(output, role)]
+
+    def quotient(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        x, y = inputs
+        (output,) = operation.evaluate(_signal(x), lax.stop_gradient(y.array))
+        return [Signal(output, _role([x]))]
+
+    def extremum(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        (output,) = operation.evaluate(*map(_signal, inputs))
+        return [Signal(output, _role(inputs))]
+
+    def discrete(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        outputs = operation.evaluate(*map(_array, inputs))
+        return [Signal(output, "gate") for output in outputs]
+
+    def other(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        raise ValueError(
+            f"LRP has no rule for the primitive {operation.name!r}; write the network "
+            "without it, or give a subclass of LRP a method `other`"
+        )
+
+
+def _array(value: Marked) -> Array:
+    return value.array if isinstance(value, Signal) else value
+
+
+def _signal(value: Marked) -> Array:
+    """Return an array. Its derivative is its relevance divided by its value."""
+    if isinstance(value, Signal) and value.role == "image":
+        return replace_derivative(lambda x: x, lambda g, y, x: (g * x,), value.array)
+    return _array(value)
+
+
+def _hold_gate(value: Signal) -> Array:
+    is_gate = value.role == "gate"
+    return lax.stop_gradient(value.array) if is_gate else _signal(value)
+
+
+def _role(inputs: Sequence[Marked]) -> str:
+    """Return the role of a value that is computed from others."""
+    roles = {value.role for value in inputs if isinstance(value, Signal)}
+    return "gate" if roles == {"gate"} else "signal"
+
+
+def _first(operation: Operation) -> Callable[..., Array]:
+    return lambda *arrays: operation.evaluate(*arrays)[0]
+
+
+def _spread(operation: Operation, array: Array) -> Array:
+    return jnp.broadcast_to(array, operation.shape)
+
+
+def _divide(numerator: Values, denominator: Values) -> Values:
+    """Divide two arrays, and return 0 wherever the denominator is 0."""
+    is_zero = denominator == 0
+    return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
+
+
+def _pass_all(function, g, y, x, *constants):
+    """Pass the relevance of f(x) - f(0) to x."""
+    bias = function(jnp.zeros_like(x), *constants)
+    (derivative,) = jax.vjp(lambda x: function(x, *constants), x)[1](g)
+    changes = (x != 0) & (jnp.abs(y - bias) > _ROUNDING * jnp.abs(bias))
+    slope = jnp.where(changes, g * _divide(y - bias, x), derivative)
+    # An inverse root has no value at 0: it is held constant.
+    return (jnp.where(jnp.isfinite(bias), slope, 0),)
+
+
+def _propagate(
+    operation: Operation, rule: LayerRule, x: Array, kernel: Array, *constants: Array
+) -> Array:
+    """Compute the output of a layer. The rule distributes the output's relevance.
+
+    A contribution x_i w_ij is positive if it equals its magnitude. The positive
+    contributions to an output are therefore (x_i w_ij + |x_i| |w_ij|) / 2, and two
+    products give all sums.
+    """
+
+    def multiply(x, kernel):
+        return operation.evaluate(x, kernel)[0]
+
+    # No derivative is taken of what the rule reads.
+    x0, kernel0, *constants = map(lax.stop_gradient, (x, kernel, *constants))
+    y = multiply(x0, kernel0)
+
+    def finish(y):
+        return operation.finish(y, x0, kernel0, *constants)
+
+    bias, scale = jax.jvp(finish, [jnp.zeros_like(y)], [jnp.ones_like(y)])
+
+    def signs():
+        size = jnp.abs(scale) * multiply(jnp.abs(x0), jnp.abs(kernel0))
+        return (
+            (scale * y + size) / 2 + jnp.maximum(bias, 0),
+            (scale * y - size) / 2 + jnp.minimum(bias, 0),
+        )
+
+    positive, negative = rule(Layer(finish(y), operation.depth, signs))
+
+    def pull(g, _, x, kernel, y, scale, positive, negative):
+        def transpose(kernel, cotangent):
+            return jax.vjp(lambda x: multiply(x, kernel), x)[1](cotangent)[0]
+
+        cotangent = transpose(kernel, g * (positive + negative) / 2)
+        if not is_even:
+            difference = jnp.sign(scale) * g * (positive - negative) / 2
+            cotangent += jnp.sign(x) * transpose(jnp.abs(kernel), difference)
+        return (cotangent,)
+
+    is_even = positive is negative  # saves half of the products
+    arrays = x, kernel, y, scale, positive, negative
+    return replace_derivative(lambda x, kernel, y, *_: y, pull, *arrays)

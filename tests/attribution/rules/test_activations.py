@@ -1,0 +1,102 @@
+"""Guided backpropagation and the deconvnet, compared with networks built with them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seeflower_jax.attribution.rules import Deconvnet, Guided, with_rules
+from tests.attribution.rules import networks
+
+
+def _rectifier(pullback):
+    """Return max(x, 0) whose derivative is `pullback(x, cotangent)`."""
+    relu = jax.custom_vjp(lambda x: jnp.maximum(x, 0))
+    relu.defvjp(
+        lambda x: (jnp.maximum(x, 0), x), lambda x, cotangent: (pullback(x, cotangent),)
+    )
+    return relu
+
+
+RECTIFIERS = {
+    Guided: _rectifier(lambda x, g: jnp.where((x > 0) & (g > 0), g, 0)),
+    Deconvnet: _rectifier(lambda x, g: jnp.maximum(g, 0)),
+}
+
+
+def _gradient(network, images):
+    # Without `jit`, which fuses, and so rounds, equal networks differently.
+    return jax.grad(lambda x: network(x)[:, 1].sum())(images)
+
+
+@pytest.mark.parametrize("rules", RECTIFIERS)
+@pytest.mark.parametrize("relu", networks.RELUS)
+def test_gradient_is_that_of_a_network_with_another_activation(rules, relu):
+    parameters, images = networks.arrays()
+    build = functools.partial
+    network = build(networks.convolutional, networks.RELUS[relu], parameters)
+    injected = build(networks.convolutional, RECTIFIERS[rules], parameters)
+    actual = _gradient(with_rules(network, rules()), images)
+    np.testing.assert_array_equal(actual, _gradient(injected, images))
+    difference = np.abs(actual - _gradient(network, images)).max()
+    assert difference > 0.1 * np.abs(actual).max()
+
+
+@pytest.mark.parametrize("rules", RECTIFIERS)
+@pytest.mark.parametrize(
+    "act", [jax.nn.relu6, lambda x: jnp.clip(x, 0, 6)], ids=["relu6", "clip"]
+)
+def test_upper_bounds_keep_their_derivative(rules, act):
+    x, cotangent = jnp.array([-1.0, 1, 1, 7, 7]), jnp.array([3.0, 3, -3, 3, -3])
+    (actual,) = jax.vjp(with_rules(act, rules()), x)[1](cotangent)
+    (below,) = jax.vjp(RECTIFIERS[rules], x)[1](jnp.where(x < 6, cotangent, 0))
+    np.testing.assert_array_equal(actual, below)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        jax.nn.leaky_relu,
+        jax.nn.gelu,
+        jax.nn.silu,
+        jax.nn.hard_swish,
+        jax.nn.softplus,
+        lambda x: jnp.maximum(x, 0.5),
+    ],
+)
+def test_other_functions_keep_their_derivative(act):
+    x, cotangent = jnp.linspace(-4, 4, 9), jnp.array([1.0, -2, 3] * 3)
+    network = with_rules(lambda x: act(jax.nn.relu(x)), Guided())
+    _, of_act = jax.vjp(act, jax.nn.relu(x))
+    (expected,) = jax.vjp(RECTIFIERS[Guided], x)[1](of_act(cotangent)[0])
+    np.testing.assert_allclose(
+        jax.vjp(network, x)[1](cotangent)[0], expected, rtol=1e-6
+    )
+
+
+def test_a_custom_derivative_without_rectifiers_is_kept():
+    straight = jax.custom_vjp(lambda x: jnp.round(x))
+    straight.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+    network = with_rules(lambda x: straight(jax.nn.relu(x)), Guided())
+    assert jax.grad(network)(0.3) == 1
+
+
+@pytest.mark.parametrize("rules", RECTIFIERS)
+def test_a_network_without_rectifiers_is_refused(rules):
+    message = f"{rules.__name__} has rules for .* functions are of \\['tanh'\\]; use"
+    with pytest.raises(ValueError, match=message):
+        with_rules(jax.nn.gelu, rules())(1.0 * jnp.ones(3))
+    linear = with_rules(lambda x: 2 * x, rules())
+    assert jax.grad(linear)(1.0) == 2
+
+
+def test_a_primitive_that_hides_rectifiers_is_named():
+    def network(x):
+        return jax.lax.while_loop(
+            lambda x: x.sum() > 1, lambda x: jax.nn.relu(x) / 2, x
+        )
+
+    with pytest.raises(ValueError, match="cannot look into the primitive 'while'"):
+        with_rules(lambda x: network(jax.nn.relu(x)), Guided())(jnp.ones(3))

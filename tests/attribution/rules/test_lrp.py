@@ -1,0 +1,241 @@
+"""LRP: formulas of single layers, conservation, and equal networks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seeflower_jax import models
+from seeflower_jax.attribution.methods.lrp import lrp
+from seeflower_jax.attribution.rules import (
+    LRP,
+    alpha_beta,
+    by_depth,
+    epsilon,
+    gamma,
+    with_rules,
+)
+from tests import fixtures
+from tests.attribution.rules import networks
+from tests.attribution.rules.test_deep_lift import ACTIVATIONS
+
+RULES = {
+    "epsilon": epsilon(0.1),
+    "gamma": gamma(0.3),
+    "alpha_beta": alpha_beta(2.0, 1.0),
+}
+
+
+def _relevance(network, rule, images):
+    rewritten = with_rules(network, LRP(rule))
+    return jax.jit(jax.grad(lambda x: rewritten(x)[:, 1].sum()))(images)
+
+
+def _shares(rule, x, kernel, bias):
+    """Return the share of each input in each output, as the papers write it."""
+    parts = x[:, None] * kernel
+    positive, negative = np.maximum(parts, 0), np.minimum(parts, 0)
+    total = parts.sum(0) + bias
+    above = positive.sum(0) + np.maximum(bias, 0)
+    below = negative.sum(0) + np.minimum(bias, 0)
+    if rule == "epsilon":
+        return parts / (total + 0.1 * np.sign(total))
+    if rule == "gamma":
+        favoured = np.where(total > 0, positive, negative)
+        whole = np.where(total > 0, above, below)
+        return (parts + 0.3 * favoured) / (total + 0.3 * whole)
+    return 2 * positive / above - negative / below
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_layer_distributes_relevance_as_its_formula(rule):
+    rng = np.random.default_rng(0)
+    x, kernel, bias = rng.normal(size=5), rng.normal(size=(5, 4)), rng.normal(size=4)
+    upper = rng.normal(size=(4, 2))
+
+    def network(x):
+        return jnp.tanh(x @ kernel + bias) @ upper
+
+    hidden = np.tanh(x @ kernel + bias)
+    above = _shares(rule, hidden, upper, np.zeros(2))[:, 1] * (hidden @ upper)[1]
+    expected = _shares(rule, x, kernel, bias) @ above
+    actual = _relevance(network, RULES[rule], jnp.array(x, jnp.float32)[None])
+    np.testing.assert_allclose(actual[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_batch_normalisation_belongs_to_the_convolution(rule, groups):
+    """A network has the relevance of the network with the normalisation folded in."""
+    rng = np.random.default_rng(1)
+    images, kernel, scale, shift, head = (
+        jnp.array(rng.normal(size=shape), jnp.float32)
+        for shape in ((2, 6, 6, 3), (3, 3, 3 // groups, 9), (9,), (9,), (9, 2))
+    )
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    def normalised(x):
+        y = (convolve(x, kernel) - shift) * scale / 0.5 + 0.2
+        return jax.nn.relu(y).mean((1, 2)) @ head
+
+    def folded(x):
+        y = convolve(x, kernel * scale / 0.5) + (0.2 - shift * scale / 0.5)
+        return jax.nn.relu(y).mean((1, 2)) @ head
+
+    np.testing.assert_allclose(
+        _relevance(normalised, RULES[rule], images),
+        _relevance(folded, RULES[rule], images),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_function_passes_all_relevance_but_that_of_its_bias(name):
+    act, weights = ACTIVATIONS[name], jnp.array([1.0, -2.0, 0.5, 3.0])
+    x = jnp.array([[-2.0, 1.2, 3.0, 8.0]])
+
+    def network(x):
+        return jnp.stack([x @ weights, act(3 * x) @ weights], -1)
+
+    relevance = _relevance(network, epsilon(0.0), x)
+    expected = weights * (act(3 * x) - act(jnp.zeros(())))
+    np.testing.assert_allclose(relevance, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["gamma", "epsilon"])
+def test_relevance_is_conserved_without_biases(rule):
+    parameters, images = networks.arrays(bias=0.0)
+    network = functools.partial(networks.convolutional, jax.nn.relu, parameters)
+    rule = epsilon(0.0) if rule == "epsilon" else RULES[rule]
+    total = _relevance(network, rule, images).sum((1, 2, 3))
+    np.testing.assert_allclose(total, network(images)[:, 1], rtol=1e-4)
+
+
+def test_biases_keep_their_share():
+    """The relevance that does not reach the image is that of an input that is 1."""
+    parameters, images = networks.arrays()
+
+    def network(images, ones):
+        biased = {
+            name: (kernel, bias * ones) for name, (kernel, bias) in parameters.items()
+        }
+        return networks.convolutional(jax.nn.relu, biased, images)
+
+    # With LRP-0, the relevance of an input is the input times its gradient.
+    gradient = jax.grad(lambda ones: network(images[:1], ones)[0, 1])(1.0)
+    score = network(images[:1], 1.0)[0, 1]
+    relevance = _relevance(lambda x: network(x, 1.0), epsilon(0.0), images[:1])
+    np.testing.assert_allclose(relevance.sum() + gradient, score, rtol=1e-4)
+    by_gradient = jax.grad(lambda x: network(x, 1.0)[0, 1])(images[:1]) * images[:1]
+    np.testing.assert_allclose(relevance, by_gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_attention_and_normalisation_are_held_constant():
+    """Relevance is that of the network whose gates are constants (Ali et al. 2022)."""
+    rng = np.random.default_rng(2)
+    query, key, value, hidden, head = (
+        jnp.array(rng.normal(0, 0.5, (6, 6)), jnp.float32) for _ in range(5)
+    )
+    x = jnp.array(rng.normal(size=(2, 4, 6)), jnp.float32)
+
+    def network(x, hold):
+        scale = jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-3)
+        y = x * hold(scale)
+        scores = jnp.einsum("nic,njc->nij", y @ query, y @ key)
+        x = x + jnp.einsum("nij,njc->nic", hold(jax.nn.softmax(scores)), y @ value)
+        gate = jax.nn.sigmoid(x.mean(1, keepdims=True) @ hidden)
+        return (jax.nn.gelu(x) * hold(gate) / hold(x.std())).mean(1) @ head
+
+    relevance = _relevance(lambda x: network(x, lambda gate: gate), epsilon(0.0), x)
+    held = _relevance(lambda x: network(x, jax.lax.stop_gradient), epsilon(0.0), x)
+    np.testing.assert_allclose(relevance, held, rtol=1e-4, atol=1e-6)
+    score = network(x, lambda gate: gate)[:, 1]
+    np.testing.assert_allclose(relevance.sum((1, 2)), score, rtol=1e-4)
+
+
+def test_a_product_without_a_gate_is_shared_in_halves():
+    x = jnp.array([[3.0, 5.0]])
+    network = lambda x: jnp.stack([x[:, 0], 2 * x[:, 0] * x[:, 1]], -1)  # noqa: E731
+    np.testing.assert_allclose(_relevance(network, epsilon(0.0), x), [[15.0, 15.0]])
+
+
+SPECS = {
+    "vgg16": {"input_size": 64},
+    "vgg16 bilinear": {"pooling": "bilinear", "input_size": 64},
+    "small": {"input_size": 64, "width": 0.3},
+    "baseline": {"input_size": 32},
+    "inception_v3": {"input_size": 96},
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_maps_sum_to_the_scores(name):
+    """Random variables have no biases, and the preprocessing is no bias."""
+    options = {"num_classes": 5, "width": 0.1} | SPECS[name]
+    spec = models.get_spec(name.partition(" ")[0], **options)
+    network = functools.partial(
+        models.apply, spec, fixtures.random_variables(spec, seed=0)
+    )
+    side, rng = spec.input_size, np.random.default_rng(0)
+    images = jnp.array(rng.uniform(0, 255, (2, side, side, 3)), jnp.float32)
+    labels = jnp.array([1, 4])
+    method = functools.partial(lrp, network, targets=labels, epsilon=0.0)
+    maps = jax.jit(method)(images)
+    scores = network(images)[0][jnp.arange(2), labels]
+    np.testing.assert_allclose(maps.sum((1, 2)), scores, rtol=1e-3)
+
+
+def test_a_composite_uses_each_rule_at_its_depth():
+    parameters, images = networks.arrays()
+    network = functools.partial(networks.convolutional, jax.nn.relu, parameters)
+
+    def marked(number):  # stands for a rule, to see which layers it gets
+        return lambda layer: (jnp.full_like(layer.outputs, number),) * 2
+
+    rule = by_depth((0.4, marked(2.0)), (0.7, marked(3.0)), (1.0, marked(5.0)))
+    plain = _relevance(
+        network, lambda layer: (jnp.ones_like(layer.outputs),) * 2, images
+    )
+    np.testing.assert_allclose(
+        _relevance(network, rule, images), 2 * 3 * 5 * plain, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_default_is_a_composite():
+    parameters, images = networks.arrays()
+
+    def network(images):
+        return networks.convolutional(jax.nn.relu, parameters, images), {}
+
+    composite = by_depth((0.5, gamma(0.4)), (1.0, epsilon(0.2)))
+    for options, rule in (
+        ({"gamma": 0.4, "epsilon": 0.2}, composite),
+        ({"gamma": 0.4, "depth": 1.0}, gamma(0.4)),
+        ({"epsilon": 0.2, "depth": 0.0}, epsilon(0.2)),
+    ):
+        np.testing.assert_allclose(
+            lrp(network, images, jnp.array([1, 1]), **options),
+            _relevance(lambda x: network(x)[0], rule, images).sum(-1),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_rules_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="alpha 2.0 and beta 0.5 differ by 1.5; exp"):
+        alpha_beta(2.0, 0.5)
+    for parts in ((), ((0.5, gamma()),), ((0.7, gamma()), (0.5, gamma()))):
+        with pytest.raises(ValueError, match="expected rising numbers that end with 1"):
+            by_depth(*parts)
