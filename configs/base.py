@@ -85,7 +85,9 @@ def get_stage() -> ConfigDict:
     """Return a stage that trains a new head on a frozen network."""
     stage = ConfigDict()
     stage.solver = "gradient"  # or ridge, which solves the head in closed form
-    stage.all_views = False  # True solves the head on all views of config.test_time
+    # True solves the head on all views of config.test_time, if that is less than 16,384
+    # in all; else on the view of config.eval.
+    stage.all_views = False
     stage.epochs = 100
     stage.batch_size = 68  # over all devices
     stage.accum_steps = 1  # parts of a batch, computed one by one to save memory
@@ -131,8 +133,9 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
     """Return the recipe of a linear head on a frozen network, solved in closed form.
 
     The head reads the mean and the standard deviation of every convolution of the
-    middle blocks. Its training takes minutes on a CPU. The function changes `config` in
-    place.
+    middle blocks. It learns from the whole image, its centre and their mirror images,
+    and the evaluation averages the same views. Its training takes minutes on a CPU. The
+    function changes `config` in place.
 
     Args:
       config: config of the network.
@@ -142,9 +145,10 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
     config.model.update(
         pooling="root_moments", pooled=pooled, standardize=True, dropout=0.0
     )
-    config.test_time.hflip = False  # the mirror image gains nothing
+    size = config.eval.size
+    config.test_time.update(views=((size, 1.0), (size, 0.75)), hflip=True)
     head = get_stage()
-    head.update(solver="ridge", epochs=1, validate_every=1)
+    head.update(solver="ridge", all_views=True, epochs=1, validate_every=1)
     config.stage_order = ("linear",)
     config.stages = ConfigDict({"linear": head})
     return config

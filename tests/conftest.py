@@ -83,6 +83,7 @@ def linear_config(tmp_path_factory, flowers, narrow_weights) -> ConfigDict:
     config.init.weights = str(narrow_weights)
     config.eval.update(size=80, batch_size=8)
     config.test_time.update(views=((80, 1.0),), hflip=False)
+    config.stages.linear.all_views = False
     return config
 
 

@@ -8,6 +8,14 @@ from collections.abc import Mapping
 from seeflower_jax import records
 
 
+def layouts(config: Mapping) -> list[dict]:
+    """Return a config as it is, without the newest keys, and in the oldest layout."""
+    without = records.plain(config)
+    for stage in without["stages"].values():
+        _drop_defaults(stage, {"all_views": False})
+    return [records.plain(config), without, layout(config)]
+
+
 def layout(config: Mapping) -> dict:
     """Return a config of an official recipe in the layout of the recorded results.
 

@@ -73,7 +73,7 @@ def test_recorded_results_are_of_the_recipes(result):
             config = importlib.import_module(f"configs.{module}").get_config(variant)
             config.update(seed=result["seed"], data={"split": row.split})
             config.update_from_flattened_dict(dict(row.changes))
-            layouts = records.plain(config), recorded.layout(config)
+            layouts = recorded.layouts(config)
             assert result["config_hash"] in map(records.config_hash, layouts)
             return
     assert result["model"] == "ensemble"

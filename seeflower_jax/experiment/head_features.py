@@ -3,6 +3,7 @@
 reader, rows = compute(path, origin, dataset, variables, single, training)
 """
 
+import logging
 import pathlib
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import kept
+from seeflower_jax.training import ridge
 
 
 def compute(
@@ -32,6 +34,7 @@ def compute(
       variables: of the network.
       single: evaluator with the view of a prediction, for validation images.
       training: evaluator for training images; its first look is the one of `single`.
+        If all looks are `ridge.MAX_VIEWS` or more, `single` takes its place.
 
     Returns:
       A reader of the single view of each image, and the features of all looks at the
@@ -39,8 +42,16 @@ def compute(
     """
     train = dataset.indices("train").astype(np.int64)
     validation = np.asarray(dataset.source.splits.get("validation", []), np.int64)
+    count = len(train) * len(training.looks)
+    if training is not single and count >= ridge.MAX_VIEWS:
+        logging.info(
+            "the head is solved on one view of each image, because all %d views are "
+            "more than %d",
+            count,
+            ridge.MAX_VIEWS - 1,
+        )
+        training, count = single, len(train)
     looks = training.looks
-    count = len(train) * len(looks)
 
     def batches() -> Iterator[Float[np.ndarray, "b c"]]:
         for evaluator, indices in ((training, train), (single, validation)):

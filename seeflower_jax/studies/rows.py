@@ -28,8 +28,18 @@ NAMES = {
 }
 
 
-# The reversed split trains on 20 to 238 images of a class, and tests on 10 of each.
-_BALANCED = (("data.balance", "sampling"),)
+def _reversed_linear(size: int) -> tuple[tuple[str, Any], ...]:
+    """Return the values of the recipe `linear` on the reversed split.
+
+    It trains on 20 to 238 images of a class, and tests on 10 of each. With so many
+    images, a single view of each is enough.
+    """
+    return (
+        ("data.balance", "sampling"),
+        ("stages.linear.all_views", False),
+        ("test_time.hflip", False),
+        ("test_time.views", ((size, 1.0),)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +99,11 @@ def _transfer_rows(
             f"{config}:{recipe}",
             *accuracies.get(model, (None, None)),
             cpu=recipe == "linear" or (recipe, split) == ("best", "official"),
-            changes=_BALANCED if (recipe, split) == ("linear", "reversed") else (),
+            changes=(
+                _reversed_linear(320 if model == "inception_v3" else 256)
+                if (recipe, split) == ("linear", "reversed")
+                else ()
+            ),
         )
         for model, config in CONFIGS.items()
         for recipe in ("paper", "corrected", "best", "linear")

@@ -30,6 +30,9 @@ from seeflower_jax.training.step import Step
 
 # Multiples of the mean eigenvalue of the features' covariance.
 STRENGTHS = tuple(np.geomspace(1e-3, 10, 13))
+# With so many views of all images, only one view of each is used: the time grows with
+# the cube of their number.
+MAX_VIEWS = 2**14
 _BLOCK = 1024  # features or images at a time, which bounds the memory
 _LOG_SCALES = np.log(1.0), np.log(1e3)
 
