@@ -134,7 +134,9 @@ def replace_derivative(
 
     def backward(residuals, cotangent):
         cotangents = pullback(cotangent, *residuals)
-        return (*cotangents, *[None] * (len(arrays) - len(cotangents)))
+        pairs = zip(cotangents, residuals[1:], strict=False)
+        cast = [cotangent.astype(array.dtype) for cotangent, array in pairs]
+        return (*cast, *[None] * (len(arrays) - len(cast)))
 
     replaced.defvjp(forward, backward)
     return replaced(*arrays)

@@ -86,7 +86,7 @@ def epsilon(value: float = 1e-6) -> LayerRule:
 
     def rule(layer: Layer) -> tuple[Values, Values]:
         z = layer.outputs
-        factor = _divide(z, z + value * jnp.where(z < 0, -1, 1))
+        factor = _divide(z, z + jnp.where(z < 0, -value, value))
         return factor, factor
 
     return rule

@@ -109,6 +109,23 @@ def test_structural_primitives_have_their_own_derivative(rules):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rules", ALL)
+def test_half_precision_is_close(rules):
+    options = {"num_classes": 3, "width": 0.3, "input_size": 32}
+    spec = models.get_spec("vgg16", **options)
+    half = models.get_spec("vgg16", dtype="bfloat16", **options)
+    variables = fixtures.random_variables(spec, 0)
+    images = jnp.array(np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)))
+
+    def gradient(spec):
+        network = with_rules(lambda x: models.apply(spec, variables, x)[0], ALL[rules])
+        return jax.jit(_gradient(network))(images).ravel()
+
+    exact, rounded = gradient(spec), gradient(half)
+    assert exact.dtype == rounded.dtype == jnp.float32
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.95
+
+
 def test_a_primitive_without_rule_is_named():
     for name, rules in (("DeepLift", DeepLift(0.0)), ("LRP", LRP(epsilon()))):
         sort = with_rules(lambda x: jnp.sort(x), rules)
