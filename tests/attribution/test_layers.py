@@ -243,7 +243,7 @@ def test_adapted_networks(images):
         output=lambda outputs: outputs[0],
     )
     names = layers.resolve(adapted, images, "head")
-    assert names == ["backbone/block4", "backbone/block5"]
+    assert names == ["backbone['block4']", "backbone['block5']"]
     maps = attr.grad_cam(adapted, images, LABELS, layer="head")
     bound = models.bind(spec, variables)
     expected = attr.grad_cam(bound, images, LABELS, layer=["block4", "block5"])

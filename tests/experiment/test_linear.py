@@ -52,8 +52,6 @@ def test_export_and_map_have_the_head(linear_run, flowers, tmp_path):
     for layer in (None, "head", ["mixed4_branch1x1", "mixed7_branch7x7_3"]):
         explanation = network.explain(image, "grad_cam", layer=layer)
         assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
-    with pytest.raises(ValueError, match="does not depend on layer 'mixed9'"):
-        network.explain(image, "grad_cam", layer="mixed9")
 
 
 def test_attribution_explains_all_that_the_head_reads(run, flowers, tmp_path):
