@@ -46,6 +46,8 @@ CONTROL = {
     "scan": Kind.SCAN,
     "cond": Kind.COND,
 }
+# Primitives that keep every element of their only input, in another place.
+REARRANGES = {"expand_dims", "reshape", "squeeze", "transpose"}
 _AFFINE = {
     "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
     "copy", "copy_p", "name", "reduce_precision",
@@ -209,15 +211,20 @@ class Graph:
         return not any(Graph(jaxpr, is_value).outputs())
 
     def chain(self, eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:
-        """Return the additions of and products with constants that follow a layer."""
+        """Return the additions of and products with constants that follow a layer.
+
+        The elements may be rearranged in between, as frameworks that compute one image
+        at a time do before they add a bias.
+        """
         chain, output = [], eqn.outvars[0]
         while self._uses[output] == 1 and output in self._users:
             user = self._users[output]
             name, shape = user.primitive.name, _shape(user.outvars[0])
-            if name not in _AFFINE - {"select_n"} or shape != _shape(output):
-                break
-            if not self._is_affine(user) or len(self.marked_inputs(user)) > 1:
-                break
+            if name not in REARRANGES:
+                if name not in _AFFINE - {"select_n"} or shape != _shape(output):
+                    break
+                if not self._is_affine(user) or len(self.marked_inputs(user)) > 1:
+                    break
             chain.append(user)
             output = user.outvars[0]
         return tuple(chain)

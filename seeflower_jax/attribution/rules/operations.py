@@ -9,13 +9,15 @@ operation on one value.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jaxtyping import Array
 
-from seeflower_jax.attribution.rules.graph import CONTROL, Graph, Kind
+from seeflower_jax.attribution.rules.graph import CONTROL, REARRANGES, Graph, Kind
 from seeflower_jax.attribution.rules.jaxprs import (
     Atom,
     Keeps,
@@ -84,11 +86,26 @@ class Operation:
         return run(self.eqns, env, self.outputs)
 
     def finish(self, output: Array, *arrays: Array) -> Array:
-        """Compute the output of a layer's chain from the output of the layer."""
+        """Compute the output of a layer's chain from the output of the layer.
+
+        The elements are in the places that they have in the output of the layer.
+        """
         env = dict(zip(self.inputs, arrays, strict=True))
         env[self.outputs[0]] = output
         end = self.chain[-1].outvars[0] if self.chain else self.outputs[0]
-        return run(self.chain, env, [end])[0]
+        result = run(self.chain, env, [end])[0]
+        for eqn in reversed(self.chain):
+            if eqn.primitive.name in REARRANGES:
+                source: Any = eqn.invars[0]
+                rearrange = functools.partial(_run_one, eqn)
+                shape = jax.ShapeDtypeStruct(source.aval.shape, result.dtype)
+                (result,) = jax.linear_transpose(rearrange, shape)(result)
+        return result
+
+
+def _run_one(eqn: JaxprEqn, array: Array) -> Array:
+    source: Any = eqn.invars[0]
+    return run([eqn], {source: array}, eqn.outvars)[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

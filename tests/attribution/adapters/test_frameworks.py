@@ -23,8 +23,6 @@ OPTIONS = {
     "smooth_grad": {"samples": 2},
     "integrated_gradients": {"steps": 4},
 }
-# These methods replace activation functions, which an adapted network does not allow.
-GUIDED = {"guided_saliency", "paper_saliency", "guided_grad_cam"}
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
@@ -69,7 +67,7 @@ def test_gradients_at_layers(adapted, images, labels, layer):
     assert_close(actual[1], expected[1])
 
 
-@pytest.mark.parametrize("name", sorted(registry.METHODS.keys() - GUIDED))
+@pytest.mark.parametrize("name", sorted(registry.METHODS))
 def test_methods(adapted, images, labels, name):
     method = registry.METHODS[name]
     options = dict(OPTIONS.get(name, {}))
