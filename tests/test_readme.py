@@ -54,9 +54,15 @@ RUNS = {
         ("--workdir=runs/new", TRAINING, "--config.init.weights=weights"),
         ("runs/new/result.json",),
     ),
-    f"{TRAIN} --config.data.source=folder --config.data.dir=DIR": Run(
+    f"{TRAIN}:linear --config.data.source=folder --config.data.dir=DIR": Run(
         {},
-        ("--workdir=runs/new", TRAINING, "--config.data.dir=own"),
+        (
+            *("--workdir=runs/new", "--config.data.dir=own"),
+            *("--config.data.cache_dir=cache", "--config.data.shortest_side=64"),
+            *("--config.model.name=small", "--config.init.weights="),
+            *("--config.model.pooled=('block[45]',)", "--config.eval.size=64"),
+            "--config.test_time.views=((64,1.0),(64,0.75))",
+        ),
         ("runs/new/result.json",),
     ),
     f"{TRAIN} --config.seed=1 --config.stages.finetune.epochs=40": Run(
@@ -64,6 +70,13 @@ RUNS = {
     ),
     f"python -m scripts.evaluate {RUN} --split=test": Run(
         makes=("runs/inception_seed0/evaluation_test/metrics.json",)
+    ),
+    "python -m scripts.directions --workdir=runs/inception_linear": Run(
+        {"inception_linear": "narrow_linear"}, ("--only=whole image",)
+    ),
+    "python -m scripts.ensemble --joint_head "
+    "--workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
+        {"vgg16_seed0": "inception_seed0"}
     ),
     "python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
         {"vgg16_seed0": "inception_seed0"}
@@ -193,7 +206,7 @@ COMMANDS = [command for block in BLOCKS for command in block]
 
 @pytest.fixture
 def place(
-    tmp_path, flowers, small_run, small_arguments, tiny_run, narrow_weights, monkeypatch
+    tmp_path, flowers, small_run, small_arguments, tiny_run, linear_run, monkeypatch
 ):
     """A folder with what the README's commands name, as small files, to be run in."""
     for name in ("configs", "scripts"):
@@ -203,6 +216,7 @@ def place(
     shutil.copytree(small_run, tmp_path / "runs/inception_seed0")
     (tmp_path / "runs/inception_seed0/report.html").unlink()
     (tmp_path / "runs/narrow_inception").symlink_to(tiny_run.workdir)
+    (tmp_path / "runs/narrow_linear").symlink_to(linear_run.workdir)
     for folder, count in {"photos": 2, "own/aster": 6, "own/rose": 6}.items():
         (tmp_path / folder).mkdir(parents=True)
         for number in range(count):
@@ -367,7 +381,7 @@ def test_recorded_accuracies():
             assert test == _short(record["test"]["top1"], 4)
             if header[3] == "test, mean class":
                 assert third == _short(record["test"]["mean_class_top1"], 4)
-    assert len(paths) == 5
+    assert len(paths) == 7
     ensemble = json.loads((ROOT / "results/ensemble_official_seed0.json").read_text())
     for split, key in (
         ("test", "top1"),
