@@ -62,7 +62,7 @@ def test_gradients_at_layers(adapted, images, labels, layer):
     assert_close(actual[1], expected[1])
 
 
-# One method of each kind: by gradients, along a path, of a layer, and by backward rules.
+# One method of each kind: by gradients, along a path, of a layer, by backward rules.
 @pytest.mark.parametrize(
     "name", ["saliency", "integrated_gradients", "hires_cam", "guided_saliency", "lrp"]
 )
