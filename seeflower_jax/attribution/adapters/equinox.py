@@ -84,7 +84,7 @@ def _named(module: Any, path: str) -> Any:
         return copy
     cls: Any = type(copy)
     named = object.__new__(_naming(cls))
-    vars(named).update(vars(copy), layer_name=path)
+    vars(named).update(vars(copy), _layer_of_adapter=path)
     return named
 
 
@@ -97,12 +97,12 @@ def _naming(cls: type) -> type:
         outputs = cls.__call__(self, *positional, **keywords)
         match outputs:
             case (values, eqx.nn.State() as state):
-                return name_outputs(values, self.layer_name), state
-        return name_outputs(outputs, self.layer_name)
+                return name_outputs(values, self._layer_of_adapter), state
+        return name_outputs(outputs, self._layer_of_adapter)
 
     fields = {
-        "__annotations__": {"layer_name": str},
-        "layer_name": eqx.field(static=True, default=""),
+        "__annotations__": {"_layer_of_adapter": str},
+        "_layer_of_adapter": eqx.field(static=True, default=""),
         "__call__": call,
         "__module__": cls.__module__,
     }

@@ -41,7 +41,7 @@ def name_outputs(outputs: Any, name: str) -> Any:
     Example:
       >>> closed = jax.make_jaxpr(lambda x: name_outputs((x, 2 * x), "block"))(1.0)
       >>> [equation.params.get("name") for equation in closed.eqns]
-      ['block[0]', None, 'block[1]']
+      [None, 'block[0]', 'block[1]']
     """
 
     def name_leaf(path, value):

@@ -58,7 +58,7 @@ def from_nnx(
         copy.eval()
         for path, module in nnx.iter_modules(copy):
             if path and callable(module):
-                module.layer_name = "/".join(map(str, path))
+                module._layer_of_adapter = "/".join(map(str, path))
                 module.__class__ = _naming(type(module))
         return copy(inputs, **arguments)
 
@@ -73,6 +73,6 @@ def _naming(cls: type) -> type:
 
     def call(self, *positional, **keywords):
         outputs = cls.__call__(self, *positional, **keywords)
-        return name_outputs(outputs, self.layer_name)
+        return name_outputs(outputs, self._layer_of_adapter)
 
     return type(cls)(cls.__name__, (cls,), {"__call__": call})

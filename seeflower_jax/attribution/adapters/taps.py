@@ -91,7 +91,8 @@ class _Recorder:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _apply(self, jaxpr, equation, inputs) -> Sequence[Any]:
-        if not any(jaxprs.names_in(equation)) or not jaxprs.is_open(equation):
+        has_names = next(jaxprs.names_in(equation), None) is not None
+        if not (has_names and jaxprs.is_open(equation)):
             return jaxprs.bind(jaxpr, equation, inputs)
         if equation.primitive.name == "scan":
             return self._unroll(equation.params, inputs)
