@@ -4,7 +4,8 @@
 
 The recipe has the paper's two stages, first the head alone and then the network. A
 short third stage trains on larger images. Seed 0 on approximate ImageNet weights has
-test top-1 0.9093 and mean class accuracy 0.9254.
+test top-1 0.9093 and mean class accuracy 0.9254. The recipe `linear` is more accurate,
+and trains in minutes.
 """
 
 from ml_collections import ConfigDict
