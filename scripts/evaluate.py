@@ -81,6 +81,7 @@ def main(_) -> None:
     metrics = evaluate.write(out, evaluation, run.network.class_names)
     if _ABLATION.value:
         entry = {key: metrics[key] for key in ("top1", "mean_class_top1", "count")} | {
+            "recipe": run.config["recipe"],
             "config_hash": records.config_hash(run.config),
             "seed": run.config["seed"],
             "trained": records.read_result(run.workdir).get("command"),

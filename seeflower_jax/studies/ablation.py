@@ -1,4 +1,4 @@
-"""What the ablation changes in the best recipes, one thing at a time, as data.
+"""What the ablation changes in the recipes, one thing at a time, as data.
 
     for change in select(["vgg16_*"]):
         for script, arguments in change.commands("runs"):
@@ -26,21 +26,31 @@ class Change:
     """A row of the ablation.
 
     Attributes:
-      model: the network whose best recipe is changed.
+      model: the network whose recipe is changed.
       name: of the row.
       values: of the config, by their flat keys; empty if only the evaluation differs.
       evaluation: flags of `scripts.evaluate`.
+      recipe: name of the recipe that is changed.
     """
 
     model: str
     name: str
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: Sequence[str] = ()
+    recipe: str = "best"
 
     @property
     def key(self) -> str:
         """The name of its run directory, by which it is selected too."""
-        return f"{self.model}_" + re.sub(r"\W+", "_", self.name).lower().strip("_")
+        return "_".join([self.model, *self._suffix, self._slug])
+
+    @property
+    def _suffix(self) -> list[str]:
+        return [self.recipe] * (self.recipe != "best")
+
+    @property
+    def _slug(self) -> str:
+        return re.sub(r"\W+", "_", self.name).lower().strip("_")
 
     def commands(
         self, out: str, changes: Mapping[str, Any] | None = None, weights_dir: str = ""
@@ -49,13 +59,14 @@ class Change:
 
         Args:
           out: the folder of the run directories. If only the evaluation differs, it
-            must have the run of the best recipe, named as `reproduce.plan` names it.
+            must have the run of the recipe, named as `reproduce.plan` names it.
           changes: further values of the config, by their flat keys.
           weights_dir: folder of the published weight files; '' downloads them.
         """
         evaluate = ["--split=validation", *self.evaluation, f"--ablation={self.name}"]
         if not self.values:
-            workdir = f"--workdir={out}/{self.model}_official_seed0"
+            run = "_".join([self.model, "official", *self._suffix, "seed0"])
+            workdir = f"--workdir={out}/{run}"
             return [("evaluate", [workdir, *evaluate])]
         workdir = f"--workdir={out}/{self.key}"
         values = {**self.values, **(changes or {})}
@@ -63,7 +74,8 @@ class Change:
             name = published.CATALOG[self.model].name
             values["init.weights"] = str(pathlib.Path(weights_dir) / name)
         flags = (f"--config.{key}={_literal(value)}" for key, value in values.items())
-        config = f"--config=configs/{CONFIGS[self.model]}.py"
+        variant = "".join(f":{name}" for name in self._suffix)
+        config = f"--config=configs/{CONFIGS[self.model]}.py{variant}"
         train = [config, workdir, "--notest", *flags]
         return [("train", train), ("evaluate", [workdir, *evaluate])]
 
@@ -118,6 +130,15 @@ def _in(stages: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
         for stage in stages
         for key, value in values.items()
     }
+
+
+def _linear(model: str, name: str, **values: Any) -> Change:
+    return Change(model, name, values, recipe="linear")
+
+
+def _one_view(model: str, size: int) -> Change:
+    views = {"test_time.views": ((size, 1.0),), "test_time.hflip": False}
+    return _linear(model, "one view", **{"stages.linear.all_views": False, **views})
 
 
 _TUNED = ("finetune", "settle")
@@ -209,4 +230,11 @@ CHANGES = (
     ),
     Change("vgg19", "also mirrored", evaluation=("--hflip",)),
     Change("vgg19", "256 pixels", evaluation=("--views=256:0.875",)),
+    _one_view("inception_v3", 320),
+    _linear("inception_v3", "two views", **{"test_time.hflip": False}),
+    _linear("inception_v3", "blocks alone", **{"model.pooled": ("mixed[3-8]",)}),
+    _linear("inception_v3", "last blocks", **{"model.pooled": ("mixed([789]|10)_.*",)}),
+    _linear("inception_v3", "means alone", **{"model.pooling": "root_average"}),
+    _one_view("vgg16", 256),
+    _one_view("vgg19", 256),
 )

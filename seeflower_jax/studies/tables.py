@@ -231,39 +231,45 @@ Ablated = Mapping[str, Mapping[str, Mapping]]
 
 
 def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
-    """Format what changes of the best recipes do on validation; from level 2.
+    """Format what changes of the recipes do on validation; from level 2.
 
     Args:
       ablated: of `ablation.load_results`.
-      results: as `result.json` has them; the changes are compared with the best recipes
-        of seed 0 among them.
+      results: as `result.json` has them; the changes are compared with the recipes of
+        seed 0 among them.
     """
-    best = {
-        r["model"]: r["validation"]["top1"]
+    unchanged = {
+        (r["model"], r["recipe"]): r["validation"]["top1"]
         for r in results
-        if (r["split"], r["recipe"], r["seed"]) == ("official", "best", 0)
+        if (r["split"], r["seed"]) == ("official", 0) and "validation" in r
     }
     lines = []
     for model, entries in ablated.items():
-        unchanged = best.get(model)
-        lines.append([NAMES[model], "as it is", share(unchanged), "", ""])
-        for name, entry in entries.items():
-            top1, difference = entry["top1"], ""
-            if unchanged is not None:
-                difference = f"{top1 - unchanged:+.4f}".replace("0.", ".")
-            lines.append(
-                [NAMES[model], name, share(top1), difference, entry["config_hash"]]
-            )
+        for recipe in dict.fromkeys(e.get("recipe", "best") for e in entries.values()):
+            before = unchanged.get((model, recipe))
+            lines.append([NAMES[model], recipe, "as it is", share(before), "", ""])
+            lines += [
+                [NAMES[model], recipe, name, *_change_cells(entry, before)]
+                for name, entry in entries.items()
+                if entry.get("recipe", "best") == recipe
+            ]
     if not lines:
         return ""
-    header = ("network", "change", "validation top-1", "difference", "config")
+    header = ("network", "recipe", "change", "validation top-1", "difference", "config")
     return (
-        "## Ablation\n\nEach row changes one thing in a best recipe on the official "
+        "## Ablation\n\nEach row changes one thing in a recipe on the official "
         "split, seed 0. The metrics are of the 1,020 validation images (standard error "
         "0.008 to 0.015). `head alone` trains only the first stage, so the network "
         "under the new head has the weights of ImageNet. The test split was not used. "
         "`results/ablation.json` has the commands.\n\n" + _markdown(header, lines)
     )
+
+
+def _change_cells(entry: Mapping, before: float | None) -> list[str]:
+    """Return validation top-1, its difference from the recipe, and the config hash."""
+    difference = "" if before is None else f"{entry['top1'] - before:+.4f}"
+    hashed = entry["config_hash"]
+    return [share(entry["top1"]), difference.replace("0.", "."), hashed]
 
 
 def directions_table(measured: Mapping) -> str:
