@@ -54,8 +54,8 @@ def test_export_and_map_have_the_head(linear_run, flowers, tmp_path):
         assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
 
 
-def test_attribution_explains_all_that_the_head_reads(run, flowers, tmp_path):
-    network = load_run(run[0]).network
+def test_attribution_explains_all_that_the_head_reads(linear_run, flowers, tmp_path):
+    network = linear_run.network
     images = network.images(flowers / "jpg")[:2]
     attribute(network, images, ["grad_cam", "hires_cam"], tmp_path, overlays=True)
     state = json.loads((tmp_path / "state.json").read_text())
