@@ -7,7 +7,7 @@ A fact is what is known of a value, such as the layers that it depends on. `None
 that nothing is known. A rule gives the facts of an operation's outputs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from jax.extend import core
@@ -23,7 +23,12 @@ _CALLS = {
 }  # fmt: skip
 
 
-def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Fact], rule: Rule) -> list[Fact]:
+def propagate(
+    jaxpr: core.Jaxpr,
+    inputs: Sequence[Fact],
+    rule: Rule,
+    opaque: Collection[str] = (),
+) -> list[Fact]:
     """Return the facts of a jaxpr's outputs.
 
     The function looks into calls of `jax.jit`, `jax.nn.relu` and the like. A rule
@@ -33,6 +38,7 @@ def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Fact], rule: Rule) -> list[Fac
       jaxpr: of any function.
       inputs: a fact for each input.
       rule: gives the facts of the outputs of all other primitives.
+      opaque: names of calls that are left to the rule.
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda x, y: (jax.nn.relu(x), x * y))(1.0, 2.0).jaxpr
@@ -49,9 +55,11 @@ def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Fact], rule: Rule) -> list[Fac
         of_inputs = [read(atom) for atom in equation.invars]
         if all(fact is None for fact in of_inputs):
             continue
-        body = _body(equation)
+        body = None if equation.primitive.name in opaque else _body(equation)
         of_outputs = (
-            propagate(body, of_inputs, rule) if body else rule(equation, of_inputs)
+            propagate(body, of_inputs, rule, opaque)
+            if body
+            else rule(equation, of_inputs)
         )
         facts.update(zip(equation.outvars, of_outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -287,7 +287,9 @@ def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[
         return [known] * len(equation.outvars)
 
     facts = [frozenset([name]) for name in names]
-    return dataflow.propagate(closed.jaxpr, facts, union)[0] or frozenset()
+    # A derivative that replaces the function's own may pass to any input of the call.
+    opaque = ("custom_vjp_call", "custom_vjp_call_jaxpr")
+    return dataflow.propagate(closed.jaxpr, facts, union, opaque)[0] or frozenset()
 
 
 def _check_read(closed: core.ClosedJaxpr, taps: Collection[str]) -> None:

@@ -316,7 +316,7 @@ def test_ensemble_of_a_run_without_a_result(run, finished):
     (run / "result.json").unlink()
     runs = [load_run(finished), load_run(run)]
     with pytest.raises(ValueError, match="run is not finished: .* no complete result"):
-        ensemble.combine(runs)
+        ensemble.mean_probabilities(runs)
 
 
 def test_full_disk_is_named_in_one_line(config, tmp_path):

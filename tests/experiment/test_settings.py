@@ -41,6 +41,7 @@ NONSENSE = {
     "test_time.views": [(), ((320,),), ((-5, 1.0),), ((320, 0.0),), ((320, 2.0),)],
     "stage_order": [(), ("head", "fintune"), ("head", "head")],
     STAGE + "solver": ["newton"],
+    STAGE + "all_views": [1, True],
     STAGE + "epochs": [-1],
     STAGE + "batch_size": [0, -4],
     STAGE + "accum_steps": [0, 3],
@@ -66,6 +67,7 @@ NONSENSE = {
     STAGE + "augment.crop_ratio": [(), (0.0, 1.0), (2.0, 1.0)],
     STAGE + "augment.brightness": [-0.1, 2.0],
     STAGE + "augment.contrast": [-0.1, 2.0],
+    STAGE + "augment.erasing": [-0.1, 1.5],
     STAGE + "augment.mixup": [-1.0, math.nan],
     STAGE + "augment.cutmix": [-1.0],
 }
