@@ -12,15 +12,11 @@ from typing import Any
 
 from jax.extend import core
 
+from seeflower_jax.attribution.jaxprs import CALLS, CHECKPOINTS, inner_jaxprs
+
 Fact = Any
 # (equation, facts of its inputs) -> facts of its outputs.
 Rule = Callable[[core.JaxprEqn, Sequence[Fact]], Sequence[Fact]]
-
-# Primitives that only evaluate their parameter, a jaxpr, under all names of JAX.
-_CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint",
-    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
-}  # fmt: skip
 
 
 def propagate(
@@ -51,22 +47,15 @@ def propagate(
     def read(atom) -> Fact:
         return None if isinstance(atom, core.Literal) else facts.get(atom)
 
+    calls = (CALLS | CHECKPOINTS).difference(opaque)
     for equation in jaxpr.eqns:
         of_inputs = [read(atom) for atom in equation.invars]
         if all(fact is None for fact in of_inputs):
             continue
-        body = None if equation.primitive.name in opaque else _body(equation)
-        of_outputs = (
-            propagate(body, of_inputs, rule, opaque)
-            if body
-            else rule(equation, of_inputs)
-        )
+        if equation.primitive.name in calls:
+            body = inner_jaxprs(equation)[0].jaxpr
+            of_outputs = propagate(body, of_inputs, rule, opaque)
+        else:
+            of_outputs = list(rule(equation, of_inputs))
         facts.update(zip(equation.outvars, of_outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
-
-
-def _body(equation: core.JaxprEqn) -> core.Jaxpr | None:
-    """Return the jaxpr that an equation calls, None for any other primitive."""
-    if equation.primitive.name not in _CALLS:
-        return None
-    return next(iter(core.jaxprs_in_params(equation.params)), None)

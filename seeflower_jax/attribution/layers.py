@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from seeflower_jax import hints
 from seeflower_jax.attribution import dataflow
+from seeflower_jax.attribution.jaxprs import CUSTOM_VJPS
 from seeflower_jax.attribution.targets import score
 from seeflower_jax.attribution.types import (
     EndpointShapes,
@@ -288,8 +289,8 @@ def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[
 
     facts = [frozenset([name]) for name in names]
     # A derivative that replaces the function's own may pass to any input of the call.
-    opaque = ("custom_vjp_call", "custom_vjp_call_jaxpr")
-    return dataflow.propagate(closed.jaxpr, facts, union, opaque)[0] or frozenset()
+    read = dataflow.propagate(closed.jaxpr, facts, union, opaque=CUSTOM_VJPS)
+    return read[0] or frozenset()
 
 
 def _check_read(closed: core.ClosedJaxpr, taps: Collection[str]) -> None:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from seeflower_jax.attribution.adapters import jaxprs
+from seeflower_jax.attribution.adapters import named
 from seeflower_jax.attribution.adapters.taps import run
 from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Preprocess, Taps
 
@@ -123,7 +123,7 @@ class AdaptedNetwork:
         if self.single:
             inputs = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
         closed = jax.make_jaxpr(self._logits)(self.variables, inputs)
-        return jaxprs.hidden_names(closed.jaxpr)
+        return named.hidden_names(closed.jaxpr)
 
     def example(self) -> Float[jax.ShapeDtypeStruct, "1 h w 3"]:
         """Return the shape of one image.

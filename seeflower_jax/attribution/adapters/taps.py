@@ -21,7 +21,8 @@ from jax.extend import core
 from jaxtyping import Array, Shaped
 
 from seeflower_jax import hints
-from seeflower_jax.attribution.adapters import jaxprs
+from seeflower_jax.attribution import jaxprs
+from seeflower_jax.attribution.adapters import named
 from seeflower_jax.attribution.layers import Cut
 
 
@@ -53,11 +54,11 @@ def run(
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     recorder = _Recorder(taps)
-    outputs = recorder.evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+    outputs = recorder.evaluate(closed, jax.tree.leaves(arguments))
     for name in taps:
         if name not in recorder.values:
             names = list(recorder.values)
-            reason = jaxprs.hidden_names(closed.jaxpr).get(name)
+            reason = named.hidden_names(closed.jaxpr).get(name)
             raise ValueError(
                 f"layer {name!r} is {f'inside {reason}' if reason else 'unknown'}; "
                 f"layers are {names}{hints.did_you_mean(name, names)}"
@@ -72,31 +73,29 @@ class _Recorder:
         self.taps = taps
         self.values = collections.OrderedDict()  # JAX sorts the keys of other dicts.
 
-    def evaluate(self, jaxpr, constants, arguments) -> list[Any]:
+    def evaluate(self, closed: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
+        jaxpr = closed.jaxpr
         variables = [*jaxpr.constvars, *jaxpr.invars]
-        values = dict(zip(variables, [*constants, *arguments], strict=True))
-
-        def read(atom):
-            return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-        used = jaxprs.used_variables(jaxpr)
+        values = dict(zip(variables, [*closed.consts, *arguments], strict=True))
+        used = named.used_variables(jaxpr)
         for equation in jaxpr.eqns:
-            inputs = [read(atom) for atom in equation.invars]
+            inputs = [jaxprs.read(values, atom) for atom in equation.invars]
             if equation.primitive.name == "name":
                 is_used = equation.outvars[0] in used
                 outputs = [self._record(equation.params["name"], inputs[0], is_used)]
             else:
-                outputs = self._apply(jaxpr, equation, inputs)
+                outputs = self._apply(equation, inputs)
             values.update(zip(equation.outvars, outputs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+        return [jaxprs.read(values, atom) for atom in jaxpr.outvars]
 
-    def _apply(self, jaxpr, equation, inputs) -> Sequence[Any]:
-        has_names = next(jaxprs.names_in(equation), None) is not None
-        if not (has_names and jaxprs.is_open(equation)):
-            return jaxprs.bind(jaxpr, equation, inputs)
+    def _apply(self, equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
+        has_names = next(named.names_in(equation), None) is not None
+        if not (has_names and named.is_open(equation)):
+            return jaxprs.compute(equation, inputs)
+        (body,) = jaxprs.inner_jaxprs(equation)
         if equation.primitive.name == "scan":
-            return self._unroll(equation.params, inputs)
-        return self.evaluate(*jaxprs.opened(equation.params["jaxpr"]), inputs)
+            return self._unroll(body, equation.params, inputs)
+        return self.evaluate(body, inputs)
 
     def _record(self, name: str, value: Array, is_used: bool) -> Array:
         numbered = itertools.chain([name], (f"{name}#{k}" for k in itertools.count(2)))
@@ -117,7 +116,12 @@ class _Recorder:
         self.values[name] = value
         return value
 
-    def _unroll(self, parameters, inputs) -> list[Any]:
+    def _unroll(
+        self,
+        body: core.ClosedJaxpr,
+        parameters: Mapping[str, Any],
+        inputs: Sequence[Any],
+    ) -> list[Any]:
         """Evaluate the steps of a scan, so that each step has its own values."""
         split = parameters["num_consts"], parameters["num_carry"]
         constants = inputs[: split[0]]
@@ -126,7 +130,7 @@ class _Recorder:
         outputs = {}
         for step in steps:
             arguments = [*constants, *carry, *(array[step] for array in stacked)]
-            results = self.evaluate(*jaxprs.opened(parameters["jaxpr"]), arguments)
+            results = self.evaluate(body, arguments)
             carry = results[: split[1]]
             outputs[step] = results[split[1] :]
         in_order = [outputs[step] for step in sorted(steps)]

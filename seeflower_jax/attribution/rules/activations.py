@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.jaxprs import primitive_names
 from seeflower_jax.attribution.rules.graph import Kind
 from seeflower_jax.attribution.rules.interpreter import Rules, replace_derivative
-from seeflower_jax.attribution.rules.jaxprs import primitive_names
 from seeflower_jax.attribution.rules.operations import Operation, Plan
 
 _RECTIFIERS = {"max", "select_n"}

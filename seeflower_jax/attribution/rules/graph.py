@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
-from seeflower_jax.attribution.rules.jaxprs import Atom, run
+from seeflower_jax.attribution.jaxprs import CHECKPOINTS, Atom, run
 
 
 class Kind(enum.Enum):
@@ -40,12 +40,8 @@ class Kind(enum.Enum):
     COND = "cond"
 
 
-CONTROL = {
-    "remat2": Kind.CHECKPOINT,
-    "checkpoint": Kind.CHECKPOINT,
-    "scan": Kind.SCAN,
-    "cond": Kind.COND,
-}
+CONTROL = dict.fromkeys(CHECKPOINTS, Kind.CHECKPOINT)
+CONTROL |= {"scan": Kind.SCAN, "cond": Kind.COND}
 # Primitives that keep every element of their only input, in another place.
 REARRANGES = {"expand_dims", "reshape", "squeeze", "transpose"}
 _AFFINE = {

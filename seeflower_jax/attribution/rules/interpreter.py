@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.jaxprs import read
 from seeflower_jax.attribution.rules.graph import Kind
-from seeflower_jax.attribution.rules.jaxprs import read
 from seeflower_jax.attribution.rules.operations import Operation, Plan, make_plan
 
 # What the rules hold for a value that depends on the images, a pytree of arrays; of a

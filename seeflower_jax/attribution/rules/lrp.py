@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.cam import divide
 from seeflower_jax.attribution.rules.interpreter import (
     Marked,
     Rules,
@@ -86,7 +87,7 @@ def epsilon(value: float = 1e-6) -> LayerRule:
 
     def rule(layer: Layer) -> tuple[Values, Values]:
         z = layer.outputs
-        factor = _divide(z, z + jnp.where(z < 0, -value, value))
+        factor = divide(z, z + jnp.where(z < 0, -value, value))
         return factor, factor
 
     return rule
@@ -109,7 +110,7 @@ def gamma(value: float = 0.25) -> LayerRule:
     def rule(layer: Layer) -> tuple[Values, Values]:
         z, (positive, negative) = layer.outputs, layer.signs()
         favoured = jnp.where(z < 0, negative, positive)
-        factor = _divide(z, z + value * favoured)
+        factor = divide(z, z + value * favoured)
         more = factor * (1 + value)
         return jnp.where(z < 0, factor, more), jnp.where(z < 0, more, factor)
 
@@ -138,8 +139,8 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> LayerRule:
     def rule(layer: Layer) -> tuple[Values, Values]:
         positive, negative = layer.signs()
         return (
-            alpha * _divide(layer.outputs, positive),
-            -beta * _divide(layer.outputs, negative),
+            alpha * divide(layer.outputs, positive),
+            -beta * divide(layer.outputs, negative),
         )
 
     return rule
@@ -318,18 +319,12 @@ def _spread(operation: Operation, array: Array) -> Array:
     return jnp.broadcast_to(array, operation.shape)
 
 
-def _divide(numerator: Values, denominator: Values) -> Values:
-    """Divide two arrays, and return 0 wherever the denominator is 0."""
-    is_zero = denominator == 0
-    return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
-
-
 def _pass_all(function, g, y, x, *constants):
     """Pass the relevance of f(x) - f(0) to x."""
     bias = function(jnp.zeros_like(x), *constants)
     (derivative,) = jax.vjp(lambda x: function(x, *constants), x)[1](g)
     changes = (x != 0) & (jnp.abs(y - bias) > _ROUNDING * jnp.abs(bias))
-    slope = jnp.where(changes, g * _divide(y - bias, x), derivative)
+    slope = jnp.where(changes, g * divide(y - bias, x), derivative)
     # An inverse root has no value at 0: it is held constant.
     return (jnp.where(jnp.isfinite(bias), slope, 0),)
 

@@ -17,14 +17,14 @@ import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jaxtyping import Array
 
-from seeflower_jax.attribution.rules.graph import CONTROL, REARRANGES, Graph, Kind
-from seeflower_jax.attribution.rules.jaxprs import (
+from seeflower_jax.attribution.jaxprs import (
     Atom,
     Keeps,
     inner_jaxprs,
     run,
     write_out,
 )
+from seeflower_jax.attribution.rules.graph import CONTROL, REARRANGES, Graph, Kind
 
 
 @dataclasses.dataclass

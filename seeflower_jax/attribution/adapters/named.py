@@ -1,4 +1,4 @@
-"""Jaxprs with named values: where the names are, and the evaluation of an equation.
+"""Jaxprs with named values: where the names are, and what the outputs depend on.
 
 Example:
     closed = jax.make_jaxpr(function)(x)
@@ -8,11 +8,10 @@ Example:
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 from jax.extend import core
 
-# Primitives that evaluate their parameter `jaxpr`, under old and new names of JAX.
-_CALLS = ("jit", "pjit", "remat2", "checkpoint")
+from seeflower_jax.attribution import jaxprs
+
 # A longer scan is a loop over time or over chunks rather than over layers.
 _MAX_STEPS = 128
 
@@ -31,7 +30,7 @@ def is_open(equation: core.JaxprEqn) -> bool:
     kind = equation.primitive.name
     if kind == "scan":
         return 0 < equation.params["length"] <= _MAX_STEPS
-    return kind in _CALLS
+    return kind in jaxprs.JITS | jaxprs.CHECKPOINTS
 
 
 def hidden_names(jaxpr: core.Jaxpr) -> dict[str, str]:
@@ -68,30 +67,6 @@ def used_variables(jaxpr: core.Jaxpr) -> set[core.Var]:
         if used.intersection(equation.outvars):
             used.update(_variables(equation.invars))
     return used
-
-
-def opened(
-    jaxpr: core.Jaxpr | core.ClosedJaxpr,
-) -> tuple[core.Jaxpr, Sequence[Any]]:
-    """Return a jaxpr and its constants. An open jaxpr has no constants."""
-    if isinstance(jaxpr, core.ClosedJaxpr):
-        return jaxpr.jaxpr, jaxpr.consts
-    return jaxpr, ()
-
-
-def bind(
-    jaxpr: core.Jaxpr, equation: core.JaxprEqn, inputs: Sequence[Any]
-) -> Sequence[Any]:
-    """Evaluate one equation of a jaxpr as it is."""
-    values = {
-        atom: value
-        for atom, value in zip(equation.invars, inputs, strict=True)
-        if not isinstance(atom, core.Literal)
-    }
-    alone = jaxpr.replace(
-        constvars=[], invars=[*values], outvars=equation.outvars, eqns=[equation]
-    )
-    return jax.core.eval_jaxpr(alone, (), *values.values())
 
 
 def _variables(atoms: Sequence[Any]) -> Iterator[core.Var]:

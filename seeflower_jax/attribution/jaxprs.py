@@ -6,7 +6,7 @@
 `max`. Written out, only `max` is left.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +20,11 @@ Environment = dict[Var, Any]
 # Whether a call stays a call, by the names of the primitives in it.
 Keeps = Callable[[Collection[str]], bool]
 
-_CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-}  # fmt: skip
+# Primitives that only evaluate a jaxpr of their parameters, under all names of JAX.
+JITS = {"jit", "pjit"}
+CHECKPOINTS = {"remat2", "checkpoint"}
+CUSTOM_VJPS = {"custom_vjp_call", "custom_vjp_call_jaxpr"}
+CALLS = {*JITS, "closed_call", "core_call", "custom_jvp_call", *CUSTOM_VJPS}
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr]:
@@ -63,19 +64,19 @@ def run(
     """Compute the values of `outputs` by primitives, in order."""
     env = dict(env)
     for eqn in eqns:
-        env |= _compute(eqn, env)
+        inputs = [read(env, atom) for atom in eqn.invars]
+        env.update(zip(eqn.outvars, compute(eqn, inputs), strict=True))
     return [read(env, atom) for atom in outputs]
 
 
-def _compute(eqn: JaxprEqn, env: Environment) -> Environment:
+def compute(eqn: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Array]:
     """Return the outputs of a primitive."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     # JAX before 0.9 returns the functions of a call apart.
     functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
-    arrays = [read(env, atom) for atom in eqn.invars]
-    outputs = eqn.primitive.bind(*functions, *arrays, **parameters)
-    outputs = outputs if eqn.primitive.multiple_results else [outputs]
-    return dict(zip(eqn.outvars, outputs, strict=True))
+    with eqn.ctx.manager:  # such as the mesh of the trace
+        outputs = eqn.primitive.bind(*functions, *inputs, **parameters)
+    return outputs if eqn.primitive.multiple_results else [outputs]
 
 
 def write_out(jaxpr: ClosedJaxpr, keeps: Keeps) -> ClosedJaxpr:
@@ -95,13 +96,13 @@ def write_out(jaxpr: ClosedJaxpr, keeps: Keeps) -> ClosedJaxpr:
         env = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
         env |= dict(zip(jaxpr.jaxpr.invars, arrays, strict=True))
         for eqn in jaxpr.jaxpr.eqns:
-            is_call = eqn.primitive.name in _CALLS
+            inputs = [read(env, atom) for atom in eqn.invars]
+            is_call = eqn.primitive.name in CALLS
             if is_call and not keeps(primitive_names(eqn)):
-                inputs = [read(env, atom) for atom in eqn.invars]
                 outputs = evaluate(inner_jaxprs(eqn)[0], *inputs)
-                env |= dict(zip(eqn.outvars, outputs, strict=True))
             else:
-                env |= _compute(eqn, env)
+                outputs = compute(eqn, inputs)
+            env.update(zip(eqn.outvars, outputs, strict=True))
         return [read(env, atom) for atom in jaxpr.jaxpr.outvars]
 
     return jax.make_jaxpr(lambda *arrays: evaluate(jaxpr, *arrays))(*jaxpr.in_avals)
