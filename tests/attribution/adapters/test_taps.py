@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-from seeflower_jax.attribution.adapters.jaxprs import hidden_names
+from seeflower_jax.attribution.adapters.named import hidden_names
 from seeflower_jax.attribution.adapters.names import name_outputs
 from seeflower_jax.attribution.adapters.taps import run
 
