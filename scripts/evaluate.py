@@ -66,8 +66,8 @@ def _evaluate(run: Run) -> tuple[str, evaluate.Evaluation]:
         replaced = evaluate.make_evaluator(run, views, mirror)
         return "_views", evaluate.evaluate(run, split, replaced)
     if _CROP.value:
-        single = evaluate.make_evaluator(run, (run.network.view,), mirror=False)
         compute = closer.make_closer_look(run.network)
+        single = evaluate.single_view(run)
         return "_crop", evaluate.evaluate(run, split, single, compute)
     return "", evaluate.evaluate(run, split)
 

@@ -5,23 +5,23 @@ result = joint_head([load_run(folder) for folder in folders], command)
 result["test"]["top1"]
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from seeflower_jax import records, sharding
-from seeflower_jax.data.balance import NONE
+from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
-from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import images
-from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.inference.run import Run
 from seeflower_jax.training import ridge
 
-_SPLITS = ("validation", "test")
+_FITTED = "validation"  # the split that temperatures are fitted on
+_SPLITS = (_FITTED, "test")
 
 
 def mean_probabilities(
@@ -48,18 +48,20 @@ def mean_probabilities(
     """
     _check(runs)
     result = _result(runs, "best", command)
+    log_probabilities: dict[str, list[np.ndarray]] = {split: [] for split in splits}
     for run, member in zip(runs, result["members"], strict=True):
-        validation = evaluate(run, "validation")
-        temperature = calibration.fit_temperature(validation.logits, validation.labels)
+        evaluations = {
+            split: evaluate(run, split) for split in dict.fromkeys((_FITTED, *splits))
+        }
+        fitted = evaluations[_FITTED]
+        temperature = calibration.fit_temperature(fitted.logits, fitted.labels)
         member["temperature"] = round(temperature, 4)
-    for split in splits:
-        log_probabilities = []
-        for run, member in zip(runs, result["members"], strict=True):
-            evaluation = evaluate(run, split)
-            scaled = evaluation.logits / member["temperature"]
-            log_probabilities.append(metrics.log_softmax(scaled))
-        mean = np.logaddexp.reduce(log_probabilities) - np.log(len(runs))
-        result[split] = metrics.compute(mean, evaluation.labels)
+        for split in splits:
+            scaled = evaluations[split].logits / temperature
+            log_probabilities[split].append(metrics.log_softmax(scaled))
+    for split, by_run in log_probabilities.items():
+        mean = np.logaddexp.reduce(by_run) - np.log(len(runs))
+        result[split] = metrics.compute(mean, evaluations[split].labels)
     return result
 
 
@@ -82,22 +84,24 @@ def joint_head(
       ValueError: as `mean_probabilities`.
     """
     _check(runs)
-    dataset = images.of_run(runs[0])
+    dataset, settings = images.of_run(runs[0]), settings_of(runs[0])
+    streams = [_make_stream(run, settings.batch_size) for run in runs]
     fit = ridge.solve_side_by_side(
-        [np.concatenate(list(_features(run, runs[0], "train"))) for run in runs],
+        [np.concatenate(list(features("train"))) for features in streams],
         dataset.labels("train"),
         len(runs[0].network.class_names),
-        balanced=settings_of(runs[0]).data.balance != NONE,
+        settings.balanced,
     )
     result = _result(runs, "joint_head", command)
-    temperature = 1.0
-    for split in ("validation", *(s for s in splits if s != "validation")):
-        batches = zip(*(_features(run, runs[0], split) for run in runs), strict=True)
-        logits = np.concatenate([fit(np.concatenate(parts, 1)) for parts in batches])
-        labels = dataset.labels(split)
-        if split == "validation":
-            temperature = calibration.fit_temperature(logits, labels)
-        result[split] = metrics.compute(logits / temperature, labels)
+    logits = {}
+    for split in dict.fromkeys((_FITTED, *splits)):
+        batches = zip(*(features(split) for features in streams), strict=True)
+        rows = (fit(np.concatenate(parts, 1)) for parts in batches)
+        logits[split] = np.concatenate(list(rows))
+    temperature = calibration.fit_temperature(logits[_FITTED], dataset.labels(_FITTED))
+    for split in splits:
+        scaled = logits[split] / temperature
+        result[split] = metrics.compute(scaled, dataset.labels(split))
     return result | {"strength": fit.strength, "temperature": round(temperature, 4)}
 
 
@@ -146,17 +150,20 @@ def _describe(run: Run) -> Mapping:
     }
 
 
-def _features(run: Run, first: Run, split: str) -> Iterator[Float[np.ndarray, "b d"]]:
-    """Yield the features of a split, in batches of the size that the first run has."""
-    dataset, settings = images.of_run(run), settings_of(run)
-    evaluator = Evaluator(
-        run.network.spec,
-        (settings.view,),
-        settings_of(first).batch_size,
-        sharding.make_mesh(),
-        preprocess=run.network.preprocess,
-    )
-    indices = dataset.indices(split)
-    name = f"{split}, {run.workdir.name}"
-    batches = evaluator.features(run.network.variables, dataset.reader, indices, name)
-    return (features[:, 0] for features in batches)
+def _make_stream(
+    run: Run, batch_size: int
+) -> Callable[[str], Iterator[Float[np.ndarray, "b d"]]]:
+    """Return a function from a split to its features, in batches."""
+    dataset = images.of_run(run)
+    evaluator = dataclasses.replace(single_view(run), batch_size=batch_size)
+
+    def stream(split: str) -> Iterator[Float[np.ndarray, "b d"]]:
+        batches = evaluator.features(
+            run.network.variables,
+            dataset.reader,
+            dataset.indices(split),
+            f"{split}, {run.workdir.name}",
+        )
+        return (features[:, 0] for features in batches)
+
+    return stream

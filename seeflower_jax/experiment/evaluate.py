@@ -24,7 +24,7 @@ from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Compute, Evaluator
 from seeflower_jax.experiment import images, kept
-from seeflower_jax.experiment.settings import Settings, settings_of
+from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import evaluation as plots
 from seeflower_jax.inference.run import Run
 
@@ -70,6 +70,11 @@ def make_evaluator(
         settings.mirror if mirror is None else mirror,
         run.network.preprocess,
     )
+
+
+def single_view(run: Run) -> Evaluator:
+    """Return the evaluator of a run with the single view that a prediction uses."""
+    return make_evaluator(run, (run.network.view,), mirror=False)
 
 
 def evaluate(
@@ -138,14 +143,10 @@ def _kept_logits(
     if logits is not None:
         return logits
     with records.lock(run.workdir):
-        evaluator = make_evaluator(run) if averaged else _single_view(run, settings)
+        evaluator = make_evaluator(run) if averaged else single_view(run)
         logits = evaluator.logits(run.network.variables, dataset.reader, indices, split)
         kept.write_logits(path, origin, logits)
     return logits
-
-
-def _single_view(run: Run, settings: Settings) -> Evaluator:
-    return make_evaluator(run, (settings.view,), mirror=False)
 
 
 def final(

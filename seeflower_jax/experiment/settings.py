@@ -14,6 +14,7 @@ from typing import Any
 
 from seeflower_jax import models, records
 from seeflower_jax.data.augmentation import Augmentation
+from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.sources import DataSettings
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.checks import check_values
@@ -85,6 +86,11 @@ class Settings:
         """Return the spec of the network for a number of classes."""
         changes = {**self.model_changes, "num_classes": num_classes}
         return models.get_spec(self.model, **changes)
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether training weights all classes equally."""
+        return self.data.balance != NONE
 
     @property
     def averages_views(self) -> bool:

@@ -21,7 +21,6 @@ from jaxtyping import Float
 
 from seeflower_jax import models, records, sharding
 from seeflower_jax.data import whitening
-from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
 from seeflower_jax.evaluation import metrics
@@ -329,7 +328,7 @@ def _plan_stage(
         batches = ridge.WholeSplit(rows, dataset.labels("train"))
         stage = dataclasses.replace(stage, batch_size=len(batches.labels))
         schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
-        step_fn = ridge.make_ridge_step(spec, settings.data.balance != NONE)
+        step_fn = ridge.make_ridge_step(spec, settings.balanced)
     else:
         batches = _train_loader(stage, settings, dataset, reader)
         schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)

@@ -1,10 +1,10 @@
 """Classify images by two looks: the whole view, and the part that Grad-CAM highlights.
 
     compute = make_closer_look(run.network)
-    evaluator = make_evaluator(run, (run.network.view,), mirror=False)
+    evaluator = single_view(run)
     evaluation = evaluate(run, "validation", evaluator, compute)
 
-`make_evaluator` and `evaluate` are of `seeflower_jax.experiment.evaluate`.
+`single_view` and `evaluate` are of `seeflower_jax.experiment.evaluate`.
 """
 
 import jax

@@ -26,6 +26,7 @@ from seeflower_jax.data.loader import Reader
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Compute
 from seeflower_jax.experiment import evaluate, images, kept
+from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import maps
 from seeflower_jax.inference.run import Run
 from seeflower_jax.studies import discovery
@@ -84,7 +85,7 @@ class Study:
     def __init__(self, run: Run, layer: str = "mixed7"):
         self.run, self.layer = run, layer
         self.dataset = images.of_run(run)
-        self._evaluator = evaluate.make_evaluator(run, (run.network.view,), False)
+        self._evaluator = evaluate.single_view(run)
         self._boxes: dict[str, dict[str, Float[np.ndarray, "n 3"]]] = {}
 
     def row(self, name: str, split: str) -> dict[str, float]:
@@ -99,6 +100,7 @@ class Study:
             [self._features(crop, "train") for crop in crops],
             self.dataset.labels("train"),
             len(self.run.network.class_names),
+            settings_of(self.run).balanced,
         )
         parts = [self._features(crop, split) for crop in crops]
         logits = [
@@ -132,22 +134,35 @@ class Study:
           crop: 'whole', 'object' or 'part<i>of<k>'.
           split: name of the split.
         """
+        if crop == "whole":
+            return np.tile(discovery.WHOLE, (len(self.dataset.indices(split)), 1))
         if split not in self._boxes:
-            found: dict[str, list] = {}
-            for rows in self._layer_features(split):
-                for features in rows:
-                    box = discovery.object_box(self.components.object_map(features))
-                    found.setdefault("object", []).append(box)
-                    found.setdefault("whole", []).append([0, 0, 1])
-                    for count in PARTS:
-                        parts = self.components.part_boxes(features, count)
-                        for i, part in enumerate(parts):
-                            found.setdefault(f"part{i}of{count}", []).append(part)
-            self._boxes[split] = {k: np.array(v) for k, v in found.items()}
+            batches = self._layer_features(split)
+            found = [self._find(features) for rows in batches for features in rows]
+            self._boxes[split] = {k: np.stack([f[k] for f in found]) for k in found[0]}
         return self._boxes[split][crop]
+
+    def _find(self, features: Float[np.ndarray, "h w c"]) -> dict[str, discovery.Box]:
+        """Return the box of each crop of an image, except of the whole image."""
+        boxes = {"object": discovery.object_box(self.components.object_map(features))}
+        for count in PARTS:
+            for i, box in enumerate(self.components.part_boxes(features, count)):
+                boxes[f"part{i}of{count}"] = box
+        return boxes
 
     def _layer_features(self, split: str) -> Iterator[Float[np.ndarray, "b h w c"]]:
         """Yield the features of the layer, in batches."""
+        return self._evaluator.stream(
+            self._compute_layer,
+            self.run.network.variables,
+            self.dataset.reader,
+            self.dataset.indices(split),
+            f"{self.layer}, {split}",
+        )
+
+    @functools.cached_property
+    def _compute_layer(self) -> Compute:
+        """Return the jitted function (variables, batch) -> features of the layer."""
         network = self.run.network
 
         @jax.jit
@@ -155,13 +170,7 @@ class Study:
             seen = network.view(batch["canvas"], batch["sizes"])
             return network.bind(variables)(seen)[1][self.layer]
 
-        return self._evaluator.stream(
-            compute,
-            network.variables,
-            self.dataset.reader,
-            self.dataset.indices(split),
-            f"{self.layer}, {split}",
-        )
+        return compute
 
     def _features(self, crop: str, split: str) -> Float[np.ndarray, "n d"]:
         """Return the features of a crop of all images of a split."""
@@ -176,7 +185,7 @@ class Study:
             boxes = np.zeros((len(self.dataset.source.labels), 3))
             boxes[indices] = self.boxes(crop, split)
             return self._evaluator.stream(
-                self._crop_features,
+                self._compute_crop,
                 network.variables,
                 _BoxReader(self.dataset.reader, boxes),
                 indices,
@@ -186,7 +195,7 @@ class Study:
         return kept.features(path, origin, len(indices), compute)
 
     @functools.cached_property
-    def _crop_features(self) -> Compute:
+    def _compute_crop(self) -> Compute:
         """Return the jitted function (variables, batch) -> features of boxes."""
         network = self.run.network
 
@@ -196,6 +205,8 @@ class Study:
             seen = network.view.zoom(
                 batch["canvas"], batch["sizes"], boxes[:, :2], boxes[:, 2]
             )
+            if network.preprocess is not None:
+                seen = network.preprocess(seen)
             return models.features(network.spec, variables, seen)
 
         return compute

@@ -16,6 +16,7 @@ import scipy.cluster.vq
 import scipy.ndimage
 from jaxtyping import Float
 
+WHOLE = (0.0, 0.0, 1.0)  # the box of a whole view
 # Half the side of a part, of a view that extends from -1 to 1.
 PART = 0.4
 _MARGIN = 1.1  # the factor on the side of an object's box
@@ -109,7 +110,7 @@ def object_box(values: Float[np.ndarray, "h w"]) -> Box:
     """
     labels, count = scipy.ndimage.label(values > 0)
     if not count:
-        return np.array([0.0, 0.0, 1.0])
+        return np.array(WHOLE)
     largest = np.bincount(labels.ravel())[1:].argmax()
     region = scipy.ndimage.find_objects(labels)[largest]
     edges = np.array(

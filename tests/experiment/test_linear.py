@@ -12,7 +12,6 @@ from seeflower_jax.experiment import evaluate, images
 from seeflower_jax.experiment.settings import (
     SettingsError,
     read_settings,
-    settings_of,
 )
 from seeflower_jax.experiment.train import train
 from seeflower_jax.explain.attribute import attribute
@@ -75,7 +74,7 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
     config.stages.linear.all_views = True
     result = train(config, tmp_path / "run")
     run = load_run(tmp_path / "run")
-    dataset, settings = images.of_run(run), settings_of(run)
+    dataset = images.of_run(run)
     evaluator = evaluate.make_evaluator(run)
     variables = linear_run.network.variables  # with the same features
     batches = evaluator.features(variables, dataset.reader, dataset.indices("train"))
@@ -90,7 +89,7 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
     head = run.network.variables["params"]["head"]["logits"]
     np.testing.assert_allclose(head["kernel"], fit.kernel, atol=1e-5)
     logged = json.loads((run.workdir / "metrics.jsonl").read_text())["validation"]
-    single = evaluate.make_evaluator(run, (settings.view,), mirror=False)
+    single = evaluate.single_view(run)
     logits = evaluate.evaluate(run, "validation", single).logits
     labels = dataset.labels("validation")
     assert logged == pytest.approx(metrics.compute(logits, labels), rel=1e-3)

@@ -16,7 +16,7 @@ from seeflower_jax.attribution import batch, registry
 from seeflower_jax.data import decode
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
-from seeflower_jax.experiment.evaluate import evaluate, make_evaluator
+from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.images import of_run
 from seeflower_jax.explain import attribute, closer, store
 from seeflower_jax.explain.inputs import target_labels
@@ -171,7 +171,7 @@ def test_folder_of_a_class_is_the_true_class(network, folder):
 
 
 def test_closer_look(tiny_run, network):
-    evaluator = make_evaluator(tiny_run, (network.view,), mirror=False)
+    evaluator = single_view(tiny_run)
 
     def logits(**options):
         compute = closer.make_closer_look(network, **options)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from configs import inception
 from seeflower_jax.evaluation import metrics
-from seeflower_jax.experiment.evaluate import evaluate, make_evaluator
+from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.images import of_run
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference import export
@@ -130,7 +130,7 @@ def test_one_image_has_one_probability(run, tmp_path):
     export.save(tmp_path / "export", network, {})
     exported = _predict(export.load(tmp_path / "export"), folder)
 
-    evaluator = make_evaluator(run, (network.view,), mirror=False)
+    evaluator = single_view(run)
     evaluation = evaluate(run, "test", evaluator)
     assert evaluation.temperature == network.temperature
     scaled = evaluation.logits / evaluation.temperature
