@@ -18,7 +18,7 @@ from typing import Any
 
 from seeflower_jax import hints, records
 from seeflower_jax.pretrained import published
-from seeflower_jax.studies.rows import CONFIGS
+from seeflower_jax.studies.rows import CONFIGS, Row, suffix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +42,8 @@ class Change:
     @property
     def key(self) -> str:
         """The name of its run directory, by which it is selected too."""
-        return "_".join([self.model, *self._suffix, self._slug])
-
-    @property
-    def _suffix(self) -> list[str]:
-        return [self.recipe] * (self.recipe != "best")
-
-    @property
-    def _slug(self) -> str:
-        return re.sub(r"\W+", "_", self.name).lower().strip("_")
+        slug = re.sub(r"\W+", "_", self.name).lower().strip("_")
+        return "_".join([self.model, *suffix(self.recipe), slug])
 
     def commands(
         self, out: str, changes: Mapping[str, Any] | None = None, weights_dir: str = ""
@@ -65,8 +58,8 @@ class Change:
         """
         evaluate = ["--split=validation", *self.evaluation, f"--ablation={self.name}"]
         if not self.values:
-            run = "_".join([self.model, "official", *self._suffix, "seed0"])
-            workdir = f"--workdir={out}/{run}"
+            run = Row("", self.model, "official", self.recipe, "").name
+            workdir = f"--workdir={out}/{run}_seed0"
             return [("evaluate", [workdir, *evaluate])]
         workdir = f"--workdir={out}/{self.key}"
         values = {**self.values, **(changes or {})}
@@ -74,9 +67,8 @@ class Change:
             name = published.CATALOG[self.model].name
             values["init.weights"] = str(pathlib.Path(weights_dir) / name)
         flags = (f"--config.{key}={_literal(value)}" for key, value in values.items())
-        variant = "".join(f":{name}" for name in self._suffix)
-        config = f"--config=configs/{CONFIGS[self.model]}.py{variant}"
-        train = [config, workdir, "--notest", *flags]
+        config = ":".join([f"configs/{CONFIGS[self.model]}.py", *suffix(self.recipe)])
+        train = [f"--config={config}", workdir, "--notest", *flags]
         return [("train", train), ("evaluate", [workdir, *evaluate])]
 
 

@@ -42,6 +42,11 @@ def _reversed_linear(size: int) -> tuple[tuple[str, Any], ...]:
     )
 
 
+def suffix(recipe: str) -> list[str]:
+    """Return the recipe as names have it: nothing for `best`, the default."""
+    return [] if recipe == "best" else [recipe]
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A row of a table.
@@ -70,8 +75,7 @@ class Row:
     @property
     def name(self) -> str:
         """The name of its runs, without the seed."""
-        parts = [self.model, self.split]
-        return "_".join(parts + [self.recipe] * (self.recipe != "best"))
+        return "_".join([self.model, self.split, *suffix(self.recipe)])
 
 
 def _baseline_row(
