@@ -31,8 +31,8 @@ NAMES = {
 def _reversed_linear(size: int) -> tuple[tuple[str, Any], ...]:
     """Return the values of the recipe `linear` on the reversed split.
 
-    It trains on 20 to 238 images of a class, and tests on 10 of each. With so many
-    images, a single view of each is enough.
+    It trains on 20 to 238 images of a class, and tests on 10 of each. Four views of
+    each image would be more than `ridge.MAX_VIEWS`, so each image has one view.
     """
     return (
         ("data.balance", "sampling"),
