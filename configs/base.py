@@ -133,9 +133,9 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
     """Return the recipe of a linear head on a frozen network, solved in closed form.
 
     The head reads the mean and the standard deviation of every convolution of the
-    middle blocks. It learns from the whole image, its centre and their mirror images,
-    and the evaluation averages the same views. Its training takes minutes on a CPU. The
-    function changes `config` in place.
+    middle blocks. It learns from the views of `config.test_time`, by default the whole
+    image, its centre and their mirror images, and the evaluation averages the same
+    views. Its training takes minutes on a CPU. The function changes `config` in place.
 
     Args:
       config: config of the network.

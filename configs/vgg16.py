@@ -97,7 +97,10 @@ def flowers(variant: str) -> ConfigDict:
     finetune.augment.update(size=224, crop_area=(0.4, 1.0), mixup=0.0, cutmix=0.0)
     if variant == "linear":
         config.eval.update(size=256, crop=1.0)
-        return base.linear(config, pooled=("block[345]_conv.",))
+        base.linear(config, pooled=("block[345]_conv.",))
+        # The whole image and its mirror image; more views take more than 12 minutes.
+        config.test_time.views = ((256, 1.0),)
+        return config
     if variant == "short":
         config.recipe = "short"
         config.stages.head.epochs = 30
