@@ -1,15 +1,15 @@
-"""Measures speed beside other frameworks, on this machine and in one run.
+"""Measure the speed, compared with other frameworks.
 
     python -m scripts.benchmark train
     python -m scripts.benchmark train --batch_size=32 --out=benchmark.json
     python -m scripts.benchmark attribution --networks=vgg16,runs/inception_seed0
 
-`train` times Inception-v3's forward pass and fine-tuning step here, in Keras on JAX and
-in PyTorch (torchvision's network), in images/s. `attribution` times the methods that
-captum has too, in maps/s, and tells the peak of memory; a network is a run directory or
-a model, whose variables are random then. Each figure is of a process of its own, in
-turn, --rounds times; the table has the medians. Install the others by pip install -e
-.[benchmark]; what fails is listed with its error.
+`train` measures the images/s of Inception-v3's forward pass and fine-tuning step in
+this project, in Keras on JAX and in PyTorch. `attribution` measures the maps/s and the
+peak memory of the methods that captum also has. A network is a run directory, or a
+model with random variables. Each measurement has a process of its own. The frameworks
+take turns, --rounds times, and the table has the medians. `pip install -e .[benchmark]`
+installs the other frameworks. What fails is listed with its error.
 """
 
 import json

@@ -1,4 +1,4 @@
-r"""Converts weights between the frameworks.
+r"""Convert weights between the frameworks.
 
     python -m scripts.convert_weights --model=inception_v3 --source=FILE --out=DIR
     python -m scripts.convert_weights --workdir=runs/inception_seed0 --to=keras_h5 \

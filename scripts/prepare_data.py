@@ -1,4 +1,4 @@
-"""Writes Oxford 102 Flowers as a tensorflow-datasets folder, without TensorFlow.
+"""Write Oxford 102 Flowers as a tensorflow-datasets folder, without TensorFlow.
 
     python -m scripts.prepare_data --source=DIR --data_dir=OUT
 

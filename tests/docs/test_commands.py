@@ -1,8 +1,7 @@
-"""The README's own code: every command and every example in it is run."""
+"""Every command of README.md and docs/ is run, on small files."""
 
 import configparser
 import dataclasses
-import json
 import re
 import shlex
 import shutil
@@ -12,15 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import scripts
 from seeflower_jax import models
 from seeflower_jax.attribution import registry
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.pretrained import converted, writers
-from tests import fixtures, harness, test_layout
+from tests import fixtures, harness
+from tests.docs import pages
 
 ROOT = harness.ROOT
-README = (ROOT / "README.md").read_text()
 TRAINING = "(training arguments)"  # stands for the fixture `small_arguments`
 
 
@@ -47,6 +45,13 @@ IMAGES = {"IMAGE...": "photos/0.jpg photos/1.jpg"}
 CLASSES = ("--classes=0,2",)  # the small set has four
 TRAIN = "python -m scripts.train --config=configs/inception.py"
 RUN = "--workdir=runs/inception_seed0"
+# Make the recipe `linear` take seconds.
+LINEAR = (
+    *("--config.data.cache_dir=cache", "--config.data.shortest_side=64"),
+    *("--config.model.name=small", "--config.init.weights="),
+    *("--config.model.pooled=('block[45]',)", "--config.eval.size=64"),
+    *("--config.test_time.views=((64,1.0),(64,0.75))", "--config.eval.batch_size=8"),
+)
 RUNS = {
     TRAIN: Run(more=("--workdir=runs/new", TRAINING), makes=("runs/new/report.html",)),
     f"{TRAIN} --config.data.dir=DIR --config.init.weights=FILE": Run(
@@ -54,16 +59,16 @@ RUNS = {
         ("--workdir=runs/new", TRAINING, "--config.init.weights=weights"),
         ("runs/new/result.json",),
     ),
-    f"{TRAIN}:linear --config.data.source=folder --config.data.dir=DIR": Run(
-        {},
-        (
-            *("--workdir=runs/new", "--config.data.dir=own"),
-            *("--config.data.cache_dir=cache", "--config.data.shortest_side=64"),
-            *("--config.model.name=small", "--config.init.weights="),
-            *("--config.model.pooled=('block[45]',)", "--config.eval.size=64"),
-            "--config.test_time.views=((64,1.0),(64,0.75))",
+    f"{TRAIN}:linear": Run(
+        more=(
+            *("--workdir=runs/linear", "--config.data.dir=flowers", *LINEAR),
+            "--config.data.verify=false",
         ),
-        ("runs/new/result.json",),
+        makes=("runs/linear/report.html",),
+    ),
+    f"{TRAIN}:linear --config.data.source=folder --config.data.dir=DIR": Run(
+        more=("--workdir=runs/own", "--config.data.dir=own", *LINEAR),
+        makes=("runs/own/result.json",),
     ),
     f"{TRAIN} --config.seed=1 --config.stages.finetune.epochs=40": Run(
         {}, (TRAINING,), ("runs/inception_seed1/result.json",)
@@ -87,6 +92,12 @@ RUNS = {
     f"python -m scripts.predict {RUN} IMAGE...": Run(IMAGES),
     "python -m scripts.predict --model=vgg16 --weights=FILE IMAGE...": Run(
         IMAGES | {"FILE": "vgg16.h5"}
+    ),
+    f"python -m scripts.attribute {RUN} --images=photos/ --out=maps": Run(
+        makes=("maps/index.jsonl", "maps/grad_cam.png")
+    ),
+    f"python -m scripts.attribute {RUN} --split=test --out=maps": Run(
+        makes=("maps/index.jsonl", "maps/grad_cam.png")
     ),
     f"python -m scripts.attribute {RUN} --split=test "
     "--methods=saliency,grad_cam,finer_cam --out=maps": Run(
@@ -180,28 +191,6 @@ COVERED = {
         "tests/studies/test_ablation.py::test_script_records_what_is_missing"
     ),
 }
-SECTIONS = (
-    *("Quick start", "The main job", "Results", "Scripts", "From Python", "Code"),
-    *("Extending", "Limits", "Licence"),
-)
-
-
-def blocks(text: str) -> list[list[str]]:
-    """The commands of each indented block, as they are typed, without line breaks."""
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    found = re.findall(r"(?:^ {4}.*\n?)+", text, re.MULTILINE)
-    return [
-        [
-            " ".join(command.split())
-            for line in re.sub(r"\\\n", " ", block).strip().splitlines()
-            for command in line.split(" && ")
-        ]
-        for block in found
-    ]
-
-
-BLOCKS = blocks(README)
-COMMANDS = [command for block in BLOCKS for command in block]
 
 
 @pytest.fixture
@@ -251,7 +240,7 @@ def place(
 
 
 def _cases():
-    for block in BLOCKS:
+    for block in pages.blocks():
         if any(command in RUNS for command in block):
             reasons = [RUNS[c].slow for c in block if c in RUNS and RUNS[c].slow]
             marks = [pytest.mark.slow] if reasons else []
@@ -287,17 +276,18 @@ def test_commands_run(block, place, small_arguments):
 
 
 def test_every_command_is_run():
-    unknown = [c for c in COMMANDS if c not in RUNS and c not in COVERED]
+    commands = {command for block in pages.blocks() for command in block}
+    unknown = [c for c in commands if c not in RUNS and c not in COVERED]
     assert not unknown, "add them to RUNS, or to COVERED if another test runs them"
-    gone = [c for c in (*RUNS, *COVERED) if c not in COMMANDS]
-    assert not gone, "the README has them no longer"
+    gone = [c for c in (*RUNS, *COVERED) if c not in commands]
+    assert not gone, "no page has them any longer"
     assert not set(RUNS) & set(COVERED)
 
 
 def test_a_new_command_would_be_noticed():
     text = "a\n\n    pip install x && python -m y \\\n        --z=1\n    rm q\n\nb\n"
-    assert blocks(text) == [["pip install x", "python -m y --z=1", "rm q"]]
-    assert blocks("```text\n    a b\n```\n") == []
+    assert pages.blocks_of(text) == [["pip install x", "python -m y --z=1", "rm q"]]
+    assert pages.blocks_of("```text\n    a b\n```\n") == []
 
 
 @pytest.mark.parametrize("command,where", COVERED.items(), ids=list(COVERED))
@@ -315,112 +305,7 @@ def test_commands_that_are_run_elsewhere(command, where):
 def test_extras_are_there():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    extras = set(re.findall(r"pip install -e \.\[(\w+)\]", README))
+    extras = set(
+        re.findall(r"pip install -e \.\[(\w+)\]", "".join(pages.PAGES.values()))
+    )
     assert extras and extras <= set(config["options.extras_require"])
-
-
-def test_every_script_has_its_example():
-    part = README.split("\n## Scripts\n")[1].split("\n## ")[0]
-    examples = dict(re.findall(r"^### (\w+)\n\n((?: {4}.*\n)+)", part, re.MULTILINE))
-    assert set(examples) == set(scripts.names())
-    for name, example in examples.items():
-        assert f"python -m scripts.{name} " in example
-
-
-def test_sections_are_in_order():
-    text = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
-    assert tuple(re.findall(r"^## (.*)$", text, re.MULTILINE)) == SECTIONS
-
-
-def test_files_and_links_are_there():
-    folders = "results|tests|configs|docs|scripts|seeflower_jax|third_party"
-    for name in re.findall(rf"`((?:{folders})/[\w./]+)`", README):
-        assert (ROOT / name).exists(), name
-    titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    anchors = {title.lower().replace(" ", "-") for title in titles}
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        path, _, anchor = link.partition("#")
-        if path:
-            assert (ROOT / path).is_file(), link
-        else:
-            assert anchor in anchors, link
-    assert (ROOT / "docs/figure_4_5.jpg").stat().st_size < 400_000
-
-
-def test_the_map_of_the_code_has_all_rooms():
-    code = README.split("\n```text\n")[1].split("\n```")[0]
-    rooms = re.findall(r"^seeflower_jax/(\w+)/ ", code, re.MULTILINE)
-    assert len(set(rooms)) == len(rooms)
-    modules = [name.removesuffix(".py") for name in re.findall(r"\w+\.py\b", code)]
-    assert {*rooms, *modules} == test_layout.FLOOR_BY_ROOM.keys()
-
-
-def _tables():
-    """Yield (header, rows) of each table: lists of cells."""
-    for table in re.findall(r"(?:^\|.*\|\n)+", README, re.MULTILINE):
-        header, _, *rows = (
-            [cell.strip(" `") for cell in line.strip("|\n").split("|")]
-            for line in table.splitlines()
-        )
-        yield header, rows
-
-
-def _short(value, digits):
-    return f"{value:.{digits}f}".removeprefix("0")
-
-
-def test_recorded_accuracies():
-    paths = []
-    for header, rows in _tables():
-        if header[-1] != "record":
-            continue
-        for _, validation, test, third, *_, path in rows:
-            paths.append(path)
-            record = json.loads((ROOT / path).read_text())
-            assert validation == _short(record["validation"]["top1"], 4)
-            assert test == _short(record["test"]["top1"], 4)
-            if header[3] == "test, mean class":
-                assert third == _short(record["test"]["mean_class_top1"], 4)
-    assert len(paths) == 7
-    ensemble = json.loads((ROOT / "results/ensemble_official_seed0.json").read_text())
-    for split, key in (
-        ("test", "top1"),
-        ("test", "mean_class_top1"),
-        ("validation", "top1"),
-    ):
-        assert f"{ensemble[split][key]:.4f}" in README
-
-
-def test_recorded_quick_starts():
-    record = json.loads((ROOT / "results/quickstart.json").read_text())
-    (rows,) = (rows for header, rows in _tables() if header[-1] == "time")
-    for seed, (_, *cells, time) in enumerate(rows):
-        entry = record[f"data_seed_{seed}"]
-        summary = entry["quickstart"]
-        values = summary["transfer"]["top1"], summary["from_scratch"]["top1"]
-        # 0.8375 is 0.838 and 0.7875 is 0.788: half is rounded up.
-        expected = [int(value * 1000 + 0.5) / 1000 for value in values]
-        expected.append(summary["pointing_game"]["grad_cam"])
-        assert cells == [_short(value, 3) for value in expected]
-        assert time == f"{entry['wall_seconds']} s"
-
-
-def test_recorded_pointing_games():
-    record = json.loads((ROOT / "results/pointing_game.json").read_text())
-    (rows,) = (rows for h, rows in _tables() if h == ["", "VGG16", "Inception-v3"])
-    assert {name for name, *_ in rows} == record["vgg16"].keys()
-    for name, *cells in rows:
-        scores = [record[model][name]["score"] for model in ("vgg16", "inception_v3")]
-        assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
-
-
-def test_python_examples_run(place):
-    face, function = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    names = {}
-    exec(face, names)
-    explanation = names["explanation"]
-    assert Image.open("cam.png").size == explanation.map.shape == (64, 64)
-    assert explanation.map.dtype == np.float32 and explanation.target == "rose"
-    names = {"images": np.zeros((1, 80, 80, 3), np.uint8)}
-    exec(function.replace("inception_seed0", "narrow_inception"), names)
-    assert names["logits"].shape == (1, 102) and names["maps"].shape == (1, 80, 80)

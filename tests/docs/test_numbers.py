@@ -1,0 +1,145 @@
+"""The numbers in README.md and docs/ are those of results/."""
+
+import json
+
+import pytest
+
+from tests import harness
+from tests.docs import pages
+
+TABLES = [table for text in pages.PAGES.values() for table in pages.tables(text)]
+
+
+def _record(name):
+    return json.loads((harness.ROOT / name).read_text())
+
+
+def _rows(*header):
+    """Return the rows of the only table with a header."""
+    (rows,) = (rows for names, rows in TABLES if names == list(header))
+    return rows
+
+
+def _short(value, digits):
+    """Format a number as tables do, without the zero before the point."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def test_accuracies():
+    paths = []
+    for header, rows in TABLES:
+        if header[-1] != "record":
+            continue
+        for _, validation, test, third, *_, path in rows:
+            paths.append(path)
+            record = _record(path)
+            assert validation == _short(record["validation"]["top1"], 4)
+            assert test == _short(record["test"]["top1"], 4)
+            if header[3] == "test, mean class":
+                assert third == _short(record["test"]["mean_class_top1"], 4)
+    assert len(paths) == 7
+
+
+def test_ensemble():
+    record = _record("results/ensemble_official_seed0.json")
+    test, validation = record["test"], record["validation"]
+    for value in (test["top1"], test["mean_class_top1"], validation["top1"]):
+        assert f"{value:.4f}" in pages.PAGES["docs/results.md"]
+
+
+def test_quick_starts():
+    record = _record("results/quickstart.json")
+    rows = _rows(
+        *("flowers drawn with", "test top-1, with transfer"),
+        *("test top-1, from scratch", "Grad-CAMs with their maximum on the flower"),
+        "time",
+    )
+    for seed, (_, *cells, time) in enumerate(rows):
+        entry = record[f"data_seed_{seed}"]
+        summary = entry["quickstart"]
+        values = summary["transfer"]["top1"], summary["from_scratch"]["top1"]
+        # 0.8375 is 0.838 and 0.7875 is 0.788: half is rounded up.
+        expected = [int(value * 1000 + 0.5) / 1000 for value in values]
+        expected.append(summary["pointing_game"]["grad_cam"])
+        assert cells == [_short(value, 3) for value in expected]
+        assert time == f"{entry['wall_seconds']} s"
+
+
+def test_pointing_games():
+    record = _record("results/pointing_game.json")
+    rows = _rows("", "VGG16", "Inception-v3")
+    assert {name for name, *_ in rows} == record["vgg16"].keys()
+    for name, *cells in rows:
+        scores = [record[model][name]["score"] for model in ("vgg16", "inception_v3")]
+        assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
+
+
+def test_parity():
+    worst = {}
+    for entry in _record("results/parity.json")["parity"]:
+        framework = entry["source"].split()[0]
+        is_imagenet = "ImageNet" in entry["source"] and entry["model"].startswith("inc")
+        errors = dict(entry["errors"])
+        logits = errors.pop("logits", 0)
+        row = worst.setdefault((entry["model"], framework, is_imagenet), [0, 0])
+        row[:] = max(row[0], *errors.values()), max(row[1], logits)
+    network, models = "", {"Inception-v3": "inception_v3"}
+    rows = _rows("network", "weights", "blocks", "logits")
+    for cell, weights, *numbers in rows:
+        network = cell or network
+        model = models.get(network, network.lower())
+        framework = weights.split()[0].strip(",")
+        expected = worst.pop((model, framework, "ImageNet" in weights))
+        formatted = [f"{n:.1e}".replace("e-0", "e-") if n else "0" for n in expected]
+        assert [number or "0" for number in numbers] == formatted
+    assert not worst
+
+
+def test_speed_of_training():
+    speed = _record("results/benchmark_train.json")["images_per_second"]
+    keys = {
+        "seeflower_jax": "seeflower_jax",
+        "Keras on JAX": "keras",
+        "PyTorch": "torch",
+    }
+    rows = _rows("images/s", "forward", "fine-tuning step")
+    assert {keys[name] for name, *_ in rows} == speed.keys()
+    for name, *cells in rows:
+        expected = [speed[keys[name]][key] for key in ("forward", "finetune")]
+        assert cells == [f"{value:.1f}" for value in expected]
+
+
+def test_speed_of_attribution():
+    networks = _record("results/attribution_benchmark.json")["networks"].values()
+    (rows,) = (rows for header, rows in TABLES if header[0] == "maps/s")
+    passes, *methods = rows
+    expected = [
+        network[key]
+        for network in networks
+        for key in ("forward_images_per_second", "captum_forward_images_per_second")
+    ]
+    assert [float(cell) for cell in passes[1:]] == pytest.approx(expected, abs=0.051)
+    for name, *cells in methods:
+        method = name.lower().replace("-", "_").partition(",")[0].replace(" ", "_")
+        method = {"smoothgrad": "smooth_grad"}.get(method, method)
+        expected = [
+            value
+            for network in networks
+            for key in ("maps_per_second", "captum_maps_per_second")
+            if (value := network["methods"].get(method, {}).get(key)) is not None
+        ]
+        digits = 1 if expected[0] > 1 else 2
+        assert [cell for cell in cells if cell] == [_short(v, digits) for v in expected]
+
+
+def test_activation_maximisation():
+    record = _record("results/activation_max.json")
+    text = " ".join(pages.PAGES["docs/activation_max.md"].split())
+    counts = {
+        model: (forms["robust"]["recognised"], forms["plain"]["recognised"])
+        for model, forms in record.items()
+    }
+    robust, plain = counts["inception_v3"]
+    assert f"classifies {robust} of them correctly, and {plain} of the plain" in text
+    robust, plain = counts["vgg16"]
+    assert f"classifies {robust} of its images correctly, and {plain} of the" in text
