@@ -82,7 +82,7 @@ class PlannedRun:
           The content of `result.json`.
 
         Raises:
-          As `experiment.train.train`.
+          ValueError: as `experiment.train.train`.
         """
         return train.train(self.config, self.workdir, self.command)
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from scripts import docs
@@ -62,6 +63,14 @@ def test_every_page_is_linked():
     assert {name.removeprefix("docs/") for name in pages.PAGES} - linked == {
         "README.md"
     }
+
+
+def test_every_page_is_on_the_site():
+    """`.ci/run` builds the site, with all its links checked."""
+    nav = yaml.safe_load((harness.ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = {uri for entry in nav[1:] for uri in sum(entry.values(), [])}
+    names = {path.name for path in (harness.ROOT / "docs").glob("*.md")}
+    assert listed == names | {"RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md"}
 
 
 def test_page_of_the_scripts_is_current():
