@@ -1,6 +1,11 @@
 """The commands of the project: `python -m scripts.NAME --help`."""
 
 import pathlib
+import sys
+
+# Installed as seeflower_jax.scripts, the scripts find their modules and configs here.
+if __name__ != "scripts":
+    sys.path.append(str(pathlib.Path(__file__).parent.parent))
 
 
 def names() -> list[str]:

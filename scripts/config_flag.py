@@ -4,8 +4,8 @@ flags.adopt_module_key_flags(config_flag)
 config = config_flag.CONFIG.value  # of `--config=configs/vgg16.py --config.seed=1`
 """
 
-import pathlib
 import sys
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -13,6 +13,8 @@ from ml_collections import config_flags
 
 from scripts import errors
 from seeflower_jax import hints
+
+_PROJECT = Path(__file__).parent.parent  # has configs/, also when installed
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -31,13 +33,14 @@ class _ConfigParser(flags.ArgumentParser):
         Raises:
           ValueError: if there is no such file or its code fails.
         """
-        file = argument.split(":", 1)[0]
-        if not pathlib.Path(file).is_file():
-            nearest = hints.nearest_path(file)
+        typed, *variant = argument.split(":", 1)
+        paths = [path for path in (Path(typed), _PROJECT / typed) if path.is_file()]
+        if not paths:
+            nearest = hints.nearest_path(typed)
             hint = f"; did you mean {nearest}?" if nearest else ""
             raise ValueError(f"no such file{hint}")
         try:
-            return self._parser.parse(argument)
+            return self._parser.parse(":".join([str(paths[0]), *variant]))
         except SystemExit as error:
             raise ValueError(f"the file ends Python: sys.exit({error.code})") from error
         except Exception as error:
@@ -51,7 +54,7 @@ try:
         "config", None, "A file of configs/; --config.KEY=VALUE replaces a value."
     )
 except flags.Error as error:  # ml_collections reads the file of --flagfile here.
-    script = pathlib.Path(sys.argv[0]).stem
+    script = Path(sys.argv[0]).stem
     print(f"scripts.{script}: {errors.describe_flags(error)}", file=sys.stderr)
     sys.exit(2)
 flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser)
