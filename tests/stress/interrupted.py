@@ -85,7 +85,9 @@ class _Trials:
         complete = self.job.refuses and self.job.refuses in completed.stderr
         if completed.returncode and not complete:
             hang = completed.returncode == children.HANG
-            problem = "hang" if hang else completed.stderr.strip()[-300:]
+            status = f"status {completed.returncode}"
+            message = completed.stderr.strip()[-300:]
+            problem = "hang" if hang else f"{status}: {message}"
         else:
             try:
                 problem = difference(self.job.content(folder), self.reference.content)
