@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 
 import pytest
 
@@ -93,9 +94,9 @@ class Browser:
         return answer["result"]
 
     def open(
-        self, path: pathlib.Path, width: int = 1280, height: int = 900, dark=False
+        self, page: pathlib.Path | str, width: int = 1280, height: int = 900, dark=False
     ) -> list[dict]:
-        """Loads a file; returns the events until it is loaded."""
+        """Loads a file or an address; returns the events until it is loaded."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -106,7 +107,8 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.send("Page.navigate", url=url)
         while not any(e["method"] == "Page.loadEventFired" for e in self._events):
             self._events.append(self._next())
         return list(self._events)
@@ -117,6 +119,24 @@ class Browser:
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"])
         return found["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 60) -> None:
+        """Waits until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not self.evaluate(f"Boolean({expression})"):
+            assert time.monotonic() < end, f"not after {seconds} s: {expression}"
+            time.sleep(0.1)
+
+    def choose_file(self, selector: str, path: pathlib.Path) -> None:
+        """Chooses the file of an input element."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        found = self.send("DOM.querySelector", nodeId=root, selector=selector)
+        self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+
+    def events(self) -> list[dict]:
+        """Returns everything that the page has done since it was opened."""
+        self.evaluate("0")  # receives what Chromium has sent
+        return list(self._events)
 
     def press(self, key: str, code: int) -> None:
         """Presses and releases a key."""

@@ -55,4 +55,3 @@ def test_script_runs_from_a_wheel(installed, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith("scripts.train: images"), done.stderr
-

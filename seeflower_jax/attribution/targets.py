@@ -3,6 +3,7 @@
     score(logits, None)                  # the logit of the predicted class
     score(logits, labels)                # the logit of a given class, int [N]
     score(logits, probability(labels))   # any function of the logits, [N, C] -> [N]
+    score(logits, difference(labels, others))     # why one class and not another
 
 The score of a class is its logit, not its softmax probability: the probability also
 rises when the logits of other classes fall.
@@ -57,6 +58,23 @@ def probability(targets: Targets = None) -> ScoreFunction:
       [0.25]
     """
     return lambda logits: score(jax.nn.softmax(logits), targets)
+
+
+def difference(targets: Int[Array, "n"], others: Int[Array, "n"]) -> ScoreFunction:
+    """Return a score that says why a network prefers one class to another.
+
+    The score is the logit of the class minus the logit of the other class. Evidence
+    that both classes share cancels.
+
+    Args:
+      targets: class indices.
+      others: indices of the classes to compare with.
+
+    Example:
+      >>> difference(jnp.array([1]), jnp.array([3]))(jnp.array([[1.0, 5.0, 2.0, 4.0]]))
+      Array([1.], dtype=float32)
+    """
+    return lambda logits: score(logits, targets) - score(logits, others)
 
 
 def contrast(

@@ -11,11 +11,13 @@ than a second.
 import dataclasses
 import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import jax
@@ -31,6 +33,7 @@ CACHE = {
 TIME_LIMIT = 180.0  # seconds for a script
 HANG = -999  # the status of a script that was ended by the time limit
 _numbers = itertools.count()
+_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +51,33 @@ class Child:
 
     def kill_after(self, seconds: float) -> bool:
         """Kill the process after some seconds; return False if it has ended before."""
-        self.process.join(seconds)
-        if self.process.exitcode is not None:
+        if status(self.process, seconds) is not None:
             return False
         self.process.kill()
-        self.process.join()
+        status(self.process)
         return True
 
     def end(self) -> harness.Completed:
         """Wait for the end, and return what the script left."""
-        self.process.join(TIME_LIMIT)
-        status = self.process.exitcode
-        if status is None:
+        code = status(self.process, TIME_LIMIT)
+        if code is None:
             self.process.kill()
-            self.process.join()
-            status = HANG
-        return harness.Completed(
-            status, self.stdout.read_text(), self.stderr.read_text()
-        )
+            status(self.process)
+            code = HANG
+        return harness.Completed(code, self.stdout.read_text(), self.stderr.read_text())
+
+
+def status(
+    process: multiprocessing.Process, seconds: float | None = None
+) -> int | None:
+    """Return the exit status of a process, or None if it still runs after a time.
+
+    The start of a process asks for the statuses of all others. If two threads ask at
+    the same time, one of them reads 255, so all of them ask in turn.
+    """
+    multiprocessing.connection.wait([process.sentinel], seconds)
+    with _lock:
+        return process.exitcode
 
 
 def start(
@@ -105,10 +117,11 @@ def fork(
     """
     # The server may have been started before these variables were set.
     variables = {k: v for k, v in os.environ.items() if k.startswith("STRESS_")}
-    process = harness._fork_server().Process(
-        target=_call, args=(function, values, paths, variables)
-    )
-    process.start()
+    with _lock:
+        process = harness._fork_server().Process(
+            target=_call, args=(function, values, paths, variables)
+        )
+        process.start()
     return process
 
 

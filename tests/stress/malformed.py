@@ -121,16 +121,15 @@ def _watch(world: World, kind: str, path: pathlib.Path, skip: list[str]) -> str:
         [world.folder / f"worker_{kind}.{end}" for end in ("out", "err")],
     )
     changed, size = time.monotonic(), -1
-    while process.exitcode is None:
-        process.join(0.2)
+    while children.status(process, 0.2) is None:
         now = os.path.getsize(path) if path.exists() else 0
         if now != size:
             changed, size = time.monotonic(), now
         elif time.monotonic() - changed > TIME_LIMIT:
             process.kill()
-            process.join()
+            children.status(process)
             return "time"
-    return f"status {process.exitcode}"
+    return f"status {children.status(process)}"
 
 
 def summarise(outcomes: Outcomes) -> dict:

@@ -1,11 +1,13 @@
 """The stress test: its short form, and that it sees faults."""
 
+import concurrent.futures
 import json
+import os
 
 import pytest
 
 from tests.harness import Completed
-from tests.stress import malformed, suite, worker
+from tests.stress import children, malformed, suite, worker
 from tests.stress.cases import Case, judge
 
 
@@ -57,3 +59,13 @@ def test_summary_counts_each_verdict():
     assert (summary["count"], summary["tracebacks"], summary["hangs"]) == (3, 1, 1)
     assert summary["by_kind"]["images"]["tracebacks"] == 1
     assert suite.failed({"malformed": summary}) == 2
+
+
+def test_statuses_of_processes_that_several_threads_start():
+    """A thread that starts a process asks for the statuses of all others."""
+
+    def run(_):
+        return children.status(children.fork(os.getpid, (), ()), 60)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(run, range(60))) == {0}

@@ -1,0 +1,36 @@
+"""Open a page that predicts and explains the images that are dropped on it.
+
+    python -m scripts.demo --workdir=runs/inception_seed0
+    python -m scripts.demo --export=DIR --port=8000
+    python -m scripts.demo --model=vgg16 --weights=FILE
+
+The page shows the most probable classes with their calibrated probabilities, and the
+map of any method, class and layer. A second class to compare with adds its map, and a
+map of what speaks for the first class and not for the second. The maps can be
+downloaded as PNGs. The page is on this machine only, unless --host names another
+address, and asks no other server for anything. It needs `pip install -e .[demo]`.
+"""
+
+import threading
+
+from absl import flags
+
+from scripts import console, network_flags
+from seeflower_jax.report import demo
+
+flags.adopt_module_key_flags(network_flags)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "The address to listen on.")
+_PORT = flags.DEFINE_integer("port", None, "The port; the default is a free one.", 1)
+
+
+def main(_) -> None:
+    page = demo.page(network_flags.load_network())
+    address = {"server_name": _HOST.value, "server_port": _PORT.value}
+    options = {**demo.PRIVATE, **address, "quiet": True, "prevent_thread_lock": True}
+    _, url, _ = page.launch(**options)
+    console.show({"url": url}, f"{url} (Ctrl-C ends the page)")
+    threading.Event().wait()  # Gradio's own waiting hides an interruption.
+
+
+if __name__ == "__main__":
+    console.run(main)
