@@ -16,7 +16,7 @@ import jax
 
 from seeflower_jax import records, sharding
 from seeflower_jax.data import whitening
-from seeflower_jax.experiment import evaluate, images, workdir
+from seeflower_jax.experiment import evaluate, images, teacher, workdir
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
@@ -129,6 +129,7 @@ def _train(
         "split": settings.data.split,
         "seed": settings.seed,
         "weights": start.weights,
+        **({"teacher": start.teacher.sha256} if start.teacher else {}),
         "config_hash": settings.config_hash,
         **provenance,
         "test_seen": test,
@@ -180,6 +181,7 @@ def _prepare(
     for stage in settings.stages:
         if stage.solver == "gradient":
             train_loader(stage, settings, dataset, dataset.reader)
+    taught = teacher.read(settings.teacher, dataset) if settings.teacher else None
     spec, variables, weights = loading.load_pretrained(
         spec,
         settings.weights,
@@ -198,6 +200,7 @@ def _prepare(
         variables,
         weights,
         images.fit_whitening(settings, dataset, folder),
+        taught,
         sharding.make_mesh(),
         checkpoint_seconds,
     )
@@ -213,6 +216,7 @@ def _run_stages(start: Start) -> Progress:
         if meta:
             progress = Progress(**meta["progress"])
             _check_weights(start, meta.get("weights", start.weights))
+            _check_teacher(start, meta.get("teacher"))
             logging.info("going on at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
@@ -248,4 +252,15 @@ def _check_weights(start: Start, before: WeightRecord) -> None:
             f"{before['sha256']}), not {start.weights['name']} (SHA-256 "
             f"{start.weights['sha256']}); give the same config.init.weights to resume "
             "that run, or another --workdir"
+        )
+
+
+def _check_teacher(start: Start, before: str | None) -> None:
+    """Raise an error if a run is resumed with another teacher."""
+    now = start.teacher.sha256 if start.teacher else None
+    if before != now:
+        raise ValueError(
+            f"{start.folder} was started with a teacher of SHA-256 {before}, not "
+            f"{now}; give the same config.distillation.logits to resume that run, or "
+            "another --workdir"
         )
