@@ -50,6 +50,9 @@ def get_config() -> ConfigDict:
     # For classes with uneven numbers of images: 'sampling' trains on each class equally
     # often; 'none' trains on each image once an epoch.
     config.data.balance = "none"
+    # Another way: training adds this multiple of the logarithm of each class's share to
+    # the logits; 1.0 is usual, 0 is off. It takes balance 'none'.
+    config.data.logit_adjustment = 0.0
     config.data.verify = True  # check label file hashes and split counts
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # shortest side of the decoded images in pixels
@@ -57,6 +60,13 @@ def get_config() -> ConfigDict:
     config.data.species = 16  # number of drawn species
     config.data.images_per_class = (10, 5, 25)  # for training, validation and test
     config.data.seed = 0  # seed of the drawn images
+
+    # Logits of the training images, by `scripts.ensemble --teacher`. The network learns
+    # them, softened by the temperature, by this share; the labels have the rest.
+    config.distillation = ConfigDict()
+    config.distillation.logits = ""
+    config.distillation.weight = 0.0  # 0 is off
+    config.distillation.temperature = 1.0
 
     config.whitening = ConfigDict()
     config.whitening.enabled = False
@@ -108,6 +118,9 @@ def get_stage() -> ConfigDict:
     stage.validate_every = 5  # epochs between validations
     # `patience` validations without a gain of `min_delta` end the stage; 0 is off.
     stage.early_stopping = ConfigDict({"patience": 0, "min_delta": 0.0})
+    # Number of augmented draws of each image, for a stage of the head alone. Their
+    # features are computed once, and epochs take turns. 0 augments anew in each step.
+    stage.draws = 0
     stage.augment = ConfigDict()
     stage.augment.enabled = False  # False trains on the views of the evaluation
     stage.augment.size = 224  # side of training images; 0 is the network's own size

@@ -16,10 +16,13 @@ def get_config(variant: str = "best") -> ConfigDict:
 
     Args:
       variant: name of the recipe. 'best' and 'short' are as in configs/vgg16.py.
-        configs/paper.py describes 'paper' and 'corrected'.
+        configs/paper.py describes 'paper', 'corrected', 'top_only' and
+        'top_only_corrected'.
     """
     config = vgg16.flowers(variant)
     config.model.name = "vgg19"
+    if variant in paper.TOP_ONLY:
+        return paper.top_only(config, variant, epochs=200, learning_rate=1e-4)
     if variant not in paper.RECIPES:
         return config
     # "The last three layers" of the code do not include the first new layer.

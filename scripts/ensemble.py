@@ -6,7 +6,9 @@
 All runs must be of the same split. Logits that the run directories already have are not
 computed again. --joint_head solves one linear head on the features of all runs side by
 side instead. --notest leaves the test split out. --results=results records the result
-in that folder.
+in that folder. --teacher=FILE, with --joint_head, writes the logits of the training
+images for --config.distillation.logits. Each image is predicted by a head that was
+solved without it.
 """
 
 import pathlib
@@ -28,16 +30,24 @@ _JOINT_HEAD = flags.DEFINE_bool(
     "joint_head", False, "Solve one linear head on the features of all runs."
 )
 _TEST = flags.DEFINE_bool("test", True, "Evaluate the test split too.")
+_TEACHER = flags.DEFINE_string(
+    "teacher", None, "File for the logits of the training images."
+)
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 
 
 def main(_) -> None:
     if _RESULTS.value and not _TEST.value:
         raise app.UsageError("--results records the test split too; omit --notest")
+    if _TEACHER.value and not _JOINT_HEAD.value:
+        raise app.UsageError("--teacher needs --joint_head")
     runs = [load_run(path, _DATA_DIR.value) for path in _WORKDIRS.value]
-    combine = ensemble.joint_head if _JOINT_HEAD.value else ensemble.mean_probabilities
     splits = ("validation", "test") if _TEST.value else ("validation",)
-    result = combine(runs, records.typed_command(), splits)
+    given = runs, records.typed_command(), splits
+    if _JOINT_HEAD.value:
+        result = ensemble.joint_head(*given, _TEACHER.value)
+    else:
+        result = ensemble.mean_probabilities(*given)
     lines = [format_table(result)]
     if _RESULTS.value:
         path = pathlib.Path(_RESULTS.value) / f"{record.result_name(result)}.json"

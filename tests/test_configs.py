@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base, baseline, inception, quickstart, vgg16, vgg19
+from configs import base, baseline, inception, outside_data, quickstart, vgg16, vgg19
 from seeflower_jax import models, records
 from seeflower_jax.experiment import images
 from seeflower_jax.experiment.checks import RULES, STAGE_RULES
@@ -49,6 +49,18 @@ def test_every_recipe_makes_sense(module, variant):
     assert dict(records.flat(config)).keys() == keys
 
 
+def test_outside_data_are_seen_before_the_flowers():
+    config = outside_data.get_config()
+    config.init.pretraining.data.dir = "plants"
+    settings = read_settings(config)
+    before = read_settings(derive(config, settings.pretraining))
+    assert (before.data.source, before.data.dir) == ("folder", "plants")
+    assert (settings.data.source, settings.data.dir) == ("oxford_flowers102", "")
+    assert [stage.name for stage in before.stages] == ["head", "finetune"]
+    config.recipe, config.init.pretraining = "best", {}
+    assert config.to_dict() == inception.get_config().to_dict()
+
+
 def test_every_run_of_the_quick_start_makes_sense():
     config = quickstart.get_config()
     assert read_settings(config).pretraining
@@ -62,7 +74,8 @@ def test_every_run_of_the_quick_start_makes_sense():
 def test_no_config_is_untested():
     folder = pathlib.Path(base.__file__).parent
     files = {path.stem for path in folder.glob("*.py")}
-    assert files == {"base", "paper", "quickstart", *VARIANTS}
+    others = {"__init__", "base", "paper", "quickstart", "outside_data"}
+    assert files == {*others, *VARIANTS}
 
 
 @pytest.mark.parametrize("result", RECORDED, ids=record.result_name)
@@ -123,6 +136,27 @@ def test_recipes_of_the_paper(module, recipe):
         make_optimizer(stage, stage.schedule(1))
     with pytest.raises(ValueError, match="unknown variant 'papre'; known are"):
         module.get_config("papre")
+
+
+@pytest.mark.parametrize("module,epochs,rate", [(vgg16, 65, 1e-5), (vgg19, 200, 1e-4)])
+@pytest.mark.parametrize("recipe", ["top_only", "top_only_corrected"])
+def test_the_head_alone_is_that_of_the_code(module, epochs, rate, recipe):
+    config = module.get_config(recipe)
+    settings = read_settings(config)
+    (stage,) = settings.stages
+    assert settings.recipe == recipe and settings.metric == "top1"
+    corrected = recipe == "top_only_corrected"
+    assert settings.view.keep_aspect == stage.augmentation.keep_aspect == corrected
+    assert config.model.preprocess == (None if corrected else "unit")
+    assert (stage.epochs, stage.learning_rate) == (epochs, rate)
+    assert (stage.batch_size, stage.patience, stage.optimizer) == (32, 30, "adam")
+    assert stage.draws == 5 and stage.augmentation.vflip
+    spec = settings.spec(num_classes=102)
+    assert spec.hidden == (4096, 4096) and spec.dropout == 0.6
+    trainable, _ = partition.split(models.shapes(spec)["params"], stage.rules)
+    kernels = {name for name in trainable if name.endswith("kernel")}
+    assert kernels == {f"head/{name}/kernel" for name in ("fc1", "fc2", "logits")}
+    assert trainable["head/fc1/kernel"].shape == (7 * 7 * 512, 4096)
 
 
 def test_first_stages_of_the_paper_train_what_its_code_does():

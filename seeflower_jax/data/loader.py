@@ -96,6 +96,24 @@ class FeatureReader:
         return {"features": np.array(self._features[self._row_by_index[indices]])}
 
 
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """A reader that adds an array to the batches of another reader.
+
+    Attributes:
+      reader: reader of images or of features.
+      name: key of the array in a batch.
+      rows: row of each example, by its index.
+    """
+
+    reader: Reader
+    name: str
+    rows: np.ndarray
+
+    def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        return self.reader(indices) | {self.name: self.rows[indices]}
+
+
 def epoch_order(
     seed: Sequence[int], epoch: int, count: int
 ) -> Int[np.ndarray, " count"]:
@@ -179,6 +197,30 @@ class TrainLoader:
         if self.balance == NONE:
             return epoch_order(self.seed, epoch, count), np.zeros(count, np.int64)
         return balanced_order(self.seed, epoch, self.labels[self.indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurns:
+    """The batches of several loaders of the same examples, which take turns by epoch.
+
+    Attributes:
+      loaders: the loader of the first epoch, of the second, and so on.
+    """
+
+    loaders: tuple[TrainLoader, ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of full batches of an epoch."""
+        return self.loaders[0].steps_per_epoch
+
+    def __call__(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield the batches of the steps from `start` to `stop` - 1."""
+        while start < stop:
+            epoch = start // self.steps_per_epoch
+            end = min((epoch + 1) * self.steps_per_epoch, stop)
+            yield from self.loaders[epoch % len(self.loaders)](start, end)
+            start = end
 
 
 def eval_batches(

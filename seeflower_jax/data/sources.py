@@ -21,6 +21,8 @@ class DataSettings:
       dir: folder of the files; '' downloads the official files.
       split: how the images are split; each source defines its own values.
       balance: how training draws from uneven classes, one of `balance.BALANCES`.
+      logit_adjustment: strength of the adjustment of logits by class counts in
+        training; 0 is off.
       verify: whether hashes and counts of the official files are checked.
       cache_dir: folder of downloads and decoded images; '' is ~/.cache/seeflower_jax.
       shortest_side: shortest side of the decoded images in pixels.
@@ -34,6 +36,7 @@ class DataSettings:
     dir: str = ""
     split: str = "official"
     balance: str = NONE
+    logit_adjustment: float = 0.0
     verify: bool = True
     cache_dir: str = ""
     shortest_side: int = 320

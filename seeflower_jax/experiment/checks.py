@@ -161,6 +161,7 @@ RULES: dict[str, Rule] = {
     "data.dir": _TEXT,
     "data.split": _NAME,
     "data.balance": _choice(BALANCES),
+    "data.logit_adjustment": _number("from 0 to 100", lambda v: 0 <= v <= 100),
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _SIDE,
@@ -171,6 +172,11 @@ RULES: dict[str, Rule] = {
         lambda v: _all(v, _integer(0, 10**5).accepts) and len(v) == 3 and v[0] > 0,
     ),
     "data.seed": _seed(),
+    "distillation.logits": _TEXT,
+    "distillation.weight": _SHARE_OR_ALL,
+    "distillation.temperature": _number(
+        "from 0.01 to 100", lambda v: 0.0099 <= v <= 100
+    ),
     "whitening.enabled": _BOOLEAN,
     "whitening.patch_size": Rule(
         "an odd whole number from 1 to 31",
@@ -199,6 +205,7 @@ RULES: dict[str, Rule] = {
 STAGE_RULES: dict[str, Rule] = {
     "solver": _choice(SOLVERS),
     "all_views": _BOOLEAN,
+    "draws": _integer(0, 1000),
     "epochs": _integer(0, 10**5),
     "batch_size": _integer(1, _MAX_BATCH),
     "accum_steps": _integer(1),

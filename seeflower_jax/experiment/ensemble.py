@@ -7,6 +7,7 @@ result["test"]["top1"]
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,9 +15,9 @@ from jaxtyping import Float
 
 from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
-from seeflower_jax.experiment import images
+from seeflower_jax.experiment import images, teacher
 from seeflower_jax.experiment.evaluate import evaluate, single_view
-from seeflower_jax.experiment.settings import settings_of
+from seeflower_jax.experiment.settings import derive, read_settings, settings_of
 from seeflower_jax.inference.run import Run
 from seeflower_jax.training import ridge
 
@@ -66,7 +67,10 @@ def mean_probabilities(
 
 
 def joint_head(
-    runs: Sequence[Run], command: str = "", splits: Sequence[str] = _SPLITS
+    runs: Sequence[Run],
+    command: str = "",
+    splits: Sequence[str] = _SPLITS,
+    teacher_path: str | os.PathLike | None = None,
 ) -> dict:
     """Solve one linear head on the features of all runs, and evaluate it.
 
@@ -76,14 +80,19 @@ def joint_head(
 
     Args:
       runs, command, splits: as for `mean_probabilities`.
+      teacher_path: file to write the logits of the training images to, each image
+        predicted by a head that was solved without it, see `teacher`.
 
     Returns:
       The content of a `result.json`, and `members`. `loss` is of calibrated logits.
 
     Raises:
-      ValueError: as `mean_probabilities`.
+      ValueError: as `mean_probabilities`, and for a teacher with a network that was
+        trained on the images.
     """
     _check(runs)
+    if teacher_path:
+        _check_teacher(runs)
     dataset, settings = images.of_run(runs[0]), settings_of(runs[0])
     streams = [_make_stream(run, settings.batch_size) for run in runs]
     fit = ridge.solve_side_by_side(
@@ -92,6 +101,8 @@ def joint_head(
         len(runs[0].network.class_names),
         settings.balanced,
     )
+    if teacher_path:
+        teacher.write(teacher_path, dataset, fit.logits)
     result = _result(runs, "joint_head", command)
     logits = {}
     for split in dict.fromkeys((_FITTED, *splits)):
@@ -120,6 +131,33 @@ def _check(runs: Sequence[Run]) -> None:
             f"these runs are not of the same split and classes: {sorted(data_splits)}; "
             "an ensemble would have seen some of its test images in training"
         )
+
+
+def _check_teacher(runs: Sequence[Run]) -> None:
+    """Raise an error if a network has learned the labels of the training images.
+
+    Its features of these images then reveal their labels, also to a head that was
+    solved without them.
+    """
+    for run in runs:
+        settings = settings_of(run)
+        trained = [settings]
+        if settings.pretraining:
+            before = read_settings(derive(settings.config, settings.pretraining))
+            trained += [before] if before.data == settings.data else []
+        head = run.network.spec.head
+        names = [
+            stage.name
+            for each in trained
+            for stage in each.stages
+            if not stage.freezes_backbone(head)
+        ]
+        if names:
+            raise ValueError(
+                f"{run.workdir} trained its network on these images in stage "
+                f"{names[0]!r}, so its features reveal their labels; a teacher takes "
+                "runs that train the head alone, such as those of the recipe linear"
+            )
 
 
 def _result(runs: Sequence[Run], recipe: str, command: str) -> dict:

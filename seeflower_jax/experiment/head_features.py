@@ -1,20 +1,28 @@
 """Compute the features of a frozen network once, and keep them in a run directory.
 
 reader, rows = compute(path, origin, dataset, variables, single, training)
+
+draw = make_draws(evaluator, augmentation, key)
+readers, reader = compute_draws(..., evaluator, [draw(0), draw(1)])
 """
 
+import functools
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from seeflower_jax import models
+from seeflower_jax.data import augmentation as augmentations
 from seeflower_jax.data.dataset import Dataset
-from seeflower_jax.data.loader import FeatureReader
-from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.data.loader import Annotated, Batch, FeatureReader, Reader
+from seeflower_jax.evaluation.evaluator import Compute, Evaluator
 from seeflower_jax.experiment import kept
 from seeflower_jax.training import ridge
+from seeflower_jax.training.step import example_keys
 
 
 def compute(
@@ -71,3 +79,100 @@ def compute(
         np.r_[0 : count : len(looks), count : len(features)],
     )
     return reader, features[:count]
+
+
+def make_draws(
+    evaluator: Evaluator, augmentation: augmentations.Augmentation, key: PRNGKeyArray
+) -> Callable[[int], Compute]:
+    """Return a function from a number to a random draw of features.
+
+    Args:
+      evaluator: has the network.
+      augmentation: of the images.
+      key: of all draws.
+
+    Returns:
+      A function from a number to a jitted function of (variables, batch), which returns
+      the features [b, c] of augmented images. They depend on the key, the number and
+      the `indices` of the batch.
+    """
+
+    @jax.jit
+    def compute(
+        key: PRNGKeyArray, variables: dict, batch: Batch
+    ) -> Float[Array, "b c"]:
+        keys = example_keys(key, batch["indices"])
+        images = augmentations.augment(
+            keys, batch["canvas"], batch["sizes"], augmentation
+        )
+        if evaluator.preprocess:
+            images = evaluator.preprocess(images)
+        return models.features(evaluator.spec, variables, images)
+
+    return lambda number: functools.partial(compute, jax.random.fold_in(key, number))
+
+
+def compute_draws(
+    path: pathlib.Path,
+    origin: str,
+    dataset: Dataset,
+    variables: dict,
+    evaluator: Evaluator,
+    draws: Sequence[Compute],
+) -> tuple[list[Reader], Reader]:
+    """Return features of several random draws of all training images.
+
+    Args:
+      path: the file that has the features of the validation images, or gets them. The
+        file of draw 0 has `_draw0` before its ending. An interruption loses the file
+        that is being written, and no other.
+      origin: what the features are computed from.
+      dataset: the images.
+      variables: of the network.
+      evaluator: evaluator with the view of a prediction, for validation images.
+      draws: of `make_draws`.
+
+    Returns:
+      A reader for each draw, and a reader of the single view of the validation images.
+      Without validation images, it is the reader of the first draw.
+    """
+    readers = [
+        _one_row_each(
+            path.with_stem(f"{path.stem}_draw{number}"),
+            f"{origin}, draw {number}",
+            dataset.indices("train"),
+            functools.partial(_stream_draw, evaluator, draw, variables, dataset),
+        )
+        for number, draw in enumerate(draws)
+    ]
+    if "validation" not in dataset.source.splits:
+        return readers, readers[0]
+    validation = dataset.indices("validation")
+
+    def batches() -> Iterator[Float[np.ndarray, "b c"]]:
+        rows = evaluator.features(variables, dataset.reader, validation, "features")
+        return (features[:, 0] for features in rows)
+
+    return readers, _one_row_each(path, origin, validation, batches)
+
+
+def _stream_draw(
+    evaluator: Evaluator, draw: Compute, variables: dict, dataset: Dataset
+) -> Iterator[Float[np.ndarray, "b c"]]:
+    """Yield the features of a draw of all training images, in batches."""
+    numbers = np.arange(len(dataset.source.labels), dtype=np.int32)
+    reader = Annotated(dataset.reader, "indices", numbers)
+    return evaluator.stream(
+        draw, variables, reader, dataset.indices("train"), "augmented features"
+    )
+
+
+def _one_row_each(
+    path: pathlib.Path,
+    origin: str,
+    indices: Int[np.ndarray, " n"],
+    batches: Callable[[], Iterator[Float[np.ndarray, "b c"]]],
+) -> Reader:
+    """Return a reader of features with one row for each index, computed if missing."""
+    features = kept.features(path, origin, len(indices), batches)
+    return FeatureReader(features, indices, np.arange(len(indices)))

@@ -19,6 +19,7 @@ from seeflower_jax.data.sources import DataSettings
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.checks import check_values
 from seeflower_jax.inference.run import Run
+from seeflower_jax.training.losses import Distillation
 from seeflower_jax.training.optimizer import check_optimizer
 from seeflower_jax.training.stages import Stage
 
@@ -50,6 +51,8 @@ class Settings:
       head: which layers of a weight file's head are loaded, one of `checks.HEADS`.
       pretraining: config values that differ in the pretraining run; {} if there is no
         pretraining.
+      teacher: file of a teacher's logits; '' if there is none.
+      distillation: how the network learns from the teacher; None if there is none.
       data: the images of the run.
       whitening: how to fit the whitening; None if the run has no whitening.
       view: what the network sees of an image.
@@ -68,6 +71,8 @@ class Settings:
     weights: str
     head: str
     pretraining: Mapping[str, Any]
+    teacher: str
+    distillation: Distillation | None
     data: DataSettings
     whitening: WhiteningSettings | None
     view: View
@@ -90,7 +95,7 @@ class Settings:
     @property
     def balanced(self) -> bool:
         """Return whether training weights all classes equally."""
-        return self.data.balance != NONE
+        return self.data.balance != NONE or self.data.logit_adjustment > 0
 
     @property
     def averages_views(self) -> bool:
@@ -102,11 +107,13 @@ def derive(config: Mapping, changes: Mapping) -> dict:
     """Return the config of a run that differs from a main run in some values.
 
     Args:
-      config: config of the main run; its pretraining and its quick start are left out.
+      config: config of the main run; its pretraining, its teacher and its quick start
+        are left out.
       changes: nested dicts of the values that differ.
     """
     derived = copy.deepcopy(records.to_dict(config))
     derived.pop("quickstart", None)
+    derived.pop("distillation", None)
     derived["init"]["pretraining"] = {}
 
     def update(target: dict, source: Mapping) -> None:
@@ -129,12 +136,14 @@ def read_settings(config: Mapping) -> Settings:
     Raises:
       SettingsError: if values are not allowed; the message lists all of them.
     """
-    values = records.to_dict(config)
+    values = records.with_later_keys(records.to_dict(config))
     errors = check_values(values) or _check_order(values)
     if errors:
         raise SettingsError("\n".join(errors))
     model, data, evaluation = values["model"], values["data"], values["eval"]
     test_time, whitening = values["test_time"], dict(values["whitening"])
+    distillation = dict(values["distillation"])
+    teacher = distillation.pop("logits")
     enabled = whitening.pop("enabled")
     changes = {k: v for k, v in model.items() if k != "name" and v is not None}
     spec = models.get_spec(model["name"], **changes)
@@ -162,6 +171,8 @@ def read_settings(config: Mapping) -> Settings:
         weights=values["init"]["weights"],
         head=values["init"]["head"],
         pretraining=values["init"]["pretraining"],
+        teacher=teacher,
+        distillation=Distillation(**distillation) if distillation["weight"] else None,
         data=DataSettings(
             **data | {"images_per_class": tuple(data["images_per_class"])}
         ),
@@ -275,9 +286,62 @@ def _check_ridge(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
     return errors
 
 
+def _check_draws(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
+    """Return a line for each value that a stage on augmented draws cannot have."""
+    augmentation = stage.augmentation
+    needed = {
+        f"{key}.solver": (stage.solver, "gradient"),
+        f"{key}.augment.enabled": (augmentation is not None, True),
+        f"{key}.augment.mixup": (augmentation.mixup if augmentation else 0.0, 0.0),
+        f"{key}.augment.cutmix": (augmentation.cutmix if augmentation else 0.0, 0.0),
+        f"{key}.train_batch_stats": (stage.train_batch_stats, False),
+    }
+    errors = [
+        f"{name} is {value!r}; expected {expected!r}, because {key}.draws is "
+        f"{stage.draws}"
+        for name, (value, expected) in needed.items()
+        if value != expected
+    ]
+    if not stage.freezes_backbone(spec.head):
+        errors.append(
+            f"{key}.partition is {stage.rules}; expected to train {spec.head!r} alone, "
+            f"because {key}.draws is {stage.draws}"
+        )
+    return errors
+
+
+def _check_targets(settings: Settings) -> list[str]:
+    """Return a line for each value of the loss that does not fit the others."""
+    errors, strength = [], settings.data.logit_adjustment
+    solvers = {stage.solver for stage in settings.stages}
+    name = f"config.data.logit_adjustment is {strength}; expected 0"
+    if strength and settings.data.balance != NONE:
+        errors.append(
+            f"{name}, because config.data.balance is {settings.data.balance!r}, which "
+            "makes all classes equally frequent"
+        )
+    if strength and "gradient" not in solvers:
+        errors.append(
+            f"{name}, because no stage is trained by gradients; config.data.balance "
+            "weights the classes of a closed-form head"
+        )
+    if strength and settings.distillation:
+        errors.append(f"{name}, because config.distillation.weight is not 0")
+    if bool(settings.teacher) != bool(settings.distillation):
+        expected = (
+            "the file of scripts.ensemble --teacher" if settings.distillation else "''"
+        )
+        weight = settings.config["distillation"]["weight"]
+        errors.append(
+            f"config.distillation.logits is {settings.teacher!r}; expected {expected}, "
+            f"because config.distillation.weight is {weight}"
+        )
+    return errors
+
+
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Return a line for each combination of values that is not allowed."""
-    errors = []
+    errors = _check_targets(settings)
     whitening, side = settings.whitening, settings.data.shortest_side
     if whitening and whitening.patch_size > side:
         errors.append(
@@ -293,6 +357,8 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
         key = f"config.stages.{stage.name}"
         if stage.solver == "ridge":
             errors += _check_ridge(key, stage, spec)
+        if stage.draws:
+            errors += _check_draws(key, stage, spec)
         if stage.all_views and stage.solver != "ridge":
             errors.append(
                 f"{key}.all_views is True; expected False, because {key}.solver is "

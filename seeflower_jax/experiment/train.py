@@ -6,86 +6,26 @@ result["test"]["mean_class_top1"]
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
-import numpy as np
-import optax
-from jax.sharding import Mesh
-from jaxtyping import Float
 
-from seeflower_jax import models, records, sharding
+from seeflower_jax import records, sharding
 from seeflower_jax.data import whitening
-from seeflower_jax.data.dataset import Dataset
-from seeflower_jax.data.loader import FeatureReader, Reader, TrainLoader
-from seeflower_jax.evaluation import metrics
-from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import evaluate, head_features, images, workdir
+from seeflower_jax.experiment import evaluate, images, teacher, workdir
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
+from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.training import loop, partition, ridge, step, stopping
+from seeflower_jax.training import loop, partition, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
-from seeflower_jax.training.optimizer import make_optimizer
-from seeflower_jax.training.plan import StagePlan
 from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
-from seeflower_jax.training.stages import Stage
-from seeflower_jax.training.state import TrainState, create_state
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Start:
-    """The values that all stages of a run share.
-
-    Attributes:
-      settings: typed values of the config.
-      folder: the run directory.
-      dataset: images of the run.
-      spec, variables: the network before the first stage.
-      weights: record of the origin of the variables.
-      preprocess: whitening, or None.
-      mesh: the devices, from `sharding.make_mesh`.
-      checkpoint_seconds: time between checkpoints, see `StagePlan`.
-    """
-
-    settings: Settings
-    folder: pathlib.Path
-    dataset: Dataset
-    spec: models.ModelSpec
-    variables: dict
-    weights: WeightRecord
-    preprocess: Callable | None
-    mesh: Mesh
-    checkpoint_seconds: float
-
-    @functools.cached_property
-    def evaluator(self) -> Evaluator:
-        """Return an evaluator with the single view that a prediction uses."""
-        return Evaluator(
-            self.spec,
-            (self.settings.view,),
-            self.settings.batch_size,
-            self.mesh,
-            preprocess=self.preprocess,
-        )
-
-    @property
-    def description(self) -> dict:
-        """Return the values that a program needs to use a checkpoint."""
-        return {
-            "spec": self.spec.to_dict(),
-            "class_names": list(self.dataset.source.class_names),
-            "view": self.settings.view.to_dict(),
-            "config_hash": self.settings.config_hash,
-            "weights": self.weights,
-        }
 
 
 def train(
@@ -189,6 +129,7 @@ def _train(
         "split": settings.data.split,
         "seed": settings.seed,
         "weights": start.weights,
+        **({"teacher": start.teacher.sha256} if start.teacher else {}),
         "config_hash": settings.config_hash,
         **provenance,
         "test_seen": test,
@@ -232,14 +173,15 @@ def _pretrain(
 
 def _prepare(
     settings: Settings, folder: pathlib.Path, checkpoint_seconds: float
-) -> _Start:
+) -> Start:
     """Open images and weights, check that they fit, and claim the run directory."""
     dataset = images.open_dataset(settings, folder)
     spec = settings.spec(len(dataset.source.class_names))
     sharding.local_rows(settings.batch_size, sharding.make_mesh())
     for stage in settings.stages:
         if stage.solver == "gradient":
-            _train_loader(stage, settings, dataset, dataset.reader)
+            train_loader(stage, settings, dataset, dataset.reader)
+    taught = teacher.read(settings.teacher, dataset) if settings.teacher else None
     spec, variables, weights = loading.load_pretrained(
         spec,
         settings.weights,
@@ -250,7 +192,7 @@ def _prepare(
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
     workdir.claim_workdir(folder, settings, dataset.source.describe())
-    return _Start(
+    return Start(
         settings,
         folder,
         dataset,
@@ -258,12 +200,13 @@ def _prepare(
         variables,
         weights,
         images.fit_whitening(settings, dataset, folder),
+        taught,
         sharding.make_mesh(),
         checkpoint_seconds,
     )
 
 
-def _run_stages(start: _Start) -> Progress:
+def _run_stages(start: Start) -> Progress:
     """Train the remaining stages, and return the progress at their end."""
     stages = start.settings.stages
     # Closing waits until the last checkpoint is on disk, even after an exception.
@@ -273,6 +216,7 @@ def _run_stages(start: _Start) -> Progress:
         if meta:
             progress = Progress(**meta["progress"])
             _check_weights(start, meta.get("weights", start.weights))
+            _check_teacher(start, meta.get("teacher"))
             logging.info("going on at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
@@ -286,7 +230,7 @@ def _run_stages(start: _Start) -> Progress:
                 progress = progress.start_stage(stage.name)
             variables = checkpoints.best or start.variables
             clock = Stopwatch()
-            plan, state = _plan_stage(start, stage, variables)
+            plan, state = plan_stage(start, stage, variables)
             progress = progress.spend(clock.seconds)  # of the features
             if resume:
                 state = checkpoints.restore_state(state)
@@ -300,7 +244,7 @@ def _run_stages(start: _Start) -> Progress:
     return progress
 
 
-def _check_weights(start: _Start, before: WeightRecord) -> None:
+def _check_weights(start: Start, before: WeightRecord) -> None:
     """Raise an error if a run is resumed with other initial weights."""
     if before["sha256"] != start.weights["sha256"]:
         raise ValueError(
@@ -311,84 +255,12 @@ def _check_weights(start: _Start, before: WeightRecord) -> None:
         )
 
 
-def _plan_stage(
-    start: _Start, stage: Stage, variables: dict
-) -> tuple[StagePlan, TrainState]:
-    """Return the plan of a stage, and its state before the first step."""
-    settings, dataset, spec = start.settings, start.dataset, start.spec
-    on_features = (
-        stage.augmentation is None
-        and stage.freezes_backbone(spec.head)
-        and not stage.train_batch_stats
-    )
-    reader: Reader = dataset.reader
-    if on_features:
-        reader, rows = _head_features(start, stage, variables)
-    if stage.solver == "ridge":
-        batches = ridge.WholeSplit(rows, dataset.labels("train"))
-        stage = dataclasses.replace(stage, batch_size=len(batches.labels))
-        schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
-        step_fn = ridge.make_ridge_step(spec, settings.balanced)
-    else:
-        batches = _train_loader(stage, settings, dataset, reader)
-        schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
-        optimizer = make_optimizer(stage, schedule)
-        if on_features:
-            step_fn = step.make_feature_step(spec, stage, optimizer)
-        else:
-            step_fn = step.make_image_step(spec, stage, optimizer, start.preprocess)
-        step_fn = jax.jit(step_fn, donate_argnums=0)
-
-    def validate(variables: dict) -> dict:
-        indices = dataset.indices("validation")
-        logits = start.evaluator.logits(variables, reader, indices)
-        return metrics.compute(logits, dataset.labels("validation"))
-
-    plan = StagePlan(
-        stage=stage,
-        step=step_fn,
-        batches=batches,
-        validate=validate if "validation" in dataset.source.splits else None,
-        metric=settings.metric,
-        key=jax.random.fold_in(jax.random.key(settings.seed), 1 + stage.index),
-        learning_rate=schedule,
-        description=start.description,
-        checkpoint_seconds=start.checkpoint_seconds,
-    )
-    return plan, create_state(variables, stage, optimizer)
-
-
-def _train_loader(
-    stage: Stage, settings: Settings, dataset: Dataset, reader: Reader
-) -> TrainLoader:
-    return TrainLoader(
-        reader,
-        dataset.source.labels,
-        dataset.indices("train"),
-        stage.batch_size,
-        sharding.make_mesh(),
-        (settings.seed, stage.index),
-        settings.data.balance,
-    )
-
-
-def _head_features(
-    start: _Start, stage: Stage, variables: dict
-) -> tuple[FeatureReader, Float[np.ndarray, "m c"]]:
-    """Return the features that a stage of the head alone trains on."""
-    settings = start.settings
-    frozen = partition.split(variables["params"], stage.rules)[1]
-    computed_by = {"frozen": frozen, "batch_stats": variables["batch_stats"]}
-    origin = (
-        f"config {settings.config_hash}, {start.dataset.source.fingerprint}, "
-        f"variables {records.variables_hash(computed_by)}"
-    )
-    single = training = start.evaluator
-    if stage.all_views:
-        training = dataclasses.replace(
-            single, views=settings.views, mirror=settings.mirror
+def _check_teacher(start: Start, before: str | None) -> None:
+    """Raise an error if a run is resumed with another teacher."""
+    now = start.teacher.sha256 if start.teacher else None
+    if before != now:
+        raise ValueError(
+            f"{start.folder} was started with a teacher of SHA-256 {before}, not "
+            f"{now}; give the same config.distillation.logits to resume that run, or "
+            "another --workdir"
         )
-    path = start.folder / f"features_{stage.name}.npy"
-    return head_features.compute(
-        path, origin, start.dataset, variables, single, training
-    )

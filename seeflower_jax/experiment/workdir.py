@@ -90,7 +90,7 @@ def _read_config(workdir: pathlib.Path) -> dict | None:
         config = records.read_json(path, "it is compared with the checkpoint")
         if not isinstance(config.get("stage_order"), list):
             raise records.DamagedFileError(f"{path} is damaged: it has no stage_order")
-        return config
+        return records.with_later_keys(config)
     except FileNotFoundError:
         return None
     except records.DamagedFileError as error:

@@ -24,6 +24,7 @@ from seeflower_jax.records.files import (
     is_full_disk,
     replacing,
 )
+from seeflower_jax.records.later_keys import with_later_keys, without_later_keys
 from seeflower_jax.records.locks import FolderInUseError, lock
 from seeflower_jax.records.origin import command_line, provenance, typed_command
 
@@ -50,12 +51,18 @@ __all__ = [
     "to_dict",
     "typed_command",
     "variables_hash",
+    "with_later_keys",
     "write_json",
 ]
 
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
 # The location of files on a machine does not change the result of a run.
-LOCAL_KEYS = (("data", "dir"), ("data", "cache_dir"), ("init", "weights"))
+LOCAL_KEYS = (
+    ("data", "dir"),
+    ("data", "cache_dir"),
+    ("init", "weights"),
+    ("distillation", "logits"),
+)
 
 
 class DamagedFileError(ValueError):
@@ -73,8 +80,12 @@ def plain(config: Mapping) -> dict:
 
 
 def config_hash(config: Mapping) -> str:
-    """Return 12 hex digits of the SHA-256 of a config without its local paths."""
-    hashed = plain(config)
+    """Return 12 hex digits of the SHA-256 of a config without its local paths.
+
+    A key that older configs lack does not count while it has the value that stands for
+    its absence. The hash of an old config therefore stays the same.
+    """
+    hashed = without_later_keys(plain(config))
     for section, key in LOCAL_KEYS:
         hashed.get(section, {}).pop(key, None)
     text = json.dumps(hashed, sort_keys=True)

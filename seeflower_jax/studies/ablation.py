@@ -227,6 +227,16 @@ CHANGES = (
     _linear("inception_v3", "blocks alone", **{"model.pooled": ("mixed[3-8]",)}),
     _linear("inception_v3", "last blocks", **{"model.pooled": ("mixed([789]|10)_.*",)}),
     _linear("inception_v3", "means alone", **{"model.pooling": "root_average"}),
+    # The file is made from the three runs of the recipe by
+    # scripts.ensemble --joint_head --teacher.
+    _linear(
+        "inception_v3",
+        "distilled from three networks",
+        **{
+            "distillation.logits": "runs/teacher_official.npz",
+            "distillation.weight": 0.25,
+        },
+    ),
     _one_view("vgg16", 256),
     _one_view("vgg19", 256),
 )

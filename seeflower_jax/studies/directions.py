@@ -10,7 +10,6 @@ trained further.
 Source: the See-Flower paper, section 5.
 """
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -18,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from PIL import Image
 
 from seeflower_jax import models, records
-from seeflower_jax.data.loader import Reader
+from seeflower_jax.data.loader import Annotated
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Compute
 from seeflower_jax.experiment import evaluate, images, kept
@@ -54,22 +53,6 @@ VARIANTS: Mapping[str, Sequence[str]] = {
         *(f"part{i}of4" for i in range(4)),
     ),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class _BoxReader:
-    """A reader of images with a box for each.
-
-    Attributes:
-      reader: of the images.
-      boxes: by index of the image, [n, 3].
-    """
-
-    reader: Reader
-    boxes: Float[np.ndarray, "n 3"]
-
-    def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
-        return self.reader(indices) | {"boxes": self.boxes[indices].astype(np.float32)}
 
 
 class Study:
@@ -182,12 +165,12 @@ class Study:
         )
 
         def compute() -> Iterator[Float[np.ndarray, "b d"]]:
-            boxes = np.zeros((len(self.dataset.source.labels), 3))
+            boxes = np.zeros((len(self.dataset.source.labels), 3), np.float32)
             boxes[indices] = self.boxes(crop, split)
             return self._evaluator.stream(
                 self._compute_crop,
                 network.variables,
-                _BoxReader(self.dataset.reader, boxes),
+                Annotated(self.dataset.reader, "boxes", boxes),
                 indices,
                 f"{crop}, {split}",
             )

@@ -164,6 +164,7 @@ def _shrink(config: ConfigDict) -> None:
     for name in config.stage_order:
         stage = config.stages[name]
         stage.update(epochs=1, batch_size=16, validate_every=1)
+        stage.draws = min(stage.draws, 2)
         if config.model.name != "baseline":
             stage.augment.size = 0
 

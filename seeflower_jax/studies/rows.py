@@ -52,7 +52,7 @@ class Row:
     """A row of a table.
 
     Attributes:
-      table: of the paper, or 'trainval'.
+      table: of the paper, 'trainval', or 'other' for other recipes.
       model, split, recipe: as a result names them.
       config: module of configs/ and its argument, 'inception:paper'.
       paper: the accuracy in the paper, or None.
@@ -140,6 +140,11 @@ ROWS = (
     Row("4.2", "vgg19", "reversed", "short", "vgg19:short", 0.925, cpu=True),
     Row("4.2", "inception_v3", "reversed", "short", "inception:short", 0.962, cpu=True),
     *_transfer_rows("trainval", {}),
+    *(
+        Row("other", model, "official", recipe, f"{model}:{recipe}", None, code, True)
+        for model, code in (("vgg16", 0.606), ("vgg19", 0.688))
+        for recipe in ("top_only", "top_only_corrected")
+    ),
 )
 
 

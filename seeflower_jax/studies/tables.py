@@ -180,6 +180,23 @@ def _antialiasing(results: Iterable[Mapping]) -> str:
     )
 
 
+def _other_recipes(rows: Sequence[Row], groups: Mapping[Key, Group]) -> str:
+    """Format the results that are in no table of the paper; '' if there are none."""
+    code = {_key(row): row.code for row in rows if row.table == "other"}
+    known = set(map(_key, rows)) - code.keys()
+    cells = [
+        [
+            *(NAMES.get(g.model, g.model), g.split, g.recipe),
+            share(code.get(key), 3),
+            *g.cells(),
+        ]
+        for key, g in groups.items()
+        if key not in known
+    ]
+    header = ("network", "split", "recipe", *_HEADER[3:])
+    return f"## Other recipes\n\n{_markdown(header, cells)}" if cells else ""
+
+
 def paper_tables(
     rows: Sequence[Row], published: Sequence[Published], results: Iterable[Mapping]
 ) -> str:
@@ -204,8 +221,6 @@ def paper_tables(
         ]
         return f"## {title}\n\n{_markdown(_HEADER, cells)}" if cells else ""
 
-    known = set(map(_key, rows))
-    others = [members for key, members in groups.items() if key not in known]
     parts = [
         _NOTES,
         _antialiasing(results),
@@ -217,13 +232,8 @@ def paper_tables(
         "The accuracies of others are as published, most of them as mean class "
         "accuracy. `added` marks methods that the paper does not have.\n\n"
         + _comparison(published, groups),
+        _other_recipes(rows, groups),
     ]
-    if others:
-        cells = (
-            [NAMES.get(g.model, g.model), g.split, g.recipe, *g.cells()] for g in others
-        )
-        header = ("network", "split", "recipe", *_HEADER[4:])
-        parts.append(f"## Other recipes\n\n{_markdown(header, cells)}")
     return "\n".join(part for part in parts if part)
 
 

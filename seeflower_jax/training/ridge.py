@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 
 from seeflower_jax import models
 from seeflower_jax.models.classifier import STANDARDIZE_EPSILON as EPSILON
+from seeflower_jax.training.losses import Distillation
 from seeflower_jax.training.step import Step
 
 # Multiples of the mean eigenvalue of the features' covariance.
@@ -108,6 +109,7 @@ def solve(
     num_classes: int,
     balanced: bool = False,
     factors: Float[np.ndarray, " d"] | float = 1.0,
+    targets: Float[np.ndarray, "n c"] | None = None,
 ) -> Fit:
     """Fit a linear head by ridge regression, with the best strength of `STRENGTHS`.
 
@@ -128,6 +130,9 @@ def solve(
         the same weight.
       factors: on the standardised features. A feature with a larger factor is
         regularised less.
+      targets: distribution over the classes that the head learns for each image; its
+        label by default. The strength, the scale and the leave-one-out logits still
+        come from the labels, because a teacher has seen the label that is left out.
     """
     views = len(features) // len(labels)
     image_weights = np.ones(len(labels))
@@ -139,15 +144,14 @@ def solve(
     roots = np.sqrt(weights)
     design = _Design(features, mean, factors / np.sqrt(variance + EPSILON), roots)
     one_hot = np.eye(num_classes)[np.repeat(labels, views)]
-    prior = (weights[:, None] * one_hot).mean(0)
-    targets = roots[:, None] * (one_hot - prior)
+    prior, centred = _centre(one_hot, weights)
     spectrum = _decompose(design)
-    projected = spectrum.left.T @ targets
+    projected = spectrum.left.T @ centred
     unit = spectrum.values.sum() / len(features) or 1.0
     candidates = []
     for strength in STRENGTHS:
         shrink = spectrum.values / (spectrum.values + strength * unit)
-        residuals = targets - spectrum.left @ (shrink[:, None] * projected)
+        residuals = centred - spectrum.left @ (shrink[:, None] * projected)
         residuals = _left_out(residuals, spectrum.left, shrink, roots, views)
         left_out = one_hot - residuals / roots[:, None]
         left_out = left_out.reshape(-1, views, num_classes).mean(1)
@@ -156,6 +160,9 @@ def solve(
     loss, strength, scale, left_out = min(
         candidates, key=lambda candidate: candidate[0]
     )
+    if targets is not None:
+        prior, centred = _centre(np.repeat(targets, views, axis=0), weights)
+        projected = spectrum.left.T @ centred
     kernel = _coefficients(design, spectrum, projected, strength * unit)
     return Fit(
         mean=mean,
@@ -167,6 +174,14 @@ def solve(
         logits=scale * left_out,
         loss=loss,
     )
+
+
+def _centre(
+    targets: Float[np.ndarray, "m c"], weights: Float[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "m c"]]:
+    """Return the mean of the targets, and the weighted differences from it."""
+    prior = (weights[:, None] * targets).mean(0)
+    return prior, np.sqrt(weights)[:, None] * (targets - prior)
 
 
 def _left_out(
@@ -274,19 +289,26 @@ class WholeSplit:
     Attributes:
       features: one or more rows for each image, see `solve`.
       labels: class of each image.
+      teacher: logits of a teacher for each image, or None.
     """
 
     features: Features
     labels: Labels
+    teacher: Float[np.ndarray, "n c"] | None = None
     steps_per_epoch: int = 1
 
     def __call__(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batch of each step from `start` to before `stop`."""
         for _ in range(start, stop):
-            yield {"features": self.features, "labels": self.labels}
+            batch = {"features": self.features, "labels": self.labels}
+            yield batch if self.teacher is None else batch | {"teacher": self.teacher}
 
 
-def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
+def make_ridge_step(
+    spec: models.ModelSpec,
+    balanced: bool = False,
+    distillation: Distillation | None = None,
+) -> Step:
     """Build step(state, batch, key) -> (state, metrics), which solves the head.
 
     The metrics are those of `step.make_image_step`, for leave-one-out logits.
@@ -294,11 +316,18 @@ def make_ridge_step(spec: models.ModelSpec, balanced: bool = False) -> Step:
     Args:
       spec: spec of a network whose head standardises features and has one layer.
       balanced: whether all classes have the same weight.
+      distillation: how the head learns from the logits `teacher` of the batch. The head
+        is a regression of the blend of labels and teacher.
     """
 
     def step(state, batch, key):
-        labels = batch["labels"]
-        fit = solve(batch["features"], labels, spec.num_classes, balanced)
+        labels, targets = batch["labels"], None
+        if distillation is not None:
+            one_hot = np.eye(spec.num_classes)[labels]
+            targets = np.asarray(distillation.blend(one_hot, batch["teacher"]))
+        fit = solve(
+            batch["features"], labels, spec.num_classes, balanced, targets=targets
+        )
         head = {"kernel": fit.kernel, "bias": fit.bias}
         trainable = {
             f"head/logits/{name}": value.astype(np.float32)

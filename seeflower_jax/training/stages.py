@@ -33,6 +33,8 @@ class Stage:
       all_views: whether the head is solved on all test-time views of the training
         images, only with the solver 'ridge'.
       epochs: number of passes over the training images.
+      draws: number of augmented draws of each image whose features are computed once,
+        for a stage that trains the head alone; epochs take turns. 0 is off.
       batch_size: number of images in a batch, over all devices.
       accum_steps: number of parts of a batch. The parts are computed one after the
         other, and their gradients are added up.
@@ -66,6 +68,7 @@ class Stage:
     view: View
     solver: str = "gradient"
     all_views: bool = False
+    draws: int = 0
     augmentation: Augmentation | None = None
     accum_steps: int = 1
     optimizer: str = "adamw"

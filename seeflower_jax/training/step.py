@@ -13,23 +13,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from seeflower_jax import models
 from seeflower_jax.data import augmentation as augmentations
 from seeflower_jax.data.loader import Batch
 from seeflower_jax.training import partition
+from seeflower_jax.training.losses import Loss, Targets
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState
 
 Step = Callable[
     [TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[str, jax.Array]]
 ]
-Targets = Float[Array, "n c"]
 # (batch, targets, key) -> (inputs of the network, targets).
 Prepare = Callable[[Batch, Targets, PRNGKeyArray], tuple[jax.Array, Targets]]
 # (variables, inputs, options of apply) -> (logits, batch statistics).
 Forward = Callable[[dict, jax.Array, dict], tuple[jax.Array, Any]]
+CROSS_ENTROPY = Loss()
 
 
 def example_keys(key: PRNGKeyArray, indices: Int[Array, " n"]) -> PRNGKeyArray:
@@ -42,10 +43,12 @@ def make_image_step(
     stage: Stage,
     optimizer: optax.GradientTransformation,
     preprocess: Callable | None = None,
+    loss: Loss = CROSS_ENTROPY,
 ) -> Step:
     """Build step(state, batch, key) -> (state, metrics) on images.
 
-    A batch has `canvas`, `sizes`, `labels` and `indices`. The metrics `loss` and
+    A batch has `canvas`, `sizes`, `labels` and `indices`, for distillation also the
+    logits `teacher`. The metrics `loss` and
     `correct` are sums over the batch, and `count` is the size of the batch.
     `gradient_norm` and `update_norm` are norms over all trainable parameters.
 
@@ -54,6 +57,7 @@ def make_image_step(
       stage: settings of the stage, such as augmentation and label smoothing.
       optimizer: optimizer of the flat dict of trainable parameters.
       preprocess: function applied to the images before the network (whitening).
+      loss: what is minimised.
     """
 
     def prepare(batch, targets, key):
@@ -78,17 +82,20 @@ def make_image_step(
             return logits, updated["batch_stats"]
         return output[0], variables["batch_stats"]
 
-    return _make_step(prepare, forward, spec.num_classes, stage, optimizer)
+    return _make_step(prepare, forward, spec.num_classes, stage, optimizer, loss)
 
 
 def make_feature_step(
-    spec: models.ModelSpec, stage: Stage, optimizer: optax.GradientTransformation
+    spec: models.ModelSpec,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    loss: Loss = CROSS_ENTROPY,
 ) -> Step:
     """Build step(state, batch, key) -> (state, metrics) on features.
 
     Features are the inputs of the head. A stage that trains only the head uses this
     step instead of `make_image_step`, with the same metrics. A batch has `features`,
-    `labels` and `indices`.
+    `labels` and `indices`, for distillation also the logits `teacher`.
     """
 
     def forward(variables, features, options):
@@ -98,7 +105,7 @@ def make_feature_step(
     def prepare(batch, targets, key):
         return batch["features"], targets
 
-    return _make_step(prepare, forward, spec.num_classes, stage, optimizer)
+    return _make_step(prepare, forward, spec.num_classes, stage, optimizer, loss)
 
 
 def _make_step(
@@ -107,6 +114,7 @@ def _make_step(
     num_classes: int,
     stage: Stage,
     optimizer: optax.GradientTransformation,
+    loss: Loss,
 ) -> Step:
     def loss_fn(trainable, state, batch_stats, part, key):
         inputs, targets = part
@@ -120,31 +128,31 @@ def _make_step(
         logits, updated = forward(variables, inputs, options)
         if stage.keep_batch_stats:
             updated = batch_stats
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, (logits, updated)
+        return loss(logits, targets), (logits, updated)
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
     def step(state, batch, key):
         key = jax.random.fold_in(key, state.step)
         view_key, dropout_key = (jax.random.fold_in(key, i) for i in (0, 1))
-        targets = optax.smooth_labels(
+        labels = optax.smooth_labels(
             jax.nn.one_hot(batch["labels"], num_classes), stage.label_smoothing
         )
+        targets = loss.targets(labels, batch.get("teacher"))
         inputs = prepare(batch, targets, view_key)
         if stage.accum_steps == 1:
-            (loss, (logits, batch_stats)), grads = value_and_grad(
+            (value, (logits, batch_stats)), grads = value_and_grad(
                 state.trainable, state, state.batch_stats, inputs, dropout_key
             )
         else:
-            loss, logits, batch_stats, grads = _accumulate(
+            value, logits, batch_stats, grads = _accumulate(
                 value_and_grad, state, inputs, dropout_key, stage.accum_steps
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         count = batch["labels"].shape[0]
         metrics = {
-            "loss": loss * count,
+            "loss": value * count,
             "correct": jnp.sum(jnp.argmax(logits, -1) == batch["labels"]),
             "count": jnp.asarray(count),
             "gradient_norm": _norm(grads),

@@ -45,6 +45,33 @@ def test_batches_from_the_middle_are_those_of_the_whole(mesh):
         np.testing.assert_array_equal(batch["features"][:, 0], batch["indices"])
 
 
+def test_loaders_take_turns_by_epoch(mesh):
+    """The examples are those of one loader; the features are those of its turn."""
+    readers = [
+        loader.FeatureReader(FEATURES + shift, np.arange(50), np.arange(50))
+        for shift in (0, 100)
+    ]
+    loaders = tuple(
+        loader.TrainLoader(reader, LABELS, TRAIN, 4, mesh, (0, 0)) for reader in readers
+    )
+    batches = loader.InTurns(loaders)
+    whole, expected = list(batches(0, 20)), _batches(mesh, 0, 20)
+    assert batches.steps_per_epoch == 6 and len(whole) == 20
+    for step, (ours, theirs) in enumerate(zip(whole, expected, strict=True)):
+        np.testing.assert_array_equal(ours["indices"], theirs["indices"])
+        shift = 100 * (step // 6 % 2)
+        np.testing.assert_array_equal(ours["features"], theirs["features"] + shift)
+    for ours, theirs in zip(batches(9, 20), whole[9:], strict=True):
+        np.testing.assert_array_equal(ours["features"], theirs["features"])
+
+
+def test_a_batch_with_one_more_array(mesh):
+    reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
+    annotated = loader.Annotated(reader, "teacher", FEATURES * 2)
+    batch = next(loader.TrainLoader(annotated, LABELS, TRAIN, 4, mesh, (0,))(0, 1))
+    np.testing.assert_array_equal(batch["teacher"], batch["features"] * 2)
+
+
 def test_evaluation_sees_every_example_in_order(mesh):
     reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
     batches = list(loader.eval_batches(reader, TRAIN, 8, mesh))

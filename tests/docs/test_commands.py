@@ -176,6 +176,47 @@ RUNS = {
         makes=("results/small_official_seed0.json", "RESULTS.md")
     ),
 }
+# Commands of docs/training_options.md, on the small and on drawn images.
+DRAWN = (
+    *("--config.data.source=synthetic", "--config.data.split=target"),
+    *("--config.data.species=2", "--config.data.images_per_class=(4,2,2)"),
+)
+WORDS = {"inception_linear": "narrow_linear", "vgg16_linear": "narrow_linear"}
+RUNS |= {
+    "python -m scripts.train --config=configs/outside_data.py "
+    "--config.init.pretraining.data.dir=DIR --workdir=runs/outside_data": Run(
+        {"DIR": "own"},
+        (TRAINING, *DRAWN, "--config.init.pretraining.stage_order=('head',)"),
+        ("runs/outside_data/pretraining/result.json", "runs/outside_data/result.json"),
+    ),
+    "python -m scripts.ensemble --joint_head --teacher=teacher.npz "
+    "--workdirs=runs/inception_linear,runs/vgg16_linear": Run(
+        WORDS, makes=("teacher.npz",)
+    ),
+    f"{TRAIN} --config.distillation.logits=teacher.npz "
+    "--config.distillation.weight=0.5 --config.distillation.temperature=2.0 "
+    "--workdir=runs/distilled": Run(
+        more=(TRAINING,), makes=("runs/distilled/result.json",)
+    ),
+    f"{TRAIN}:short --config.data.split=reversed "
+    "--config.data.logit_adjustment=1.0": Run(
+        more=(TRAINING, "--workdir=runs/adjusted"), makes=("runs/adjusted/result.json",)
+    ),
+    "python -m scripts.train --config=configs/vgg16.py:top_only "
+    "--workdir=runs/vgg16_top_only": Run(
+        more=(
+            *("--config.data.dir=flowers", "--config.data.cache_dir=cache"),
+            *("--config.data.verify=false", "--config.data.shortest_side=64"),
+            *("--config.model.name=small", "--config.init.weights="),
+            *("--config.model.hidden=(8,8)", "--config.eval.batch_size=8"),
+            *("--config.stages.top.epochs=2", "--config.stages.top.batch_size=8"),
+        ),
+        makes=(
+            "runs/vgg16_top_only/features_top_draw4.npy",
+            "runs/vgg16_top_only/result.json",
+        ),
+    ),
+}
 # Commands that are run elsewhere: by a test, or for every change.
 COVERED = {
     f"python -m scripts.demo {RUN}": (
@@ -187,6 +228,8 @@ COVERED = {
     "python -m scripts.train --config=configs/quickstart.py": (
         "tests/studies/test_quickstart.py::test_small_quickstart"
     ),
+    "python -m scripts.outside_data --config=configs/quickstart.py "
+    "--out=runs/outside": "tests/studies/test_outside_data.py::test_small_study",
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
     ),

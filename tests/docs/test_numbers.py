@@ -40,6 +40,35 @@ def test_accuracies():
     assert len(paths) == 7
 
 
+CHANGES = [
+    row for header, rows in TABLES if header[-1] == "record after" for row in rows
+]
+
+
+def _top1(reference, model):
+    """Return validation top-1 of `file.json`, or of a row of `ablation.json`."""
+    name, _, row = reference.replace("`", "").partition(", ")
+    record = _record(f"results/{name}")
+    return record[model][row]["top1"] if row else record["validation"]["top1"]
+
+
+@pytest.mark.parametrize("cells", CHANGES, ids=[cells[0][:60] for cells in CHANGES])
+def test_changes_of_accuracy(cells):
+    change, before, after, *references = cells
+    model = change.replace(":", ",").split(",")[0].lower().replace("-", "_")
+    values = [_short(_top1(reference, model), 4) for reference in references]
+    assert [before, after] == values
+
+
+def test_changes_without_effect_are_about_one_standard_error():
+    text = pages.PAGES["docs/results.md"].split("## What did not move accuracy")[1]
+    ((_, rows), *_) = pages.tables(text)
+    assert len(rows) > 5 and all(row in CHANGES for row in rows)
+    for _, before, after, *_ in rows:
+        error = (float(before) * (1 - float(before)) / 1020) ** 0.5
+        assert abs(float(after) - float(before)) < 1.2 * error
+
+
 def test_ensemble():
     record = _record("results/ensemble_official_seed0.json")
     test, validation = record["test"], record["validation"]

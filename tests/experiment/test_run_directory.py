@@ -355,3 +355,18 @@ def test_evaluator_is_not_called_for_kept_logits(run, monkeypatch):
     evaluate(load_run(run), "test")
     monkeypatch.setattr(Evaluator, "stream", None)
     evaluate(load_run(run), "test")
+
+
+def test_run_from_before_a_key_existed(run, config):
+    """It is finished, and its logits are used again."""
+    old = load_config(run)
+    del old["distillation"], old["data"]["logit_adjustment"]
+    for stage in old["stages"].values():
+        del stage["draws"]
+    (run / "config.json").write_text(json.dumps(old))
+    written = {path: path.stat().st_mtime_ns for path in run.glob("logits_*")}
+    result = json.loads((run / "result.json").read_text())
+    metrics = evaluate(load_run(run), "test").metrics
+    assert metrics == result["test"] and train(config, run) == result
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert load_config(run)["distillation"]["weight"] == 0

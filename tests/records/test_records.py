@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from configs import inception
 from seeflower_jax import records
 from seeflower_jax.records import locks
 from tests import harness
@@ -155,3 +156,22 @@ def test_damaged_file_of_results_is_named(tmp_path):
     path.unlink()
     records.add_entry(path, "small", "best", {"top1": 1})
     assert json.loads(path.read_text()) == {"small": {"best": {"top1": 1}}}
+
+
+def test_hash_of_a_config_from_before_a_key_existed():
+    config = inception.get_config()
+    old = records.plain(config)
+    del old["distillation"], old["data"]["logit_adjustment"]
+    for stage in old["stages"].values():
+        del stage["draws"]
+    assert records.config_hash(old) == records.config_hash(config)
+    assert records.with_later_keys(old) == records.plain(config)
+    for key, value in {
+        "data.logit_adjustment": 1.0,
+        "distillation.weight": 0.5,
+        "stages.head.draws": 1,
+    }.items():
+        changed = inception.get_config()
+        changed.update_from_flattened_dict({key: value})
+        assert records.config_hash(changed) != records.config_hash(old)
+        assert records.with_later_keys(changed.to_dict()) == changed.to_dict()

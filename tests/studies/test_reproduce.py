@@ -128,9 +128,11 @@ def test_tables_of_several_seeds():
         ".0052 | .7900 [.7800, .8000] | 0, 1 | approximate | 1 x gpu | 11 min |"
     ) in text
     assert "this project" not in text and "missing" not in text
-    assert "| VGG19 | official | ablation | .8000 |" in text.split("## Other")[1]
+    assert "| VGG19 | official | ablation |  | .8000 |" in text.split("## Other")[1]
     text = tables.paper_tables(ROWS, PUBLISHED, [_result(recipe="a|b\n")])
-    assert r"| VGG16 | official | a\|b\n | .8000 |" in text
+    assert r"| VGG16 | official | a\|b\n |  | .8000 |" in text
+    text = tables.paper_tables(ROWS, PUBLISHED, [_result(recipe="top_only")])
+    assert "| VGG16 | official | top_only | .606 | .8000 |" in text.split("## Other")[1]
     linear = _result(recipe="linear")
     text = tables.paper_tables(ROWS, PUBLISHED, [linear])
     assert "| this project | VGG16, linear, approximate weights | .8000 |" in text

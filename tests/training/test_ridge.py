@@ -21,23 +21,28 @@ def _problem(count, width):
     return (features * rng.uniform(0.1, 10, width)).astype(np.float32), labels
 
 
-def _reference(features, labels, weights, strength):
+def _reference(features, targets, weights, strength):
     """Solve the normal equations with an explicit, unpenalised intercept."""
     count, width = features.shape
     matrix = np.concatenate([features, np.ones((count, 1))], 1)
     penalty = np.diag([strength] * width + [0.0])
     left = matrix.T @ (weights[:, None] * matrix) + penalty
-    right = matrix.T @ (weights[:, None] * np.eye(CLASSES)[labels])
+    right = matrix.T @ (weights[:, None] * targets)
     return np.linalg.solve(left, right)
 
 
 @pytest.mark.parametrize("count,width", [(30, 50), (60, 12)])
-@pytest.mark.parametrize("balanced", [False, True])
-def test_solution_and_leave_one_out_logits(count, width, balanced):
+@pytest.mark.parametrize("balanced,soft", [(False, False), (True, False), (True, True)])
+def test_solution_and_leave_one_out_logits(count, width, balanced, soft):
     features, labels = _problem(count, width)
+    targets = one_hot = np.eye(CLASSES)[labels]
+    if soft:  # of a teacher, who does not change what is left out
+        rng = np.random.default_rng(1)
+        targets = scipy.special.softmax(targets + rng.normal(size=targets.shape), -1)
     counts = np.bincount(labels)
     class_weights = count / CLASSES / counts if balanced else np.ones(CLASSES)
-    fit = ridge.solve(features, labels, CLASSES, balanced)
+    given = targets if soft else None
+    fit = ridge.solve(features, labels, CLASSES, balanced, targets=given)
     weights = class_weights[labels]
     standard = (features - fit.mean) / np.sqrt(fit.variance + ridge.EPSILON)
     np.testing.assert_allclose(
@@ -48,12 +53,12 @@ def test_solution_and_leave_one_out_logits(count, width, balanced):
     )
     total = (weights[:, None] * standard**2).sum()
     strength = fit.strength * total / count
-    wanted = fit.scale * _reference(standard, labels, weights, strength)
+    wanted = fit.scale * _reference(standard, targets, weights, strength)
     np.testing.assert_allclose(fit.kernel, wanted[:-1], atol=1e-6)
     np.testing.assert_allclose(fit.bias, wanted[-1], atol=1e-6)
     for left_out in range(0, count, 7):
         rest = np.arange(count) != left_out
-        solution = _reference(standard[rest], labels[rest], weights[rest], strength)
+        solution = _reference(standard[rest], one_hot[rest], weights[rest], strength)
         logits = standard[left_out] @ solution[:-1] + solution[-1]
         np.testing.assert_allclose(
             fit.logits[left_out], fit.scale * logits, rtol=1e-6, atol=1e-6
@@ -74,12 +79,13 @@ def test_all_views_of_an_image_are_left_out_together(count, width, balanced):
     counts = np.bincount(labels)
     class_weights = count / CLASSES / counts if balanced else np.ones(CLASSES)
     row_labels = np.repeat(labels, 2)
+    one_hot = np.eye(CLASSES)[row_labels]
     weights = class_weights[row_labels]
     standard = (rows - fit.mean) / np.sqrt(fit.variance + ridge.EPSILON)
     strength = fit.strength * (weights[:, None] * standard**2).sum() / (2 * count)
     for left_out in range(0, count, 4):
         rest = np.repeat(np.arange(count) != left_out, 2)
-        solution = _reference(standard[rest], row_labels[rest], weights[rest], strength)
+        solution = _reference(standard[rest], one_hot[rest], weights[rest], strength)
         logits = standard[~rest] @ solution[:-1] + solution[-1]
         np.testing.assert_allclose(
             fit.logits[left_out], fit.scale * logits.mean(0), rtol=1e-5, atol=1e-5

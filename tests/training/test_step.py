@@ -13,6 +13,7 @@ from seeflower_jax.data.augmentation import augment
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.settings import read_settings
 from seeflower_jax.training import step
+from seeflower_jax.training.losses import Distillation, Loss
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.state import create_state
 from tests import fixtures, harness
@@ -156,6 +157,31 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels(variables):
         _, metrics = train_step(state, batch, jax.random.key(0))
         expected = (1 - smoothing) * label_log_p + smoothing * log_p.mean(-1)
         np.testing.assert_allclose(metrics["loss"], -expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_head_that_equals_its_teacher_stays_as_it_is(variables, parts):
+    width = variables["params"]["head"]["logits"]["kernel"].shape[0]
+    features = np.random.default_rng(0).normal(size=(4, width)).astype(np.float32)
+    spec = dataclasses.replace(SPEC, dropout=0.0)
+    stage = _stage("head", accum_steps=parts)
+    optimizer = make_optimizer(stage, stage.schedule(10))
+    state = create_state(variables, stage, optimizer)
+    loss = Loss(distillation=Distillation(weight=1.0, temperature=3.0))
+    train_step = jax.jit(step.make_feature_step(spec, stage, optimizer, loss))
+    own = models.apply_head(spec, variables, features)
+    norms = []
+    for teacher in (own, own[::-1]):
+        batch = {
+            "features": jnp.asarray(features),
+            "labels": jnp.arange(4),
+            "indices": jnp.arange(4),
+            "teacher": teacher,
+        }
+        _, metrics = train_step(state, batch, jax.random.key(1))
+        norms.append((float(metrics["loss"]), float(metrics["gradient_norm"])))
+    np.testing.assert_allclose(norms[0], 0, atol=1e-4)
+    assert min(norms[1]) > 1e-2
 
 
 @pytest.mark.parametrize("name", ["head", "finetune"])

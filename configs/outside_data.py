@@ -1,0 +1,26 @@
+r"""Pretrain on a folder of outside images, then train on Oxford 102 Flowers.
+
+    python -m scripts.train --config=configs/outside_data.py \
+        --config.init.pretraining.data.dir=DIR
+
+`DIR/<class>/*.jpg` holds the outside images, in classes of any names. The pretraining
+run trains a head for these classes on the ImageNet network, and then the network. The
+run starts from this network, with a new head for the flowers.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import inception
+
+
+def get_config() -> ConfigDict:
+    """Return the config of the run; configs/inception.py has the other values."""
+    config = inception.get_config()
+    config.recipe = "outside_data"
+    config.init.pretraining = ConfigDict(
+        {
+            "data": {"source": "folder", "dir": "", "split": "official"},
+            "stage_order": ("head", "finetune"),
+        }
+    )
+    return config

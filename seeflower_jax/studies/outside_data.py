@@ -1,0 +1,95 @@
+"""Measure what outside images add, on drawn flowers.
+
+    rows = measure(config, out="runs/outside_data", species=(0, 48), seeds=(0, 1, 2))
+    record(rows, config, "results", command)
+
+A row has a number of outside species. The network is pretrained on them, and then
+trained in two stages on other species. The row of 0 trains the same network from random
+parameters for about the same time.
+
+Source: the See-Flower paper, section 5, proposes outside data.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from seeflower_jax import records
+from seeflower_jax.experiment.settings import derive
+from seeflower_jax.experiment.train import train
+
+
+def configs(config: Mapping, species: int, seed: int) -> dict:
+    """Return the config of a run.
+
+    Args:
+      config: as configs/quickstart.py: its section `quickstart` says how the network is
+        trained from random parameters.
+      species: number of outside species; 0 is no outside data.
+      seed: of the run and of the drawn images.
+    """
+    values = records.to_dict(config)
+    changes: dict = {"seed": seed, "data": {"seed": seed}}
+    if species:
+        pretraining = values["init"]["pretraining"]
+        data = {**pretraining["data"], "species": species}
+        changes["init"] = {"pretraining": {**pretraining, "data": data}}
+    else:
+        changes |= values["quickstart"]["scratch"]
+    return derive(config, changes)
+
+
+def measure(
+    config: Mapping,
+    out: str | os.PathLike,
+    species: Sequence[int],
+    seeds: Sequence[int],
+    command: str = "",
+) -> dict[str, dict]:
+    """Train all runs, and return test top-1 of each; finished runs are only read.
+
+    Args:
+      config, species, seeds: of `configs`.
+      out: the folder of the run directories.
+      command: command line, for the records of the runs.
+
+    Returns:
+      {species: {"top1": [...], "mean": ..., "seconds": [...]}} with a value for each
+      seed. `seconds` are of the training, with the pretraining.
+    """
+    rows = {}
+    for count in species:
+        results, seconds = [], []
+        for seed in seeds:
+            folder = pathlib.Path(out).expanduser() / f"species{count}_seed{seed}"
+            results.append(train(configs(config, count, seed), folder, command))
+            parts = [results[-1]]
+            if count:
+                parts.append(records.read_result(folder / "pretraining"))
+            seconds.append(sum(map(_training_seconds, parts)))
+        top1 = [result["test"]["top1"] for result in results]
+        rows[str(count)] = {
+            "top1": top1,
+            "mean": float(np.mean(top1)),
+            "seconds": [round(value, 1) for value in seconds],
+        }
+    return rows
+
+
+def _training_seconds(result: Mapping) -> float:
+    return sum(s for name, s in result["seconds"].items() if name != "evaluation")
+
+
+def record(
+    rows: Mapping[str, Mapping],
+    seeds: Sequence[int],
+    folder: str | os.PathLike,
+    command: str,
+) -> pathlib.Path:
+    """Write the rows to `outside_data.json` of a folder of results; return its path."""
+    path = pathlib.Path(folder).expanduser() / "outside_data.json"
+    content = {"outside_species": rows, "seeds": list(seeds)}
+    records.write_json(path, {**content, **records.provenance(command)})
+    return path
