@@ -8,7 +8,7 @@
 this project, in Keras on JAX and in PyTorch. `attribution` measures the maps/s and the
 peak memory of the methods that captum also has. A network is a run directory, or a
 model with random variables. Each measurement has a process of its own. The frameworks
-take turns, --rounds times, and the table has the medians. `pip install -e .[benchmark]`
+take turns, --rounds times, and the table has the medians. `pip install -e .[peers]`
 installs the other frameworks. What fails is listed with its error.
 """
 

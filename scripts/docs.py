@@ -44,11 +44,17 @@ def _section(name: str) -> str:
     source = (_ROOT / "scripts" / f"{name}.py").read_text()
     docstring = ast.get_docstring(ast.parse(source)) or ""
     lines = [
-        # Text outside of examples has no Markdown, only its characters.
-        line if line.startswith(" " * 4) else re.sub(r"([<*\[])", r"\\\1", line)
+        line if line.startswith(" " * 4) else _escape(line)
         for line in docstring.splitlines()
     ]
     return "\n".join([f"## {name}", "", *lines, ""])
+
+
+def _escape(line: str) -> str:
+    """Escape what Markdown would read as its own outside of code."""
+    parts = line.split("`")
+    parts[::2] = [re.sub(r"([<*\[])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def main(_: list[str]) -> None:

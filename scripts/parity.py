@@ -6,7 +6,7 @@ Keras and torchvision run each network and save its weights. This package then r
 network from that file. The table has max |difference| / max |reference| over all blocks
 and of the logits. `DIR` holds Keras' `notop` files; without it, their rows are left
 out. The other rows use random variables, including random batch statistics. The script
-needs pip install -e .[dev].
+needs `pip install -e .[peers]`.
 """
 
 import pathlib

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import tempfile
 
 import pytest
@@ -18,7 +19,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 from configs import inception  # noqa: E402
 from seeflower_jax.experiment.train import train  # noqa: E402
 from seeflower_jax.inference.run import Run, load_run  # noqa: E402
-from tests import fixtures, harness, tiny_config  # noqa: E402
+from tests import fixtures, harness, peers, tiny_config  # noqa: E402
+
+sys.meta_path.append(peers.Finder())
 
 
 @pytest.fixture(scope="session")

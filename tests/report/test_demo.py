@@ -60,6 +60,8 @@ def test_second_class_is_compared(network, image):
 
 @pytest.fixture(scope="module")
 def address(network):
+    import gradio  # noqa: F401 - without Gradio, the tests of the page are skipped
+
     page = demo.page(network)
     _, url, _ = page.launch(**demo.PRIVATE, quiet=True, prevent_thread_lock=True)
     yield url
@@ -130,6 +132,8 @@ def test_page_is_private():
 
 
 def test_script_serves_the_page_until_it_is_interrupted(small_run):
+    import gradio  # noqa: F401
+
     command = ["-m", "scripts.demo", f"--workdir={small_run}", "--json"]
     process = subprocess.Popen(
         [sys.executable, *command],

@@ -1,0 +1,49 @@
+"""Optional packages, such as the frameworks that this project is compared with.
+
+A test, a fixture or a test module that imports a missing one is skipped. With
+SEEFLOWER_REQUIRE_PEERS it fails.
+"""
+
+import importlib.abc
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+# {module: the extra of setup.cfg that installs it}
+PEERS = {
+    **dict.fromkeys(("captum", "equinox", "haiku", "keras"), "peers"),
+    **dict.fromkeys(("torch", "torchvision"), "peers"),
+    "gradio": "demo",
+}
+_TESTS = pathlib.Path(__file__).parent
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Skip tests that import a module which no other finder has found.
+
+    Args:
+      extras: the extra of setup.cfg that installs each module.
+    """
+
+    def __init__(self, extras: Mapping[str, str] = PEERS):
+        self._extras = extras
+
+    def find_spec(self, name, path=None, target=None):
+        """Raise pytest's exception of a skipped test, or return None."""
+        if name in self._extras and _importer().is_relative_to(_TESTS):
+            message = f"this test needs {name}; pip install -e .[{self._extras[name]}]"
+            if os.environ.get("SEEFLOWER_REQUIRE_PEERS"):
+                pytest.fail(message)
+            pytest.skip(message, allow_module_level=True)
+        return None
+
+
+def _importer() -> pathlib.Path:
+    """Return the file of the code that imports a module now."""
+    frame = sys._getframe(2)
+    while frame.f_back and "importlib" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return pathlib.Path(frame.f_code.co_filename)
