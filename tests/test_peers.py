@@ -1,4 +1,4 @@
-"""Tests that need another framework are skipped without it, or fail if they must run."""
+"""Tests that need another framework are skipped or, if they must run, fail without it."""
 
 import sys
 
