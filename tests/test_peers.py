@@ -1,4 +1,4 @@
-"""Tests that need another framework are skipped or, if they must run, fail without it."""
+"""Tests that need another framework are skipped without it, or fail where they must."""
 
 import sys
 
