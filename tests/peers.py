@@ -17,6 +17,8 @@ PEERS = {
     **dict.fromkeys(("captum", "equinox", "haiku", "keras"), "peers"),
     **dict.fromkeys(("torch", "torchvision"), "peers"),
     "gradio": "demo",
+    "nbclient": "docs",
+    "pillow_heif": "heif",
 }
 _TESTS = pathlib.Path(__file__).parent
 
