@@ -7,7 +7,6 @@ import h5py
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 from seeflower_jax import models
@@ -62,6 +61,8 @@ def test_keras_vgg_with_its_classifier(keras_vgg, tmp_path, name):
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 def test_torchvision_vgg_with_its_classifier(torch_vgg, tmp_path, ending):
+    import safetensors.torch
+
     network, expected = torch_vgg
     path = tmp_path / f"v{ending}"
     save = safetensors.torch.save_file if ending == ".safetensors" else torch.save
