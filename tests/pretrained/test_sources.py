@@ -196,6 +196,8 @@ def test_checkpoint_of_something_else(tmp_path):
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ".keras", ".weights.h5"])
 def test_truncated_file(torch_vgg, keras_vgg, tmp_path, ending):
+    import safetensors.torch
+
     path = tmp_path / f"v{ending}"
     if ending == ".keras":
         keras_vgg[0].save(path)
