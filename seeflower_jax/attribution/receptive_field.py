@@ -109,16 +109,19 @@ def cell_centres(
     centres = {}
     for name in layers.spatial_layers(endpoints):
         place = places.get(name) or (None,) * 4
+        shape = endpoints[name].shape
         rows, columns = (
-            axis_centres(
-                place[axis] if place[axis] and place[axis].axis == axis else None,
-                endpoints[name].shape[axis],
-                images.shape[axis],
-            )
+            axis_centres(_along(place, axis), shape[axis], images.shape[axis])
             for axis in (1, 2)
         )
         centres[name] = rows, columns
     return centres
+
+
+def _along(place: Place, axis: int) -> Window | None:
+    """Return the window of an axis that is the same axis of the images."""
+    window = place[axis]
+    return window if window and window.axis == axis else None
 
 
 def axis_centres(window: Window | None, count: int, size: int) -> Centres:

@@ -103,9 +103,8 @@ class FullGradient(Rules):
 
     def linear(self, operation: Operation, *inputs: Marked) -> list[Located]:
         places = _places(operation, inputs)
-        is_chain = operation.kind is Kind.LINEAR and operation.name in MOVES | RESCALES
-        if is_chain and operation.marked == 1:
-            x, *constants = inputs
+        x, *constants = inputs
+        if operation.marked == 1 and _keeps_bias(operation, x.place, places[0]):
             outputs = operation.evaluate(x.array, *constants)
             if x.bias is None and operation.name in _WITHOUT_BIAS:
                 return list(map(Located, outputs, places))
@@ -146,6 +145,18 @@ def _rectify(operation: Operation, *arrays: Array) -> Array:
         lambda gradient, output, *_: (jnp.where(output > 0, gradient, 0),),
         *arrays,
     )
+
+
+def _keeps_bias(
+    operation: Operation, before: Place | None, after: Place | None
+) -> bool:
+    """Return whether the bias of a value stays pending, at the same place."""
+    is_affine = operation.kind is Kind.LINEAR and operation.name in MOVES | RESCALES
+    return is_affine and _known_axes(before) <= _known_axes(after)
+
+
+def _known_axes(place: Place | None) -> set[int]:
+    return {window.axis for window in place or () if window}
 
 
 def _may_have_bias(operation: Operation) -> bool:
