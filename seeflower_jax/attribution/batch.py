@@ -306,7 +306,7 @@ def explain(
     if keys is None:
         keys = jax.random.split(jax.random.key(0), len(images))
     arrays, constants = _split(methods, options)
-    return _explain(
+    maps = _explain(
         _as_pytree(network),
         images,
         _as_pytree(targets),
@@ -316,6 +316,7 @@ def explain(
         layer=_hashable(layer),
         constants=constants,
     )
+    return {name: maps[name] for name in methods}  # `jit` sorts them
 
 
 @functools.partial(jax.jit, static_argnames=("methods", "layer", "constants"))
