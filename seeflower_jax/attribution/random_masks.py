@@ -4,6 +4,7 @@ mask = draw_mask(key, (224, 224), cells=7, visible=0.5)
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +33,16 @@ def draw_mask(
     """
     of_grid, of_rows, of_columns = jax.random.split(key, 3)
     grid = jax.random.bernoulli(of_grid, visible, (cells, cells))
-    shifts = (
+    shifts = [
         jax.random.randint(key, (), 0, math.ceil(side / cells))
         for key, side in zip((of_rows, of_columns), size, strict=True)
-    )
-    return _resize_grid(grid.astype(jnp.float32), tuple(shifts), size)
+    ]
+    return _resize_grid(grid.astype(jnp.float32), shifts, size)
 
 
 def _resize_grid(
     grid: Float[Array, "s s"],
-    shifts: tuple[Int[Array, ""], Int[Array, ""]],
+    shifts: Sequence[Int[Array, ""]],
     size: tuple[int, int],
 ) -> Float[Array, "h w"]:
     """Resize a grid to one cell more than the image has, and cut the image out."""

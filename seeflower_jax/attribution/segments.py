@@ -81,13 +81,13 @@ def resolve(
       >>> resolve(None, None, images, cells=4)[1]
       16
     """
-    shape = images.shape[:3]
+    n, height, width, _ = images.shape
     if segments is None:
-        segments, num_segments = grid_segments(*shape[1:], cells)[None], cells**2
-    if segments.shape not in (shape, (1, *shape[1:])):
+        segments, num_segments = grid_segments(height, width, cells)[None], cells**2
+    if segments.shape not in ((n, height, width), (1, height, width)):
         raise ValueError(
-            f"segments have the shape {segments.shape}; expected {shape}, a number for "
-            "each pixel"
+            f"segments have the shape {segments.shape}; expected {(n, height, width)}, "
+            "a number for each pixel"
         )
     if not jnp.issubdtype(segments.dtype, jnp.integer):
         raise ValueError(f"segments are {segments.dtype}; expected whole numbers")
@@ -103,4 +103,4 @@ def resolve(
             f"segments are from {segments.min()} to {segments.max()}; expected whole "
             f"numbers from 0 to {num_segments - 1}"
         )
-    return jnp.broadcast_to(jnp.asarray(segments), shape), num_segments
+    return jnp.broadcast_to(jnp.asarray(segments), (n, height, width)), num_segments

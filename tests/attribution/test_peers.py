@@ -373,6 +373,35 @@ def test_xgrad_cam(network, torch_network):
     assert_close(_run(attr.xgrad_cam, network, IMAGES, LABELS, layer="first"), expected)
 
 
+def _weigh(name, y, gradients):
+    """Return the map of a layer by the equation of the paper."""
+    if name == "layer_cam":
+        return (gradients.relu() * y).sum(1)
+    if name == "hires_cam":
+        return (gradients * y).sum(1)
+    if name == "grad_cam_plus_plus":
+        total = y.sum((2, 3), keepdim=True)
+        denominator = 2 * gradients**2 + total * gradients**3
+        alpha = torch.where(gradients == 0, 0, gradients**2 / denominator)
+        weights = (alpha * gradients.relu()).sum((2, 3), keepdim=True)
+        return (weights * y).sum(1).relu()
+    projections = []
+    for activations in y.flatten(2):  # eigen_cam
+        u, s, _ = torch.linalg.svd(activations.T, full_matrices=False)
+        projections.append(u[:, 0] * s[0] * torch.sign(u[:, 0].sum()))
+    return torch.stack(projections).reshape(y[:, 0].shape)
+
+
+@pytest.mark.parametrize(
+    "name", ["grad_cam_plus_plus", "layer_cam", "hires_cam", "eigen_cam"]
+)
+def test_class_activation_maps(network, torch_network, name):
+    y, gradients, _ = _at_layer(torch_network, "first")
+    method = attr.METHODS[name].function
+    maps = _run(method, network, IMAGES, LABELS, layer="first")
+    assert_close(maps, _resize(_weigh(name, y, gradients)))
+
+
 @pytest.mark.parametrize("layer", small.LAYERS)
 def test_ablation_cam(network, torch_network, layer):
     """pytorch-grad-cam's formula; the scores may be negative."""

@@ -114,13 +114,14 @@ def _make_draw(images: Float[Array, "n h w 3"], draw_cells) -> Draw:
 
     def draw(terms, place: Place | None):
         terms = terms.astype(jnp.float32)
-        axes = {window.axis: axis for axis, window in enumerate(place or ()) if window}
+        windows = place or ()
+        axes = {window.axis: axis for axis, window in enumerate(windows) if window}
         has_place = {0, 1, 2} <= axes.keys()
         if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
             terms = jnp.moveaxis(terms, axes.get(0, 0), 0).reshape(n, -1)
             return jnp.zeros(images.shape[:3]), terms.sum(1)
         rows, columns = (
-            axis_centres(place[axes[axis]], terms.shape[axes[axis]], size)
+            axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)
             for axis, size in ((1, height), (2, width))
         )
         terms = jnp.moveaxis(terms, (axes[0], axes[1], axes[2]), (0, 1, 2))
