@@ -13,6 +13,14 @@ from seeflower_jax.pretrained import keras_h5
 
 CLASSES, TRAIN, VALIDATION, TEST = 4, 4, 3, 5
 NARROW_WIDTH = 0.05
+# Options of the attribution methods whose defaults take many passes.
+FEW_PASSES = {
+    "rise": {"samples": 8},
+    "kernel_shap": {"cells": 2, "samples": 14},
+    "feature_ablation": {"cells": 2},
+    "gradient_shap": {"samples": 4},
+    "layer_conductance": {"steps": 4},
+}
 
 
 def write_flowers(folder: pathlib.Path, side: int = 90) -> None:

@@ -19,6 +19,7 @@ PEERS = {
     "gradio": "demo",
     "nbclient": "docs",
     "pillow_heif": "heif",
+    "skimage": "superpixels",
 }
 _TESTS = pathlib.Path(__file__).parent
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from seeflower_jax.attribution.adapters.keras import from_keras
     from seeflower_jax.attribution.adapters.linen import from_linen
     from seeflower_jax.attribution.adapters.nnx import from_nnx
+    from seeflower_jax.attribution.batch import explain
+    from seeflower_jax.attribution.methods.ablation_cam import ablation_cam
     from seeflower_jax.attribution.methods.attention_relevance import (
         attention_relevance,
     )
@@ -46,17 +48,24 @@ if TYPE_CHECKING:
     from seeflower_jax.attribution.methods.deconvnet_saliency import deconvnet_saliency
     from seeflower_jax.attribution.methods.deep_lift import deep_lift
     from seeflower_jax.attribution.methods.eigen_cam import eigen_cam
+    from seeflower_jax.attribution.methods.feature_ablation import feature_ablation
     from seeflower_jax.attribution.methods.finer_cam import finer_cam
+    from seeflower_jax.attribution.methods.full_grad import full_grad
     from seeflower_jax.attribution.methods.grad_cam import grad_cam
     from seeflower_jax.attribution.methods.grad_cam_plus_plus import grad_cam_plus_plus
+    from seeflower_jax.attribution.methods.gradient_shap import gradient_shap
     from seeflower_jax.attribution.methods.guided_grad_cam import guided_grad_cam
     from seeflower_jax.attribution.methods.hires_cam import hires_cam
+    from seeflower_jax.attribution.methods.input_x_gradient import input_x_gradient
     from seeflower_jax.attribution.methods.integrated_gradients import (
         integrated_gradients,
     )
+    from seeflower_jax.attribution.methods.kernel_shap import kernel_shap
     from seeflower_jax.attribution.methods.layer_cam import layer_cam
+    from seeflower_jax.attribution.methods.layer_conductance import layer_conductance
     from seeflower_jax.attribution.methods.lrp import lrp
     from seeflower_jax.attribution.methods.occlusion import occlusion
+    from seeflower_jax.attribution.methods.rise import rise
     from seeflower_jax.attribution.methods.saliency import (
         guided_saliency,
         paper_saliency,
@@ -65,15 +74,26 @@ if TYPE_CHECKING:
     )
     from seeflower_jax.attribution.methods.score_cam import score_cam
     from seeflower_jax.attribution.methods.smooth_grad import smooth_grad
+    from seeflower_jax.attribution.methods.smooth_grad_squared import (
+        smooth_grad_squared,
+    )
+    from seeflower_jax.attribution.methods.var_grad import var_grad
+    from seeflower_jax.attribution.methods.xgrad_cam import xgrad_cam
+    from seeflower_jax.attribution.registry import METHODS
     from seeflower_jax.attribution.rules.interpreter import with_rules
+    from seeflower_jax.attribution.segments import superpixels
     from seeflower_jax.attribution.tokens import tokens_to_grid
 
 __all__ = [
+    "METHODS",
+    "ablation_cam",
     "attention_relevance",
     "attention_rollout",
     "deconvnet_saliency",
     "deep_lift",
     "eigen_cam",
+    "explain",
+    "feature_ablation",
     "finer_cam",
     "from_equinox",
     "from_function",
@@ -81,26 +101,38 @@ __all__ = [
     "from_keras",
     "from_linen",
     "from_nnx",
+    "full_grad",
     "grad_cam",
     "grad_cam_plus_plus",
+    "gradient_shap",
     "guided_grad_cam",
     "guided_saliency",
     "hires_cam",
+    "input_x_gradient",
     "integrated_gradients",
+    "kernel_shap",
     "layer_cam",
+    "layer_conductance",
     "lrp",
     "occlusion",
     "paper_saliency",
+    "rise",
     "saliency",
     "score_cam",
     "signed_saliency",
     "smooth_grad",
+    "smooth_grad_squared",
+    "superpixels",
     "tokens_to_grid",
+    "var_grad",
     "with_rules",
+    "xgrad_cam",
 ]
 
 # The modules of the functions that are not in `methods`, in a module of their name.
 _HOMES = {
+    "METHODS": "registry",
+    "explain": "batch",
     "from_equinox": "adapters.equinox",
     "from_function": "adapters.function",
     "from_haiku": "adapters.haiku",
@@ -110,6 +142,7 @@ _HOMES = {
     "guided_saliency": "methods.saliency",
     "paper_saliency": "methods.saliency",
     "signed_saliency": "methods.saliency",
+    "superpixels": "segments",
     "tokens_to_grid": "tokens",
     "with_rules": "rules.interpreter",
 }

@@ -4,6 +4,8 @@
     logits, targets, maps = explain(variables, images, targets, keys)
     maps["grad_cam"]    # float32 [N, H, W]
 
+    maps = explain(network, images, ["saliency", "grad_cam"])     # any network
+
 The methods are compiled together, so work that they share runs once. The forward pass
 is an example.
 """
@@ -15,14 +17,18 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from seeflower_jax import models
 from seeflower_jax.attribution import layers, registry
+from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import (
     EndpointShapes,
     Layer,
+    NetworkFunction,
     Preprocess,
+    Targets,
     Variables,
 )
 from seeflower_jax.models import classifier
@@ -224,13 +230,7 @@ def make_explainer(
         network = models.bind(spec, variables, preprocess)
         logits, _ = network(images)
         targets = jnp.where(targets == registry.PREDICTED, logits.argmax(-1), targets)
-        maps = {}
-        for name in methods:
-            method = registry.METHODS[name]
-            arguments = dict((options or {}).get(name, {}))
-            arguments |= {"layer": chosen} if method.layered else {}
-            arguments |= {"keys": keys} if method.random else {}
-            maps[name] = method.function(network, images, targets, **arguments)
+        maps = _run(network, images, targets, keys, methods, chosen, options or {})
         return logits, targets, maps
 
     def explain(variables, images, targets, keys):
@@ -238,3 +238,119 @@ def make_explainer(
         return compute(variables, images, targets, keys)
 
     return explain
+
+
+def _run(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets,
+    keys: Key[Array, "n"],
+    methods: Sequence[str],
+    layer: Layer,
+    options: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Float[Array, "n h w"]]:
+    """Return the maps of methods by their names."""
+    maps = {}
+    for name in methods:
+        method = registry.find(name)
+        arguments = dict(options.get(name, {}))
+        arguments |= {"layer": layer} if method.layered else {}
+        arguments |= {"keys": keys} if method.random else {}
+        maps[name] = method.function(network, images, targets, **arguments)
+    return maps
+
+
+def explain(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    methods: Sequence[str],
+    targets: Targets = None,
+    *,
+    layer: Layer = layers.HEAD,
+    keys: Key[Array, "n"] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Float[Array, "n h w"]]:
+    """Compute the maps of several methods for any network, in one compiled function.
+
+    JAX keeps the compiled function for the next call with the same network, methods and
+    options. An adapted network is an argument of it. Another network function is
+    compiled into it, with its variables.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      methods: names of methods, keys of `METHODS`, "attention_rollout" or
+        "attention_relevance".
+      layer: of all class activation maps: name of an endpoint, several, or "head".
+      keys: one random key per image, for random methods. The default is
+        `jax.random.split(jax.random.key(0), n)`.
+      options: options of methods by name. Attention methods need their `layers`:
+        `{"attention_rollout": {"layers": ["block_0/attention"]}}`.
+
+    Returns:
+      {method: maps}.
+
+    Raises:
+      ValueError: a method or an option is unknown, a method is repeated, or as of the
+        methods.
+
+    Example:
+      >>> maps = explain(network, images, ["saliency", "grad_cam"], labels)
+      >>> maps["grad_cam"].shape == images.shape[:3]
+      True
+    """
+    methods, options = tuple(methods), options or {}
+    registry.check_methods(methods, attention=True)
+    for name in methods:
+        registry.check_options(name, options.get(name, {}))
+    check_images(images)
+    if keys is None:
+        keys = jax.random.split(jax.random.key(0), len(images))
+    arrays, constants = _split(methods, options)
+    maps = _explain(
+        _as_pytree(network),
+        images,
+        _as_pytree(targets),
+        keys,
+        arrays,
+        methods=methods,
+        layer=_hashable(layer),
+        constants=constants,
+    )
+    return {name: maps[name] for name in methods}  # `jit` sorts them
+
+
+@functools.partial(jax.jit, static_argnames=("methods", "layer", "constants"))
+def _explain(network, images, targets, keys, arrays, *, methods, layer, constants):
+    options = {
+        name: dict(of_method) | arrays[name]
+        for name, of_method in zip(methods, constants, strict=True)
+    }
+    # All methods share these targets, and the forward pass that gives them.
+    targets = resolve(network, images, targets)
+    return _run(network, images, targets, keys, methods, layer, options)
+
+
+def _split(methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]):
+    """Return the options that are arrays, and the others as hashable tuples."""
+    arrays: dict[str, dict[str, Any]] = {}
+    constants = []
+    for name in methods:
+        of_method = options.get(name, {})
+        arrays[name] = {
+            key: value
+            for key, value in of_method.items()
+            if isinstance(value, jax.Array | np.ndarray)
+        }
+        others = {key: of_method[key] for key in of_method.keys() - arrays[name]}
+        constants.append(tuple((k, _hashable(others[k])) for k in sorted(others)))
+    return arrays, tuple(constants)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_pytree(value: Any) -> Any:
+    """Return a function as a pytree without leaves, and other values as they are."""
+    is_function = callable(value) and jax.tree_util.all_leaves([value])
+    return jax.tree_util.Partial(value) if is_function else value

@@ -7,7 +7,7 @@ Example:
     maps = class_activation_map(weigh, network, images, targets, ["mixed7", "mixed10"])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import layers
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.receptive_field import (
     RECEPTIVE_FIELD,
     Centres,
@@ -42,11 +43,6 @@ def class_activation_map(
 ) -> Float[Array, "n h w"]:
     """Compute a map at each layer, place the maps on the images, and add them.
 
-    A fine layer spreads its share of the score over more cells than a coarse layer, but
-    each of its cells covers a smaller part of the image. Its map is therefore
-    multiplied by its number of cells, divided by the number of cells of the coarsest
-    layer. With one layer, or with layers of one resolution, maps keep their units.
-
     With several layers, the gradient at a layer leaves out the paths through the other
     layers, see `layers.gradients`. So no evidence counts twice. `completeness` says
     which share of the score the layers explain.
@@ -57,14 +53,7 @@ def class_activation_map(
       layer: name of an endpoint, several names, or "head" for all layers that the head
         reads. See `layers.resolve`. As a static argument of `jit`, several names are a
         tuple.
-      align: "receptive_field" places each cell at the centre of its receptive field.
-        "stretch" stretches the maps over the image, as other libraries do. See
-        `receptive_field.cell_centres`.
-      relu: whether negative values become 0. With cells at the same places, they do
-        before the map is resized, as in the sources. If layers have their cells at
-        different places, they do in the sum.
-      per_cell: whether `weigh` returns what each cell adds to the score, rather than
-        the amount per area. Only the former is multiplied by the number of cells.
+      align, relu, per_cell: see `place_maps`. `per_cell` is about what `weigh` returns.
 
     Raises:
       ValueError: a layer is unknown or has no spatial extent, the score does not depend
@@ -78,16 +67,54 @@ def class_activation_map(
       >>> maps.shape == images.shape[:3]
       True
     """
+    check_ranges(align=align)
     names = layers.resolve(network, images, layer)
-    centres = cell_centres(network, images, align)
     values = layers.gradients(network, images, targets, names)
-    cells = {
-        name: activations[0, ..., 0].size for name, (activations, _) in values.items()
-    }
+    parts = {name: weigh(*of_layer) for name, of_layer in values.items()}
+    return place_maps(parts, network, images, align=align, relu=relu, per_cell=per_cell)
+
+
+def place_maps(
+    parts: Mapping[str, Float[Array, "n lh lw"]],
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    *,
+    align: str = RECEPTIVE_FIELD,
+    relu: bool = True,
+    per_cell: bool = True,
+) -> Float[Array, "n h w"]:
+    """Place the maps of layers on the images, and add them.
+
+    A fine layer spreads its share of the score over more cells than a coarse layer, but
+    each of its cells covers a smaller part of the image. Its map is therefore
+    multiplied by its number of cells, divided by the number of cells of the coarsest
+    layer. With one layer, or with layers of one resolution, maps keep their units.
+
+    Args:
+      parts: {layer: maps at the resolution of the layer}.
+      network, images: see `seeflower_jax.attribution`.
+      align: "receptive_field" places each cell at the centre of its receptive field.
+        "stretch" stretches the maps over the image, as other libraries do. See
+        `receptive_field.cell_centres`.
+      relu: whether negative values become 0. With cells at the same places, they do
+        before the map is resized, as in the sources. If layers have their cells at
+        different places, they do in the sum.
+      per_cell: whether maps are what each cell adds to the score, rather than the
+        amount per area. Only the former are multiplied by the number of cells.
+
+    Raises:
+      ValueError: `align` has another value.
+
+    Example:
+      >>> parts = {"block5_conv3": jnp.ones((len(images), 4, 4))}
+      >>> place_maps(parts, network, images).shape == images.shape[:3]
+      True
+    """
+    centres = cell_centres(network, images, align)
+    cells = {name: part[0].size for name, part in parts.items()}
     maps: dict[tuple[Centres, Centres], Float[Array, "n h w"]] = {}
-    for name, (activations, gradients) in values.items():
-        scale = cells[name] / min(cells.values()) if per_cell else 1.0
-        part = scale * weigh(activations, gradients)
+    for name, part in parts.items():
+        part = part * (cells[name] / min(cells.values()) if per_cell else 1.0)
         place = centres[name]
         maps[place] = maps[place] + part if place in maps else part
     if len(maps) == 1:
@@ -150,14 +177,23 @@ def upsample(
             tile_centres(columns, images.shape[2]),
         )
     by_row, by_column = (
-        _interpolation(size, along)
+        interpolation(size, along)
         for size, along in zip(images.shape[1:3], centres, strict=True)
     )
     return jnp.einsum("nhw,ih,jw->nij", maps, by_row, by_column, precision="highest")
 
 
-def _interpolation(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
-    """Return what each cell contributes to each pixel along an axis of the image."""
+def interpolation(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
+    """Return the weight of each cell at each pixel along an axis of the image.
+
+    Args:
+      size: number of pixels.
+      centres: of the cells, in pixels, rising.
+
+    Example:
+      >>> interpolation(4, (1.0, 2.0)).tolist()
+      [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    """
     pixels = np.arange(size)
     columns = [np.interp(pixels, centres, one) for one in np.eye(len(centres))]
     return np.stack(columns, -1).astype(np.float32)

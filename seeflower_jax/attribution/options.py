@@ -44,6 +44,8 @@ _RANGES = {
     "steps": _count(1),
     "window": _count(1),
     "stride": _count(1),
+    "cells": _count(1),
+    "batch_size": _count(1),
     "references": _count(1),
     "channels": _count(0),
     "noise": _Range("a finite number, 0 or more", lambda value: value >= 0),
@@ -51,7 +53,9 @@ _RANGES = {
     "epsilon": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "gamma": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "depth": _Range("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "visible": _Range("a number above 0, at most 1", lambda value: 0 < value <= 1),
     "baseline": _NUMBER,
+    "baselines": _NUMBER,
     "strength": _NUMBER,
     "align": _choice("receptive_field", "stretch"),
 }

@@ -35,7 +35,7 @@ class Window:
     """The pixels that the cells along one axis of an array read.
 
     Attributes:
-      axis: the axis of the image, 1 for rows and 2 for columns.
+      axis: the axis of the images, 1 for rows and 2 for columns.
       low, high: the first and the last pixel that cell 0 reads. The pixels may lie in
         the padding, beyond the border.
       step: pixels between neighbouring cells.
@@ -70,6 +70,9 @@ class Window:
 
 # For each axis of an array, the window of its cells, None if it has no known place.
 Place = tuple[Window | None, ...]
+
+# The place of images. The "cells" along axis 0 are the images of a batch.
+PIXELS: Place = (*(Window(axis, 0, 0, 1) for axis in range(3)), None)
 
 
 def cell_centres(
@@ -106,14 +109,36 @@ def cell_centres(
     centres = {}
     for name in layers.spatial_layers(endpoints):
         place = places.get(name) or (None,) * 4
+        shape = endpoints[name].shape
         rows, columns = (
-            window.centres(endpoints[name].shape[axis])
-            if (window := place[axis]) and window.axis == axis and window.step > 0
-            else tile_centres(endpoints[name].shape[axis], images.shape[axis])
+            axis_centres(_along(place, axis), shape[axis], images.shape[axis])
             for axis in (1, 2)
         )
         centres[name] = rows, columns
     return centres
+
+
+def _along(place: Place, axis: int) -> Window | None:
+    """Return the window of an axis that is the same axis of the images."""
+    window = place[axis]
+    return window if window and window.axis == axis else None
+
+
+def axis_centres(window: Window | None, count: int, size: int) -> Centres:
+    """Return the centres of cells along an axis of the image, as of `cell_centres`.
+
+    Args:
+      window: of cell 0, None if it is not known.
+      count: number of cells.
+      size: number of pixels.
+
+    Example:
+      >>> axis_centres(Window(1, 0, 3, 4), 2, 8), axis_centres(None, 2, 8)
+      ((1.5, 5.5), (1.5, 5.5))
+    """
+    if window is None or window.step <= 0:
+        return tile_centres(count, size)
+    return window.centres(count)
 
 
 def tile_centres(count: int, size: int) -> Centres:
@@ -124,8 +149,7 @@ def tile_centres(count: int, size: int) -> Centres:
 def _places(network: NetworkFunction, images: Array) -> dict[str, Place | None]:
     """Return the place of each endpoint."""
     closed, (_, endpoints) = jax.make_jaxpr(network, return_shape=True)(images)
-    pixels = (None, Window(1, 0, 0, 1), Window(2, 0, 0, 1), None)
-    facts = dataflow.propagate(closed.jaxpr, [pixels], _place_outputs)
+    facts = dataflow.propagate(closed.jaxpr, [PIXELS], place_outputs)
     # The outputs are the logits and the endpoints, in the order of the pytree.
     numbers = jax.tree.unflatten(jax.tree.structure(endpoints), range(1, len(facts)))
     return {name: facts[number] for name, number in numbers.items()}
@@ -136,10 +160,20 @@ def _shape(atom: Any) -> tuple[int, ...]:
     return atom.aval.shape
 
 
-def _place_outputs(
+def place_outputs(
     equation: core.JaxprEqn, places: Sequence[Place | None]
 ) -> list[Place | None]:
-    """Return the places of the outputs of a primitive."""
+    """Return the places of the outputs of a primitive.
+
+    Args:
+      equation: the primitive.
+      places: of its inputs, None for a constant.
+
+    Example:
+      >>> (equation,) = jax.make_jaxpr(lambda x: x[:, ::2])(images).eqns
+      >>> place_outputs(equation, [PIXELS])[0][1].step
+      2
+    """
     rule: Callable[..., Place | None] | None = _RULES.get(equation.primitive.name)
     if rule is None and "windows" in equation.params:
         rule = _slide_windows  # the primitives of `seeflower_jax.models`
@@ -193,6 +227,7 @@ def _convolve(equation: core.JaxprEqn, place: Place, *_) -> Place:
     params, kernel = equation.params, _shape(equation.invars[1])
     source, kernel_axes, target = params["dimension_numbers"]
     output: list[Window | None] = [None] * len(place)
+    output[target[0]] = place[source[0]]
     for number, (axis, kernel_axis, output_axis) in enumerate(
         zip(source[2:], kernel_axes[2:], target[2:], strict=True)
     ):

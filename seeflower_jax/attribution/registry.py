@@ -13,21 +13,34 @@ from typing import Any
 
 from seeflower_jax import hints
 from seeflower_jax.attribution.methods import (
+    ablation_cam,
+    attention_relevance,
+    attention_rollout,
     deconvnet_saliency,
     deep_lift,
     eigen_cam,
+    feature_ablation,
     finer_cam,
+    full_grad,
     grad_cam,
     grad_cam_plus_plus,
+    gradient_shap,
     guided_grad_cam,
     hires_cam,
+    input_x_gradient,
     integrated_gradients,
+    kernel_shap,
     layer_cam,
+    layer_conductance,
     lrp,
     occlusion,
+    rise,
     saliency,
     score_cam,
     smooth_grad,
+    smooth_grad_squared,
+    var_grad,
+    xgrad_cam,
 )
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.types import Layer, MethodFunction
@@ -64,21 +77,40 @@ METHODS: dict[str, Method] = {
     "guided_saliency": Method(saliency.guided_saliency),
     "deconvnet_saliency": Method(deconvnet_saliency.deconvnet_saliency),
     "paper_saliency": Method(saliency.paper_saliency),
+    "input_x_gradient": Method(input_x_gradient.input_x_gradient, signed=True),
     "smooth_grad": Method(smooth_grad.smooth_grad, random=True),
+    "smooth_grad_squared": Method(smooth_grad_squared.smooth_grad_squared, random=True),
+    "var_grad": Method(var_grad.var_grad, random=True),
     "integrated_gradients": Method(
         integrated_gradients.integrated_gradients, signed=True
     ),
+    "gradient_shap": Method(gradient_shap.gradient_shap, random=True, signed=True),
+    "full_grad": Method(full_grad.full_grad),
     "deep_lift": Method(deep_lift.deep_lift, signed=True),
     "lrp": Method(lrp.lrp, signed=True),
     "occlusion": Method(occlusion.occlusion, signed=True),
+    "feature_ablation": Method(feature_ablation.feature_ablation, signed=True),
+    "kernel_shap": Method(kernel_shap.kernel_shap, random=True, signed=True),
+    "rise": Method(rise.rise, random=True, signed=True),
     "grad_cam": Method(grad_cam.grad_cam, layered=True),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus.grad_cam_plus_plus, layered=True),
+    "xgrad_cam": Method(xgrad_cam.xgrad_cam, layered=True),
     "layer_cam": Method(layer_cam.layer_cam, layered=True),
     "hires_cam": Method(hires_cam.hires_cam, layered=True, signed=True),
+    "layer_conductance": Method(
+        layer_conductance.layer_conductance, layered=True, signed=True
+    ),
     "eigen_cam": Method(eigen_cam.eigen_cam, layered=True, single_layer=True),
     "score_cam": Method(score_cam.score_cam, layered=True, single_layer=True),
+    "ablation_cam": Method(ablation_cam.ablation_cam, layered=True, single_layer=True),
     "finer_cam": Method(finer_cam.finer_cam, layered=True),
     "guided_grad_cam": Method(guided_grad_cam.guided_grad_cam, layered=True),
+}
+
+# Methods of transformers. They take `layers`, the names of attention weights.
+ATTENTION_METHODS: dict[str, Method] = {
+    "attention_rollout": Method(attention_rollout.attention_rollout),
+    "attention_relevance": Method(attention_relevance.attention_relevance),
 }
 
 
@@ -93,21 +125,36 @@ def register(name: str, method: Method) -> None:
     METHODS[name] = method
 
 
-def check_methods(names: Sequence[str]) -> None:
+def find(name: str) -> Method:
+    """Return a method by its name.
+
+    Example:
+      >>> find("grad_cam").layered
+      True
+    """
+    return METHODS[name] if name in METHODS else ATTENTION_METHODS[name]
+
+
+def check_methods(names: Sequence[str], attention: bool = False) -> None:
     """Check that methods are known, that there is at least one, and none is repeated.
+
+    Args:
+      names: of the methods.
+      attention: whether methods of `ATTENTION_METHODS` are allowed, too.
 
     Raises:
       ValueError: a method is unknown or repeated, or `names` is empty. The message
         lists the known methods.
     """
+    known = [*METHODS, *(ATTENTION_METHODS if attention else ())]
     for name in names:
-        if name not in METHODS:
+        if name not in known:
             raise ValueError(
                 f"unknown attribution method {name!r}: known are "
-                f"{', '.join(METHODS)}{hints.did_you_mean(name, METHODS)}"
+                f"{', '.join(known)}{hints.did_you_mean(name, known)}"
             )
     if not names:
-        raise ValueError(f"no attribution method given; known are {', '.join(METHODS)}")
+        raise ValueError(f"no attribution method given; known are {', '.join(known)}")
     for position, name in enumerate(names):
         if name in names[:position]:
             raise ValueError(
@@ -124,7 +171,7 @@ def options_of(name: str) -> Options:
 
     Example:
       >>> options_of("occlusion")
-      {'window': 48, 'stride': 24, 'baseline': 127.5}
+      {'window': 48, 'stride': 24, 'baseline': 127.5, 'batch_size': 1}
     """
     parameters = inspect.signature(METHODS[name].function).parameters
     return {
@@ -144,7 +191,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     Example:
       >>> check_options("occlusion", {"window": 32})
     """
-    parameters = inspect.signature(METHODS[name].function).parameters
+    parameters = inspect.signature(find(name).function).parameters
     known = [p for p in parameters if p not in _ARGUMENTS]
     for key in options:
         if key not in known:
@@ -152,6 +199,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
                 f"{name} has no option {key!r}: it has "
                 f"{', '.join(known) or 'none'}{hints.did_you_mean(key, known)}"
             )
+    if name in ATTENTION_METHODS and "layers" not in options:
+        raise ValueError(
+            f"{name} needs the names of the attention weights; pass "
+            f'options={{"{name}": {{"layers": [...]}}}}'
+        )
     check_ranges(name, **options)
 
 

@@ -183,6 +183,19 @@ def test_contrast_has_the_gradient_of_the_authors_code(labels):
         ("deep_lift", "baseline", np.inf, "a finite number"),
         ("lrp", "epsilon", -1e-6, "a finite number, 0 or more"),
         ("lrp", "gamma", -0.25, "a finite number, 0 or more"),
+        ("input_x_gradient", "baseline", np.inf, "a finite number"),
+        ("gradient_shap", "baselines", np.nan, "a finite number"),
+        ("gradient_shap", "samples", 0, "a whole number, 1 or more"),
+        ("smooth_grad_squared", "samples", 0, "a whole number, 1 or more"),
+        ("var_grad", "noise", -0.1, "a finite number, 0 or more"),
+        ("rise", "cells", 0, "a whole number, 1 or more"),
+        ("rise", "visible", 0.0, "a number above 0, at most 1"),
+        ("rise", "visible", 1.5, "a number above 0, at most 1"),
+        ("feature_ablation", "batch_size", 0, "a whole number, 1 or more"),
+        ("kernel_shap", "samples", 0, "a whole number, 1 or more"),
+        ("layer_conductance", "steps", 0, "a whole number, 1 or more"),
+        ("layer_conductance", "spacing", 0.0, "a finite number above 0"),
+        ("ablation_cam", "batch_size", 0, "a whole number, 1 or more"),
         ("lrp", "depth", 1.5, "a number from 0 to 1"),
         ("finer_cam", "references", 0, "a whole number, 1 or more"),
         ("finer_cam", "strength", np.inf, "a finite number"),
@@ -275,7 +288,9 @@ def test_smooth_grad_without_noise_is_the_method(network, images):
 
 @pytest.fixture(scope="module")
 def explained(variables, images):
-    explain = batch.make_explainer(SPEC, list(registry.METHODS), layer="block3_conv3")
+    explain = batch.make_explainer(
+        SPEC, list(registry.METHODS), layer="block3_conv3", options=fixtures.FEW_PASSES
+    )
     keys = jax.random.split(jax.random.key(5), 3)
     labels = jnp.array([registry.PREDICTED, 1, 2])
     return explain, keys, labels, explain(variables, images, labels, keys)
@@ -304,7 +319,9 @@ def test_a_batch_equals_its_images_one_by_one(explained, variables, images):
 
 def test_nothing_to_explain_gives_zero_maps_never_nan(variables, images):
     zero_variables = jax.tree.map(jnp.zeros_like, variables)
-    explain = batch.make_explainer(SPEC, list(registry.METHODS), layer="block3_conv3")
+    explain = batch.make_explainer(
+        SPEC, list(registry.METHODS), layer="block3_conv3", options=fixtures.FEW_PASSES
+    )
     keys = jax.random.split(jax.random.key(5), 3)
     _, _, maps = explain(zero_variables, images, jnp.zeros(3, jnp.int32), keys)
     for name, values in maps.items():
@@ -326,15 +343,26 @@ def test_methods_of_one_pass_share_it(variables, images):
     assert flops(["grad_cam", "hires_cam", "layer_cam"]) < 1.2 * forward
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "smooth_grad"])
-def test_memory_does_not_grow_with_steps(network, images, method):
-    keys = jax.random.split(jax.random.key(0), 3)
+@pytest.mark.parametrize(
+    "name, option, more",
+    [
+        ("integrated_gradients", "steps", {}),
+        ("smooth_grad", "samples", {}),
+        ("var_grad", "samples", {}),
+        ("gradient_shap", "samples", {"batch_size": 2}),
+        ("rise", "samples", {"batch_size": 2}),
+        ("layer_conductance", "steps", {"layer": "block2_conv2"}),
+    ],
+)
+def test_memory_does_not_grow_with_steps(network, images, name, option, more):
+    method = registry.METHODS[name]
+    if method.random:
+        more = more | {"keys": jax.random.split(jax.random.key(0), 3)}
 
     def memory(steps):
         def run(images):
-            if method == "smooth_grad":
-                return smooth_grad(network, images, None, keys, samples=steps)
-            return integrated_gradients(network, images, steps=steps)
+            options = more | {option: steps}
+            return method.function(network, images, targets=None, **options)
 
         analysis = jax.jit(run).lower(images).compile().memory_analysis()
         return analysis.temp_size_in_bytes

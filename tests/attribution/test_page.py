@@ -1,4 +1,4 @@
-"""docs/attribution.md: its examples run, and it lists all adapters."""
+"""docs/attribution.md and docs/attribution_networks.md: the examples and tables."""
 
 import functools
 import re
@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 
 from seeflower_jax import attribution as attr
+from seeflower_jax.attribution import registry
 from tests import harness
 
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGE = (harness.ROOT / "docs/attribution.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+NETWORKS = (harness.ROOT / "docs/attribution_networks.md").read_text()
+EXAMPLES, NETWORK_EXAMPLES = CODE.findall(PAGE), CODE.findall(NETWORKS)
 
 
 @pytest.fixture
@@ -36,28 +39,56 @@ def test_the_page_starts_with_ten_lines(folder):
     assert Image.open(folder / "rose_cam.png").size == (224, 224)
 
 
+def test_several_methods():
+    names = {}
+    exec(EXAMPLES[1], names)
+    assert set(names["maps"]) == {"saliency", "grad_cam", "feature_ablation"}
+    assert all(maps.shape == (2, 64, 64) for maps in names["maps"].values())
+
+
+def test_layers_and_places():
+    names = {}
+    exec(EXAMPLES[2], names)
+    assert names["one_layer"].shape == names["both_layers"].shape == (2, 64, 64)
+    np.testing.assert_allclose(names["share"], 1, rtol=1e-4)
+    assert len(EXAMPLES) == 3
+
+
+def test_all_methods_are_in_the_table():
+    table = PAGE[PAGE.index("| method |") : PAGE.index("- `samples` is")]
+    rows = [row.split("|")[1:-1] for row in table.splitlines()[2:] if row]
+    listed = {}
+    for names, _, layer, signed, random, _ in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert name not in listed
+            listed[name] = [cell.strip() for cell in (layer, signed, random)]
+    assert listed.keys() == registry.METHODS.keys() | registry.ATTENTION_METHODS.keys()
+    for name, method in registry.METHODS.items():
+        layer = {True: "one"}.get(method.single_layer, "yes" if method.layered else "")
+        signed, random = ("yes" if x else "" for x in (method.signed, method.random))
+        assert listed[name] == [layer, signed, random], name
+
+
 def test_layers_are_listed(capsys):
-    exec(EXAMPLES[1], {})
-    (comment,) = re.findall(r"^# (\{.*\})$", EXAMPLES[1], re.MULTILINE)
+    assert NETWORKS.split("\n\n")[1].startswith("```python")
+    exec(NETWORK_EXAMPLES[0], {})
+    (comment,) = re.findall(r"^# (\{.*\})$", NETWORK_EXAMPLES[0], re.MULTILINE)
     assert capsys.readouterr().out.strip() == comment
 
 
 def test_vision_transformers():
     names = {}
-    exec(EXAMPLES[2], names)
+    exec(NETWORK_EXAMPLES[1], names)
     for name in ("rollout", "relevance", "cam"):
         assert names[name].shape == (1, 32, 48)
     assert len(names["layers"]) == 2 and names["relevance"].max() > 0
-
-
-def test_layers_and_places():
-    names = {}
-    exec(EXAMPLES[3], names)
-    assert names["one_layer"].shape == names["both_layers"].shape == (2, 64, 64)
-    np.testing.assert_allclose(names["share"], 1, rtol=1e-4)
-    assert len(EXAMPLES) == 4
+    assert len(NETWORK_EXAMPLES) == 2
 
 
 def test_all_adapters_are_in_the_table():
     adapters = {name for name in attr.__all__ if name.startswith("from_")}
-    assert set(re.findall(r"^\| `(from_\w+)\(", PAGE, re.MULTILINE)) == adapters
+    assert set(re.findall(r"^\| `(from_\w+)\(", NETWORKS, re.MULTILINE)) == adapters
+
+
+def test_pages_are_short():
+    assert max(len(page.splitlines()) for page in (PAGE, NETWORKS)) <= 200

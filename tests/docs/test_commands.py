@@ -104,7 +104,7 @@ RUNS = {
         makes=("maps/index.jsonl", "maps/finer_cam.png")
     ),
     f"python -m scripts.attribute --plugins=my_module {RUN} --split=test "
-    "--methods=xgrad_cam --out=maps": Run(makes=("maps/xgrad_cam.png",)),
+    "--methods=grad_cam_plus --out=maps": Run(makes=("maps/grad_cam_plus.png",)),
     f"python -m scripts.activation_max {RUN} --classes=5,7,33,100,73 "
     "--out=activation_max": Run(
         more=("--steps=2",), makes=("activation_max/sheet.png",)

@@ -56,11 +56,14 @@ def test_stored_maps_of_every_method_are_the_computed_maps(
     options = {"target": "$a$", "layer": layer, "batch_size": 3, "dtype": dtype}
     out = tmp_path / "maps"
     options["overlays"] = True
+    options["options"] = fixtures.FEW_PASSES
     assert attribute.attribute(network, images, methods, out, **options) == []
     for method in methods:
         assert (out / f"{method}.png").exists()
         assert len(list((out / "overlays" / method).iterdir())) == 3
-    explainer = Explainer(network, methods, layer, batch_size=3)
+    explainer = Explainer(
+        network, methods, layer, batch_size=3, options=fixtures.FEW_PASSES
+    )
     pixels = [images.read(position) for position in range(3)]
     maps = explainer(range(3), pixels, [0, 0, 0]).maps
     assert 0 < np.abs(maps["paper_saliency"]).max() < np.finfo(np.float16).tiny

@@ -1,19 +1,20 @@
-"""A new attribution method: XGrad-CAM.
+"""A new attribution method: Grad-CAM+.
 
-    python -m scripts.attribute --methods=xgrad_cam ...
+    python -m scripts.attribute --methods=grad_cam_plus ...
 
-The weight of a channel is the mean of its gradient, weighted by its activations.
+The weight of a channel is the mean of the positive part of its gradient.
 
-Source: Fu et al. 2020, arXiv 2008.02312, equation 8.
+Source: Lerma and Lucas 2022, arXiv 2205.10838, section 3.
 """
 
+import jax
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam, registry
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 
 
-def xgrad_cam(
+def grad_cam_plus(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
@@ -24,11 +25,10 @@ def xgrad_cam(
     """Compute where the activations of layers raise the score."""
 
     def weigh(activations, gradients):
-        weighted = (activations * gradients).sum((1, 2), keepdims=True)
-        weights = cam.divide(weighted, activations.sum((1, 2), keepdims=True))
+        weights = jax.nn.relu(gradients).mean((1, 2), keepdims=True)
         return (weights * activations).sum(-1)
 
     return cam.class_activation_map(weigh, network, images, targets, layer, align=align)
 
 
-registry.register("xgrad_cam", registry.Method(xgrad_cam, layered=True))
+registry.register("grad_cam_plus", registry.Method(grad_cam_plus, layered=True))

@@ -160,17 +160,17 @@ def test_scripts_use_a_weight_source_plugin(example, short_arguments, tmp_path):
 
 def test_scripts_use_an_attribution_method_plugin(small_run, tmp_path):
     out = tmp_path / "maps"
-    arguments = ["--split=test", "--methods=grad_cam,xgrad_cam", "--dtype=float32"]
+    arguments = ["--split=test", "--methods=layer_cam,grad_cam_plus", "--dtype=float32"]
     arguments += [f"--workdir={small_run}", f"--out={out}"]
     plugin = f"--plugins={__package__}.attribution_method"
     done = harness.run_apart("attribute", *arguments, plugin)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(x) for x in (out / "index.jsonl").read_text().splitlines()]
-    maps = {name: [] for name in ("grad_cam", "xgrad_cam")}
+    maps = {name: [] for name in ("layer_cam", "grad_cam_plus")}
     for line in lines:
         maps[line["method"]].append(MapStore.open(out).read(line))
-    assert len(maps["xgrad_cam"]) == fixtures.CLASSES * fixtures.TEST
+    assert len(maps["grad_cam_plus"]) == fixtures.CLASSES * fixtures.TEST
     # Below an average, a channel's gradient is the same everywhere.
-    expected = np.array(maps["grad_cam"])
-    np.testing.assert_allclose(maps["xgrad_cam"], expected, rtol=1e-4, atol=1e-5)
-    assert expected.any() and (out / "xgrad_cam.png").exists()
+    expected = np.array(maps["layer_cam"])
+    np.testing.assert_allclose(maps["grad_cam_plus"], expected, rtol=1e-4, atol=1e-5)
+    assert expected.any() and (out / "grad_cam_plus.png").exists()

@@ -4,11 +4,11 @@ Example:
     maps = integrated_gradients(network, images, targets)
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.chunks import sum_over
 from seeflower_jax.attribution.methods.saliency import gradient
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
@@ -22,6 +22,7 @@ def integrated_gradients(
     baseline: float | Float[Array, "#n #h #w #3"] = 127.5,
     steps: int = 32,
     spacing: float = 2.0,
+    batch_size: int = 1,
 ) -> Float[Array, "n h w"]:
     """Compute the contribution of each pixel to the score, signed, summed over colours.
 
@@ -33,12 +34,13 @@ def integrated_gradients(
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
       baseline: an image without information, or one value for all pixels.
-      steps: number of points of the Gauss-Legendre quadrature. The points run one after
-        the other, so memory does not grow with their number.
+      steps: number of points of the Gauss-Legendre quadrature. Memory does not grow
+        with their number.
       spacing: density of the points near the baseline. The integral is over u in
         [0, 1], and the image has the share u**spacing. Above 1, the points are closer
         near the baseline, where scores change fastest. At 1, the points are the points
         of the plain quadrature, as in captum.
+      batch_size: number of points at once, for each image.
 
     Raises:
       ValueError: an option is out of its range.
@@ -48,14 +50,14 @@ def integrated_gradients(
       >>> maps.shape == images.shape[:3]
       True
     """
-    check_ranges(baseline=baseline, steps=steps, spacing=spacing)
+    check_ranges(baseline=baseline, steps=steps, spacing=spacing, batch_size=batch_size)
     targets = resolve(network, images, targets)
     difference = images.astype(jnp.float32) - baseline
 
-    def add_gradient(total, point):
+    def weighted_gradient(point):
         share, weight = point
         mixed_images = baseline + share * difference
-        return total + weight * gradient(network, mixed_images, targets), None
+        return weight * gradient(network, mixed_images, targets)
 
     points, weights = np.polynomial.legendre.leggauss(steps)
     points, weights = (points + 1) / 2, weights / 2  # on [0, 1]
@@ -63,5 +65,5 @@ def integrated_gradients(
         jnp.array(points**spacing, jnp.float32),
         jnp.array(weights * spacing * points ** (spacing - 1), jnp.float32),
     )
-    mean_gradient, _ = jax.lax.scan(add_gradient, jnp.zeros_like(difference), path)
+    mean_gradient = sum_over(weighted_gradient, path, batch_size)
     return (mean_gradient * difference).sum(-1)

@@ -4,11 +4,11 @@ Example:
     maps = occlusion(network, images, targets, window=48, stride=24)
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
@@ -29,10 +29,11 @@ def occlusion(
     window: int = 48,
     stride: int = 24,
     baseline: float = 127.5,
+    batch_size: int = 1,
 ) -> Float[Array, "n h w"]:
     """Compute the mean drop of the score over the windows that cover each pixel.
 
-    The windows run one after the other, so memory does not grow with their number.
+    Memory does not grow with the number of windows.
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2.
 
@@ -41,6 +42,7 @@ def occlusion(
       window: side of the covered square in pixels.
       stride: distance between windows in pixels, at most `window`.
       baseline: value of covered pixels.
+      batch_size: number of windows at once, for each image.
 
     Raises:
       ValueError: the stride leaves pixels uncovered, or an option is out of its range.
@@ -50,7 +52,7 @@ def occlusion(
       >>> maps.shape == images.shape[:3]
       True
     """
-    check_ranges(window=window, stride=stride, baseline=baseline)
+    check_ranges(window=window, stride=stride, baseline=baseline, batch_size=batch_size)
     if stride > window:
         raise ValueError(
             f"occlusion with stride {stride} and window {window} leaves pixels "
@@ -69,9 +71,8 @@ def occlusion(
 
     pairs = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
     row_indices, column_indices = np.array(pairs).T
-    drops = jax.lax.map(
-        score_drop, (jnp.array(rows)[row_indices], jnp.array(columns)[column_indices])
-    )
+    masks = jnp.array(rows)[row_indices], jnp.array(columns)[column_indices]
+    drops = map_over(score_drop, masks, batch_size)
     drops = drops.reshape(len(rows), len(columns), -1)
     total = jnp.einsum("rcn,rh,cw->nhw", drops, rows.astype(np.float32), columns)
     return total / np.outer(rows.sum(0), columns.sum(0))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam, layers
+from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.receptive_field import cell_centres
 from seeflower_jax.attribution.targets import resolve, score
@@ -23,13 +24,13 @@ def score_cam(
     layer: Layer,
     baseline: float = 127.5,
     channels: int = 0,
+    batch_size: int = 1,
     align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute where a layer's activations raise the score, without gradients.
 
     The weights are the softmax, over the channels, of the scores. The method needs one
-    forward pass per channel. The channels run one after the other, so memory does not
-    grow with their number.
+    forward pass per channel. Memory does not grow with the number of channels.
 
     Source: Wang et al. 2020, arXiv 1910.01279, algorithm 1. The authors multiply the
     preprocessed image by the mask. Their hidden pixels therefore have the value that
@@ -44,6 +45,7 @@ def score_cam(
       baseline: value of the pixels that a channel hides.
       channels: number of channels to use; 0 uses all. The method selects the channels
         that vary most within each image.
+      batch_size: number of channels at once, for each image.
       align: "receptive_field" or "stretch", see `receptive_field.cell_centres`. The
         masks are placed like the map.
 
@@ -55,7 +57,7 @@ def score_cam(
       >>> maps.shape == images.shape[:3]
       True
     """
-    check_ranges(baseline=baseline, channels=channels)
+    check_ranges(baseline=baseline, channels=channels, batch_size=batch_size)
     targets = resolve(network, images, targets)
     name = layers.resolve_one(network, images, layer, "score_cam")
     centres = cell_centres(network, images, align)[name]
@@ -72,7 +74,7 @@ def score_cam(
         masked_images = baseline + (images - baseline) * mask
         return score(network(masked_images)[0], targets)
 
-    scores = jax.lax.map(masked_score, jnp.moveaxis(activations, -1, 0))
+    scores = map_over(masked_score, jnp.moveaxis(activations, -1, 0), batch_size)
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=0)
     maps = jax.nn.relu(jnp.einsum("nhwc,cn->nhw", activations, weights))
     return cam.upsample(maps, images, centres)

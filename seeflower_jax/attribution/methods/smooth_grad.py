@@ -5,12 +5,10 @@ Example:
     maps = smooth_grad(network, images, targets, keys)
 """
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.methods.saliency import saliency
-from seeflower_jax.attribution.options import check_ranges
+from seeflower_jax.attribution.noise import mean_over_noise
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
 
@@ -23,10 +21,11 @@ def smooth_grad(
     method: MethodFunction = saliency,
     samples: int = 16,
     noise: float = 0.15,
+    batch_size: int = 1,
 ) -> Float[Array, "n h w"]:
     """Compute the mean map of a method over copies of the image with Gaussian noise.
 
-    The copies run one after the other, so memory does not grow with their number.
+    Memory does not grow with the number of copies.
 
     Source: Smilkov et al. 2017, arXiv 1706.03825, section 3.
 
@@ -36,6 +35,7 @@ def smooth_grad(
       method: called as (network, images, targets) -> maps.
       samples: number of noisy copies.
       noise: standard deviation of the noise, as a share of the image's range of values.
+      batch_size: number of copies at once, for each image.
 
     Raises:
       ValueError: an option is out of its range.
@@ -45,19 +45,11 @@ def smooth_grad(
       >>> maps.shape == images.shape[:3]
       True
     """
-    check_ranges(samples=samples, noise=noise)
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
-    deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 
-    def draw_noise(key, sample):
-        sample_key = jax.random.fold_in(key, sample)
-        return jax.random.normal(sample_key, images.shape[1:])
+    def noisy_maps(noisy_images):
+        return method(network, noisy_images, targets)
 
-    def add_map(total, sample):
-        unit_noise = jax.vmap(draw_noise, (0, None))(keys, sample)
-        maps = method(network, images + deviation * unit_noise, targets)
-        return total + maps, None
-
-    total, _ = jax.lax.scan(add_map, jnp.zeros(images.shape[:3]), jnp.arange(samples))
-    return total / samples
+    return mean_over_noise(
+        noisy_maps, images, keys, samples=samples, noise=noise, batch_size=batch_size
+    )

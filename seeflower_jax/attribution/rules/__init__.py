@@ -6,9 +6,9 @@
     lrp_network = rules.with_rules(network, rules.LRP(rules.gamma(0.25)))
 
 `interpreter` evaluates the jaxpr of a network by rules. `activations` (guided
-backpropagation, deconvnet), `deep_lift` and `lrp` are rules. `graph`, `operations` and
-`jaxprs` find out what the primitives of a jaxpr do. `docs/backward_rules.md` has
-a table of what each rule does with each primitive.
+backpropagation, deconvnet), `deep_lift`, `lrp` and `full_gradient` are rules. `graph`,
+`operations` and `jaxprs` find out what the primitives of a jaxpr do.
+`docs/backward_rules.md` has a table of what each rule does with each primitive.
 
 Example:
     >>> guided_network = with_rules(network, Guided())

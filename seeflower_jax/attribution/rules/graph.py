@@ -44,6 +44,16 @@ CONTROL = dict.fromkeys(CHECKPOINTS, Kind.CHECKPOINT)
 CONTROL |= {"scan": Kind.SCAN, "cond": Kind.COND}
 # Primitives that keep every element of their only input, in another place.
 REARRANGES = {"expand_dims", "reshape", "squeeze", "transpose"}
+# Primitives that choose or copy elements.
+MOVES = {
+    "broadcast_in_dim", "concatenate", "dynamic_slice", "expand_dims", "gather", "pad",
+    "reshape", "rev", "slice", "split", "squeeze", "transpose",
+}  # fmt: skip
+# Primitives that scale or shift the elements of one value.
+RESCALES = {
+    "add", "convert_element_type", "copy", "copy_p", "div", "mul", "name",
+    "neg", "reduce_precision", "sub",
+}  # fmt: skip
 _AFFINE = {
     "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
     "copy", "copy_p", "name", "reduce_precision",

@@ -43,7 +43,7 @@ class Rules:
         return value
 
     def lift(self, value: Marked) -> Marked:
-        """Return a value as loops and branches hold it; the value may be a constant."""
+        """Return a value as loops and branches hold it, or a constant as marked."""
         return value
 
     def branch(self, index: Marked) -> Array:
@@ -165,12 +165,13 @@ def _lift(rules: Rules, values: Sequence[Any], marked: Sequence[bool]) -> list[A
 def _checkpoint(operation: Operation, rules: Rules, inputs: list[Any]) -> list[Any]:
     (plan,), parameters = operation.plans, operation.eqns[0].params
 
+    is_constant = [not is_marked for is_marked in plan.marked_outputs]
+
     def body(*values):
-        return _lift(rules, _run(plan, rules, values), [True] * len(plan.outputs))
+        return _lift(rules, _run(plan, rules, values), is_constant)
 
     options = {key: parameters[key] for key in ("prevent_cse", "policy")}
-    values = _lift(rules, inputs, plan.marked_inputs)
-    return jax.checkpoint(body, **options)(*values)
+    return jax.checkpoint(body, **options)(*inputs)
 
 
 def _scan(operation: Operation, rules: Rules, inputs: list[Any]) -> list[Any]:

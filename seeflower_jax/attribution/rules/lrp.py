@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.cam import divide
+from seeflower_jax.attribution.rules.graph import MOVES, RESCALES
 from seeflower_jax.attribution.rules.interpreter import (
     Marked,
     Rules,
@@ -35,16 +36,6 @@ Values = Float[Array, "*shape"]
 # Differences below this share of the values are rounding.
 _ROUNDING = 1e-6
 
-# Primitives that choose or copy elements, and so pass relevance as it is.
-_MOVES = {
-    "broadcast_in_dim", "concatenate", "dynamic_slice", "expand_dims", "gather", "pad",
-    "reshape", "rev", "slice", "split", "squeeze", "transpose",
-}  # fmt: skip
-# Primitives that scale or shift the elements of one value.
-_RESCALES = {
-    "add", "convert_element_type", "copy", "copy_p", "div", "mul", "name",
-    "neg", "reduce_precision", "sub",
-}  # fmt: skip
 # Functions whose output scales another value: it is held constant there.
 _GATES = {"div", "exp", "exp2", "logistic", "pow", "rsqrt", "stop_gradient"}
 
@@ -233,10 +224,10 @@ class LRP(Rules):
 
     def linear(self, operation: Operation, *inputs: Marked) -> list[Signal]:
         roles = {value.role for value in inputs if isinstance(value, Signal)}
-        if roles == {"image"} and operation.name in _MOVES:
+        if roles == {"image"} and operation.name in MOVES:
             outputs = operation.evaluate(*map(_array, inputs))
             return [Signal(output, "image") for output in outputs]
-        if roles == {"image"} and operation.name in _RESCALES and operation.marked == 1:
+        if roles == {"image"} and operation.name in RESCALES and operation.marked == 1:
             arrays = _spread(operation, _array(inputs[0])), *inputs[1:]
             output = replace_derivative(_first(operation), lambda g, *_: (g,), *arrays)
             return [Signal(output, "image")]

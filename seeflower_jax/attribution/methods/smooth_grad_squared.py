@@ -1,0 +1,44 @@
+"""SmoothGrad-Squared: the mean square of a method's maps over noisy copies.
+
+Example:
+    keys = jax.random.split(jax.random.key(0), len(images))
+    maps = smooth_grad_squared(network, images, targets, keys)
+"""
+
+from jaxtyping import Array, Float, Key
+
+from seeflower_jax.attribution.methods.saliency import saliency
+from seeflower_jax.attribution.noise import mean_over_noise
+from seeflower_jax.attribution.targets import resolve
+from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
+
+
+def smooth_grad_squared(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets,
+    keys: Key[Array, "n"],
+    method: MethodFunction = saliency,
+    samples: int = 16,
+    noise: float = 0.15,
+    batch_size: int = 1,
+) -> Float[Array, "n h w"]:
+    """Compute the mean square of a method's maps over copies with Gaussian noise.
+
+    Source: Hooker et al. 2019, arXiv 1806.10758, section 4.1 (SmoothGrad-Squared).
+
+    Args and errors: as of `smooth_grad`.
+
+    Example:
+      >>> maps = smooth_grad_squared(network, images, labels, keys, samples=2)
+      >>> maps.shape == images.shape[:3]
+      True
+    """
+    targets = resolve(network, images, targets)
+
+    def squares(noisy_images):
+        return method(network, noisy_images, targets) ** 2
+
+    return mean_over_noise(
+        squares, images, keys, samples=samples, noise=noise, batch_size=batch_size
+    )

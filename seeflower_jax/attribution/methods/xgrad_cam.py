@@ -1,0 +1,48 @@
+"""XGrad-CAM: a layer's channels, weighted by gradients where they are active.
+
+Example:
+    maps = xgrad_cam(network, images, targets, layer="mixed10")
+"""
+
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution import cam
+from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+
+
+def xgrad_cam(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets = None,
+    *,
+    layer: Layer,
+    align: str = "receptive_field",
+) -> Float[Array, "n h w"]:
+    """Compute where a layer's activations raise the score.
+
+    The weight of a channel is the mean of its gradients, each weighted by the
+    activation at its position. If no value is negative, the sum over the positions of a
+    layer is the sum of HiRes-CAM, so the maps conserve the first-order score.
+
+    Source: Fu et al. 2020, arXiv 2008.02312, equation 8.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      layer: name of an endpoint, several names, or "head".
+      align: "receptive_field" or "stretch".
+
+    Raises:
+      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+
+    Example:
+      >>> maps = xgrad_cam(network, images, labels, layer="block5_conv3")
+      >>> maps.shape == images.shape[:3]
+      True
+    """
+
+    def weigh(activations, gradients):
+        weighted = (activations * gradients).sum((1, 2), keepdims=True)
+        weights = cam.divide(weighted, activations.sum((1, 2), keepdims=True))
+        return (weights * activations).sum(-1)
+
+    return cam.class_activation_map(weigh, network, images, targets, layer, align=align)

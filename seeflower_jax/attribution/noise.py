@@ -1,0 +1,54 @@
+"""Means over noisy copies of images, in constant memory.
+
+maps = mean_over_noise(noisy_maps, images, keys, samples=16, noise=0.15)
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from seeflower_jax.attribution.chunks import Tree, sum_over
+from seeflower_jax.attribution.options import check_ranges
+
+
+def mean_over_noise(
+    function: Callable[[Float[Array, "n h w 3"]], Tree],
+    images: Float[Array, "n h w 3"],
+    keys: Key[Array, "n"],
+    *,
+    samples: int,
+    noise: float,
+    batch_size: int,
+) -> Tree:
+    """Return the mean of a function over copies of the images with Gaussian noise.
+
+    Args:
+      function: maps noisy images to a pytree of arrays.
+      images, keys, samples, noise, batch_size: as of `methods.smooth_grad`.
+
+    Raises:
+      ValueError: an option is out of its range.
+
+    Example:
+      >>> brightness = mean_over_noise(
+      ...     lambda x: x.mean((1, 2, 3)), images, keys, samples=4, noise=0.0,
+      ...     batch_size=2)
+      >>> bool(jnp.allclose(brightness, images.mean((1, 2, 3))))
+      True
+    """
+    check_ranges(samples=samples, noise=noise, batch_size=batch_size)
+    images = images.astype(jnp.float32)
+    deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
+
+    def draw_noise(key, sample):
+        sample_key = jax.random.fold_in(key, sample)
+        return jax.random.normal(sample_key, images.shape[1:])
+
+    def of_sample(sample):
+        unit_noise = jax.vmap(draw_noise, (0, None))(keys, sample)
+        return function(images + deviation * unit_noise)
+
+    total = sum_over(of_sample, jnp.arange(samples), batch_size)
+    return jax.tree.map(lambda x: x / samples, total)

@@ -1,0 +1,198 @@
+"""Full gradients: what the input and each bias of a network add to the score.
+
+    scores = with_rules(network_scores, FullGradient(canvas, rest, draw))
+    maps, others = jax.grad(total_score_of)(zeros)      # see `methods.full_grad`
+
+A score f(x) is the sum of x * f'(x) and, over all operations y(z), of b * f'(y). Here b
+is the bias of the operation at z, y(z) - y'(z) z. A constant that is added is its own
+bias. ReLU, max pooling and linear functions have none. The sum is exact for every
+network.
+
+Each bias sends its term, as a gradient, to a canvas of the size of the images. So one
+backward pass gives the map, and nothing is kept for each layer.
+
+Source: Srinivas and Fleuret 2019, arXiv 1905.00780, proposition 1, and section 3.1 for
+the implicit biases of other functions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Var
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution.receptive_field import PIXELS, Place, place_outputs
+from seeflower_jax.attribution.rules.graph import MOVES, RESCALES, Kind
+from seeflower_jax.attribution.rules.interpreter import (
+    Marked,
+    Rules,
+    replace_derivative,
+)
+from seeflower_jax.attribution.rules.operations import Operation
+
+# draw(terms, place) -> (their map [n, h, w], the sum of the terms without a place [n]).
+Draw = Callable[
+    [Float[Array, "..."], Place | None],
+    tuple[Float[Array, "n h w"], Float[Array, "n"]],
+]
+
+# Linear primitives without a bias. All others are differentiated.
+_WITHOUT_BIAS = (MOVES | RESCALES | {"reduce_sum", "reduce_window_sum"}) - {
+    "add", "concatenate", "pad", "sub",
+}  # fmt: skip
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A value of the network, where its elements lie in the images, and its bias.
+
+    Attributes:
+      array: the value.
+      place: None if it is not known.
+      bias: the part of the value that has not sent its term yet, None if all has. It is
+        the input itself, or what was added since the last layer.
+    """
+
+    array: Array
+    place: Place | None = dataclasses.field(metadata={"static": True})
+    bias: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FullGradient(Rules):
+    """Send the terms of the input and of all biases to a canvas, as gradients.
+
+    The input is the preprocessed image: the constants that preprocessing adds are not
+    biases. Batch normalisation and the bias of the layer before it have one term. All
+    operations keep their derivatives.
+
+    Attributes:
+      canvas: zeros. Their gradient is the map.
+      rest: zeros. Their gradient is the sum of the terms without a place in the image.
+      draw: draws the terms of one operation.
+
+    Example:
+      >>> from seeflower_jax.attribution.rules.interpreter import with_rules
+      >>> def terms(rest, x=jnp.ones((1, 3))):
+      ...     draw = lambda terms, place: (jnp.zeros((1, 1, 1)), terms.sum(1))
+      ...     rules = FullGradient(jnp.zeros((1, 1, 1)), rest, draw)
+      ...     return with_rules(lambda x: jax.nn.relu(2 * x) - x + 1, rules)(x).sum()
+      >>> jax.grad(terms)(jnp.zeros(1)).tolist()    # the value, 3 * (2 - 1 + 1)
+      [6.0]
+    """
+
+    canvas: Float[Array, "n h w"]
+    rest: Float[Array, "n"]
+    draw: Draw
+
+    def enter(self, images: Array) -> Located:
+        return Located(images, PIXELS if images.ndim == 4 else None, images)
+
+    def leave(self, value: Located) -> Array:
+        return self._array(value)
+
+    def lift(self, value: Marked) -> Located:
+        return Located(self._array(value), None)
+
+    def branch(self, index: Marked) -> Array:
+        return index.array if isinstance(index, Located) else index
+
+    def linear(self, operation: Operation, *inputs: Marked) -> list[Located]:
+        places = _places(operation, inputs)
+        x, *constants = inputs
+        if operation.marked == 1 and _keeps_bias(operation, x.place, places[0]):
+            outputs = operation.evaluate(x.array, *constants)
+            if x.bias is None and operation.name in _WITHOUT_BIAS:
+                return list(map(Located, outputs, places))
+            bias = jnp.zeros_like(x.array) if x.bias is None else x.bias
+            biases = operation.evaluate(bias, *constants)
+            return list(map(Located, outputs, places, biases))
+        arrays = list(map(self._array, inputs))
+        if operation.is_rectifier:
+            return list(map(Located, [_rectify(operation, *arrays)], places))
+        outputs = operation.evaluate(*arrays)
+        if not _may_have_bias(operation):
+            return list(map(Located, outputs, places))
+        biases = _implicit_biases(operation, outputs, arrays)
+        return list(map(Located, outputs, places, biases))
+
+    layer = elementwise = product = quotient = extremum = discrete = other = linear
+
+    def _array(self, value: Marked) -> Array:
+        """Return an array. Its bias sends its term."""
+        if not isinstance(value, Located):
+            return value
+        if value.bias is None:
+            return value.array
+        return self._send(value.array, value.bias, value.place)
+
+    def _send(self, value: Array, bias: Array, place: Place | None) -> Array:
+        def pull(gradient, _, canvas, rest, value, bias):
+            return *self.draw(gradient * bias, place), gradient
+
+        arrays = self.canvas, self.rest, value, lax.stop_gradient(bias)
+        return replace_derivative(lambda _, __, value, ___: value, pull, *arrays)
+
+
+def _rectify(operation: Operation, *arrays: Array) -> Array:
+    """Compute max(x, 0), with the derivative 0 at 0 as in `jax.nn.relu`."""
+    return replace_derivative(
+        lambda *arrays: operation.evaluate(*arrays)[0],
+        lambda gradient, output, *_: (jnp.where(output > 0, gradient, 0),),
+        *arrays,
+    )
+
+
+def _keeps_bias(
+    operation: Operation, before: Place | None, after: Place | None
+) -> bool:
+    """Return whether the bias of a value stays pending, at the same place."""
+    is_affine = operation.kind is Kind.LINEAR and operation.name in MOVES | RESCALES
+    return is_affine and _known_axes(before) <= _known_axes(after)
+
+
+def _known_axes(place: Place | None) -> set[int]:
+    return {window.axis for window in place or () if window}
+
+
+def _may_have_bias(operation: Operation) -> bool:
+    if operation.kind in (Kind.LAYER, Kind.EXTREMUM, Kind.DISCRETE):
+        return False
+    return operation.kind is not Kind.LINEAR or operation.name not in _WITHOUT_BIAS
+
+
+def _implicit_biases(
+    operation: Operation, outputs: list[Array], arrays: list[Array]
+) -> list[Array]:
+    """Return the outputs minus their derivative along the marked inputs."""
+    arrays = list(map(lax.stop_gradient, arrays))
+    floats = [
+        number
+        for number, array in enumerate(arrays[: operation.marked])
+        if jnp.issubdtype(array.dtype, jnp.inexact)
+    ]
+
+    def function(*values):
+        changed = dict(zip(floats, values, strict=True))
+        return operation.evaluate(*(changed.get(i, x) for i, x in enumerate(arrays)))
+
+    values = [arrays[number] for number in floats]
+    _, slopes = jax.jvp(function, values, values)
+    return [output - slope for output, slope in zip(outputs, slopes, strict=True)]
+
+
+def _places(operation: Operation, inputs: tuple[Marked, ...]) -> list[Place | None]:
+    """Return the places of the outputs of an operation."""
+    places = {
+        var: value.place if isinstance(value, Located) else None
+        for var, value in zip(operation.inputs, inputs, strict=True)
+    }
+    for eqn in operation.eqns:
+        of_inputs = [places.get(v) if isinstance(v, Var) else None for v in eqn.invars]
+        if any(place is not None for place in of_inputs):
+            places.update(zip(eqn.outvars, place_outputs(eqn, of_inputs), strict=True))
+    return [places.get(var) for var in operation.outputs]

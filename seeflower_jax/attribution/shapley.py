@@ -1,0 +1,88 @@
+"""Shapley values by a weighted regression on coalitions of players.
+
+    coalitions, weights = make_coalitions(keys, count=49, samples=512)
+    values = fit_values(coalitions[0], gains, change, weights)
+
+Source: Lundberg and Lee 2017, arXiv 1705.07874, theorem 2.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+
+def make_coalitions(
+    keys: Key[Array, "n"], count: int, samples: int
+) -> tuple[Bool[Array, "n k m"], Float[Array, "#k"]]:
+    """Return coalitions of players, and the weights of their gains in the regression.
+
+    They are all coalitions between nobody and everybody if there are at most `samples`.
+    If not, they are drawn by the Shapley kernel, in pairs, each with its complement.
+
+    Args:
+      keys: one random key per image.
+      count: number of players, m.
+      samples: number of coalitions; an odd number is rounded up.
+
+    Example:
+      >>> make_coalitions(keys[:1], count=2, samples=2)[0].astype(int).tolist()
+      [[[1, 0], [0, 1]]]
+    """
+    if 2**count - 2 > samples:
+        draw = jax.vmap(_draw_coalitions, (0, None, None))
+        return draw(keys, count, samples), jnp.ones(1)
+    numbers = np.arange(1, 2**count - 1)
+    coalitions = (numbers[:, None] >> np.arange(count)) & 1 == 1
+    sizes = coalitions.sum(1)
+    of_same_size = np.bincount(sizes, minlength=count)[sizes]
+    weights = (count - 1) / (of_same_size * sizes * (count - sizes))
+    return (
+        jnp.broadcast_to(coalitions, (len(keys), *coalitions.shape)),
+        jnp.array(weights, jnp.float32),
+    )
+
+
+def _draw_coalitions(
+    key: Key[Array, ""], count: int, samples: int
+) -> Bool[Array, "k m"]:
+    of_size, of_order = jax.random.split(key)
+    pairs = -(-samples // 2)
+    sizes = np.arange(1, count)
+    log_chances = -jnp.log(jnp.array(sizes * (count - sizes), jnp.float32))
+    drawn = 1 + jax.random.categorical(of_size, log_chances, shape=(pairs, 1))
+    ranks = jax.random.uniform(of_order, (pairs, count)).argsort(1).argsort(1)
+    coalitions = ranks < drawn
+    return jnp.stack([coalitions, ~coalitions], 1).reshape(-1, count)
+
+
+def fit_values(
+    coalitions: Bool[Array, "k m"],
+    gains: Float[Array, "k"],
+    change: Float[Array, ""],
+    weights: Float[Array, "#k"],
+) -> Float[Array, "m"]:
+    """Return the values of the players that fit the gains of coalitions best.
+
+    A value is an equal share of `change` plus a rest. The rests add up to 0, so a
+    coalition may be replaced by its difference from its mean. The solution of least
+    squares that is smallest then adds up to 0.
+
+    Args:
+      coalitions: whether each player is in each coalition.
+      gains: of each coalition over nobody.
+      change: the gain of everybody, which the values add up to.
+      weights: of the gains.
+
+    Example:
+      >>> players = jnp.array([[True, False], [False, True]])
+      >>> gains = jnp.array([1.0, 2.0])
+      >>> [round(x, 4) for x in fit_values(players, gains, 4.0, jnp.ones(1)).tolist()]
+      [1.5, 2.5]
+    """
+    members, gains = coalitions.astype(jnp.float32), gains.astype(jnp.float32)
+    shares = members.mean(1, keepdims=True)
+    roots = jnp.sqrt(weights)
+    rows, rests = members - shares, gains - shares[:, 0] * change
+    solution, *_ = jnp.linalg.lstsq(rows * roots[:, None], rests * roots)
+    return change / coalitions.shape[1] + solution

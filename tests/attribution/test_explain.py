@@ -1,0 +1,100 @@
+"""`attr.explain`: several methods on any network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from seeflower_jax import attribution as attr
+from seeflower_jax.attribution import targets
+from tests.attribution import small_network as small
+
+IMAGES, LABELS = small.images(), small.LABELS
+
+
+def test_maps_are_those_of_the_methods():
+    network, method = small.network(), small.attr.integrated_gradients
+    names = ["saliency", "grad_cam", "smooth_grad", "integrated_gradients"]
+    few = {"integrated_gradients": {"steps": 2, "baseline": np.zeros((1, 12, 12, 3))}}
+    maps = attr.explain(network, IMAGES, names, layer=["first"], options=few)
+    assert list(maps) == names
+    predicted = network(IMAGES)[0].argmax(-1)
+    keys = jax.random.split(jax.random.key(0), 2)
+    expected = {
+        "saliency": attr.saliency(network, IMAGES, predicted),
+        "grad_cam": attr.grad_cam(network, IMAGES, predicted, layer="first"),
+        "smooth_grad": attr.smooth_grad(network, IMAGES, predicted, keys),
+        "integrated_gradients": method(network, IMAGES, predicted, 0.0, steps=2),
+    }
+    for name in names:
+        scale = np.abs(expected[name]).max()
+        assert scale > 0
+        np.testing.assert_allclose(maps[name], expected[name], atol=1e-5 * scale)
+
+
+def test_network_functions_and_targets():
+    traced = 0
+
+    def network(images, taps=None):
+        nonlocal traced
+        traced += 1
+        return small.network()(images, taps)
+
+    score = targets.probability(LABELS)
+    maps = attr.explain(network, IMAGES, ["signed_saliency"], score)
+    first, traced = traced, 0
+    again = attr.explain(network, IMAGES, ["signed_saliency"], score)
+    assert first > 0 and traced == 0  # compiled once
+    expected = attr.signed_saliency(network, IMAGES, score)
+    for values in (maps, again):
+        np.testing.assert_allclose(
+            values["signed_saliency"], expected, rtol=1e-4, atol=1e-8
+        )
+
+
+def test_all_methods_share_a_forward_pass():
+    def flops(methods):
+        run = jax.jit(lambda images: attr.explain(small.network(), images, methods))
+        return run.lower(IMAGES).compile().cost_analysis()["flops"]
+
+    assert flops(["grad_cam", "hires_cam"]) < 1.3 * flops(["grad_cam"])
+
+
+def test_attention_methods():
+    def transformer(images):
+        tokens = images[:, ::4, ::4].reshape(len(images), -1, 3) / 255
+        weights = jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", tokens, tokens))[:, None]
+        weights = checkpoint_name(weights, "attention")
+        return jnp.einsum("nhqk,nkc->nqc", weights, tokens).mean(1) ** 2
+
+    network = attr.from_function(transformer)
+    options = {"layers": ["attention"], "prefix": 0}
+    names = ("attention_rollout", "attention_relevance")
+    maps = attr.explain(network, IMAGES, names, options=dict.fromkeys(names, options))
+    for name in names:
+        expected = getattr(attr, name)(network, IMAGES, **options)
+        np.testing.assert_allclose(maps[name], expected, rtol=1e-4, atol=1e-8)
+        assert np.ptp(maps[name]) > 0
+    with pytest.raises(ValueError, match="attention_rollout needs the names"):
+        attr.explain(network, IMAGES, ["attention_rollout"])
+
+
+@pytest.mark.parametrize(
+    "methods, options, message",
+    [
+        (["grad_camm"], {}, "'grad_camm': known are .*attention_rollout.*did you mean"),
+        (["rise", "rise"], {}, "'rise' is given more than once"),
+        (["rise"], {"rise": {"masks": 3}}, "rise has no option 'masks'"),
+        (["rise"], {"rise": {"cells": 0}}, "rise.cells is 0; expected"),
+        (["grad_cam"], {}, "layer 'frst' is unknown.*did you mean 'first'"),
+    ],
+)
+def test_errors(methods, options, message):
+    with pytest.raises(ValueError, match=message):
+        attr.explain(small.network(), IMAGES, methods, layer="frst", options=options)
+
+
+def test_images_that_are_not_finite():
+    with pytest.raises(ValueError, match="image 1 of the batch has values"):
+        attr.explain(small.network(), IMAGES.at[1].set(np.nan), ["saliency"])
