@@ -173,6 +173,9 @@ COVERED = {
     "python -m scripts.train --config=configs/quickstart.py": (
         "tests/studies/test_quickstart.py::test_small_quickstart"
     ),
+    "python -m scripts.merge_maps --out=maps": (
+        "tests/explain/test_pipeline.py::test_parts_are_merged_to_the_whole"
+    ),
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
     ),
