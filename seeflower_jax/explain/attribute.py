@@ -76,7 +76,7 @@ def attribute(
       overlays: whether to write a PNG per image and method too.
       boxes: whether the index has a `box` for each class activation map, [left, top,
         right, bottom] in pixels of the original image, upright, and overlays show it.
-        See `localisation.bounding_boxes`.
+        See `regions.bounding_boxes`.
       part: of the shards of 256 images, for one of several machines. A part is written
         to the folder `part_2_of_4` in `out`.
 

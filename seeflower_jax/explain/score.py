@@ -3,8 +3,7 @@
     images = of_run(run).images("test")           # of `experiment.images`
     table = score_methods(run, images, ["saliency", "grad_cam"], "attribution_eval")
 
-Only correctly classified images count. `attribution.faithfulness` and
-`attribution.localisation` say what each metric is.
+Only correctly classified images count. `attribution.metrics` says what each metric is.
 """
 
 import dataclasses
@@ -36,13 +35,14 @@ COLUMNS = {
     "insertion": "insertion",
     "road_morf": "ROAD MoRF",
     "road_lerf": "ROAD LeRF",
+    "road_combined": "ROAD combined",
     "sparseness": "sparseness",
     "randomisation": "randomisation",
 }
 # The groups of metrics that can be computed, with the columns of each.
 METRICS = {"pointing_game": ["pointing_game"], "faithfulness": list(COLUMNS)[1:]}
 _BETTER = {"pointing_game": "↑", "deletion": "↓", "insertion": "↑", "road_morf": "↓"}
-_BETTER |= {"road_lerf": "↑", "randomisation": "↓"}
+_BETTER |= {"road_lerf": "↑", "road_combined": "↑", "randomisation": "↓"}
 
 # {method: {column: a value for each image or grid}}
 Scores = dict[str, dict[str, list[float]]]

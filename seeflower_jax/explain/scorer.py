@@ -19,7 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import faithfulness, localisation
+from seeflower_jax.attribution.metrics import faithfulness, localisation
+from seeflower_jax.attribution.metrics.randomisation import randomised, rank_correlation
+from seeflower_jax.attribution.metrics.road import combine, road
+from seeflower_jax.attribution.metrics.sparseness import sparseness
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.inference.network import Network
 
@@ -102,7 +105,7 @@ class Scorer:
         labels: Int[Array, " n"],
     ) -> dict[str, Float[Array, " n"]]:
         network = self._network.bind(variables)
-        road_morf, road_lerf = faithfulness.road(network, images, maps, labels)
+        road_morf, road_lerf = road(network, images, maps, labels)
         return {
             "deletion": faithfulness.area_under(
                 faithfulness.deletion(network, images, maps, labels)
@@ -112,7 +115,8 @@ class Scorer:
             ),
             "road_morf": road_morf.mean(0),
             "road_lerf": road_lerf.mean(0),
-            "sparseness": faithfulness.sparseness(maps),
+            "road_combined": combine(road_morf, road_lerf),
+            "sparseness": sparseness(maps),
         }
 
     def faithfulness(
@@ -141,9 +145,9 @@ class Scorer:
         variables = self._network.variables
         groups = layer_groups(variables["params"])
         levels: dict[str, list[float]] = {name: [] for name in maps}
-        for randomised in faithfulness.randomised(variables, groups, self._key):
-            for name, values in self.maps(images, labels, randomised).items():
-                correlation = faithfulness.rank_correlation(
+        for changed in randomised(variables, groups, self._key):
+            for name, values in self.maps(images, labels, changed).items():
+                correlation = rank_correlation(
                     jnp.asarray(maps[name]), jnp.asarray(values)
                 )
                 levels[name].append(float(np.mean(correlation)))

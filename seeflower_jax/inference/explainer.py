@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 
 from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import localisation, registry
+from seeflower_jax.attribution import regions, registry
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data.loader import ImageBatch, ahead
 from seeflower_jax.inference.network import Network
@@ -34,7 +34,7 @@ class Explained:
       logits: logits of each image.
       targets: class index that the maps of each image explain.
       maps: maps of all images, by method.
-      boxes: for class activation maps, what `localisation.bounding_boxes` returns.
+      boxes: for class activation maps, what `regions.bounding_boxes` returns.
     """
 
     images: Float[np.ndarray, "n s s 3"]
@@ -88,7 +88,7 @@ class Explainer:
         # finite, because the view makes them of integers.
         self._explain = jax.jit(explain)
         self._layered = [m for m in methods if registry.METHODS[m].layered]
-        self._boxes = jax.jit(localisation.bounding_boxes)
+        self._boxes = jax.jit(regions.bounding_boxes)
 
         @jax.jit
         def prepare(canvas, sizes, positions):

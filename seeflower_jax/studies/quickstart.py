@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from seeflower_jax import records
-from seeflower_jax.attribution import localisation, registry
+from seeflower_jax.attribution import registry
+from seeflower_jax.attribution.metrics import localisation
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.synthetic import SyntheticSource
