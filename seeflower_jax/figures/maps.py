@@ -9,6 +9,7 @@ Maps are normalised here, for display only: each map by its own 99.5th percentil
 import functools
 import os
 import textwrap
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -206,7 +207,8 @@ def _to_uint8(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
 def write_png(path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write an image as a PNG, whole or not at all.
 
-    The PNG is hardly compressed, which takes a quarter of the time of Pillow's default.
+    The compression without a search for repeats takes a fifth of the time of Pillow's
+    default. Overlays of photos have few repeats: the files are about as small.
 
     Raises:
       FullDiskError: if the disk is full.
@@ -214,7 +216,9 @@ def write_png(path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"]) -> No
     """
     try:
         with records.replacing(path) as partial:
-            Image.fromarray(pixels).save(partial, "PNG", compress_level=1)
+            Image.fromarray(pixels).save(
+                partial, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY
+            )
     except records.FullDiskError:
         raise
     except OSError as error:
