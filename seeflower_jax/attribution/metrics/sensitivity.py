@@ -8,6 +8,7 @@ changes = max_sensitivity(explain, images, keys)     # [N], lower is better
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +16,18 @@ from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.options import check_ranges
 
+Maps = TypeVar("Maps")  # arrays of one number an image in the result
+
 
 def max_sensitivity(
-    explain: Callable[[Float[Array, "n h w 3"]], Float[Array, "n ..."]],
+    explain: Callable[[Float[Array, "n h w 3"]], Maps],
     images: Float[Array, "n h w 3"],
     keys: Key[Array, "n"],
     *,
     radius: float = 5.1,
     samples: int = 10,
     batch_size: int = 1,
-) -> Float[Array, "n"]:
+) -> Maps:
     """Compute the largest relative change of maps under noise of a small radius.
 
     The noise is uniform in [-radius, radius] for each value of a pixel. The change is
@@ -36,8 +39,9 @@ def max_sensitivity(
     radius of 0.02, for images in [0, 1], is 5.1 here.
 
     Args:
-      explain: function from images to maps. Fix the explained classes in it, or a
-        change of the prediction changes what is explained.
+      explain: function from images to maps, [n, ...], or to a tree of the maps of
+        several methods. Fix the explained classes in it. If it explains the predicted
+        class, a change of the prediction changes what is explained.
       images: RGB in [0, 255].
       keys: one random key per image, so that the value does not depend on the batch.
       radius: largest change of a value of a pixel.
@@ -46,7 +50,8 @@ def max_sensitivity(
         not with `samples`.
 
     Returns:
-      Values of 0 or more. For a map of zeros, the norm of the change itself.
+      Values of 0 or more, [n], in the tree of `explain`. For a map of zeros, the norm
+      of the change itself.
 
     Raises:
       ValueError: an option is out of its range.
@@ -59,17 +64,23 @@ def max_sensitivity(
     check_ranges(samples=samples, radius=radius)
     images = images.astype(jnp.float32)
     maps = explain(images)
-
-    def norm(maps: Float[Array, "n ..."]) -> Float[Array, "n"]:
-        return jnp.linalg.norm(maps.reshape(len(maps), -1), axis=-1)
+    sizes = jax.tree.map(_norm, maps)
 
     def change(sample):
         sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
-        return norm(explain(images + _noise(sample_keys, images, radius)) - maps)
+        changed = explain(images + _noise(sample_keys, images, radius))
+        return jax.tree.map(lambda a, b: _norm(a - b), changed, maps)
 
     changes = jax.lax.map(change, jnp.arange(samples), batch_size=batch_size)
-    size = norm(maps)
-    return changes.max(0) / jnp.where(size > 0, size, 1)
+    return jax.tree.map(
+        lambda change, size: change.max(0) / jnp.where(size > 0, size, 1),
+        changes,
+        sizes,
+    )
+
+
+def _norm(maps: Float[Array, "n ..."]) -> Float[Array, "n"]:
+    return jnp.linalg.norm(maps.reshape(len(maps), -1), axis=-1)
 
 
 def _noise(

@@ -129,14 +129,26 @@ def test_sensitivity_is_captums():
     expected = captum.metrics.sensitivity_max(
         captum.attr.Saliency(torch_network).attribute,
         torch.tensor(IMAGES).requires_grad_(),
-        lambda _: perturbed,
+        lambda _: perturbed.requires_grad_(),
         n_perturb_samples=SAMPLES,
         target=torch.tensor(LABELS),
     )
     for batch_size in (1, 2):
         options = {"samples": SAMPLES, "batch_size": batch_size}
         actual = max_sensitivity(_explain, IMAGES, KEYS, radius=RADIUS, **options)
-        np.testing.assert_allclose(actual, expected.numpy(force=True), rtol=1e-5)
+        # The change is a difference of maps, so it is rounded as the maps are.
+        np.testing.assert_allclose(
+            actual, expected.numpy(force=True), rtol=0, atol=5e-6
+        )
+
+
+def test_several_methods_are_perturbed_alike():
+    several = max_sensitivity(
+        lambda x: {"gradient": _explain(x), "image": x}, IMAGES, KEYS, samples=2
+    )
+    alone = max_sensitivity(lambda x: x, IMAGES, KEYS, samples=2)
+    assert several.keys() == {"gradient", "image"}
+    np.testing.assert_allclose(several["image"], alone, rtol=1e-6)
 
 
 def test_sensitivity_of_constant_maps_is_zero():
