@@ -4,17 +4,20 @@ r"""Compute metrics of attribution methods on a run's own images.
         --methods=saliency,grad_cam,finer_cam --limit=200 --out=attribution_eval
 
 For each method, the script computes the grid pointing game (chance is 0.25), deletion,
-insertion, ROAD (MoRF and LeRF) and sparseness. It also randomises the layers of the
-network from the head down, and computes the rank correlation of the maps before and
-after. Only correctly classified images count. OUT gets result.json, table.md and
-table.png, and the table is printed.
+insertion, ROAD (MoRF, LeRF and both combined) and sparseness. It also randomises the
+layers of the network from the head down, and computes the rank correlation of the maps
+before and after. Only correctly classified images count. OUT gets result.json, table.md
+and table.png, and the table is printed.
 
---metrics=pointing_game computes only the pointing game; the other metrics take about
-fifty passes for each image. A grid has four images at their full size, so it has four
-times as many pixels; --grid_size=224 shrinks it. --results=results enters the scores
-into pointing_game.json and faithfulness.json in that folder. --layer=mixed7,mixed10
-adds the class activation maps of layers, --layer=head those of all layers that the head
-reads. --options=grad_cam.align=stretch stretches maps over the image.
+--metrics=pointing_game computes only the pointing game; faithfulness takes about fifty
+passes for each image. --metrics=infidelity,sensitivity computes infidelity (32 passes)
+and max-sensitivity (ten maps). --metrics=localisation compares maps with the masks of
+drawn images. docs/attribution_metrics.md explains the metrics. A grid has four images
+at their full size, so it has four times as many pixels; --grid_size=224 shrinks it.
+--results=results enters the scores into pointing_game.json, faithfulness.json and
+localisation.json in that folder. --layer=mixed7,mixed10 adds the class activation maps
+of layers, --layer=head those of all layers that the head reads.
+--options=grad_cam.align=stretch stretches maps over the image.
 """
 
 from absl import flags
@@ -32,7 +35,7 @@ _METHODS = flags.DEFINE_list(
     "methods", ["saliency", "grad_cam"], f"Any of {', '.join(registry.METHODS)}."
 )
 _METRICS = flags.DEFINE_list(
-    "metrics", list(score.METRICS), f"Any of {', '.join(score.METRICS)}."
+    "metrics", list(score.DEFAULT_METRICS), f"Any of {', '.join(score.METRICS)}."
 )
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["validation", "test"], "The split of the images."
@@ -57,12 +60,15 @@ flags.register_validator("out", lambda path: path != "", "expected a folder")
 
 def main(_: list[str]) -> None:
     run = load_run(_WORKDIR.value, _DATA_DIR.value)
+    dataset, split = of_run(run), _SPLIT.value
+    masks = dataset.masks(split) if "localisation" in _METRICS.value else None
     table = score.score_methods(
         run,
-        of_run(run).images(_SPLIT.value),
+        dataset.images(split),
         _METHODS.value,
         _OUT.value,
         metrics=_METRICS.value,
+        masks=masks,
         limit=_LIMIT.value,
         layer=registry.parse_layer(_LAYER.value),
         options=registry.parse_options(_OPTIONS.value),

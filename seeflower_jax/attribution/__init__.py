@@ -22,9 +22,8 @@ In inference, the images of a batch do not influence one another. One gradient o
 sum of all scores therefore holds the gradient of each score.
 
 `methods` holds one method a file. `registry` lists the methods by name, and `batch`
-runs methods by name. `localisation` and `faithfulness` measure maps. `activation_max`
-synthesises images of a class. `rules` replaces the derivatives of a network, for
-DeepLIFT and LRP.
+runs methods by name. `metrics` measures maps. `activation_max` synthesises images of a
+class. `rules` replaces the derivatives of a network, for DeepLIFT and LRP.
 
 The package imports a function or a module only when it is first used.
 """

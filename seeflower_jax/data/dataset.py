@@ -7,15 +7,18 @@ dataset.labels("test"), dataset.images("test"), dataset.reader(indices)
 import dataclasses
 import functools
 import io
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int32
 
 from seeflower_jax.data import decode
 from seeflower_jax.data.cache import PixelCache
+from seeflower_jax.data.drawing import Mask
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.loader import ImageReader
 from seeflower_jax.data.source import ImageSource
+from seeflower_jax.data.synthetic import SyntheticSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,20 @@ class Dataset:
     def labels(self, split: str) -> Int32[np.ndarray, " m"]:
         """Return the labels of the images of a split."""
         return self.source.labels[self.indices(split)]
+
+    def masks(self, split: str) -> Callable[[int], Mask]:
+        """Return a function from a position in a split to the mask of the object.
+
+        Raises:
+          ValueError: if the source has no masks.
+        """
+        source, indices = self.source, self.indices(split)
+        if not isinstance(source, SyntheticSource):
+            raise ValueError(
+                f"{source.name} has no masks of its objects; expected drawn images, "
+                "which are the source 'synthetic'"
+            )
+        return lambda position: source.mask(indices[position])
 
     def images(self, split: str) -> Images:
         """Return the images of a split, in the order of `indices`."""

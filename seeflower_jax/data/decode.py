@@ -225,9 +225,21 @@ def load_pixels(
       UnreadableImage: if the file cannot be read or decoded; the message has the name
         and the reason.
     """
+    return load_with_size(encoded, shortest_side, name)[0]
+
+
+def load_with_size(
+    encoded: bytes | Callable[[], bytes],
+    shortest_side: int,
+    name: str | os.PathLike = "the image",
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """Decode and resize an image; return its `upright_size`, too.
+
+    Args, Raises: as of `load_pixels`.
+    """
     with _naming(name):
-        content = encoded() if callable(encoded) else encoded
-        return np.asarray(resize(decode(content, name), shortest_side))
+        image = decode(encoded() if callable(encoded) else encoded, name)
+        return np.asarray(resize(image, shortest_side)), image.size
 
 
 def upright_size(

@@ -20,6 +20,9 @@ from seeflower_jax.data import class_names, decode, files
 from seeflower_jax.data.files import LeftOut
 from seeflower_jax.data.image_folder import class_name
 
+Pixels = UInt8[np.ndarray, "h w 3"]
+Size = tuple[int, int]  # (width, height)
+
 
 @dataclasses.dataclass(frozen=True)
 class Images:
@@ -32,12 +35,15 @@ class Images:
         `UnreadableImage` if the image cannot be read.
       original_size: function from a position to the (width, height) in pixels of the
         upright image before it was resized.
+      read_both: function from a position to what `read` and `original_size` return, if
+        it is faster than these two.
     """
 
     names: Sequence[str]
     labels: Sequence[int | None]
-    read: Callable[[int], UInt8[np.ndarray, "h w 3"]]
-    original_size: Callable[[int], tuple[int, int]]
+    read: Callable[[int], Pixels]
+    original_size: Callable[[int], Size]
+    read_both: Callable[[int], tuple[Pixels, Size]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +56,14 @@ class Images:
             [self.labels[i] for i in positions],
             lambda position: self.read(positions[position]),
             lambda position: self.original_size(positions[position]),
+            lambda position: self.read_with_size(positions[position]),
         )
+
+    def read_with_size(self, position: int) -> tuple[Pixels, Size]:
+        """Return the pixels of an image and its original size."""
+        if self.read_both is not None:
+            return self.read_both(position)
+        return self.read(position), self.original_size(position)
 
     @classmethod
     def of_files(
@@ -86,15 +99,21 @@ class Images:
         if not paths:
             raise FileNotFoundError("no image was given; expected files or folders")
 
-        def read(position: int) -> np.ndarray:
+        def read_both(position: int) -> tuple[Pixels, Size]:
             path = paths[position]
-            return decode.load_pixels(path.read_bytes, shortest_side, path)
+            return decode.load_with_size(path.read_bytes, shortest_side, path)
 
-        def original_size(position: int) -> tuple[int, int]:
+        def original_size(position: int) -> Size:
             path = paths[position]
             return decode.upright_size(lambda: path.open("rb"), path)
 
-        return cls([str(path) for path in paths], labels, read, original_size)
+        return cls(
+            [str(path) for path in paths],
+            labels,
+            lambda position: read_both(position)[0],
+            original_size,
+            read_both,
+        )
 
 
 def _label(

@@ -12,9 +12,10 @@ The batch of a training step depends only on (seed, step). A run that resumes at
 therefore gets the same batches as a run without an interruption.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import jax
@@ -29,6 +30,10 @@ from seeflower_jax.data.images import Images
 
 Batch = dict[str, jax.Array]
 Made = TypeVar("Made")
+# What was read of an image: its pixels, and its original size or None.
+_Read = tuple[np.ndarray, tuple[int, int] | None] | UnreadableImage
+# Two batches smooth out files that are slow to decode, and take little memory.
+_BATCHES_AHEAD = 2
 
 
 class Reader(Protocol):
@@ -249,48 +254,86 @@ class ImageBatch:
       positions: positions of the readable images.
       pixels: pixels of each readable image, uint8 [h, w, 3].
       errors: error of each unreadable image, by position.
+      sizes: (width, height) of each readable image before it was resized, if the sizes
+        were read.
     """
 
     positions: list[int]
     pixels: list[UInt8[np.ndarray, "h w 3"]]
     errors: Mapping[int, UnreadableImage]
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
 
 def read_batches(
-    images: Images, batch_size: int, positions: range | None = None
-) -> Iterator[ImageBatch]:
-    """Yield batches of images in order, read by several threads, one batch ahead.
+    images: Images,
+    batch_size: int,
+    parts: Iterable[range] | None = None,
+    with_sizes: bool = False,
+) -> Generator[ImageBatch, None, None]:
+    """Yield batches of images in order, read by several threads, two batches ahead.
 
     Args:
       images: the images to read.
       batch_size: number of images in a batch, readable or not.
-      positions: positions of the images to read; all by default.
+      parts: positions of the images to read; all by default. A batch has images of one
+        part only.
+      with_sizes: whether to read the original sizes, too.
     """
-    positions = range(len(images)) if positions is None else positions
+    chosen = (
+        part[first : first + batch_size]
+        for part in ([range(len(images))] if parts is None else parts)
+        for first in range(0, len(part), batch_size)
+    )
 
-    def attempt(position: int) -> np.ndarray | UnreadableImage:
+    def attempt(position: int) -> _Read:
         try:
-            return images.read(position)
+            if with_sizes:
+                return images.read_with_size(position)
+            return images.read(position), None
         except UnreadableImage as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor() as readers:
+    readers = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="reader")
+    batches = ({i: readers.submit(attempt, i) for i in batch} for batch in chosen)
+    try:
+        yield from map(_gather, ahead(batches, _BATCHES_AHEAD))
+    finally:
+        readers.shutdown(cancel_futures=True)
 
-        def make(number: int) -> ImageBatch:
-            chosen = positions[number * batch_size : (number + 1) * batch_size]
-            results = list(zip(chosen, readers.map(attempt, chosen), strict=True))
-            errors = {i: r for i, r in results if isinstance(r, UnreadableImage)}
-            pixels = {i: r for i, r in results if not isinstance(r, UnreadableImage)}
-            return ImageBatch(list(pixels), list(pixels.values()), errors)
 
-        yield from _prefetch(make, range(-(-len(positions) // batch_size)))
+def _gather(futures: Mapping[int, concurrent.futures.Future[_Read]]) -> ImageBatch:
+    """Return the batch of images that are being read."""
+    results = {position: future.result() for position, future in futures.items()}
+    errors = {i: r for i, r in results.items() if isinstance(r, UnreadableImage)}
+    read = {i: r for i, r in results.items() if not isinstance(r, UnreadableImage)}
+    return ImageBatch(
+        list(read),
+        [pixels for pixels, _ in read.values()],
+        errors,
+        [size for _, size in read.values() if size is not None],
+    )
 
 
 def _prefetch(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
     """Yield make(step) for every step; a thread makes the next value ahead of time."""
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
-        ahead = None
-        for step in steps:
-            current = ahead or worker.submit(make, step)
-            ahead = worker.submit(make, step + 1) if step + 1 in steps else None
-            yield current.result()
+        for future in ahead((worker.submit(make, step) for step in steps), 1):
+            yield future.result()
+
+
+def ahead(items: Iterable[Made], count: int) -> Iterator[Made]:
+    """Yield items in order, each after the next `count` items were taken.
+
+    An item is work that was started and goes on meanwhile.
+
+    Example:
+      >>> list(ahead(range(3), 1))
+      [0, 1, 2]
+    """
+    taken: collections.deque[Made] = collections.deque()
+    for item in items:
+        taken.append(item)
+        if len(taken) > count:
+            yield taken.popleft()
+    while taken:
+        yield taken.popleft()

@@ -6,29 +6,36 @@
 The maps are written in shards, by `explain.store`, so memory does not grow with the
 number of images. An interrupted call is continued by the same call. One call at a time
 writes to a folder.
+
+The device computes a batch while other threads read the next batches, draw the last
+overlays and write the last shard. The files are the same as those of a single thread.
+Several machines share the images by `part`, and `explain.merge` puts their maps
+together.
 """
 
+import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 
 from seeflower_jax import records
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import localisation, registry
+from seeflower_jax.attribution import registry
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain.inputs import target_labels
-from seeflower_jax.explain.store import MapStore, ShardContent
+from seeflower_jax.explain.parts import WHOLE, Part
+from seeflower_jax.explain.shard_writer import ShardWriter
+from seeflower_jax.explain.store import MapStore
 from seeflower_jax.figures import maps as figures
-from seeflower_jax.figures import text
-from seeflower_jax.inference.explainer import Explained, Explainer
+from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
 
 _SHEET_IMAGES = 24
@@ -47,6 +54,7 @@ def attribute(
     dtype: str = "float16",
     overlays: bool = False,
     boxes: bool = True,
+    part: Part = WHOLE,
 ) -> list[dict]:
     """Write maps, their index and contact sheets; resume an interrupted call.
 
@@ -68,7 +76,9 @@ def attribute(
       overlays: whether to write a PNG per image and method too.
       boxes: whether the index has a `box` for each class activation map, [left, top,
         right, bottom] in pixels of the original image, upright, and overlays show it.
-        See `localisation.bounding_boxes`.
+        See `regions.bounding_boxes`.
+      part: of the shards of 256 images, for one of several machines. A part is written
+        to the folder `part_2_of_4` in `out`.
 
     Returns:
       The images without maps, because a file cannot be read or a map is not finite:
@@ -79,6 +89,7 @@ def attribute(
         1, and for a folder with maps of other settings.
       DamagedFileError: if the folder has maps, and a file of them is damaged.
       FullDiskError: if the disk is full.
+      OSError: if a file cannot be written; the message names it.
       FolderInUseError: if another process writes to the folder.
     """
     if dtype not in ("float16", "float32"):
@@ -92,177 +103,63 @@ def attribute(
     settings = {
         "network": network.origin,
         "variables": records.variables_hash(network.variables),
-        "images": f"{len(images)} ({hashlib.sha256(names).hexdigest()[:12]})",
+        "images": hashlib.sha256(names).hexdigest()[:12],
         "methods": list(methods),
         "target": target,
         "layer": layer if isinstance(layer, str) else list(layer),
-        "options": {k: dict(v) for k, v in (options or {}).items()},
+        "options": _all_options(methods, options or {}),
         "dtype": dtype,
         "boxes": boxes,
     }
+    out = pathlib.Path(out).expanduser()
+    if part != WHOLE:
+        out = out / f"part_{part.number}_of_{part.count}"
+    boxes = boxes and any(registry.METHODS[name].layered for name in methods)
     with records.lock(out):
-        store = MapStore(out, settings)
-        writer = _ShardWriter(store, network, images, overlays, boxes)
-        _write_shards(store, writer, explainer, images, labels)
+        store = MapStore(out, settings, len(images), part)
+        with ShardWriter(store, network, images.names, overlays, boxes) as writer:
+            _write_shards(store, writer, explainer, images, labels, with_sizes=boxes)
         _write_sheets(store, images, methods, network)
     return store.skipped()
 
 
+def _all_options(
+    methods: Sequence[str], options: Mapping[str, Mapping]
+) -> dict[str, dict]:
+    """Return the options of methods with their defaults, which may change one day."""
+    return {
+        method: registry.options_of(method) | dict(options.get(method, {}))
+        for method in methods
+    }
+
+
 def _write_shards(
     store: MapStore,
-    writer: "_ShardWriter",
+    writer: ShardWriter,
     explainer: Explainer,
     images: Images,
     labels: Int32[np.ndarray, " n"],
+    with_sizes: bool,
 ) -> None:
     """Compute and write the shards that the store does not have yet."""
-    with tqdm.tqdm(total=len(images), desc="attribution", unit="image") as bar:
-        for shard, positions in store.remaining(len(images)):
-            bar.update(positions.start - bar.n)
-            for batch in loader.read_batches(images, explainer.batch_size, positions):
-                explained = None
-                if batch.positions:
-                    targets = labels[batch.positions].tolist()
-                    explained = explainer(batch.positions, batch.pixels, targets)
+    shards, size = dict(store.remaining()), explainer.batch_size
+    batches = loader.read_batches(images, size, shards.values(), with_sizes)
+    explained_batches = explainer.stream(batches, labels)
+    total = sum(map(len, shards.values()))
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(explained_batches),
+        tqdm.tqdm(total=total, desc="attribution", unit="image") as bar,
+    ):
+        for shard, positions in shards.items():
+            count = -(-len(positions) // size)
+            for batch, explained in itertools.islice(explained_batches, count):
+                writer.add(batch, explained)
+                if explained is not None:
                     rate = (bar.format_dict["rate"] or 0) * len(explained.maps)
                     bar.set_postfix_str(f"{rate:.1f} maps/s", refresh=False)
-                writer.add(batch, explained)
                 bar.update(len(batch.positions) + len(batch.errors))
             writer.write(shard)
-
-
-class _ShardWriter:
-    """Collects what was computed, and writes a shard of it."""
-
-    def __init__(
-        self,
-        store: MapStore,
-        network: Network,
-        images: Images,
-        overlays: bool,
-        boxes: bool,
-    ):
-        self._store, self._network, self._images = store, network, images
-        self._overlays, self._boxes = overlays, boxes
-        self._clear()
-
-    def _clear(self) -> None:
-        self._maps: dict[str, list[np.ndarray]] = {}
-        self._lines: list[dict] = []
-        self._extras: dict[str, list[dict]] = {}
-        self._skipped: list[dict] = []
-
-    def add(self, batch: loader.ImageBatch, explained: Explained | None) -> None:
-        """Add a batch; `explained` is of its images that could be read, if any."""
-        self._skipped += [
-            {"image": self._images.names[position], "error": str(error)}
-            for position, error in batch.errors.items()
-        ]
-        if explained is None:
-            return
-        positions, explained = self._skip_infinite(batch.positions, explained)
-        self._lines += self._describe(positions, explained)
-        for method, values in explained.maps.items():
-            self._maps.setdefault(method, []).append(values)
-        boxes_by_method = {}
-        if self._boxes:
-            boxes_by_method = {
-                method: _boxes(values)
-                for method, values in explained.maps.items()
-                if registry.METHODS[method].layered
-            }
-            self._add_boxes(positions, boxes_by_method)
-        if self._overlays:
-            self._write_overlays(positions, explained, boxes_by_method)
-
-    def _skip_infinite(
-        self, positions: Sequence[int], explained: Explained
-    ) -> tuple[list[int], Explained]:
-        """Skip images with a logit or a map value that is NaN or infinite."""
-        arrays = {"logits": explained.logits, **explained.maps}
-        kept = []
-        for row, position in enumerate(positions):
-            wrong = [
-                k for k, array in arrays.items() if not np.isfinite(array[row]).all()
-            ]
-            if not wrong:
-                kept.append(row)
-                continue
-            name = self._images.names[position]
-            error = f"{name} has values that are not finite in {', '.join(wrong)}"
-            self._skipped.append({"image": name, "error": error})
-        explained = Explained(
-            explained.images[kept],
-            explained.logits[kept],
-            explained.targets[kept],
-            {method: values[kept] for method, values in explained.maps.items()},
-        )
-        return [positions[row] for row in kept], explained
-
-    def write(self, shard: int) -> None:
-        """Write what was added as a shard, and start anew."""
-        maps = {method: np.concatenate(values) for method, values in self._maps.items()}
-        content = ShardContent(maps, self._lines, self._extras, self._skipped)
-        self._store.write(shard, content)
-        self._clear()
-
-    def _describe(self, positions: Sequence[int], explained: Explained) -> list[dict]:
-        """Return what the index says of images, a dict each."""
-        names = self._network.class_names
-        probabilities = self._network.probabilities(explained.logits)
-        return [
-            {
-                "image": self._images.names[position],
-                "position": position,
-                "prediction": names[row.argmax()],
-                "probability": round(float(row.max()), 6),
-                "target": names[label],
-            }
-            for position, row, label in zip(
-                positions, probabilities, explained.targets, strict=True
-            )
-        ]
-
-    def _add_boxes(
-        self,
-        positions: Sequence[int],
-        boxes_by_method: Mapping[str, Float[np.ndarray, "n 4"]],
-    ) -> None:
-        """Add the boxes of maps, in pixels of the original images, to the index."""
-        if not boxes_by_method:
-            return
-        view = self._network.view
-        sizes = [self._images.original_size(position) for position in positions]
-        for method, boxes in boxes_by_method.items():
-            self._extras.setdefault(method, []).extend(
-                {"box": view.box_in_original(box / view.size, size)}
-                for box, size in zip(boxes, sizes, strict=True)
-            )
-
-    def _write_overlays(
-        self,
-        positions: Sequence[int],
-        explained: Explained,
-        boxes_by_method: Mapping[str, np.ndarray],
-    ) -> None:
-        """Write a PNG per image and method, in overlays/<method>/."""
-        for method, values in explained.maps.items():
-            folder = self._store.folder / "overlays" / method
-            folder.mkdir(parents=True, exist_ok=True)
-            for row, position in enumerate(positions):
-                pixels = figures.overlay(
-                    explained.images[row], values[row], registry.METHODS[method].signed
-                )
-                if method in boxes_by_method:
-                    pixels = figures.draw_box(pixels, boxes_by_method[method][row])
-                name = pathlib.Path(self._images.names[position]).stem
-                stem = text.file_stem(name)
-                figures.write_png(folder / f"{position:06d}_{stem}.png", pixels)
-
-
-def _boxes(maps: Float[np.ndarray, "n h w"]) -> np.ndarray:
-    """Return the box of each map: left, top, right, bottom in its pixels."""
-    return np.asarray(localisation.bounding_boxes(jnp.asarray(maps)))[:, [1, 0, 3, 2]]
 
 
 def _write_sheets(

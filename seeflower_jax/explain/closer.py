@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import grad_cam, localisation
+from seeflower_jax.attribution import grad_cam, regions
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data.loader import Batch
 from seeflower_jax.evaluation.evaluator import Compute
@@ -21,7 +21,7 @@ from seeflower_jax.inference.network import Network
 def make_closer_look(
     network: Network,
     layer: Layer | None = None,
-    threshold: float = localisation.THRESHOLD,
+    threshold: float = regions.THRESHOLD,
     whole: float = 0.5,
 ) -> Compute:
     """Return a jitted function that computes logits of two looks at each image.
@@ -51,8 +51,8 @@ def make_closer_look(
         bound = network.bind(variables)
         images = view(canvas, sizes)
         maps = grad_cam(bound, images, layer=layer)
-        boxes = localisation.bounding_boxes(maps, threshold)
-        centers, halves = localisation.squares(boxes, view.size)
+        boxes = regions.bounding_boxes(maps, threshold)
+        centers, halves = regions.squares(boxes, view.size)
         parts = view.zoom(canvas, sizes, centers, halves)
         return whole * bound(images)[0] + (1 - whole) * bound(parts)[0]
 

@@ -3,46 +3,58 @@
     images = of_run(run).images("test")           # of `experiment.images`
     table = score_methods(run, images, ["saliency", "grad_cam"], "attribution_eval")
 
-Only correctly classified images count. `attribution.faithfulness` and
-`attribution.localisation` say what each metric is.
+Only correctly classified images count. `attribution.metrics` says what each metric is.
 """
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from seeflower_jax import hints, records, sharding
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import registry
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
+from seeflower_jax.data.drawing import Mask
 from seeflower_jax.data.images import Images
-from seeflower_jax.explain.scorer import Scorer
+from seeflower_jax.explain.masks import seen_masks
+from seeflower_jax.explain.scorer import Scorer, localise
 from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import place_images, whole_batch_size
 from seeflower_jax.inference.run import Run
 
-COLUMNS = {
-    "pointing_game": "pointing game",
-    "deletion": "deletion",
-    "insertion": "insertion",
-    "road_morf": "ROAD MoRF",
-    "road_lerf": "ROAD LeRF",
-    "sparseness": "sparseness",
-    "randomisation": "randomisation",
+# {group of metrics: {column: its heading}}
+METRICS = {
+    "pointing_game": {"pointing_game": "pointing game ↑"},
+    "faithfulness": {
+        "deletion": "deletion ↓",
+        "insertion": "insertion ↑",
+        "road_morf": "ROAD MoRF ↓",
+        "road_lerf": "ROAD LeRF ↑",
+        "road_combined": "ROAD combined ↑",
+        "sparseness": "sparseness",
+        "randomisation": "randomisation ↓",
+    },
+    "infidelity": {"infidelity": "infidelity ↓"},
+    "sensitivity": {"max_sensitivity": "max-sensitivity ↓"},
+    "localisation": {
+        "pointing_hit": "pointing hit ↑",
+        "energy_in_mask": "energy in mask ↑",
+        "energy_in_box": "energy in box ↑",
+        "mask_iou": "mask IoU ↑",
+        "box_iou": "box IoU ↑",
+    },
 }
-# The groups of metrics that can be computed, with the columns of each.
-METRICS = {"pointing_game": ["pointing_game"], "faithfulness": list(COLUMNS)[1:]}
-_BETTER = {"pointing_game": "↑", "deletion": "↓", "insertion": "↑", "road_morf": "↓"}
-_BETTER |= {"road_lerf": "↑", "randomisation": "↓"}
+DEFAULT_METRICS = ("pointing_game", "faithfulness")
+COLUMNS = {column: text for group in METRICS.values() for column, text in group.items()}
 
 # {method: {column: a value for each image or grid}}
 Scores = dict[str, dict[str, list[float]]]
@@ -55,10 +67,12 @@ class Examples:
     Attributes:
       images: what the network sees, in [0, 255], float16 to save memory.
       labels: their classes.
+      positions: their positions in the list that they were chosen from.
     """
 
     images: Float[np.ndarray, "n s s 3"]
     labels: Int[np.ndarray, " n"]
+    positions: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +84,8 @@ def score_methods(
     methods: Sequence[str],
     out: str | os.PathLike,
     *,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    masks: Callable[[int], Mask] | None = None,
     limit: int = 200,
     layer: Layer | None = None,
     options: Mapping[str, Mapping] | None = None,
@@ -87,6 +102,8 @@ def score_methods(
       methods: keys of `attribution.registry.METHODS`.
       out: the folder.
       metrics: keys of `METRICS`.
+      masks: function from the position of an image to the mask of its object, for the
+        metrics `localisation`.
       limit: number of images, all correctly classified, and of grids. The randomisation
         check takes the first batch only.
       layer: of class activation maps, several of them, or "head". The default is
@@ -95,17 +112,20 @@ def score_methods(
       grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
       batch_size: images at once.
       command: what was typed, for the record.
-      results: a folder; the scores are entered into its pointing_game.json and
-        faithfulness.json.
+      results: a folder; the scores are entered into its pointing_game.json,
+        faithfulness.json and localisation.json.
 
     Returns:
       The table, in Markdown.
 
     Raises:
       ValueError: for unknown metrics, methods and layers, for an odd `grid_size`, for
-        a number below 1, and if too few images are classified correctly.
+        a number below 1, for `localisation` without masks, and if too few images are
+        classified correctly.
     """
     check_metrics(metrics)
+    if "localisation" in metrics and masks is None:
+        raise ValueError("the metrics 'localisation' need masks; give `masks`")
     registry.check_methods(methods)
     hints.check_count("limit", limit)
     hints.check_count("batch_size", batch_size)
@@ -136,13 +156,22 @@ def score_methods(
             scores[name]["pointing_game"] = values
         result |= {"grids": len(grids), "grid_size": scorer.grid_size}
         result["chance"] = {"pointing_game": 0.25}
-    if "faithfulness" in metrics:
-        faithful, levels = _score_faithfulness(scorer, examples, batch_size)
+    if set(metrics) - {"pointing_game"}:
+        chosen = [masks(i) for i in examples.positions] if masks is not None else []
+        seen = seen_masks(chosen, network.view) if chosen else None
+        by_image, levels = _score_images(scorer, examples, seen, metrics, batch_size)
         for name in methods:
-            scores[name] |= faithful[name] | {"randomisation": levels[name]}
-        result["randomisation_by_level"] = levels
+            scores[name] |= by_image[name]
+        if seen is not None:
+            result.setdefault("chance", {})["localisation"] = float(seen.mean())
+        if levels:
+            result["randomisation_by_level"] = levels
     result["methods"] = {
-        name: {key: round(float(np.mean(values)), 4) for key, values in columns.items()}
+        name: {
+            key: float(f"{np.mean(columns[key]):.4g}")
+            for key in COLUMNS
+            if key in columns
+        }
         for name, columns in scores.items()
     }
     result |= records.provenance(command)
@@ -190,10 +219,12 @@ def choose_correct(
         views = network.view(canvas, sizes)
         return views, network.bind(variables)(views)[0]
 
-    shuffled = images[np.random.default_rng(seed).permutation(len(images)).tolist()]
+    order = np.random.default_rng(seed).permutation(len(images))
+    shuffled = images[order.tolist()]
     size = network.view.size
     correct_images = [np.zeros((0, size, size, 3), np.float16)]
     correct_labels = [np.zeros(0, np.int32)]
+    correct_positions = [np.zeros(0, np.int32)]
     count = 0
     with tqdm.tqdm(total=limit, desc="choosing", unit="image") as bar:
         for batch in loader.read_batches(shuffled, batch_size):
@@ -205,13 +236,13 @@ def choose_correct(
             is_correct = logits[: len(labels)].argmax(-1) == labels
             correct_images.append(views[: len(labels)][is_correct].astype(np.float16))
             correct_labels.append(labels[is_correct])
+            correct_positions.append(order[batch.positions][is_correct])
             bar.update(min(is_correct.sum(), limit - count))
             count += is_correct.sum()
             if count >= limit:
                 break
-    return Examples(
-        np.concatenate(correct_images)[:limit], np.concatenate(correct_labels)[:limit]
-    )
+    arrays = correct_images, correct_labels, correct_positions
+    return Examples(*(np.concatenate(batches)[:limit] for batches in arrays))
 
 
 def draw_grids(
@@ -261,13 +292,17 @@ def _play(
     return scores
 
 
-def _score_faithfulness(
-    scorer: Scorer, examples: Examples, batch_size: int
+def _score_images(
+    scorer: Scorer,
+    examples: Examples,
+    masks: Bool[np.ndarray, "n s s"] | None,
+    metrics: Sequence[str],
+    batch_size: int,
 ) -> tuple[Scores, dict[str, list[float]]]:
-    """Compute the faithfulness of each method, and its levels of randomisation."""
+    """Compute the metrics of single images, and the levels of randomisation."""
     scores: Scores = {}
     levels: dict[str, list[float]] = {}
-    with tqdm.tqdm(total=len(examples), desc="faithfulness", unit="image") as bar:
+    with tqdm.tqdm(total=len(examples), desc="metrics", unit="image") as bar:
         for first in range(0, len(examples), batch_size):
             count = min(batch_size, len(examples) - first)
             # Repeats fill the last batch, so that nothing is compiled again.
@@ -275,31 +310,50 @@ def _score_faithfulness(
             images = examples.images[rows].astype(np.float32)
             labels = examples.labels[rows]
             maps = scorer.maps(images, labels)
+            sensitivity = {}
+            if "sensitivity" in metrics:
+                sensitivity = scorer.sensitivity(images, labels)
             for name, values in maps.items():
-                columns = scores.setdefault(name, {})
-                for key, column in scorer.faithfulness(images, values, labels).items():
-                    columns.setdefault(key, []).extend(column[:count].tolist())
-            levels = levels or scorer.randomised(images, maps, labels)
+                columns: dict[str, Any] = {}
+                if "faithfulness" in metrics:
+                    columns |= scorer.faithfulness(images, values, labels)
+                if "infidelity" in metrics:
+                    columns["infidelity"] = scorer.infidelity(images, values, labels)
+                if sensitivity:
+                    columns["max_sensitivity"] = sensitivity[name]
+                if "localisation" in metrics and masks is not None:
+                    columns |= localise(values, masks[rows])
+                into = scores.setdefault(name, {})
+                for key, column in columns.items():
+                    into.setdefault(key, []).extend(column[:count].tolist())
+            if "faithfulness" in metrics and not levels:
+                levels = scorer.randomised(images, maps, labels)
             bar.update(count)
+    for name, values in levels.items():
+        scores[name]["randomisation"] = values
     return scores, levels
 
 
 def _record(folder: pathlib.Path, run: Run, result: Mapping[str, Any]) -> None:
-    """Enter scores into pointing_game.json and faithfulness.json."""
+    """Enter scores into the files of the metrics, by network and method."""
     common = {"run": records.config_hash(run.config), "layer": result["layer"]}
     common |= {
         key: result[key] for key in ("command", "git_commit", "versions", "device")
     }
     for name, columns in result["methods"].items():
-        entries, faithful = {}, dict(columns)
-        if "pointing_game" in faithful:
+        entries = {}
+        if "pointing_game" in columns:
             entries["pointing_game"] = {
-                "score": faithful.pop("pointing_game"),
+                "score": columns["pointing_game"],
                 "grids": result["grids"],
                 "grid_size": result["grid_size"],
             }
-        if faithful:
-            entries["faithfulness"] = faithful | {"pictures": result["pictures"]}
+        local = {k: v for k, v in columns.items() if k in METRICS["localisation"]}
+        others = columns.keys() - local.keys() - {"pointing_game"}
+        faithful = {key: value for key, value in columns.items() if key in others}
+        for file, values in (("faithfulness", faithful), ("localisation", local)):
+            if values:
+                entries[file] = values | {"pictures": result["pictures"]}
         options = {"options": result["options"].get(name, {})}
         for file, entry in entries.items():
             path = folder / f"{file}.json"
@@ -312,10 +366,9 @@ def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:
     records.write_json(out / "result.json", result)
     scores = result["methods"]
     columns = [key for key in COLUMNS if key in next(iter(scores.values()))]
-    header = ["method"]
-    header += [f"{COLUMNS[key]} {_BETTER.get(key, '')}".strip() for key in columns]
+    header = ["method", *(COLUMNS[key] for key in columns)]
     rows = [
-        [name, *(f"{values[key]:.3f}" for key in columns)]
+        [name, *(_format(values[key]) for key in columns)]
         for name, values in scores.items()
     ]
     lines = [header, ["---"] * len(header), *rows]
@@ -323,3 +376,8 @@ def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:
     (out / "table.md").write_text(table + "\n")
     figures.write_table(out / "table.png", header, rows)
     return table
+
+
+def _format(value: float) -> str:
+    """Return a value of the table; infidelities may be tiny."""
+    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.1e}"

@@ -3,7 +3,10 @@
     scorer = Scorer(network, ["grad_cam"], layer="mixed10", options=None, seed=0)
     maps = scorer.maps(images, labels)                            # {method: [n, h, w]}
     scorer.faithfulness(images, maps["grad_cam"], labels)         # {column: [n]}
+    scorer.infidelity(images, maps["grad_cam"], labels)           # [n]
+    scorer.sensitivity(images, labels)                            # {method: [n]}
     scorer.randomised(images, maps, labels)                       # {method: [levels]}
+    localise(maps["grad_cam"], masks)                             # {column: [n]}
     scorer.grids(images_of_grids, labels_of_grids, cells)         # {method: [n]}
 
 `images` are what the network sees. `explain.score` runs a scorer over many images.
@@ -16,10 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import faithfulness, localisation
+from seeflower_jax.attribution import regions
+from seeflower_jax.attribution.metrics import faithfulness, localisation
+from seeflower_jax.attribution.metrics.infidelity import infidelity, remove_square
+from seeflower_jax.attribution.metrics.randomisation import randomised, rank_correlation
+from seeflower_jax.attribution.metrics.road import combine, road
+from seeflower_jax.attribution.metrics.sensitivity import max_sensitivity
+from seeflower_jax.attribution.metrics.sparseness import sparseness
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.inference.network import Network
 
@@ -73,6 +82,8 @@ class Scorer:
             options,
         )
         self._compute_faithfulness = jax.jit(self._faithfulness)
+        self._compute_infidelity = jax.jit(self._infidelity)
+        self._compute_sensitivity = jax.jit(self._sensitivity)
 
     def maps(
         self,
@@ -102,7 +113,7 @@ class Scorer:
         labels: Int[Array, " n"],
     ) -> dict[str, Float[Array, " n"]]:
         network = self._network.bind(variables)
-        road_morf, road_lerf = faithfulness.road(network, images, maps, labels)
+        road_morf, road_lerf = road(network, images, maps, labels)
         return {
             "deletion": faithfulness.area_under(
                 faithfulness.deletion(network, images, maps, labels)
@@ -112,7 +123,8 @@ class Scorer:
             ),
             "road_morf": road_morf.mean(0),
             "road_lerf": road_lerf.mean(0),
-            "sparseness": faithfulness.sparseness(maps),
+            "road_combined": combine(road_morf, road_lerf),
+            "sparseness": sparseness(maps),
         }
 
     def faithfulness(
@@ -126,6 +138,52 @@ class Scorer:
         return jax.device_get(
             self._compute_faithfulness(variables, images, maps, labels)
         )
+
+    def _infidelity(
+        self,
+        variables: dict,
+        images: Float[Array, "n s s 3"],
+        maps: Float[Array, "n s s"],
+        labels: Int[Array, " n"],
+    ) -> Float[Array, " n"]:
+        network = self._network.bind(variables)
+        keys = jax.random.split(self._key, len(images))
+        return infidelity(
+            network,
+            images,
+            maps,
+            keys,
+            labels,
+            perturb=remove_square(max(1, images.shape[1] // 5)),
+            normalise=True,  # because methods have units of their own
+        )
+
+    def infidelity(
+        self,
+        images: Float[np.ndarray, "n s s 3"],
+        maps: Float[np.ndarray, "n s s"],
+        labels: Int[np.ndarray, " n"],
+    ) -> Float[np.ndarray, " n"]:
+        """Compute the infidelity of one method's maps."""
+        variables = self._network.variables
+        return jax.device_get(self._compute_infidelity(variables, images, maps, labels))
+
+    def _sensitivity(
+        self, variables: dict, images: Float[Array, "n s s 3"], labels: Int[Array, " n"]
+    ) -> dict[str, Float[Array, " n"]]:
+        keys = jax.random.split(self._key, len(images))
+
+        def explain(images):
+            return self._explain(variables, images, labels, keys)[2]
+
+        return max_sensitivity(explain, images, keys)
+
+    def sensitivity(
+        self, images: Float[np.ndarray, "n s s 3"], labels: Int[np.ndarray, " n"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """Compute {method: the max-sensitivity for each image}."""
+        variables = self._network.variables
+        return jax.device_get(self._compute_sensitivity(variables, images, labels))
 
     def randomised(
         self,
@@ -141,9 +199,9 @@ class Scorer:
         variables = self._network.variables
         groups = layer_groups(variables["params"])
         levels: dict[str, list[float]] = {name: [] for name in maps}
-        for randomised in faithfulness.randomised(variables, groups, self._key):
-            for name, values in self.maps(images, labels, randomised).items():
-                correlation = faithfulness.rank_correlation(
+        for changed in randomised(variables, groups, self._key):
+            for name, values in self.maps(images, labels, changed).items():
+                correlation = rank_correlation(
                     jnp.asarray(maps[name]), jnp.asarray(values)
                 )
                 levels[name].append(float(np.mean(correlation)))
@@ -171,3 +229,19 @@ class Scorer:
             )
             for name, maps in self.maps(grids, targets).items()
         }
+
+
+@jax.jit
+def localise(
+    maps: Float[Array, "n s s"], masks: Bool[Array, "n s s"]
+) -> dict[str, Float[Array, " n"]]:
+    """Compute {column: a value for each image} of maps and the masks of the objects."""
+    boxes = regions.bounding_boxes(masks)
+    in_boxes = regions.fill(boxes, *masks.shape[1:])
+    return {
+        "pointing_hit": localisation.pointing_game(maps, masks),
+        "energy_in_mask": localisation.energy_pointing_game(maps, masks),
+        "energy_in_box": localisation.energy_pointing_game(maps, in_boxes),
+        "mask_iou": localisation.mask_iou(maps, masks),
+        "box_iou": localisation.box_iou(regions.bounding_boxes(maps), boxes),
+    }

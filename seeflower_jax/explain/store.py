@@ -1,8 +1,8 @@
 """Maps of many images on disk, in shards, in constant memory.
 
     with records.lock(folder):
-        store = MapStore(folder, settings)
-        for shard, positions in store.remaining(len(names)):
+        store = MapStore(folder, settings, len(names))
+        for shard, positions in store.remaining():
             store.write(shard, ShardContent(maps, lines, boxes, skipped))
     store = MapStore.open(folder)
     for line in store.lines():
@@ -13,19 +13,25 @@
 `skipped.jsonl` has a line for each image without maps. `state.json` is written last in
 each shard, so a run that was interrupted goes on with the first shard that it does not
 count.
+
+The number of a shard says which images it has. Several machines can therefore write
+different shards of the same images, each to a folder of its own. `explain.merge` puts
+them together.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from seeflower_jax import records
+from seeflower_jax.explain import parts
+from seeflower_jax.explain.parts import WHOLE, Part
 
 SHARD_SIZE = 256  # images
 _LOGS = ("index.jsonl", "skipped.jsonl")
@@ -36,16 +42,18 @@ class ShardContent:
     """What is written of a shard's images.
 
     Attributes:
-      maps: {method: [rows, h, w]}, finite.
+      maps: {method: batches of maps [rows, h, w]}, finite.
       lines: a dict for each row; it is written once per method.
       extras: {method: a dict for each row}, what the lines of this method alone have.
       skipped: a dict for each image without maps.
     """
 
-    maps: Mapping[str, Float[np.ndarray, "n h w"]]
-    lines: list[dict]
-    extras: Mapping[str, list[dict]]
-    skipped: list[dict]
+    maps: dict[str, list[Float[np.ndarray, "n h w"]]] = dataclasses.field(
+        default_factory=dict
+    )
+    lines: list[dict] = dataclasses.field(default_factory=list)
+    extras: dict[str, list[dict]] = dataclasses.field(default_factory=dict)
+    skipped: list[dict] = dataclasses.field(default_factory=list)
 
 
 class MapStore:
@@ -58,15 +66,24 @@ class MapStore:
       folder: made if absent.
       settings: JSON-serialisable; everything that the maps depend on. `dtype` is the
         type of the maps on disk, 'float16' or 'float32'.
+      count: number of all images.
+      part: the part of the shards of all images that the folder will have.
 
     Raises:
       ValueError: if the folder holds maps of other settings; lists what differs.
       DamagedFileError: if a file of the folder is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike, settings: dict):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        settings: Mapping,
+        count: int,
+        part: Part = WHOLE,
+    ):
         # Maps of earlier versions are not scaled, so they cannot be continued.
-        settings = json.loads(json.dumps({**settings, "scaled": True}))
+        more = {"scaled": True, "count": count, "part": str(part)}
+        settings = json.loads(json.dumps({**settings, **more}))
         self.folder = pathlib.Path(folder).expanduser()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._state = {"settings": settings, "shards": 0, "bytes": [0, 0]}
@@ -76,6 +93,8 @@ class MapStore:
         for path, size in self._logs():
             path.touch()
             os.truncate(path, size)
+        if not self._shards():  # An empty part is complete.
+            self._count(0, (), ())
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "MapStore":
@@ -108,28 +127,38 @@ class MapStore:
             logs.append((path, size))
         return logs
 
+    @property
+    def settings(self) -> dict:
+        """Return what the maps depend on."""
+        return self._state["settings"]
+
     def _check_settings(self, settings: dict) -> None:
-        before = self._state["settings"]
-        differing = "; ".join(
-            f"{key}: {before.get(key, 'absent')} there, "
-            f"{settings.get(key, 'absent')} now"
-            for key in sorted(before | settings)
-            if before.get(key, ...) != settings.get(key, ...)
-        )
+        differing = differences(self.settings, settings, ("there", "now"))
         if differing:
             raise ValueError(
                 f"{self.folder} holds maps of other settings ({differing}); give "
                 "another --out, or the same settings to go on"
             )
 
-    def remaining(self, count: int) -> Iterator[tuple[int, range]]:
+    @property
+    def part(self) -> Part:
+        """Return the part of the shards of all images that the folder will have."""
+        # Earlier versions wrote whole folders only.
+        return parts.parse(self.settings.get("part", str(WHOLE)))
+
+    def _shards(self) -> range:
+        """Return the numbers of the shards that the folder will have."""
+        return self.part.of(-(-self.settings["count"] // SHARD_SIZE))
+
+    def remaining(self) -> Iterator[tuple[int, range]]:
         """Yield the (number, image positions) of each shard that is not written yet."""
-        for number in range(self._state["shards"], -(-count // SHARD_SIZE)):
+        for number in self._shards()[self._state["shards"] :]:
             first = number * SHARD_SIZE
-            yield number, range(first, min(first + SHARD_SIZE, count))
+            stop = min(first + SHARD_SIZE, self.settings["count"])
+            yield number, range(first, stop)
 
     def write(self, shard: int, content: ShardContent) -> None:
-        """Write a shard.
+        """Write the next shard.
 
         The lines get `method`, `shard` (the file), `row` in the file, and `scale`.
 
@@ -137,10 +166,11 @@ class MapStore:
           FullDiskError: if the disk is full. The shard is then not counted.
         """
         index = []
-        for method, values in content.maps.items():
+        for method, batches in content.maps.items():
             path = self.folder / method / f"{shard:05d}.npy"
             path.parent.mkdir(exist_ok=True)
-            stored, scales = _scale(values, self._state["settings"]["dtype"])
+            scaled = [_scale(maps, self.settings["dtype"]) for maps in batches]
+            stored, scales = map(np.concatenate, zip(*scaled, strict=True))
             with records.replacing(path) as partial:
                 np.save(partial, stored)
             place = {"method": method, "shard": f"{method}/{path.name}"}
@@ -151,10 +181,31 @@ class MapStore:
                     zip(content.lines, scales, extras, strict=True)
                 )
             ]
-        sizes = []
-        for name, lines in zip(_LOGS, (index, content.skipped), strict=True):
-            sizes.append(_append(self.folder / name, lines))
-        self._state |= {"shards": shard + 1, "bytes": sizes}
+        self._count(self._shards().index(shard) + 1, index, content.skipped)
+
+    def append(self, store: "MapStore") -> None:
+        """Count the shards of another store, which are in this folder already.
+
+        Raises:
+          ValueError: unless this store has all shards before these, and none of these
+            or all.
+        """
+        shards, written = store._shards(), self._state["shards"]
+        if written >= shards.stop:
+            return
+        if written != shards.start:
+            raise ValueError(
+                f"{self.folder} has {written} shards of its own; give another --out"
+            )
+        self._count(shards.stop, store.lines(), store.skipped())
+
+    def _count(
+        self, shards: int, lines: Iterable[dict], skipped: Iterable[dict]
+    ) -> None:
+        """Append lines to the logs, and record how many shards are written."""
+        logs = zip(_LOGS, (lines, skipped), strict=True)
+        sizes = [_append(self.folder / name, lines) for name, lines in logs]
+        self._state |= {"shards": shards, "bytes": sizes}
         records.write_json(self.folder / "state.json", self._state)
 
     def lines(self) -> Iterator[dict]:
@@ -195,6 +246,24 @@ class MapStore:
             ) from error
         # Earlier versions wrote no scale, and maps that were not scaled.
         return stored.astype(np.float32) * np.float32(line.get("scale", 1))
+
+
+def differences(
+    first: Mapping, second: Mapping, names: tuple[str, str], but: Sequence[str] = ()
+) -> str:
+    """Return the settings in which two stores differ, in words; "" if in none.
+
+    Args:
+      first, second: settings of the stores.
+      names: of the stores in the result.
+      but: keys to leave out.
+    """
+    return "; ".join(
+        f"{key}: {first.get(key, 'absent')} {names[0]}, "
+        f"{second.get(key, 'absent')} {names[1]}"
+        for key in sorted(first.keys() | second.keys())
+        if key not in but and first.get(key, ...) != second.get(key, ...)
+    )
 
 
 def _append(path: pathlib.Path, lines: Iterable[dict]) -> int:

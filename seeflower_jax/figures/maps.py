@@ -6,8 +6,10 @@
 Maps are normalised here, for display only: each map by its own 99.5th percentile.
 """
 
+import functools
 import os
 import textwrap
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,11 +45,23 @@ def overlay(image: Pixels, values: Map, signed: bool) -> UInt8[np.ndarray, "h w 
     """
     values = normalise(values, signed)
     strength = np.abs(2 * values - 1) if signed else values
-    colours = matplotlib.colormaps["seismic" if signed else "inferno"](values)[..., :3]
-    brightness = np.asarray(image, np.float32).mean(-1, keepdims=True) / 255
-    opacity = 0.25 + 0.65 * strength[..., None]
-    mixed = (1 - opacity) * brightness + opacity * colours
-    return (mixed * 255).round().clip(0, 255).astype(np.uint8)
+    opacity = (0.25 + 0.65 * strength)[..., None]
+    red, green, blue = np.moveaxis(np.asarray(image, np.float32), -1, 0)
+    brightness = ((red + green + blue) / 3 / 255)[..., None]
+    colours = _colours("seismic" if signed else "inferno")
+    # In place, because thousands of overlays may be drawn: 2 ms instead of 8 ms for 320
+    # x 320 pixels.
+    mixed = np.take(colours, np.minimum(values * 256, 255).astype(np.intp), axis=0)
+    mixed *= opacity
+    mixed += (1 - opacity) * brightness
+    mixed *= 255
+    return np.rint(mixed, out=mixed).astype(np.uint8)
+
+
+@functools.cache
+def _colours(name: str) -> Float[np.ndarray, "256 3"]:
+    """Return the colours of a colormap of Matplotlib, in [0, 1]."""
+    return matplotlib.colormaps[name](np.arange(256))[:, :3]
 
 
 def draw_box(
@@ -193,8 +207,20 @@ def _to_uint8(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
 def write_png(path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write an image as a PNG, whole or not at all.
 
+    The compression without a search for repeats takes a fifth of the time of Pillow's
+    default. Overlays of photos have few repeats: the files are about as small.
+
     Raises:
       FullDiskError: if the disk is full.
+      OSError: if the file cannot be written; the message names it.
     """
-    with records.replacing(path) as partial:
-        Image.fromarray(pixels).save(partial, "PNG")
+    try:
+        with records.replacing(path) as partial:
+            Image.fromarray(pixels).save(
+                partial, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY
+            )
+    except records.FullDiskError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {os.fspath(path)}: {reason}") from error

@@ -13,19 +13,19 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
 
 from seeflower_jax import records
-from seeflower_jax.attribution import localisation, registry
+from seeflower_jax.attribution import registry
+from seeflower_jax.attribution.metrics import localisation
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.images import Images
-from seeflower_jax.data.synthetic import SyntheticSource
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment import images as run_images
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.experiment.train import train
 from seeflower_jax.explain.attribute import attribute
+from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.explain.maximise import maximise_classes
 from seeflower_jax.explain.store import MapStore
 from seeflower_jax.inference.run import load_run
@@ -150,18 +150,6 @@ def _by_turns(images: Images) -> Images:
     return images[order]
 
 
-def _flower_masks(dataset: Dataset, view: View) -> dict[str, Bool[np.ndarray, "s s"]]:
-    """Return where the network sees the flower, by the name of each test image."""
-    source = dataset.source
-    assert isinstance(source, SyntheticSource)
-    indices = dataset.indices("test")
-    drawn = np.stack([source.mask(index) for index in indices]).astype(np.float32)
-    canvas = jnp.repeat(drawn[..., None], 3, -1)
-    sizes = jnp.tile(jnp.array(drawn.shape[1:]), (len(drawn), 1))
-    masks = np.asarray(view(canvas, sizes))[..., 0] > 0.5
-    return dict(zip(dataset.images("test").names, masks, strict=True))
-
-
 def _pointing_game(
     dataset: Dataset, view: View, folder: pathlib.Path, methods: Sequence[str]
 ) -> dict[str, float]:
@@ -173,14 +161,16 @@ def _pointing_game(
       folder: the maps, of `attribute`.
       methods: of the maps.
     """
-    masks, store = _flower_masks(dataset, view), MapStore.open(folder)
+    names, mask = dataset.images("test").names, dataset.masks("test")
+    seen = seen_masks([mask(position) for position in range(len(names))], view)
+    masks, store = dict(zip(names, seen, strict=True)), MapStore.open(folder)
     hits: dict[str, list[float]] = {method: [] for method in methods}
     shares = []
     for line in store.lines():
         values = jnp.asarray(store.read(line), jnp.float32)
-        mask = masks[line["image"]]
-        (hit,) = localisation.pointing_game(values[None], jnp.asarray(mask)[None])
+        object_mask = masks[line["image"]][None]
+        (hit,) = localisation.pointing_game(values[None], jnp.asarray(object_mask))
         hits[line["method"]].append(float(hit))
-        shares.append(mask.mean())
+        shares.append(object_mask.mean())
     scores = {"chance": np.mean(shares)} | {k: np.mean(v) for k, v in hits.items()}
     return {name: float(score) for name, score in scores.items()}

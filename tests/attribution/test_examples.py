@@ -56,5 +56,5 @@ def test_all_modules_but_types_have_examples():
         for name in MODULES
     }
     without = {name for name, count in counts.items() if not count}
-    expected = ("types", "methods", "adapters")
+    expected = ("types", "methods", "metrics", "adapters")
     assert without == {f"{attribution.__name__}.{name}" for name in expected}

@@ -111,7 +111,7 @@ def test_image_files_are_read_in_order_and_unreadable_ones_are_named():
     assert [str(error) for error in batches[1].errors.values()] == ["rose.jpg"]
     pixels = [image[0, 0, 0] for batch in batches for image in batch.pixels]
     assert pixels == [0, 1, 2, 4, 5, 6]
-    batches = list(loader.read_batches(images, 4, range(4, 7)))
+    batches = list(loader.read_batches(images, 4, [range(4, 7)]))
     assert [batch.positions for batch in batches] == [[4, 5, 6]]
     some = images[[5, 0]]
     assert some.names == ["f", "a"] and some.read(0)[0, 0, 0] == 5

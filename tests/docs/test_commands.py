@@ -230,6 +230,9 @@ COVERED = {
     ),
     "python -m scripts.outside_data --config=configs/quickstart.py "
     "--out=runs/outside": "tests/studies/test_outside_data.py::test_small_study",
+    "python -m scripts.merge_maps --out=maps": (
+        "tests/explain/test_pipeline.py::test_parts_are_merged_to_the_whole"
+    ),
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
     ),

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import models
 from seeflower_jax.attribution import batch, registry
 from seeflower_jax.data import decode
 from seeflower_jax.data.images import Images
-from seeflower_jax.data.view import View
 from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.images import of_run
 from seeflower_jax.explain import attribute, closer, store
@@ -24,7 +22,8 @@ from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference import export
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
-from tests import fixtures, harness
+from tests import harness
+from tests.explain import small
 
 
 @pytest.fixture
@@ -193,21 +192,8 @@ def test_image_with_nan_is_refused(network):
         explain(network.variables, images, np.zeros(3, np.int32), keys)
 
 
-def _baseline(variables=None, **options) -> Network:
-    """Return the baseline network at the size of its images, which is quick."""
-    spec = models.get_spec("baseline", num_classes=4, hidden=(8,))
-    return Network(
-        spec=spec,
-        variables=variables or fixtures.random_variables(spec, 0),
-        view=View(32, 32, **options),
-        class_names=tuple("abcd"),
-        temperature=0.5,
-        origin="here",
-    )
-
-
 def test_export(tmp_path):
-    export.save(tmp_path / "export", _baseline(), {})
+    export.save(tmp_path / "export", small.baseline(), {})
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(3):
@@ -259,7 +245,7 @@ def test_export(tmp_path):
 )
 def test_values_out_of_range(tmp_path, arguments, status, message):
     if not (tmp_path / "export").exists():
-        export.save(tmp_path / "export", _baseline(), {})
+        export.save(tmp_path / "export", small.baseline(), {})
         Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
     completed = harness.run_here(
         "attribute",
@@ -290,9 +276,9 @@ def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
     """Use equal parameters, with which Grad-CAM is the brightness of the image."""
     equal = jax.tree.map(
         lambda x: np.full_like(x, 0.01 if x.ndim > 1 else 0),
-        _baseline().variables,
+        small.baseline().variables,
     )
-    network = _baseline(equal, keep_aspect=keep_aspect)
+    network = small.baseline(equal, keep_aspect=keep_aspect)
     box = [330, 90, 420, 210]
     pixels = np.zeros((400, 600, 3), np.uint8)
     pixels[box[1] : box[3], box[0] : box[2]] = 255
@@ -325,7 +311,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path, monkeypatch):
     # The sheets have a fixed number of images. Matplotlib leaves figures to the
     # garbage collector.
     monkeypatch.setattr(attribute, "_write_sheets", lambda *_: None)
-    network = _baseline()
+    network = small.baseline()
     rng = np.random.default_rng(0)
 
     def peak(count):

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models
+from seeflower_jax.data import synthetic
+from seeflower_jax.data.cache import open_cache
+from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.images import Images
+from seeflower_jax.data.view import View
 from seeflower_jax.experiment.images import of_run
 from seeflower_jax.explain import score
+from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.inference.network import Network
 from tests import harness
 
@@ -28,13 +33,19 @@ def examples(tiny_run, images) -> score.Examples:
     """
     correct = score.choose_correct(tiny_run.network, images, 6, 4, seed=0)
     labels = np.array([0, 1, 2, 3, 0, 1], np.int32)
-    return score.Examples(np.resize(correct.images, (6, 80, 80, 3)), labels)
+    return score.Examples(
+        np.resize(correct.images, (6, 80, 80, 3)), labels, np.arange(6)
+    )
 
 
 def test_only_correctly_classified_images_are_chosen(tiny_run, images):
     network = tiny_run.network
     chosen = score.choose_correct(network, images, 6, 4, seed=0)
     assert 0 < len(chosen) <= 6
+    labels = [images.labels[position] for position in chosen.positions]
+    np.testing.assert_array_equal(labels, chosen.labels)
+    seen = network.see(images.read(chosen.positions[0]))
+    np.testing.assert_allclose(chosen.images[0], seen, atol=0.6)
     logits, _ = models.apply(network.spec, network.variables, chosen.images[:4])
     np.testing.assert_array_equal(logits.argmax(-1), chosen.labels[:4])
     assert not len(score.choose_correct(network, images[:0], 6, 4, seed=0))
@@ -76,7 +87,10 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
     assert result["pictures"] == result["grids"] == 6
     assert list(result["methods"]) == methods
     for scores in result["methods"].values():
-        assert scores.keys() == score.COLUMNS.keys()
+        groups = [score.METRICS[name] for name in score.DEFAULT_METRICS]
+        assert list(scores) == [column for group in groups for column in group]
+        both = (scores["road_lerf"] - scores["road_morf"]) / 2
+        assert scores["road_combined"] == pytest.approx(both, abs=1e-4)
         assert all(-1 <= value <= 1 for value in scores.values())
     levels = result["randomisation_by_level"]["saliency"]
     assert len(levels) == 13  # the head, 11 blocks, the stem
@@ -120,10 +134,72 @@ def test_some_metrics(tiny_run, images, examples, tmp_path, monkeypatch):
         scores()
     with pytest.raises(ValueError, match="grid_size is 75; expected an even number"):
         scores("pointing_game", grid_size=75)
-    none = score.Examples(examples.images[:0], examples.labels[:0])
+    none = score.Examples(*(array[:0] for array in vars(examples).values()))
     monkeypatch.setattr(score, "choose_correct", lambda *_: none)
     with pytest.raises(ValueError, match="none of 16 images is classified correctly"):
         scores("faithfulness")
+
+
+def test_metrics_with_masks_and_perturbations(
+    tiny_run, images, examples, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(score, "choose_correct", lambda *_: examples)
+    left = np.arange(96) < np.full((96, 1), 48)
+
+    def scores(mask, *metrics):
+        score.score_methods(
+            tiny_run,
+            images,
+            ["eigen_cam"],
+            tmp_path,
+            metrics=metrics,
+            masks=lambda _: mask,
+            limit=6,
+            layer="mixed2",
+            batch_size=4,
+            results=tmp_path / "results",
+        )
+        result = json.loads((tmp_path / "result.json").read_text())
+        assert result["chance"] == {"localisation": pytest.approx(0.5)}
+        return result["methods"]["eigen_cam"]
+
+    columns = scores(left, "infidelity", "sensitivity", "localisation")
+    groups = ("infidelity", "sensitivity", "localisation")
+    assert list(columns) == [key for name in groups for key in score.METRICS[name]]
+    assert columns["infidelity"] > 0 and columns["max_sensitivity"] > 0
+    # The half is its own box, and what is not in one half is in the other.
+    assert columns["energy_in_box"] == columns["energy_in_mask"]
+    right = scores(~left, "localisation")
+    energy = columns["energy_in_mask"] + right["energy_in_mask"]
+    assert energy == pytest.approx(1, abs=1e-3)
+    assert columns["pointing_hit"] + right["pointing_hit"] == pytest.approx(1, abs=1e-3)
+    for file, key in (("faithfulness", "infidelity"), ("localisation", "mask_iou")):
+        recorded = json.loads((tmp_path / "results" / f"{file}.json").read_text())
+        assert 0 <= recorded["inception_v3"]["eigen_cam"][key]
+    with pytest.raises(ValueError, match="'localisation' need masks; give `masks`"):
+        score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
+
+
+def test_masks_are_seen_as_images_are():
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:45] = True  # the view is the central square, without its border
+    (seen,) = seen_masks([mask], View(10, 40, crop=0.5))
+    expected = np.ones((10, 10), bool)
+    np.testing.assert_array_equal(seen, expected)
+    (seen,) = seen_masks([mask], View(20, 40))
+    expected = np.zeros((20, 20), bool)
+    expected[5:15, 5:18] = True  # half of a pixel is not more than half
+    expected[5:15, 17] = False
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_only_drawn_images_have_masks(tiny_run):
+    with pytest.raises(ValueError, match="has no masks .* 'synthetic'"):
+        of_run(tiny_run).masks("test")
+    source = synthetic.load("target", 2, (0, 0, 3))
+    masks = Dataset(source, open_cache).masks("test")
+    index = source.indices("test")[4]
+    np.testing.assert_array_equal(masks(4), source.mask(index))
 
 
 def test_grids_have_four_classes():

@@ -78,9 +78,9 @@ def test_stored_maps_of_every_method_are_the_computed_maps(
 
 
 def _write(folder, maps, **settings) -> MapStore:
-    store = MapStore(folder, SETTINGS | settings)
+    store = MapStore(folder, SETTINGS | settings, len(maps))
     lines = [{"image": f"{row}.png"} for row in range(len(maps))]
-    store.write(0, ShardContent({"saliency": maps}, lines, {}, []))
+    store.write(0, ShardContent({"saliency": [maps]}, lines))
     return store
 
 
@@ -106,7 +106,7 @@ def test_maps_of_earlier_versions_are_read_but_not_continued(tmp_path):
     before = MapStore.open(tmp_path)
     np.testing.assert_array_equal(before.read(next(before.lines())), np.ones((3, 4)))
     with pytest.raises(ValueError, match=r"other settings \(scaled: absent there, Tr"):
-        MapStore(tmp_path, SETTINGS)
+        MapStore(tmp_path, SETTINGS, 2)
 
 
 def test_reading_changes_nothing_that_another_process_writes(tmp_path):
@@ -116,7 +116,7 @@ def test_reading_changes_nothing_that_another_process_writes(tmp_path):
     before = (tmp_path / "index.jsonl").read_bytes()
     assert len(list(MapStore.open(tmp_path).lines())) == 2
     assert (tmp_path / "index.jsonl").read_bytes() == before
-    assert len(list(MapStore(tmp_path, SETTINGS).lines())) == 2
+    assert len(list(MapStore(tmp_path, SETTINGS, 2).lines())) == 2
 
 
 def _truncate(path):

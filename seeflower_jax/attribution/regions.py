@@ -1,17 +1,14 @@
-"""Localisation: masks and boxes from maps, and metrics of where maps point.
+"""Masks, boxes and squares around what a map highlights.
 
     boxes = bounding_boxes(maps)                     # [N, 4]
     centers, halves = squares(boxes, maps.shape[1])  # squares to crop
-    grids = grid_images(images)                      # [N, 4, ...] -> 2 x 2 grids
-    scores = grid_pointing(maps_of_grids, cells)     # chance is 0.25
-    hits = pointing_game(maps, object_masks)
 
-Every function is pure and batched.
+Every function is pure and batched. `metrics.localisation` compares them with
+the object of the image.
 """
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 THRESHOLD = 0.15  # a mask holds the pixels above this share of the map's maximum
 
@@ -38,7 +35,7 @@ def bounding_boxes(
     Source: Selvaraju et al. 2017, arXiv 1610.02391, section 4.1.
 
     Args:
-      maps: maps of images.
+      maps: maps of images, or masks.
       threshold: the share of the maximum that a map exceeds within the mask.
 
     Returns:
@@ -62,6 +59,20 @@ def bounding_boxes(
     top, bottom = extent(mask.any(2))
     left, right = extent(mask.any(1))
     return jnp.stack([top, left, bottom, right], -1).astype(jnp.int32)
+
+
+def fill(boxes: Int[Array, "n 4"], height: int, width: int) -> Bool[Array, "n h w"]:
+    """Return the mask of each box: top, left, bottom, right in pixels.
+
+    Example:
+      >>> fill(jnp.array([[0, 1, 1, 3]]), 2, 3).tolist()
+      [[[False, True, True], [False, False, False]]]
+    """
+    top, left, bottom, right = boxes.T[:, :, None]
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    in_rows = (top <= rows) & (rows < bottom)
+    in_columns = (left <= columns) & (columns < right)
+    return in_rows[:, :, None] & in_columns[:, None]
 
 
 def squares(
@@ -88,58 +99,3 @@ def squares(
     halves = jnp.minimum(half_extent * (1 + 2 * margin), 1)
     limit = (1 - halves)[:, None]
     return jnp.clip(corners.mean(1), -limit, limit), halves
-
-
-def grid_images(images: Shaped[Array, "n 4 h w c"]) -> Shaped[Array, "n 2*h 2*w c"]:
-    """Arrange four images each in a 2 x 2 grid, in reading order."""
-    n, _, height, width, channels = images.shape
-    grid = images.reshape(n, 2, 2, height, width, channels).transpose(0, 1, 3, 2, 4, 5)
-    return grid.reshape(n, 2 * height, 2 * width, channels)
-
-
-def grid_pointing(
-    maps: Float[Array, "n 2*h 2*w"], cells: Int[Array, "n"]
-) -> Float[Array, "n"]:
-    """Compute the share of a map's positive part that lies in the target's cell.
-
-    Source: the grid pointing game, Boehle et al. 2021, arXiv 2104.00032, section 4.2.
-
-    Args:
-      maps: maps of images of `grid_images`.
-      cells: the cell of the target, from 0 to 3 in reading order.
-
-    Returns:
-      Values in [0, 1]; chance is 0.25. A map without a positive part scores 0.25.
-    """
-    n, height, width = maps.shape
-    positive = jax.nn.relu(maps).reshape(n, 2, height // 2, 2, width // 2).sum((2, 4))
-    positive = positive.reshape(n, 4)
-    in_cell = jnp.take_along_axis(positive, cells[:, None], -1)[:, 0]
-    total = positive.sum(-1)
-    return jnp.where(total > 0, in_cell / jnp.where(total > 0, total, 1), 0.25)
-
-
-def pointing_game(
-    maps: Float[Array, "n h w"], masks: Bool[Array, "n h w"]
-) -> Float[Array, "n"]:
-    """Compute whether the maximum of each map lies on the object.
-
-    The source also counts maxima near the object. This function counts only
-    maxima on the object.
-
-    Source: the pointing game, Zhang et al. 2018, arXiv 1608.00507, section 4.1.
-
-    Args:
-      maps: maps of images.
-      masks: where the object is.
-
-    Returns:
-      0 or 1 for each map. A map with several equal maxima scores the share of the
-      maxima on the object.
-
-    Example:
-      >>> pointing_game(jnp.eye(2)[None], jnp.array([[[True, True], [False, False]]]))
-      Array([0.5], dtype=float32)
-    """
-    is_maximum = maps == maps.max((1, 2), keepdims=True)
-    return (is_maximum & masks).sum((1, 2)) / is_maximum.sum((1, 2))

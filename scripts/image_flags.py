@@ -1,0 +1,44 @@
+"""Define the flags that name images: files, or a split of a run.
+
+    flags.adopt_module_key_flags(image_flags)
+    network, images = image_flags.load_network_and_images()
+
+The network is that of `network_flags`.
+"""
+
+from absl import app, flags
+
+from scripts import network_flags
+from seeflower_jax.data.images import Images
+from seeflower_jax.inference.network import Network
+
+_IMAGES = flags.DEFINE_string("images", None, "A folder, a pattern or a .txt list.")
+_SPLIT = flags.DEFINE_enum(
+    "split", None, ["train", "validation", "test"], "A split of the run's images."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's images are now.")
+flags.register_validator("images", lambda path: path != "", "expected a path")
+
+
+def load_network_and_images() -> tuple[Network, Images]:
+    """Load the network and the images that the command line names.
+
+    Raises:
+      app.UsageError: unless the command line names one network and one list of images,
+        and what loading them raises.
+    """
+    split = _SPLIT.value
+    if (_IMAGES.value is None) == (split is None):
+        raise app.UsageError("give one of --images and --split")
+    if split is None:
+        network = network_flags.load_network()
+        return network, network.images(str(_IMAGES.value))
+    network_flags.check()
+    if network_flags.WORKDIR.value is None:
+        raise app.UsageError("--split is of a run's data: give --workdir, or --images")
+    # Only a run needs optax and orbax.
+    from seeflower_jax.experiment.images import of_run
+    from seeflower_jax.inference.run import load_run
+
+    run = load_run(network_flags.WORKDIR.value, _DATA_DIR.value)
+    return run.network, of_run(run).images(split)

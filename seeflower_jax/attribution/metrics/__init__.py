@@ -1,0 +1,1 @@
+"""Metrics of attribution maps, one kind a file; `docs/attribution_metrics.md`."""
