@@ -46,8 +46,10 @@ def write(
     path: str | os.PathLike, dataset: Dataset, logits: Float[np.ndarray, "n c"]
 ) -> None:
     """Write the logits of all training images, in the order of the split."""
-    with records.replacing(pathlib.Path(path).expanduser()) as partial:
-        with open(partial, "wb") as file:
+    path = pathlib.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with records.replacing(path) as partial:
+        with open(partial, "wb") as file:  # NumPy would change the ending of a name
             np.savez(file, logits=logits.astype(np.float32), of=_identity(dataset))
 
 

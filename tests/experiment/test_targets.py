@@ -21,7 +21,7 @@ CLASSES = 102
 @pytest.fixture(scope="module")
 def logits_path(linear_run, tmp_path_factory):
     """The file of a teacher that has the features of `linear_run` twice."""
-    path = tmp_path_factory.mktemp("teacher") / "teacher.npz"
+    path = tmp_path_factory.mktemp("teacher") / "new" / "teacher.npz"
     runs = f"--workdirs={linear_run.workdir},{linear_run.workdir}"
     done = harness.run_here(
         "ensemble", runs, "--joint_head", "--notest", f"--teacher={path}"
