@@ -94,6 +94,16 @@ def test_quick_starts():
         assert time == f"{entry['wall_seconds']} s"
 
 
+def test_outside_data():
+    record = _record("results/outside_data.json")["outside_species"]
+    rows = _rows("outside species", "mean", "range")
+    assert [count for count, *_ in rows] == list(record)
+    for count, mean, spread in rows:
+        top1 = record[count]["top1"]
+        assert mean == _short(sum(top1) / len(top1), 4)
+        assert spread == f"{_short(min(top1), 4)} to {_short(max(top1), 4)}"
+
+
 def test_pointing_games():
     record = _record("results/pointing_game.json")
     rows = _rows("", "VGG16", "Inception-v3")
