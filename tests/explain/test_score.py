@@ -17,6 +17,7 @@ from seeflower_jax.explain import score
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.inference.network import Network
 from tests import harness
+from tests.explain import small
 
 
 @pytest.fixture
@@ -143,15 +144,15 @@ def test_some_metrics(tiny_run, images, examples, tmp_path, monkeypatch):
 def test_metrics_with_masks_and_perturbations(
     tiny_run, images, examples, tmp_path, monkeypatch
 ):
-    # The maps of the examples are zero, those of noise are not.
-    noise = np.random.default_rng(0).uniform(0, 255, examples.images.shape)
+    noise = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3))
     noisy = dataclasses.replace(examples, images=noise.astype(np.float16))
     monkeypatch.setattr(score, "choose_correct", lambda *_: noisy)
+    run = dataclasses.replace(tiny_run, network=small.baseline())
     left = np.arange(96) < np.full((96, 1), 48)
 
     def scores(mask, *metrics):
         score.score_methods(
-            tiny_run,
+            run,
             images,
             ["saliency"],
             tmp_path,
@@ -178,7 +179,7 @@ def test_metrics_with_masks_and_perturbations(
     assert columns["pointing_hit"] + right["pointing_hit"] == pytest.approx(1, abs=1e-3)
     for file, key in (("faithfulness", "infidelity"), ("localisation", "mask_iou")):
         recorded = json.loads((tmp_path / "results" / f"{file}.json").read_text())
-        assert 0 <= recorded["inception_v3"]["saliency"][key]
+        assert 0 <= recorded["baseline"]["saliency"][key]
     with pytest.raises(ValueError, match="'localisation' need masks; give `masks`"):
         score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
 
