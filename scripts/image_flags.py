@@ -3,7 +3,7 @@
     flags.adopt_module_key_flags(image_flags)
     network, images = image_flags.load_network_and_images()
 
-The network is that of `network_flags`.
+`network_flags` defines the flags of the network.
 """
 
 from absl import app, flags

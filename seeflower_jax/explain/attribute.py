@@ -8,7 +8,7 @@ number of images. An interrupted call is continued by the same call. One call at
 writes to a folder.
 
 The device computes a batch while other threads read the next batches, draw the last
-overlays and write the last shard. The files are the same as those of a single thread.
+overlays and write the last shard. A single thread would write the same files.
 Several machines share the images by `part`, and `explain.merge` puts their maps
 together.
 """

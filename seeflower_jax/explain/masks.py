@@ -14,7 +14,7 @@ from seeflower_jax.data.view import View
 
 
 def seen_masks(masks: Sequence[Mask], view: View) -> Bool[np.ndarray, "n s s"]:
-    """Return the pixels of each view of which the object covers more than half.
+    """Return where the object covers more than half of a pixel of each view.
 
     Args:
       masks: where the objects are in the images, all of one size.

@@ -17,6 +17,7 @@ from seeflower_jax.explain import score
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.inference.network import Network
 from tests import harness
+from tests.explain import small
 
 
 @pytest.fixture
@@ -143,25 +144,27 @@ def test_some_metrics(tiny_run, images, examples, tmp_path, monkeypatch):
 def test_metrics_with_masks_and_perturbations(
     tiny_run, images, examples, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score, "choose_correct", lambda *_: examples)
+    noise = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3))
+    noisy = dataclasses.replace(examples, images=noise.astype(np.float16))
+    monkeypatch.setattr(score, "choose_correct", lambda *_: noisy)
+    run = dataclasses.replace(tiny_run, network=small.baseline())
     left = np.arange(96) < np.full((96, 1), 48)
 
     def scores(mask, *metrics):
         score.score_methods(
-            tiny_run,
+            run,
             images,
-            ["eigen_cam"],
+            ["saliency"],
             tmp_path,
             metrics=metrics,
             masks=lambda _: mask,
             limit=6,
-            layer="mixed2",
             batch_size=4,
             results=tmp_path / "results",
         )
         result = json.loads((tmp_path / "result.json").read_text())
         assert result["chance"] == {"localisation": pytest.approx(0.5)}
-        return result["methods"]["eigen_cam"]
+        return result["methods"]["saliency"]
 
     columns = scores(left, "infidelity", "sensitivity", "localisation")
     groups = ("infidelity", "sensitivity", "localisation")
@@ -170,12 +173,13 @@ def test_metrics_with_masks_and_perturbations(
     # The half is its own box, and what is not in one half is in the other.
     assert columns["energy_in_box"] == columns["energy_in_mask"]
     right = scores(~left, "localisation")
+    assert columns["energy_in_mask"] != right["energy_in_mask"]
     energy = columns["energy_in_mask"] + right["energy_in_mask"]
     assert energy == pytest.approx(1, abs=1e-3)
     assert columns["pointing_hit"] + right["pointing_hit"] == pytest.approx(1, abs=1e-3)
     for file, key in (("faithfulness", "infidelity"), ("localisation", "mask_iou")):
         recorded = json.loads((tmp_path / "results" / f"{file}.json").read_text())
-        assert 0 <= recorded["inception_v3"]["eigen_cam"][key]
+        assert 0 <= recorded["baseline"]["saliency"][key]
     with pytest.raises(ValueError, match="'localisation' need masks; give `masks`"):
         score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
 

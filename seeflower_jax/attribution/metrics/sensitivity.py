@@ -34,9 +34,9 @@ def max_sensitivity(
     the Euclidean norm of the difference of maps, divided by the norm of the map.
     Perturbed images may leave [0, 255] by the radius.
 
-    Source: Yeh et al. 2019, arXiv 1901.09392, definition 3.1, estimated as in
-    `captum.metrics.sensitivity_max`, to which it is equal for the same noise. captum's
-    radius of 0.02, for images in [0, 1], is 5.1 here.
+    Source: Yeh et al. 2019, arXiv 1901.09392, definition 3.1. For the same noise, the
+    value equals that of `captum.metrics.sensitivity_max`. captum's radius of 0.02, for
+    images in [0, 1], is 5.1 here.
 
     Args:
       explain: function from images to maps, [n, ...], or to a tree of the maps of
