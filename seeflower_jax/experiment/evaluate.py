@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from seeflower_jax import records, sharding
+from seeflower_jax import processes, records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Compute, Evaluator
@@ -99,7 +99,8 @@ def evaluate(
       FolderInUseError: if logits are computed for the run directory, and another
         process is writing to it.
     """
-    dataset = images.of_run(run)
+    with processes.main_first("images"):
+        dataset = images.of_run(run)
     labels = dataset.labels(split)
     result = records.read_result(run.workdir)
     if evaluator is None and compute is None:
@@ -139,13 +140,14 @@ def _kept_logits(
         f"step {run.step}, variables {records.variables_hash(run.network.variables)}"
     )
     indices = dataset.indices(split)
-    logits = kept.read_logits(path, origin, len(indices))
+    logits = processes.on_main(lambda: kept.read_logits(path, origin, len(indices)))
     if logits is not None:
         return logits
     with records.lock(run.workdir):
         evaluator = make_evaluator(run) if averaged else single_view(run)
         logits = evaluator.logits(run.network.variables, dataset.reader, indices, split)
-        kept.write_logits(path, origin, logits)
+        if processes.is_main():
+            kept.write_logits(path, origin, logits)
     return logits
 
 
