@@ -26,6 +26,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 Value = TypeVar("Value")
 _HEARTBEAT_SECONDS = 15  # without a heartbeat, after which a process counts as dead
@@ -61,7 +62,9 @@ def initialize(
         process_id,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
-    threading.Thread(target=_watch, daemon=True).start()
+    _watcher.start()
+    with _stdout_on_stderr():  # Gloo reports its first connection on stdout.
+        multihost_utils.sync_global_devices("seeflower")
 
 
 def is_main() -> bool:
@@ -194,12 +197,33 @@ def check_shared(folder: str | os.PathLike) -> None:
         path.unlink()
 
 
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Wait after the block until all processes are there, unless this one fails."""
+    try:
+        yield
+    except SystemExit:
+        _end_together()
+        raise
+    _end_together()
+
+
+def _end_together() -> None:
+    if count() > 1:
+        barrier("end")
+        if is_main():
+            _client().key_value_set(_FAILED, "")  # ends the watchers
+        _watcher.join()
+
+
 def fail(message: str, status: int) -> NoReturn:
-    """End all processes at once, because of an error of this process.
+    """Exit with a status because of an error, and end the other processes at once.
 
     The others print the message. A normal exit would wait for them, and they would wait
     for this process.
     """
+    if count() == 1:
+        sys.exit(status)
     try:
         content = f"{status} process {index()} failed: {message}"
         _client().key_value_set(_FAILED, content, allow_overwrite=False)
@@ -213,13 +237,28 @@ def _watch() -> None:
     """End this process when another one has failed."""
     try:
         content = _client().blocking_key_value_get(_FAILED, _WAIT_MS)
-    except Exception:  # All processes end, or JAX ends this one.
+    except Exception:  # JAX ends this process, too.
         return
     status, _, message = content.partition(" ")
-    if message.startswith(f"process {index()} "):
-        return
-    print(message, file=sys.stderr)
-    _end(int(status))
+    if message and not message.startswith(f"process {index()} "):
+        print(message, file=sys.stderr)
+        _end(int(status))
+
+
+_watcher = threading.Thread(target=_watch, daemon=True)
+
+
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Let libraries in C++ print to stderr what they print to stdout."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _end(status: int) -> NoReturn:

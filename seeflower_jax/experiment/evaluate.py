@@ -99,8 +99,8 @@ def evaluate(
       FolderInUseError: if logits are computed for the run directory, and another
         process is writing to it.
     """
-    with processes.main_first("images"):
-        dataset = images.of_run(run)
+    processes.check_shared(run.workdir)
+    dataset = images.of_run(run)
     labels = dataset.labels(split)
     result = records.read_result(run.workdir)
     if evaluator is None and compute is None:
@@ -197,6 +197,8 @@ def write(
 ) -> dict:
     """Write metrics.json, per_class.csv, confusion_matrix.csv, and two plots.
 
+    Of several processes, only the first one writes.
+
     Returns:
       The content of metrics.json.
 
@@ -215,6 +217,8 @@ def _write(
     content = evaluation.metrics | {
         "calibration": calibration.summary(logits, labels, evaluation.temperature)
     }
+    if not processes.is_main():
+        return content
     records.write_json(folder / "metrics.json", content)
     confusion = metrics.confusion_matrix(logits.argmax(-1), labels, len(class_names))
     rows = metrics.per_class(confusion, class_names)

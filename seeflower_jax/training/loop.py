@@ -157,6 +157,8 @@ def _account(
 
 
 def _announce(bar: tqdm.tqdm, line: dict) -> None:
+    if bar.disable:
+        return
     bar.write(
         f"{line['stage']} epoch {line['epoch']}: "
         f"train loss {line['train']['loss']:.3f}, "
