@@ -229,7 +229,6 @@ def fail(message: str, status: int) -> NoReturn:
         _client().key_value_set(_FAILED, content, allow_overwrite=False)
     except Exception:
         pass  # Another process has failed before, or the coordinator is gone.
-    time.sleep(_FAIL_SECONDS)  # The others cannot read it when process 0 has ended.
     _end(status)
 
 
@@ -262,6 +261,8 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 def _end(status: int) -> NoReturn:
+    if index() == 0:  # The others read why from a service of this process.
+        time.sleep(_FAIL_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,0 +1,165 @@
+"""Runs on several devices: equal results, and use on any other number of devices."""
+
+import json
+
+import numpy as np
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.experiment.train import train
+from seeflower_jax.explain.store import MapStore
+from tests import harness, tiny_config
+
+# {what is done with a run: arguments of the script besides --workdir}
+USES = {
+    "evaluate": ["--split=validation", "--views=32", "--json"],
+    "attribute": ["--split=validation", "--methods=grad_cam,smooth_grad", "--limit=5"],
+    "activation_max": ["--classes=0,1,2", "--form=plain", "--size=32"],
+    "attribute_eval": ["--methods=saliency", "--limit=5", "--batch_size=3"],
+}
+
+
+def forced(count):
+    """Return the environment of a process with several devices."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def test_steps_agree_where_the_devices_do_not_divide_the_batch():
+    done = harness.run_python("-m", "tests.devices", 1, 4, **forced(4))
+    assert done.returncode == 0, done.stderr
+    one, four = json.loads(done.stdout).values()
+    for expected, actual in zip(one["metrics"], four["metrics"], strict=True):
+        assert actual == pytest.approx(expected, rel=1e-5)
+    harness.assert_trees_close(four["end"], one["end"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def config(flowers, tmp_path_factory):
+    """Return a config whose batches no number of devices but 1 divides."""
+    config = tiny_config.make_small(tiny_config.get_config())
+    config.data.update(
+        dir=str(flowers), cache_dir=str(tmp_path_factory.mktemp("cache"))
+    )
+    config.eval.batch_size = 7
+    config.stages.head.batch_size = 7
+    config.stages.finetune.update(batch_size=7, epochs=2, train_batch_stats=True)
+    return config
+
+
+@pytest.fixture(scope="module")
+def config_file(config, tmp_path_factory):
+    """Return a file of the config, for scripts.train."""
+    path = tmp_path_factory.mktemp("config") / "small.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return path
+
+
+def assert_same_run(folder, expected):
+    """Assert that the metrics of two runs differ by rounding only."""
+    lines, others = records.read_log(folder), records.read_log(expected)
+    assert [line["run_step"] for line in lines] == [x["run_step"] for x in others]
+    results = records.read_result(folder), records.read_result(expected)
+    for split in ("validation", "test"):
+        assert results[0][split] == pytest.approx(results[1][split], abs=1e-5)
+    for line, other in zip(lines, others, strict=True):
+        for key in ("train", "validation"):
+            assert line[key] == pytest.approx(other[key], rel=1e-5, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one(config, tmp_path_factory):
+    """Return the directory of a run on one device."""
+    folder = tmp_path_factory.mktemp("one")
+    train(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(config_file, tmp_path_factory):
+    """Return the directory of a run on four devices."""
+    folder = tmp_path_factory.mktemp("four")
+    arguments = [f"--config={config_file}", f"--workdir={folder}"]
+    done = harness.run_apart("train", *arguments, **forced(4))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_runs_on_one_and_on_four_devices_are_the_same(one, four):
+    assert records.read_result(four)["device"].startswith("4 x cpu")
+    assert_same_run(four, one)
+
+
+def _use(workdir, out, count):
+    """Run all scripts of `USES`, each with a folder in `out`."""
+    for script, arguments in USES.items():
+        folders = [f"--workdir={workdir}", f"--out={out / script}"]
+        done = harness.run_apart(script, *folders, *arguments, **forced(count))
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def expected(one, tmp_path_factory):
+    """Return the folder of what the scripts write of a run, on one device."""
+    folder = tmp_path_factory.mktemp("expected")
+    _use(one, folder, 1)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained,count", [("four", 1), ("four", 2), ("one", 4)])
+def test_run_of_other_devices_is_used(trained, count, one, four, expected, tmp_path):
+    _use({"one": one, "four": four}[trained], tmp_path, count)
+    folders = tmp_path, expected
+    metrics, other = (
+        records.read_json(folder / "evaluate" / "metrics.json", "")
+        for folder in folders
+    )
+    assert metrics["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    maps, expected_maps = (MapStore.open(folder / "attribute") for folder in folders)
+    for line, other in zip(maps.lines(), expected_maps.lines(), strict=True):
+        assert line["image"] == other["image"]
+        assert line["probability"] == pytest.approx(other["probability"], abs=1e-5)
+        map, other = maps.read(line), expected_maps.read(other)
+        np.testing.assert_allclose(map, other, atol=2e-3 * np.abs(other).max())
+    for script in ("activation_max", "attribute_eval"):
+        result, other = (
+            records.read_json(folder / script / "result.json", "") for folder in folders
+        )
+        key = "scores" if script == "activation_max" else "methods"
+        actual = dict(records.flat(result[key]))
+        assert actual == pytest.approx(dict(records.flat(other[key])), abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_of_four_devices_is_exported_and_predicts(count, four, flowers, tmp_path):
+    image = sorted((flowers / "jpg").iterdir())[0]
+    arguments = [f"--workdir={four}", f"--out={tmp_path / 'export'}"]
+    done = harness.run_apart("export", *arguments, **forced(count))
+    assert done.returncode == 0, done.stderr
+    probabilities = []
+    for source in (f"--workdir={four}", f"--export={tmp_path / 'export'}"):
+        done = harness.run_apart("predict", source, "--json", image, **forced(count))
+        assert done.returncode == 0, done.stderr
+        classes = json.loads(done.stdout)["classes"]
+        probabilities.append([entry["probability"] for entry in classes])
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before,after", [(4, 1), (4, 2), (1, 4)])
+def test_run_is_resumed_on_other_devices(
+    before, after, config, config_file, one, tmp_path
+):
+    arguments = [f"--config={config_file}", f"--workdir={tmp_path}"]
+    first = harness.run_apart(
+        "train", *arguments, "--config.stage_order=('head',)", **forced(before)
+    )
+    assert first.returncode == 0, first.stderr
+    done = harness.run_apart("train", *arguments, **forced(after))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, one)
