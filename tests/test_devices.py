@@ -1,6 +1,9 @@
 """Runs on several devices: equal results, and use on any other number of devices."""
 
 import json
+import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from seeflower_jax import records
 from seeflower_jax.experiment.train import train
 from seeflower_jax.explain.store import MapStore
 from tests import harness, tiny_config
+from tests.test_processes import free_port, start_together
 
 # {what is done with a run: arguments of the script besides --workdir}
 USES = {
@@ -163,3 +167,102 @@ def test_run_is_resumed_on_other_devices(
     done = harness.run_apart("train", *arguments, **forced(after))
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path, one)
+
+
+def _start_two(config_file, folder, *more):
+    """Start a run in two processes, which need not be the first ones."""
+    return start_together(
+        *("-m", "scripts.train", f"--config={config_file}", f"--workdir={folder}"),
+        *("--distributed", f"--coordinator=127.0.0.1:{free_port()}"),
+        *("--num_processes=2", *more),
+    )
+
+
+def _end(started, seconds=300):
+    """Wait for processes; return their exit statuses and the end of their output."""
+    outputs = [process.communicate(timeout=seconds)[1] for process in started]
+    return [process.returncode for process in started], outputs
+
+
+def _wait_for_epochs(folder, count, started):
+    """Wait until a run has logged some epochs."""
+    until = time.monotonic() + 300
+    while len(records.read_log(folder)) < count:
+        assert all(process.poll() is None for process in started), _end(started)
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_of_one(config_file, one, tmp_path):
+    statuses, outputs = _end(_start_two(config_file, tmp_path))
+    assert statuses == [0, 0], outputs
+    assert records.read_result(tmp_path)["device"].startswith("2 x cpu")
+    assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_processes_are_resumed_by_one_and_by_two(
+    count, config_file, one, tmp_path
+):
+    started = _start_two(config_file, tmp_path, "--checkpoint_seconds=0")
+    _wait_for_epochs(tmp_path, 2, started)
+    for process in started:
+        process.kill()
+    _end(started)
+    assert not records.read_result(tmp_path)
+    if count == 1:
+        arguments = [f"--config={config_file}", f"--workdir={tmp_path}"]
+        done = harness.run_apart("train", *arguments)
+        assert done.returncode == 0, done.stderr
+    else:
+        statuses, outputs = _end(_start_two(config_file, tmp_path))
+        assert statuses == [0, 0], outputs
+    assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_other_process_ends_when_one_is_killed(killed, config_file, tmp_path):
+    started = _start_two(config_file, tmp_path)
+    _wait_for_epochs(tmp_path, 1, started)
+    started[killed].kill()
+    statuses, outputs = _end(started, seconds=30)
+    assert statuses[killed] == -9 and statuses[1 - killed] not in (0, None)
+    assert re.search("another process has ended|died|heartbeat", outputs[1 - killed])
+
+
+@pytest.mark.slow
+def test_an_interruption_of_one_process_ends_both_with_their_state(
+    config_file, one, tmp_path
+):
+    started = _start_two(config_file, tmp_path)
+    _wait_for_epochs(tmp_path, 1, started)
+    started[1].send_signal(signal.SIGTERM)
+    statuses, outputs = _end(started)
+    assert 0 not in statuses
+    assert "which is saved" in "".join(outputs)
+    statuses, outputs = _end(_start_two(config_file, tmp_path))
+    assert statuses == [0, 0], outputs
+    assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_and_attribute_as_one_does(one, expected, tmp_path):
+    for script in ("evaluate", "attribute"):
+        started = start_together(
+            *("-m", f"scripts.{script}", f"--workdir={one}"),
+            *(f"--out={tmp_path / script}", *USES[script], "--distributed"),
+            *(f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"),
+        )
+        statuses, outputs = _end(started)
+        assert statuses == [0, 0], outputs
+    for file in ("evaluate/metrics.json", "attribute/index.jsonl"):
+        texts = [(folder / file).read_text() for folder in (tmp_path, expected)]
+        numbers = [
+            [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
+            for text in texts
+        ]
+        assert numbers[0] == pytest.approx(numbers[1], abs=1e-4)
+    assert (tmp_path / "attribute" / "grad_cam.png").exists()

@@ -11,29 +11,17 @@ from tests import harness
 _SECONDS = 60  # after which a process counts as hanging
 
 
-def run_together(*command, seconds=_SECONDS):
-    """Run a command in two processes, with the number of each as last argument.
-
-    Returns (exit status, stdout, stderr) of each.
-    """
-    started = [
+def start_together(*command):
+    """Start a command in two processes, with --process_id as its last argument."""
+    return [
         subprocess.Popen(
-            [sys.executable, *map(str, command), str(number)],
+            [sys.executable, *map(str, command), f"--process_id={number}"],
             cwd=harness.ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for number in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=seconds) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [
-        (process.returncode, *output)
-        for process, output in zip(started, outputs, strict=True)
     ]
 
 
@@ -45,7 +33,17 @@ def free_port():
 
 
 def _together(case, folder):
-    return run_together("-m", "tests.together", case, folder, free_port())
+    """Run a case of `tests.together`; return (status, stdout, stderr) of both."""
+    started = start_together("-m", "tests.together", case, folder, free_port())
+    try:
+        outputs = [process.communicate(timeout=_SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        (process.returncode, *output)
+        for process, output in zip(started, outputs, strict=True)
+    ]
 
 
 def test_processes_work_together(tmp_path):

@@ -1,6 +1,6 @@
 """What each of two processes does in the tests of `seeflower_jax.processes`.
 
-python -m tests.together CASE FOLDER PORT PROCESS
+python -m tests.together CASE FOLDER PORT --process_id=NUMBER
 """
 
 import os
@@ -69,6 +69,7 @@ def separate(folder: pathlib.Path) -> None:
 if __name__ == "__main__":
     case, folder, port, process = sys.argv[1:]
     processes._HEARTBEAT_SECONDS, processes._SHARED_SECONDS = 4, 1.0
-    processes.initialize(f"127.0.0.1:{port}", 2, int(process))
+    number = int(process.removeprefix("--process_id="))
+    processes.initialize(f"127.0.0.1:{port}", 2, number)
     with processes.ending_together():
         globals()[case](pathlib.Path(folder))
