@@ -3,9 +3,9 @@
     python -m scripts.devices --out=runs/devices --results=results
 
 The devices are forced on the CPU. The script trains a small network on drawn flowers in
-each way, and writes devices.json: the losses, the largest difference of any metric from
-the run on one device, and the speed of the training loader. Runs in OUT that are
-finished are only read.
+each way. It writes devices.json, with the losses and with the largest difference of any
+metric from the run on one device. The file also has the speed of the training loader.
+Runs in OUT that are finished are only read.
 """
 
 import pathlib

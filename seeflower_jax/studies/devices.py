@@ -4,7 +4,7 @@
     record["devices"]["4"]["difference"]        # largest difference of any metric
 
 Each run is a process of its own, on forced CPU devices, so that one machine shows what
-several devices compute. The batch sizes are those of the recipes. The time of the runs
+several devices compute. The recipes have the same batch sizes. The time of the runs
 says nothing about the speed of real devices.
 """
 
