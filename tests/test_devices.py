@@ -254,7 +254,7 @@ def test_an_interruption_of_one_process_ends_both_with_their_state(
     started[1].send_signal(signal.SIGTERM)
     statuses, outputs = _end(started)
     assert 0 not in statuses
-    assert "which is saved" in "".join(outputs)
+    assert "to resume the run" in "".join(outputs)
     statuses, outputs = _end(_start_two(config_file, tmp_path))
     assert statuses == [0, 0], outputs
     assert_same_run(tmp_path, one)
