@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax import models, processes, records
+from seeflower_jax import models, records
 from seeflower_jax.attribution import registry
 from seeflower_jax.data.view import View
 from seeflower_jax.explain import attribute
-from seeflower_jax.explain.store import SHARD_SIZE, MapStore, ShardContent
+from seeflower_jax.explain.store import MapStore, ShardContent
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
 from tests import fixtures, harness
@@ -217,42 +217,3 @@ def test_long_names_of_images_have_overlays(network, tmp_path):
     out, images = tmp_path / "maps", network.images(path)
     attribute.attribute(network, images, ["saliency"], out, overlays=True)
     assert len(list((out / "overlays/saliency").iterdir())) == 1
-
-
-def _write_all(store, count):
-    for shard, positions in list(store.remaining(count)):
-        maps = np.stack([np.full((2, 2), 1.0 + position) for position in positions])
-        lines = [{"position": position} for position in positions]
-        skipped = [{"image": f"of shard {shard}"}]
-        store.write(shard, ShardContent({"saliency": maps}, lines, {}, skipped))
-
-
-@pytest.mark.parametrize("continued", [False, True])
-def test_processes_share_the_shards(tmp_path, monkeypatch, continued):
-    count = 2 * SHARD_SIZE + 3
-    whole, folder = MapStore(tmp_path / "whole", SETTINGS), tmp_path / "shared"
-    _write_all(whole, count)
-    with monkeypatch.context() as patch:
-        patch.setattr(processes, "count", lambda: 2)
-        stores = []
-        for number in range(2):
-            patch.setattr(processes, "index", lambda number=number: number)
-            stores.append(MapStore(folder, SETTINGS))
-    _write_all(stores[1], count)
-    assert not list(MapStore.open(folder).lines())  # The first shard is missing.
-    if continued:  # by one process, after an interruption
-        stores[0] = MapStore(folder, SETTINGS)
-        assert [shard for shard, _ in stores[0].remaining(count)] == [0, 2]
-    _write_all(stores[0], count)
-    stores[0].gather()
-    shared = MapStore.open(folder)
-    assert list(shared.lines()) == list(whole.lines())
-    assert shared.skipped() == whole.skipped()
-    names = [
-        sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*"))
-        for store in (shared, whole)
-    ]
-    assert names[0] == names[1]
-    assert [float(shared.read(line)[0, 0]) for line in shared.lines()] == list(
-        range(1, count + 1)
-    )
