@@ -24,12 +24,13 @@ import sys
 
 from absl import flags
 
-from scripts import console, image_flags, network_flags
+from scripts import console, image_flags, network_flags, process_flags
 from seeflower_jax.attribution import registry
-from seeflower_jax.explain import attribute, parts
+from seeflower_jax.explain import parts, together
 
 flags.adopt_module_key_flags(network_flags)
 flags.adopt_module_key_flags(image_flags)
+flags.adopt_module_key_flags(process_flags)
 _KNOWN = ", ".join(registry.METHODS)
 _METHODS = flags.DEFINE_list("methods", ["grad_cam"], f"Any of {_KNOWN}.")
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True)
@@ -38,9 +39,7 @@ _TARGET = flags.DEFINE_string(
 )
 _LAYER = flags.DEFINE_string("layer", None, "Of class activation maps: names, or head.")
 _OPTIONS = flags.DEFINE_list(
-    "options",
-    [],
-    "Options of methods: integrated_gradients.steps=8,occlusion.window=64.",
+    "options", [], "Of methods: integrated_gradients.steps=8,occlusion.window=64."
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of the maps.")
@@ -52,9 +51,10 @@ flags.register_validator("out", lambda path: path != "", "expected a path")
 
 
 def main(_: list[str]) -> None:
+    process_flags.connect()
     part = parts.parse(_SHARD.value)
     network, images = image_flags.load_network_and_images()
-    skipped = attribute.attribute(
+    skipped = together.attribute(
         network,
         images[: _LIMIT.value],
         _METHODS.value,

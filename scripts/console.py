@@ -22,6 +22,7 @@ from typing import NoReturn
 from absl import app, flags
 
 from scripts import errors, interruption
+from seeflower_jax import processes
 
 app.define_help_flags()
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON.")
@@ -41,7 +42,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
         errors.set_up_logging(_DEBUG.value)
-        with interruption.handled() as received:
+        with interruption.handled() as received, processes.ending_together():
             main(arguments)
         sys.exit()
     except (Exception, KeyboardInterrupt) as error:
@@ -49,9 +50,11 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
 
 
 def show(result: dict, text: str, indent: int | None = 2) -> None:
-    """Print `text`, or with --json the result as a JSON object."""
-    with _exit_if_unread():
-        print(json.dumps(result, indent=indent) if _JSON.value else text, flush=True)
+    """Print `text`, or with --json the result as a JSON object, in one process."""
+    if processes.is_main():
+        with _exit_if_unread():
+            content = json.dumps(result, indent=indent) if _JSON.value else text
+            print(content, flush=True)
 
 
 def _parse(argv: list[str], takes: str) -> list[str]:
@@ -92,4 +95,4 @@ def _fail(message: str, status: int) -> NoReturn:
         traceback.print_exc()
     script = pathlib.Path(sys.argv[0]).stem
     print(f"scripts.{script}: {message}", file=sys.stderr)
-    sys.exit(status)
+    processes.fail(message, status)

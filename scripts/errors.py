@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from absl import app
 
+from seeflower_jax import processes
+
 
 def describe(error: BaseException) -> str:
     """Return the message of an error, with its type where the message needs it."""
@@ -43,6 +45,8 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
     if received or isinstance(error, KeyboardInterrupt):
         message = str(error) if isinstance(error, KeyboardInterrupt) else ""
         return message or "interrupted", 128 + (*received, signal.SIGINT)[0]
+    if processes.count() > 1 and "by peer" in str(error):  # of Gloo and of gRPC
+        return f"another process has ended; see its last line ({describe(error)})", 1
     return f"{describe(error)} (--debug prints the traceback)", 1
 
 

@@ -18,8 +18,8 @@ import dataclasses
 
 from absl import app, flags
 
-from scripts import console
-from seeflower_jax import records
+from scripts import console, process_flags
+from seeflower_jax import processes, records
 from seeflower_jax.data.view import View
 from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.metrics import format_table
@@ -28,6 +28,7 @@ from seeflower_jax.experiment.settings import read_settings
 from seeflower_jax.explain import closer
 from seeflower_jax.inference.run import Run, load_run
 
+flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "The split to evaluate."
@@ -66,20 +67,20 @@ def _evaluate(run: Run) -> tuple[str, evaluate.Evaluation]:
         replaced = evaluate.make_evaluator(run, views, mirror)
         return "_views", evaluate.evaluate(run, split, replaced)
     if _CROP.value:
-        compute = closer.make_closer_look(run.network)
-        single = evaluate.single_view(run)
-        return "_crop", evaluate.evaluate(run, split, single, compute)
+        single, look = evaluate.single_view(run), closer.make_closer_look(run.network)
+        return "_crop", evaluate.evaluate(run, split, single, look)
     return "", evaluate.evaluate(run, split)
 
 
 def main(_) -> None:
     if _ABLATION.value and _SPLIT.value != "validation":
         raise app.UsageError("--ablation needs --split=validation")
+    process_flags.connect()
     run = load_run(_WORKDIR.value, _DATA_DIR.value)
     suffix, evaluation = _evaluate(run)
     out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}{suffix}"
     metrics = evaluate.write(out, evaluation, run.network.class_names)
-    if _ABLATION.value:
+    if _ABLATION.value and processes.is_main():
         entry = {key: metrics[key] for key in ("top1", "mean_class_top1", "count")} | {
             "recipe": run.config["recipe"],
             "config_hash": records.config_hash(run.config),

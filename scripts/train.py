@@ -18,8 +18,8 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from scripts import config_flag, console
-from seeflower_jax import records
+from scripts import config_flag, console, process_flags
+from seeflower_jax import processes, records
 from seeflower_jax.evaluation.metrics import format_table
 from seeflower_jax.experiment import train
 from seeflower_jax.figures import curves
@@ -27,6 +27,7 @@ from seeflower_jax.report import collect
 from seeflower_jax.studies import quickstart
 
 flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -39,11 +40,14 @@ _TEST = flags.DEFINE_bool("test", True, "Whether to evaluate the test split too.
 
 
 def main(_) -> None:
+    process_flags.connect()
     config = config_flag.CONFIG.value
     if "quickstart" in config and not _TEST.value:
         raise app.UsageError(
             "the quick start compares accuracies on the test split; leave out --notest"
         )
+    if "quickstart" in config and processes.count() > 1:
+        raise app.UsageError("the quick start runs in one process, not --distributed")
     if "quickstart" in config:
         quickstart.check(config)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -55,6 +59,8 @@ def main(_) -> None:
             config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
         )
         lines = [workdir, format_table(result)]
+        if not processes.is_main():
+            return
         if "quickstart" in config:
             result["quickstart"] = quickstart.show(config, workdir, command)
             lines.append(quickstart.sentences(result["quickstart"]))
@@ -63,8 +69,9 @@ def main(_) -> None:
             curves.write_learning_curves(folder / "learning_curves.png", log)
         else:
             logging.warning("%s has no epochs", folder / records.LOG_FILE)
-        if not collect.is_current(folder):
-            collect.write(folder)
+        with processes.alone():
+            if not collect.is_current(folder):
+                collect.write(folder)
 
 
 if __name__ == "__main__":

@@ -4,28 +4,52 @@
     variables = replicate(variables, mesh)
     batch = shard_batch({"labels": labels}, mesh)
 
-All devices of all processes form a mesh with one axis, `data`. Batches are split along
-this axis. Variables are copied to every device.
+The devices form a mesh with one axis, `data`. Batches are split along this axis.
+Variables are copied to every device. A batch that the devices do not divide is filled
+with further rows, up to `whole_size`. Functions of single rows ignore the further rows
+of their outputs. A function that mixes rows, such as a mean, first takes the rows that
+count with `first_rows`.
 """
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from seeflower_jax import processes
 
 Tree = TypeVar("Tree")
 
 
 def make_mesh() -> Mesh:
     """Return a mesh of all devices of all processes, with the single axis `data`."""
-    return Mesh(np.array(jax.devices()), ("data",))
+    return Mesh(np.array(processes.devices()), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays with a copy on every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Copy a pytree of arrays to every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Copy a pytree of arrays to every device of the mesh.
+
+    Every process has the same arrays, on its host or on its devices.
+    """
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def copy(array: Any) -> jax.Array:
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        host = np.asarray(array)
+        return jax.make_array_from_process_local_data(sharding, host, host.shape)
+
+    return jax.tree.map(copy, tree)
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -37,16 +61,59 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     }
 
 
-def local_rows(batch_size: int, mesh: Mesh) -> slice:
-    """Return the rows of a global batch that this process loads.
+def whole_size(size: int, mesh: Mesh) -> int:
+    """Return the smallest multiple of the devices that is not below a size."""
+    return -(-size // mesh.size) * mesh.size
 
-    Raises:
-      ValueError: if the batch size is not a multiple of the number of devices.
+
+def fill(
+    positions: Int[np.ndarray, " n"], size: int, mesh: Mesh
+) -> Int[np.ndarray, " m"]:
+    """Return the positions of a batch that this process loads.
+
+    Args:
+      positions: the positions of a batch, over all processes.
+      size: number of rows of the batch with its further rows, a multiple of the
+        devices. Copies of the positions, in order, fill the batch.
+      mesh: the devices, from `make_mesh`.
     """
-    if batch_size % mesh.size:
-        raise ValueError(
-            f"batch size {batch_size} is not a multiple of the {mesh.size} devices; "
-            f"use a multiple of {mesh.size}"
-        )
-    rows = batch_size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+    owners = [device.process_index for device in mesh.devices.flat]
+    per_device, process = size // mesh.size, jax.process_index()
+    first = owners.index(process) * per_device
+    return np.resize(positions, size)[first:][: owners.count(process) * per_device]
+
+
+def shard_rows(tree: Any, mesh: Mesh) -> Any:
+    """Split arrays by their first axis over the devices of this process.
+
+    Copies of rows, in order, fill the arrays up to a multiple of the devices.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def split(rows: Array) -> Array:
+        if len(rows) % mesh.size:
+            rows = rows[np.resize(np.arange(len(rows)), whole_size(len(rows), mesh))]
+        return jax.device_put(rows, sharding)
+
+    return jax.tree.map(split, tree)
+
+
+def first_rows(tree: Tree, count: int, mesh: Mesh) -> Tree:
+    """Return the first rows of global arrays, within a jitted function.
+
+    The rows stay on their devices. XLA computes with what each device has of `count`
+    rows, so sums, means and their gradients do not see the other rows.
+
+    Args:
+      tree: arrays that `shard_batch` placed.
+      count: number of rows that count.
+      mesh: the devices of the arrays.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def cut(rows: Array) -> Array:
+        if len(rows) == count:
+            return rows
+        return jax.lax.with_sharding_constraint(rows[:count], sharding)
+
+    return jax.tree.map(cut, tree)

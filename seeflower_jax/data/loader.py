@@ -141,8 +141,7 @@ class TrainLoader:
         'sampling' gives every class equally often, in as many steps.
 
     Raises:
-      ValueError: if the examples do not fill a batch, or if the batch size is not a
-        multiple of the number of devices.
+      ValueError: if the examples do not fill a batch.
     """
 
     reader: Reader
@@ -160,7 +159,6 @@ class TrainLoader:
                 "training examples; set the stage's batch_size to at most "
                 f"{len(self.indices)}"
             )
-        sharding.local_rows(self.batch_size, self.mesh)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -172,9 +170,10 @@ class TrainLoader:
 
         `indices` of a batch numbers the examples, for their random numbers. With
         balanced sampling, the k-th repeat in an epoch adds k times the number of
-        labels.
+        labels. If the devices do not divide a batch, copies of its first examples
+        follow its `batch_size` examples.
         """
-        rows = sharding.local_rows(self.batch_size, self.mesh)
+        size = sharding.whole_size(self.batch_size, self.mesh)
         steps_per_epoch = self.steps_per_epoch
         epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -184,10 +183,12 @@ class TrainLoader:
                 epochs.clear()
                 epochs[epoch] = self._epoch(epoch)
             order, repeats = epochs[epoch]
-            chosen = slice(position * self.batch_size, (position + 1) * self.batch_size)
-            indices = self.indices[order[chosen]][rows]
+            first = position * self.batch_size
+            chosen = np.arange(first, first + self.batch_size)
+            chosen = sharding.fill(chosen, size, self.mesh)
+            indices = self.indices[order[chosen]]
             # A repeated image needs other random numbers, so it gets another index.
-            numbers = indices + repeats[chosen][rows] * len(self.labels)
+            numbers = indices + repeats[chosen] * len(self.labels)
             batch = self.reader(indices) | {
                 "labels": self.labels[indices],
                 "indices": numbers.astype(np.int32),
@@ -231,17 +232,17 @@ class InTurns:
 def eval_batches(
     reader: Reader, indices: Int[np.ndarray, " m"], batch_size: int, mesh: Mesh
 ) -> Iterator[Batch]:
-    """Yield batches of all examples in order; copies of the first fill the last batch.
+    """Yield batches of all examples in order; copies of examples fill the last batch.
 
-    The caller cuts its results to `len(indices)` rows.
+    The caller cuts its results to `len(indices)` rows. `batch_size` is a multiple of
+    the devices.
     """
-    rows = sharding.local_rows(batch_size, mesh)
 
     def make(step: int) -> Batch:
         chosen = indices[step * batch_size : (step + 1) * batch_size]
-        fill = np.full(batch_size - len(chosen), indices[0], chosen.dtype)
-        padded = np.concatenate([chosen, fill])[rows]
-        return sharding.shard_batch(reader(padded), mesh)
+        return sharding.shard_batch(
+            reader(sharding.fill(chosen, batch_size, mesh)), mesh
+        )
 
     return _prefetch(make, range(-(-len(indices) // batch_size)))
 

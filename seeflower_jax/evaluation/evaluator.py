@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from seeflower_jax import models, sharding
+from seeflower_jax import models, processes, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.loader import Batch, Reader
 from seeflower_jax.data.view import View
@@ -36,7 +36,8 @@ class Evaluator:
       spec: spec of the network.
       views: what the network sees of an image. The logits of several views are
         averaged.
-      batch_size: number of examples in a batch, over all devices.
+      batch_size: number of examples in a batch, over all devices, rounded up to a
+        multiple of the devices.
       mesh: the devices, from `sharding.make_mesh`.
       mirror: whether the mirror image of each view is averaged too.
       preprocess: function applied to views before the network (whitening), or None.
@@ -107,9 +108,9 @@ class Evaluator:
         variables = sharding.replicate(variables, self.mesh)
         left = len(indices)
         # A batch is no larger than the examples on all devices need.
-        needed = -(-left // self.mesh.size) * self.mesh.size
-        batch_size = min(self.batch_size, needed)
-        with tqdm.tqdm(total=left, desc=name, unit="image", disable=not name) as bar:
+        batch_size = sharding.whole_size(min(self.batch_size, left), self.mesh)
+        hidden = not (name and processes.is_main())
+        with tqdm.tqdm(total=left, desc=name, unit="image", disable=hidden) as bar:
             for batch in loader.eval_batches(reader, indices, batch_size, self.mesh):
                 output = compute(variables, batch)
                 output = multihost_utils.process_allgather(output, tiled=True)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from seeflower_jax import records, sharding
+from seeflower_jax import processes, records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Compute, Evaluator
@@ -99,6 +99,7 @@ def evaluate(
       FolderInUseError: if logits are computed for the run directory, and another
         process is writing to it.
     """
+    processes.check_shared(run.workdir)
     dataset = images.of_run(run)
     labels = dataset.labels(split)
     result = records.read_result(run.workdir)
@@ -139,13 +140,14 @@ def _kept_logits(
         f"step {run.step}, variables {records.variables_hash(run.network.variables)}"
     )
     indices = dataset.indices(split)
-    logits = kept.read_logits(path, origin, len(indices))
+    logits = processes.on_main(lambda: kept.read_logits(path, origin, len(indices)))
     if logits is not None:
         return logits
     with records.lock(run.workdir):
         evaluator = make_evaluator(run) if averaged else single_view(run)
         logits = evaluator.logits(run.network.variables, dataset.reader, indices, split)
-        kept.write_logits(path, origin, logits)
+        if processes.is_main():
+            kept.write_logits(path, origin, logits)
     return logits
 
 
@@ -195,6 +197,8 @@ def write(
 ) -> dict:
     """Write metrics.json, per_class.csv, confusion_matrix.csv, and two plots.
 
+    Of several processes, only the first one writes.
+
     Returns:
       The content of metrics.json.
 
@@ -213,6 +217,8 @@ def _write(
     content = evaluation.metrics | {
         "calibration": calibration.summary(logits, labels, evaluation.temperature)
     }
+    if not processes.is_main():
+        return content
     records.write_json(folder / "metrics.json", content)
     confusion = metrics.confusion_matrix(logits.argmax(-1), labels, len(class_names))
     rows = metrics.per_class(confusion, class_names)

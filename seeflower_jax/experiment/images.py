@@ -9,7 +9,7 @@ import logging
 import os
 import pathlib
 
-from seeflower_jax import records
+from seeflower_jax import processes, records
 from seeflower_jax.data import sources, whitening
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
@@ -56,7 +56,8 @@ def of_run(run: Run) -> Dataset:
         data = dataclasses.replace(settings.data, dir=recorded)
         settings = dataclasses.replace(settings, data=data)
     try:
-        return open_dataset(settings, run.workdir)
+        with processes.main_first("images"):
+            return open_dataset(settings, run.workdir)
     except FileNotFoundError as error:
         moved = f" from {recorded}" if recorded else ""
         raise FileNotFoundError(

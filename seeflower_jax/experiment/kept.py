@@ -7,6 +7,7 @@ Arrays of another origin and damaged files are computed again. A damaged file is
 in the log.
 """
 
+import collections
 import logging
 import pathlib
 import zlib
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Float
 
-from seeflower_jax import records
+from seeflower_jax import processes, records
 
 _CHUNK = 1 << 12  # rows of which a checksum is computed at a time
 
@@ -81,6 +82,8 @@ def features(
 ) -> Float[np.ndarray, "n c"]:
     """Return features of `count` images, memory-mapped; compute them if necessary.
 
+    All processes compute them, and the first one writes the file.
+
     Args:
       path: the file that has the features, or gets them.
       origin: what they are computed from.
@@ -90,10 +93,15 @@ def features(
     Raises:
       FullDiskError: if the disk is full.
     """
-    kept = read_features(path, origin, count)
+    kept = read_features(path, origin, count) if processes.is_main() else None
+    if not processes.agree(kept is not None):
+        if processes.is_main():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_features(path, origin, compute(), count)
+        else:
+            collections.deque(compute(), maxlen=0)
+        processes.barrier("features")
     if kept is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_features(path, origin, compute(), count)
         kept = read_features(path, origin, count)
     if kept is None:
         raise OSError(f"{path} does not have the content that was written to it")

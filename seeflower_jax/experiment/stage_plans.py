@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
-from seeflower_jax import models, records, sharding
+from seeflower_jax import models, processes, records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import (
     Annotated,
@@ -137,12 +137,12 @@ def plan_stage(
             step_fn = step.make_image_step(
                 spec, stage, optimizer, start.preprocess, start.loss
             )
-        step_fn = jax.jit(step_fn, donate_argnums=0)
+        step_fn = step.compile_step(step_fn, stage.batch_size, start.mesh)
 
     def validate(variables: dict) -> dict:
         indices = dataset.indices("validation")
         logits = start.evaluator.logits(variables, reader, indices)
-        return metrics.compute(logits, dataset.labels("validation"))
+        return processes.agree(metrics.compute(logits, dataset.labels("validation")))
 
     plan = StagePlan(
         stage=stage,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import jax
 
-from seeflower_jax import records, sharding
+from seeflower_jax import processes, records, sharding
 from seeflower_jax.data import whitening
 from seeflower_jax.experiment import evaluate, images, teacher, workdir
 from seeflower_jax.experiment.network_checks import check_network
@@ -68,8 +68,9 @@ def train(
         )
     folder = pathlib.Path(folder).expanduser()
     with records.lock(folder):
-        workdir.check_workdir(folder, settings)
-        if result := _finished_result(settings, folder, test):
+        processes.check_shared(folder)
+        result = processes.on_main(lambda: _finished_result(settings, folder, test))
+        if result:
             logging.info("%s is finished", folder)
             return result
         try:
@@ -81,6 +82,7 @@ def train(
 
 def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> dict:
     """Return the result of a finished run; {} if there is something left to do."""
+    workdir.check_workdir(folder, settings)
     try:
         result = records.read_result(folder)
     except records.DamagedFileError as error:
@@ -150,7 +152,8 @@ def _train(
     )
     result["seconds"]["evaluation"] = round(seconds, 1)
     result |= evaluation
-    records.write_json(folder / "result.json", result)
+    if processes.is_main():
+        records.write_json(folder / "result.json", result)
     return result
 
 
@@ -161,11 +164,17 @@ def _pretrain(
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / "pretraining"
     train(config, run_folder, command, checkpoint_seconds, test=False)
+    config_hash = read_settings(config).config_hash
+    return processes.on_main(lambda: _write_weights(run_folder, config_hash))
+
+
+def _write_weights(run_folder: pathlib.Path, config_hash: str) -> str:
+    """Write the best variables of a pretraining run, and return their folder."""
     weights = run_folder / "weights"
     if not (weights / "model.json").exists():  # `save` writes model.json last
         shutil.rmtree(weights, ignore_errors=True)
         source = {"name": run_folder.name, "sha256": None, "exact": None}
-        source["config_hash"] = read_settings(config).config_hash
+        source["config_hash"] = config_hash
         network = load_run(run_folder).network
         converted.save(weights, network.spec, network.variables, source)
     return str(weights)
@@ -175,23 +184,27 @@ def _prepare(
     settings: Settings, folder: pathlib.Path, checkpoint_seconds: float
 ) -> Start:
     """Open images and weights, check that they fit, and claim the run directory."""
-    dataset = images.open_dataset(settings, folder)
+    with processes.main_first("images"):
+        dataset = images.open_dataset(settings, folder)
     spec = settings.spec(len(dataset.source.class_names))
-    sharding.local_rows(settings.batch_size, sharding.make_mesh())
     for stage in settings.stages:
         if stage.solver == "gradient":
             train_loader(stage, settings, dataset, dataset.reader)
     taught = teacher.read(settings.teacher, dataset) if settings.teacher else None
-    spec, variables, weights = loading.load_pretrained(
-        spec,
-        settings.weights,
-        settings.head,
-        jax.random.key(settings.seed),
-        preprocess=settings.model_changes.get("preprocess"),
-    )
+    with processes.main_first("weights"):
+        spec, variables, weights = loading.load_pretrained(
+            spec,
+            settings.weights,
+            settings.head,
+            jax.random.key(settings.seed),
+            preprocess=settings.model_changes.get("preprocess"),
+        )
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
-    workdir.claim_workdir(folder, settings, dataset.source.describe())
+    with processes.main_first("whitening"):
+        if processes.is_main():
+            workdir.claim_workdir(folder, settings, dataset.source.describe())
+        preprocess = images.fit_whitening(settings, dataset, folder)
     return Start(
         settings,
         folder,
@@ -199,7 +212,7 @@ def _prepare(
         spec,
         variables,
         weights,
-        images.fit_whitening(settings, dataset, folder),
+        preprocess,
         taught,
         sharding.make_mesh(),
         checkpoint_seconds,
@@ -210,8 +223,10 @@ def _run_stages(start: Start) -> Progress:
     """Train the remaining stages, and return the progress at their end."""
     stages = start.settings.stages
     # Closing waits until the last checkpoint is on disk, even after an exception.
-    with contextlib.closing(Checkpoints(start.folder)) as checkpoints:
-        meta = checkpoints.meta()
+    with processes.main_first("checkpoints"):
+        checkpoints = Checkpoints(start.folder)
+    with contextlib.closing(checkpoints):
+        meta = processes.on_main(checkpoints.meta)
         progress = Progress(stages[0].name)
         if meta:
             progress = Progress(**meta["progress"])
@@ -241,6 +256,7 @@ def _run_stages(start: Start) -> Progress:
             )
             state = sharding.replicate(state, start.mesh)
             _, progress = loop.fit(plan, state, progress, checkpoints, log)
+    processes.barrier("trained")  # The last checkpoint is on disk.
     return progress
 
 

@@ -113,7 +113,7 @@ def attribute(
     }
     out = pathlib.Path(out).expanduser()
     if part != WHOLE:
-        out = out / f"part_{part.number}_of_{part.count}"
+        out = out / part.folder_name
     boxes = boxes and any(registry.METHODS[name].layered for name in methods)
     with records.lock(out):
         store = MapStore(out, settings, len(images), part)

@@ -97,7 +97,7 @@ def maximise_classes(
       size: side of the images in pixels. The default is the network's input size.
       steps: of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
-      batch_size: classes at once.
+      batch_size: classes at once, on all devices.
       observer: a run of another network. The result counts the images that it
         classifies correctly.
       command: what was typed, for the record.
@@ -185,7 +185,8 @@ def _maximise_all(
     natural = _natural_statistics(run, optimisation.size) if form.naturalness else None
     firsts = range(0, len(labels), optimisation.batch_size)
     total = len(firsts) * optimisation.seeds * optimisation.steps
-    parts = []
+    mesh, parts = sharding.make_mesh(), []
+    variables = sharding.replicate(network.variables, mesh)
     with tqdm.tqdm(total=total, desc="maximising", unit="step") as bar:
 
         @jax.jit
@@ -204,9 +205,10 @@ def _maximise_all(
         for first in firsts:
             chosen = labels[first : first + optimisation.batch_size]
             # Repeats fill the last batch, so that nothing is compiled again.
-            rows = np.resize(chosen, min(optimisation.batch_size, len(labels)))
+            size = min(optimisation.batch_size, len(labels))
+            rows = sharding.shard_rows(np.resize(chosen, size), mesh)
             by_seed = (
-                maximise(network.variables, rows, jax.random.key(seed), natural)
+                maximise(variables, rows, jax.random.key(seed), natural)
                 for seed in range(optimisation.seeds)
             )
             part = _to_host(functools.reduce(_better, by_seed), len(chosen))
@@ -265,7 +267,7 @@ def _natural_statistics(run: Run, size: int) -> NaturalStatistics:
     shuffled = np.random.default_rng(0).permutation(dataset.indices("train"))
     view = dataclasses.replace(network.view, size=size)
     mesh = sharding.make_mesh()
-    batch_size = whole_batch_size(_BATCH_SIZE, mesh.size)
+    batch_size = whole_batch_size(_BATCH_SIZE, mesh)
     evaluator = Evaluator(
         network.spec, (view,), batch_size, mesh, preprocess=network.preprocess
     )
@@ -295,17 +297,19 @@ def count_recognised(
       images: square, in [0, 255], of any size.
       labels: the classes that the images were made for.
     """
-    side = network.view.size
+    side, mesh = network.view.size, sharding.make_mesh()
+    variables = sharding.replicate(network.variables, mesh)
 
     @jax.jit
     def classify(variables: dict, images: Float[Array, "n h w 3"]) -> Int[Array, " n"]:
         resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
         return network.bind(variables)(resized)[0].argmax(-1)
 
-    predictions = [
-        classify(network.variables, images[first : first + _BATCH_SIZE])
-        for first in range(0, len(images), _BATCH_SIZE)
-    ]
+    predictions = []
+    for first in range(0, len(images), _BATCH_SIZE):
+        part = images[first : first + _BATCH_SIZE]
+        rows = classify(variables, sharding.shard_rows(part, mesh))
+        predictions.append(np.asarray(rows)[: len(part)])
     return int((np.concatenate(predictions) == labels).sum())
 
 

@@ -25,6 +25,11 @@ class Part:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
+    @property
+    def folder_name(self) -> str:
+        """Return the name of the folder that has the maps of the part."""
+        return f"part_{self.number}_of_{self.count}"
+
     def of(self, length: int) -> range:
         """Return the part of a list of so many items.
 

@@ -211,7 +211,7 @@ def choose_correct(
       UnreadableImage: names a file that is not an image.
     """
     mesh = sharding.make_mesh()
-    batch_size = whole_batch_size(batch_size, mesh.size)
+    batch_size = whole_batch_size(batch_size, mesh)
     variables = sharding.replicate(network.variables, mesh)
 
     @jax.jit

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import regions
 from seeflower_jax.attribution.metrics import faithfulness, localisation
@@ -69,6 +70,8 @@ class Scorer:
         seed: int = 0,
     ):
         self._network, self._key = network, jax.random.key(seed)
+        self._mesh = sharding.make_mesh()
+        self._variables = sharding.replicate(network.variables, self._mesh)
         size = network.view.size
         # A head of flattened features takes images of one size only.
         is_flat = network.spec.pooling == "flatten"
@@ -98,12 +101,17 @@ class Scorer:
           labels: the classes to explain.
           variables: of the network; its own by default.
         """
-        variables = self._network.variables if variables is None else variables
+        if variables is not None:
+            variables = sharding.replicate(variables, self._mesh)
         keys = jax.random.split(self._key, len(images))
-        _, _, maps = self._explain(
-            variables, jnp.asarray(images), jnp.asarray(labels), keys
-        )
-        return jax.device_get(maps)
+        rows = {"images": images, "targets": labels, "keys": keys}
+        rows = sharding.shard_rows(rows, self._mesh)
+        maps = self._explain(variables or self._variables, **rows)[2]
+        return self._to_host(maps, len(images))
+
+    def _to_host(self, tree: Any, count: int) -> Any:
+        """Copy the first rows of arrays to the host; the others fill the devices."""
+        return jax.tree.map(lambda rows: rows[:count], jax.device_get(tree))
 
     def _faithfulness(
         self,
@@ -134,10 +142,9 @@ class Scorer:
         labels: Int[np.ndarray, " n"],
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """Compute {column: a value for each image} of one method's maps."""
-        variables = self._network.variables
-        return jax.device_get(
-            self._compute_faithfulness(variables, images, maps, labels)
-        )
+        rows = sharding.shard_rows((images, maps, labels), self._mesh)
+        scores = self._compute_faithfulness(self._variables, *rows)
+        return self._to_host(scores, len(images))
 
     def _infidelity(
         self,

@@ -74,7 +74,7 @@ class Explainer:
     ):
         self.network = network
         self._mesh = sharding.make_mesh()
-        self.batch_size = whole_batch_size(batch_size, self._mesh.size)
+        self.batch_size = whole_batch_size(batch_size, self._mesh)
         self._variables = sharding.replicate(network.variables, self._mesh)
         explain = attribution_batch.make_explainer(
             network.spec,

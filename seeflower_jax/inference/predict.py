@@ -52,14 +52,14 @@ def rank(
     )
 
 
-def whole_batch_size(batch_size: int, devices: int) -> int:
+def whole_batch_size(batch_size: int, mesh: Mesh) -> int:
     """Return the batch size, rounded up to a multiple of the devices.
 
     Raises:
       ValueError: if the batch size is below 1.
     """
     hints.check_count("batch_size", batch_size)
-    return -(-batch_size // devices) * devices
+    return sharding.whole_size(batch_size, mesh)
 
 
 def place_images(
@@ -110,7 +110,7 @@ def stream(
     if not len(images):
         return
     mesh = sharding.make_mesh()
-    batch_size = whole_batch_size(min(batch_size, len(images)), mesh.size)
+    batch_size = whole_batch_size(min(batch_size, len(images)), mesh)
     variables = sharding.replicate(network.variables, mesh)
     for batch in loader.read_batches(images, batch_size):
         results: dict[int, Prediction | UnreadableImage] = dict(batch.errors)

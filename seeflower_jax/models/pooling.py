@@ -45,22 +45,26 @@ def _cpu_max(x: Images, windows: Windows) -> Outputs:
     return functools.reduce(jnp.maximum, windows.gather(x))
 
 
-def _first_maxima(
-    x: Images, y: Outputs, windows: Windows
-) -> list[Bool[Array, "n out_h out_w c"]]:
-    """Return for each position of the window where the first maximum is there."""
-    masks, taken = [], jnp.zeros(y.shape, bool)
-    for tap in windows.gather(x):
-        masks.append((tap == y) & ~taken)
-        taken = taken | masks[-1]
-    return masks
+def _first_maxima(x: Images, windows: Windows) -> list[Bool[Array, "n out_h out_w c"]]:
+    """Return for each position of the window where the first maximum is there.
+
+    The maximum itself does not tell: XLA may compute `x` again where it is used, with
+    other rounding, so that no position equals the maximum that was computed before.
+    """
+    first, *rest = windows.gather(x)
+    best, winner = first, jnp.zeros(first.shape, jnp.int8)
+    for place, tap in enumerate(rest, 1):
+        larger = tap > best
+        best = jnp.where(larger, tap, best)
+        winner = jnp.where(larger, jnp.int8(place), winner)
+    return [winner == place for place in range(1 + len(rest))]
 
 
 def _cpu_max_tangent(
     x: Images, y: Outputs, tangent: Images, windows: Windows
 ) -> Outputs:
     zero = jnp.zeros((), tangent.dtype)
-    taps = zip(_first_maxima(x, y, windows), windows.gather(tangent), strict=True)
+    taps = zip(_first_maxima(x, windows), windows.gather(tangent), strict=True)
     return functools.reduce(jnp.add, (jnp.where(m, tap, zero) for m, tap in taps))
 
 
@@ -69,7 +73,7 @@ def _cpu_max_gradient(x: Images, y: Outputs, g: Outputs, windows: Windows) -> Im
     # select-and-scatter. XLA runs that one element at a time on a CPU: this is 4 times
     # as fast.
     zero = jnp.zeros((), g.dtype)
-    masks = _first_maxima(x, y, windows)
+    masks = _first_maxima(x, windows)
     return windows.scatter(jnp.where(first, g, zero) for first in masks)
 
 

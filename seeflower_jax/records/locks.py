@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-import jax
+from seeflower_jax import processes
 
 try:
     import fcntl
@@ -37,7 +37,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
     The lock is a `flock` of the file `.lock` in the folder, which names the process.
     The system frees the lock when the process ends, however it ends. A thread may lock
     a folder again. On a file system without `flock`, a warning is logged instead. Of
-    the processes of one multi-process JAX program, only the first takes the lock.
+    the processes of one run, only the first takes the lock.
 
     Args:
       folder: the folder, which is created if it is missing. A created folder that is
@@ -49,8 +49,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = pathlib.Path(folder).expanduser().resolve()
     folders = vars(_held).setdefault("folders", set())
-    follows = jax.distributed.is_initialized() and jax.process_index() > 0
-    if folder in folders or follows:
+    if folder in folders or not processes.is_main():
         yield
         return
     created = not folder.exists()

@@ -13,7 +13,8 @@ commits all items together, so no interruption can separate the latest state fro
 best variables. The optimizer states of two stages differ in structure. `meta` names the
 stage, so the caller can build a state of the right structure to restore into. All
 arrays are saved from host copies. A checkpoint is therefore independent of the devices
-and can be restored on any number of them.
+and can be restored on any number of them. Of several processes, the first one writes,
+and each one reads by itself.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from seeflower_jax import records
+from seeflower_jax import processes, records
 from seeflower_jax.records import callbacks
 
 Tree = TypeVar("Tree")
@@ -66,17 +67,21 @@ class Checkpoints:
         Args:
           workdir: the run directory.
           read_only: whether nothing is written. Otherwise the folder is created, and
-            what an interrupted process left incomplete is removed.
+            what an interrupted process left incomplete is removed. Only the first of
+            several processes writes.
         """
+        read_only = read_only or not processes.is_main()
         self.best: dict | None = None
         callbacks.silence_closed_loops()
         self._folder = pathlib.Path(workdir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else 1,
-            create=not read_only,
+            create=False,
+            multiprocessing_options=_by_itself(),
         )
         with self._writing():
             if not read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
                 for path in self._folder.glob(f"*{_INCOMPLETE}*"):
                     shutil.rmtree(path)
             self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -94,7 +99,7 @@ class Checkpoints:
             written in the background, this may be an earlier one.
           CheckpointError: if a checkpoint cannot be written for another reason.
         """
-        if step in self._manager.all_steps():
+        if not processes.is_main() or step in self._manager.all_steps():
             return  # a step repeated after an interruption has the same content
         arrays = {"state": host_copy(state)}
         if self.best is not None:
@@ -179,6 +184,18 @@ class Checkpoints:
                 f"{_summary(error)}; restore the folder from a copy, or remove "
                 f"{self._folder} and train again"
             ) from error
+
+
+def _by_itself() -> ocp.options.MultiprocessingOptions:
+    """Return options of Orbax by which a process waits for no other process."""
+    if not jax.distributed.is_initialized():
+        return ocp.options.MultiprocessingOptions()
+    process = processes.index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+    )
 
 
 def _checksum(tree: Any) -> int:

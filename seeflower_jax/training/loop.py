@@ -12,6 +12,7 @@ import sys
 import jax
 import tqdm
 
+from seeflower_jax import processes
 from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import Checkpoints, host_copy
 from seeflower_jax.training.plan import StagePlan
@@ -59,10 +60,8 @@ def _fit(
     name, epoch_steps = plan.stage.name, plan.batches.steps_per_epoch
     pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
-    epoch_start = progress.step
-    with tqdm.tqdm(
-        total=plan.steps, initial=progress.step, desc=name, unit="step", mininterval=0.5
-    ) as bar:
+    epoch_start, vote = progress.step, processes.Vote()
+    with _progress_bar(plan, progress) as bar:
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
             # ---- Start a step on the device, then account for the previous step
@@ -71,8 +70,9 @@ def _fit(
                 progress = _account(progress, pending, plan, bar)
             pending = metrics
             epoch_ends = step % epoch_steps == 0
-            save_due = save_clock.seconds > plan.checkpoint_seconds
-            interrupted = stopping.requested()
+            save_due, interrupted = vote(
+                save_clock.seconds > plan.checkpoint_seconds, stopping.requested()
+            )
             if not epoch_ends and not save_due and not interrupted:
                 continue
             progress, pending = _account(progress, pending, plan, bar), None
@@ -100,6 +100,7 @@ def _fit(
                 save_clock.lap()
             if interrupted:
                 checkpoints.wait()
+                processes.barrier("saved")
                 raise stopping.Interrupted(
                     f"interrupted after step {step} of stage {name!r}, which is saved; "
                     "start the same command again to resume the run"
@@ -111,6 +112,18 @@ def _fit(
         "stage %s: %d steps, %.0f s", name, progress.step, progress.seconds[name]
     )
     return state, progress
+
+
+def _progress_bar(plan: StagePlan, progress: Progress) -> tqdm.tqdm:
+    """Return the progress bar of a stage, which only one process shows."""
+    return tqdm.tqdm(
+        total=plan.steps,
+        initial=progress.step,
+        desc=plan.stage.name,
+        unit="step",
+        mininterval=0.5,
+        disable=not processes.is_main(),
+    )
 
 
 def _log_line(plan: StagePlan, progress: Progress, rate: float) -> dict:
@@ -144,6 +157,8 @@ def _account(
 
 
 def _announce(bar: tqdm.tqdm, line: dict) -> None:
+    if bar.disable:
+        return
     bar.write(
         f"{line['stage']} epoch {line['epoch']}: "
         f"train loss {line['train']['loss']:.3f}, "

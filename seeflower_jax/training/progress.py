@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from seeflower_jax import records
+from seeflower_jax import processes, records
 from seeflower_jax.training.plan import Metrics, StagePlan
 
 
@@ -188,6 +188,8 @@ class Stopwatch:
 class MetricsLog:
     """The log `metrics.jsonl`, with a JSON object and the step of the run on each line.
 
+    Only the first of several processes writes it.
+
     Args:
       workdir: the run directory.
       run_step: last step of the run to keep. Later lines are dropped, because the
@@ -197,6 +199,8 @@ class MetricsLog:
 
     def __init__(self, workdir: pathlib.Path, run_step: int):
         self._path = workdir / records.LOG_FILE
+        if not processes.is_main():
+            return
         lines = [x for x in records.read_log(workdir) if x["run_step"] <= run_step]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         if not self._path.exists() or self._path.read_bytes() != content:
@@ -209,6 +213,8 @@ class MetricsLog:
         Raises:
           FullDiskError: if the disk is full.
         """
+        if not processes.is_main():
+            return
         try:
             with self._path.open("a") as file:
                 file.write(json.dumps(values) + "\n")

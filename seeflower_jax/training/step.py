@@ -1,7 +1,7 @@
 """Build the training step, a pure function of state, batch and key.
 
     step = make_image_step(spec, stage, optimizer)       # or make_feature_step
-    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
+    state, metrics = compile_step(step, batch_size, mesh)(state, batch, key)
 
 `state.trainable` is the only differentiated argument. A step never changes frozen
 parameters. Batch statistics change only if the stage trains them.
@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from seeflower_jax import models
+from seeflower_jax import models, sharding
 from seeflower_jax.data import augmentation as augmentations
 from seeflower_jax.data.loader import Batch
 from seeflower_jax.training import partition
@@ -106,6 +107,21 @@ def make_feature_step(
         return batch["features"], targets
 
     return _make_step(prepare, forward, spec.num_classes, stage, optimizer, loss)
+
+
+def compile_step(step: Step, batch_size: int, mesh: Mesh) -> Step:
+    """Compile a step that sees the first `batch_size` rows of its batch.
+
+    Args:
+      step: a step of this module. The compiled step reuses the memory of its state.
+      batch_size: number of examples; the rows behind them only fill the devices.
+      mesh: the devices, from `sharding.make_mesh`.
+    """
+
+    def on_rows(state, batch, key):
+        return step(state, sharding.first_rows(batch, batch_size, mesh), key)
+
+    return jax.jit(on_rows, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def _make_step(

@@ -222,6 +222,12 @@ COVERED = {
     f"python -m scripts.demo {RUN}": (
         "tests/report/test_demo.py::test_script_serves_the_page_until_it_is_interrupted"
     ),
+    f"{TRAIN} --distributed --coordinator=HOST:PORT --num_processes=2 --process_id=0": (
+        "tests/test_devices.py::test_two_processes_train_the_run_of_one"
+    ),
+    "python -m scripts.devices --out=runs/devices --results=results": (
+        "tests/studies/test_devices.py::test_script_writes_the_record"
+    ),
     "pip install -e .": ".ci/run",
     "pip install -e .[dev]": ".ci/run",
     "python -m pytest -n 2 --dist loadfile": ".ci/run",

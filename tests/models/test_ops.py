@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from jax import export, lax
 
+from seeflower_jax import models
 from seeflower_jax.models import ops
+from tests import harness
 
 CASES = [
     ((3, 3), (2, 2), "VALID", 15, 3, 8),
@@ -318,3 +320,26 @@ def test_input_gradient_in_a_loop_has_the_layout_that_a_cpu_is_fast_at():
     assert "dim_labels=b01f_01io->b01f" in text
     assert "dim_labels=b01f_01oi->b01f" not in text
     np.testing.assert_allclose(several(x), x + 3 * gradient(x))
+
+
+def test_max_pool_passes_on_all_gradients_of_a_compiled_network(monkeypatch):
+    """XLA rounds what it computes twice differently, as under batch statistics."""
+    spec = models.get_spec("small", num_classes=5, width=0.5)
+    variables = models.init(spec, jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (3, 24, 24, 3), maxval=255.0)
+
+    def gradient():
+        def loss(params):
+            network = {**variables, "params": params}
+            (logits, _), _ = models.apply(
+                spec, network, images, mutable=["batch_stats"]
+            )
+            return jax.nn.logsumexp(logits, -1).sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    ours = gradient()
+    monkeypatch.setattr(
+        ops, "max_pool", lambda x, n, s: nn.max_pool(x, (n, n), (s, s), "VALID")
+    )
+    harness.assert_trees_close(ours, gradient(), rtol=1e-4, atol=1e-5)

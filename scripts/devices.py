@@ -1,0 +1,39 @@
+"""Compare runs on 1, 2, 4 and 8 devices, and in 1 and 2 processes.
+
+    python -m scripts.devices --out=runs/devices --results=results
+
+The devices are forced on the CPU. The script trains a small network on drawn flowers in
+each way. It writes devices.json, with the losses and with the largest difference of any
+metric from the run on one device. The file also has the speed of the training loader.
+Runs in OUT that are finished are only read.
+"""
+
+import pathlib
+
+from absl import flags
+
+from scripts import console
+from seeflower_jax import records
+from seeflower_jax.studies import devices
+
+_OUT = flags.DEFINE_string("out", "runs/devices", "The folder of the runs.")
+_RESULTS = flags.DEFINE_string("results", "results", "The folder of recorded results.")
+
+
+def main(_: list[str]) -> None:
+    result = devices.measure(pathlib.Path(_OUT.value).expanduser())
+    result |= records.provenance(records.typed_command())
+    folder = pathlib.Path(_RESULTS.value).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write_json(folder / "devices.json", result)
+    lines = [
+        f"{count} {kind}: loss {run['loss']:.6f}, difference {run['difference']:.1e}"
+        for kind in ("devices", "processes")
+        for count, run in result[kind].items()
+    ]
+    speed = result["loader"]["images_per_second_per_core"]
+    console.show(result, "\n".join([*lines, f"loader: {speed} images/s per core"]))
+
+
+if __name__ == "__main__":
+    console.run(main)

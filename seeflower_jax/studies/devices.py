@@ -1,0 +1,152 @@
+"""Compare runs on several devices and in several processes with a run on one device.
+
+    record = measure(pathlib.Path("runs/devices"))
+    record["devices"]["4"]["difference"]        # largest difference of any metric
+
+Each run is a process of its own, on forced CPU devices, so that one machine shows what
+several devices compute. The recipes have the same batch sizes. The time of the runs
+says nothing about the speed of real devices.
+"""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from seeflower_jax import records, sharding
+from seeflower_jax.data.loader import ImageReader, TrainLoader
+
+DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
+# A small network on drawn flowers, in the batches of the recipes: 68 and 34 images.
+RECIPE = (
+    *("--config=configs/inception.py", "--config.recipe=devices"),
+    *("--config.model.name=small", "--config.init.weights="),
+    *("--config.data.source=synthetic", "--config.data.species=8"),
+    *("--config.data.images_per_class=(9,4,4)", "--config.data.shortest_side=48"),
+    *("--config.eval.size=48", "--config.test_time.views=((48,1.0),)"),
+    *("--config.stage_order=('head','finetune')", "--config.stages.head.epochs=2"),
+    *("--config.stages.head.validate_every=1", "--config.stages.finetune.epochs=2"),
+    "--config.stages.finetune.partition=(('head/.*',3.0),('backbone/.*',1.0))",
+    *("--config.stages.finetune.augment.size=48",),
+    *("--config.stages.finetune.train_batch_stats=True",),
+    *("--config.stages.finetune.validate_every=1",),
+)
+_LOADER_IMAGES, _LOADER_BATCH, _LOADER_BATCHES = 256, 34, 60
+
+
+def measure(folder: pathlib.Path) -> dict:
+    """Train all runs that are missing in a folder, and return the record.
+
+    Raises:
+      RuntimeError: if a run fails; the message has the end of its output.
+    """
+    devices = {count: folder / f"devices{count}" for count in DEVICES}
+    processes = {count: folder / f"processes{count}" for count in PROCESSES}
+    for count, run in devices.items():
+        forced = f"--xla_force_host_platform_device_count={count}"
+        _train([[]], run, {"XLA_FLAGS": forced})
+    for count, run in processes.items():
+        _train([_place(count, number) for number in range(count)], run, {})
+    reference = _metrics(devices[1])
+    return {
+        "devices": _compare(devices, reference),
+        "processes": _compare(processes, reference),
+        "loader": _loader_speed(),
+    }
+
+
+def _place(count: int, number: int) -> list[str]:
+    """Return the flags of a process, with `{port}` in place of the port."""
+    flags = ["--distributed", "--coordinator=127.0.0.1:{port}"]
+    return [*flags, f"--num_processes={count}", f"--process_id={number}"]
+
+
+def _train(
+    flags: Sequence[Sequence[str]], folder: pathlib.Path, variables: Mapping[str, str]
+) -> None:
+    """Train a run in one process for each list of flags."""
+    port = str(_free_port())
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "scripts.train", *RECIPE, f"--workdir={folder}"]
+            + [flag.format(port=port) for flag in own],
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for own in flags
+    ]
+    for process in started:
+        _, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"the run {folder} failed: {errors[-500:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _metrics(folder: pathlib.Path) -> dict[str, float]:
+    """Return all metrics of a run, of training and of validation, in each epoch."""
+    return {
+        f"{number}.{split}.{name}": value
+        for number, line in enumerate(records.read_log(folder))
+        for split in ("train", "validation")
+        for name, value in line[split].items()
+    }
+
+
+def _compare(
+    folders: Mapping[int, pathlib.Path], reference: Mapping[str, float]
+) -> dict[str, dict]:
+    """Return, for each run, its losses and the largest difference of any metric."""
+    compared = {}
+    for count, folder in folders.items():
+        metrics, last = _metrics(folder), records.read_log(folder)[-1]
+        compared[str(count)] = {
+            "train_loss": last["train"]["loss"],
+            "loss": last["validation"]["loss"],
+            "difference": max(abs(metrics[name] - reference[name]) for name in metrics),
+        }
+    return compared
+
+
+class _RandomImages:
+    """Images of random pixels in memory, in the sizes of the flowers at 320 pixels."""
+
+    def __init__(self, count: int):
+        rng = np.random.default_rng(0)
+        long_sides = rng.integers(320, 480, count)
+        self.sizes = np.stack([np.full(count, 320), long_sides], 1).astype(np.int32)
+        self._images = [
+            rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in self.sizes
+        ]
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        return self._images[index]
+
+
+def _loader_speed() -> dict:
+    """Return the images per second that the training loader makes, and its threads."""
+    images = _RandomImages(_LOADER_IMAGES)
+    indices = np.arange(_LOADER_IMAGES)
+    labels = np.zeros(_LOADER_IMAGES, np.int32)
+    mesh = sharding.make_mesh()
+    loader = TrainLoader(
+        ImageReader(images), labels, indices, _LOADER_BATCH, mesh, (0,)
+    )
+    started = time.process_time()  # of all threads
+    for _ in loader(0, _LOADER_BATCHES):
+        pass
+    seconds = time.process_time() - started
+    count = _LOADER_BATCH * _LOADER_BATCHES
+    return {"images_per_second_per_core": round(count / seconds, 1), "threads": 1}

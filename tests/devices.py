@@ -1,0 +1,71 @@
+"""Train steps on meshes of several sizes, in a process with several forced devices.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1 4
+
+Prints a JSON object: for each number of devices, the metrics and the parameters after
+two steps. No number of devices but 1 divides the batch.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from seeflower_jax import models, sharding
+from seeflower_jax.data.augmentation import Augmentation
+from seeflower_jax.data.loader import TrainLoader, to_canvas
+from seeflower_jax.data.view import View
+from seeflower_jax.training import step
+from seeflower_jax.training.stages import Stage
+from seeflower_jax.training.state import create_state
+
+_BATCH, _CLASSES, _STEPS = 7, 5, 2
+
+
+def train(devices: int) -> dict:
+    """Return the metrics of each step, and the parameters and statistics at the end."""
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (20, 36, 36, 3)).astype(np.uint8))
+    labels = rng.integers(0, _CLASSES, len(images)).astype(np.int32)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    batches = TrainLoader(
+        lambda indices: to_canvas([images[i] for i in indices], 36, 36),
+        labels,
+        np.arange(len(images)),
+        _BATCH,
+        mesh,
+        seed=(0, 1),
+    )
+    stage = Stage(
+        name="finetune",
+        index=0,
+        epochs=1,
+        batch_size=_BATCH,
+        rules=((".*", 1.0),),
+        learning_rate=0.1,
+        view=View(size=24, shortest_side=36),
+        augmentation=Augmentation(size=24, oversampling=1, mixup=0.2, cutmix=1.0),
+        train_batch_stats=True,
+    )
+    spec = models.get_spec("small", num_classes=_CLASSES, width=0.25, dropout=0.2)
+    optimizer = optax.sgd(0.1)
+    variables = models.init(spec, jax.random.key(0))
+    state = sharding.replicate(create_state(variables, stage, optimizer), mesh)
+    take = step.make_image_step(spec, stage, optimizer)
+    take = step.compile_step(take, _BATCH, mesh)
+    metrics = []
+    for batch in batches(0, _STEPS):
+        assert len(batch["labels"]) % devices == 0
+        state, values = take(state, batch, jax.random.key(1))
+        metrics.append({name: float(value) for name, value in values.items()})
+    arrays = {**state.trainable, "statistics": state.batch_stats}
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(arrays))
+    end = {jax.tree_util.keystr(path): leaf.tolist() for path, leaf in leaves}
+    return {"metrics": metrics, "end": end}
+
+
+if __name__ == "__main__":
+    print(json.dumps({count: train(int(count)) for count in sys.argv[1:]}))

@@ -1,0 +1,43 @@
+"""The comparison of runs on several devices and in several processes."""
+
+import json
+
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.studies import devices
+from tests import harness
+
+
+def _write_log(folder, losses):
+    folder.mkdir()
+    lines = [
+        {"run_step": step, "train": {"loss": train}, "validation": {"loss": loss}}
+        for step, (train, loss) in enumerate(losses)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / records.LOG_FILE).write_text(text)
+    return folder
+
+
+def test_difference_is_the_largest_of_any_epoch_and_metric(tmp_path):
+    one = _write_log(tmp_path / "one", [(3.0, 2.0), (1.0, 0.5)])
+    two = _write_log(tmp_path / "two", [(3.0, 2.25), (1.125, 0.5)])
+    compared = devices._compare({1: one, 2: two}, devices._metrics(one))
+    assert compared == {
+        "1": {"train_loss": 1.0, "loss": 0.5, "difference": 0.0},
+        "2": {"train_loss": 1.125, "loss": 0.5, "difference": 0.25},
+    }
+
+
+@pytest.mark.slow
+def test_script_writes_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "DEVICES", (1, 2))
+    arguments = [f"--out={tmp_path / 'runs'}", f"--results={tmp_path}"]
+    done = harness.run_here("devices", *arguments)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "devices.json").read_text())
+    for kind in ("devices", "processes"):
+        assert record[kind].keys() == {"1", "2"}
+        assert all(run["difference"] < 1e-5 for run in record[kind].values())
+    assert record["loader"]["images_per_second_per_core"] > 0

@@ -1,0 +1,280 @@
+"""Runs on several devices: equal results, and use on any other number of devices."""
+
+import json
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from seeflower_jax import records
+from seeflower_jax.experiment.train import train
+from seeflower_jax.explain.store import MapStore
+from tests import harness, tiny_config
+from tests.test_processes import free_port, start_together
+
+# {what is done with a run: arguments of the script besides --workdir}
+USES = {
+    "evaluate": ["--split=validation", "--views=32", "--json"],
+    "attribute": ["--split=validation", "--methods=grad_cam,smooth_grad", "--limit=5"],
+    "activation_max": ["--classes=0,1,2", "--form=plain", "--size=32"],
+}
+
+
+def forced(count):
+    """Return the environment of a process with several devices."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def test_steps_agree_where_the_devices_do_not_divide_the_batch():
+    done = harness.run_python("-m", "tests.devices", 1, 4, **forced(4))
+    assert done.returncode == 0, done.stderr
+    one, four = json.loads(done.stdout).values()
+    for expected, actual in zip(one["metrics"], four["metrics"], strict=True):
+        assert actual == pytest.approx(expected, rel=1e-5)
+    harness.assert_trees_close(four["end"], one["end"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def config(flowers, tmp_path_factory):
+    """Return a config whose batches no number of devices but 1 divides."""
+    config = tiny_config.make_small(tiny_config.get_config())
+    config.data.update(
+        dir=str(flowers), cache_dir=str(tmp_path_factory.mktemp("cache"))
+    )
+    config.eval.batch_size = 7
+    config.stages.head.batch_size = 7
+    config.stages.finetune.update(batch_size=7, epochs=2, train_batch_stats=True)
+    return config
+
+
+@pytest.fixture(scope="module")
+def config_file(config, tmp_path_factory):
+    """Return a file of the config, for scripts.train."""
+    path = tmp_path_factory.mktemp("config") / "small.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return path
+
+
+def assert_same_run(folder, expected):
+    """Assert that the metrics of two runs differ by rounding only."""
+    lines, others = records.read_log(folder), records.read_log(expected)
+    assert [line["run_step"] for line in lines] == [x["run_step"] for x in others]
+    results = records.read_result(folder), records.read_result(expected)
+    for split in ("validation", "test"):
+        assert results[0][split] == pytest.approx(results[1][split], abs=1e-5)
+    for line, other in zip(lines, others, strict=True):
+        for key in ("train", "validation"):
+            assert line[key] == pytest.approx(other[key], rel=1e-5, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one(config, tmp_path_factory):
+    """Return the directory of a run on one device."""
+    folder = tmp_path_factory.mktemp("one")
+    train(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(config_file, tmp_path_factory):
+    """Return the directory of a run on four devices."""
+    folder = tmp_path_factory.mktemp("four")
+    arguments = [f"--config={config_file}", f"--workdir={folder}"]
+    done = harness.run_apart("train", *arguments, **forced(4))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_runs_on_one_and_on_four_devices_are_the_same(one, four):
+    assert records.read_result(four)["device"].startswith("4 x cpu")
+    assert_same_run(four, one)
+
+
+def _use(workdir, out, count):
+    """Run all scripts of `USES`, each with a folder in `out`."""
+    for script, arguments in USES.items():
+        folders = [f"--workdir={workdir}", f"--out={out / script}"]
+        done = harness.run_apart(script, *folders, *arguments, **forced(count))
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def expected(one, tmp_path_factory):
+    """Return the folder of what the scripts write of a run, on one device."""
+    folder = tmp_path_factory.mktemp("expected")
+    _use(one, folder, 1)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained,count", [("four", 1), ("four", 2), ("one", 4)])
+def test_run_of_other_devices_is_used(trained, count, one, four, expected, tmp_path):
+    _use({"one": one, "four": four}[trained], tmp_path, count)
+    folders = tmp_path, expected
+    metrics, other = (
+        records.read_json(folder / "evaluate" / "metrics.json", "")
+        for folder in folders
+    )
+    assert metrics["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    maps, expected_maps = (MapStore.open(folder / "attribute") for folder in folders)
+    for line, other in zip(maps.lines(), expected_maps.lines(), strict=True):
+        assert line["image"] == other["image"]
+        assert line["probability"] == pytest.approx(other["probability"], abs=1e-5)
+        map, other = maps.read(line), expected_maps.read(other)
+        np.testing.assert_allclose(map, other, atol=2e-3 * np.abs(other).max())
+    scores = (
+        records.read_json(folder / "activation_max" / "result.json", "")["scores"]
+        for folder in folders
+    )
+    assert next(scores) == pytest.approx(next(scores), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_methods_are_scored_alike_on_several_devices(small_run, tmp_path):
+    scores = []
+    for count in (1, 4):
+        out = tmp_path / str(count)
+        arguments = [f"--workdir={small_run}", f"--out={out}", "--methods=saliency"]
+        done = harness.run_apart(
+            "attribute_eval", *arguments, "--limit=6", "--batch_size=3", **forced(count)
+        )
+        assert done.returncode == 0, done.stderr
+        result = records.read_json(out / "result.json", "")
+        scores.append(result["methods"]["saliency"])
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_of_four_devices_is_exported_and_predicts(count, four, flowers, tmp_path):
+    image = sorted((flowers / "jpg").iterdir())[0]
+    arguments = [f"--workdir={four}", f"--out={tmp_path / 'export'}"]
+    done = harness.run_apart("export", *arguments, **forced(count))
+    assert done.returncode == 0, done.stderr
+    probabilities = []
+    for source in (f"--workdir={four}", f"--export={tmp_path / 'export'}"):
+        done = harness.run_apart("predict", source, "--json", image, **forced(count))
+        assert done.returncode == 0, done.stderr
+        classes = json.loads(done.stdout)["classes"]
+        probabilities.append([entry["probability"] for entry in classes])
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before,after", [(4, 1), (4, 2), (1, 4)])
+def test_run_is_resumed_on_other_devices(
+    before, after, config, config_file, one, tmp_path
+):
+    arguments = [f"--config={config_file}", f"--workdir={tmp_path}"]
+    first = harness.run_apart(
+        "train", *arguments, "--config.stage_order=('head',)", **forced(before)
+    )
+    assert first.returncode == 0, first.stderr
+    done = harness.run_apart("train", *arguments, **forced(after))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, one)
+
+
+def _start_two(config_file, folder, *more):
+    """Start a run in two processes, which need not be the first ones."""
+    return start_together(
+        *("-m", "scripts.train", f"--config={config_file}", f"--workdir={folder}"),
+        *("--distributed", f"--coordinator=127.0.0.1:{free_port()}"),
+        *("--num_processes=2", *more),
+    )
+
+
+def _end(started, seconds=300):
+    """Wait for processes; return their exit statuses and the end of their output."""
+    outputs = [process.communicate(timeout=seconds)[1] for process in started]
+    return [process.returncode for process in started], outputs
+
+
+def _wait_for_epochs(folder, count, started):
+    """Wait until a run has logged some epochs."""
+    until = time.monotonic() + 300
+    while len(records.read_log(folder)) < count:
+        assert all(process.poll() is None for process in started), _end(started)
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_of_one(config_file, one, tmp_path):
+    statuses, outputs = _end(_start_two(config_file, tmp_path))
+    assert statuses == [0, 0], outputs
+    assert records.read_result(tmp_path)["device"].startswith("2 x cpu")
+    assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_processes_are_resumed_by_one_and_by_two(
+    count, config_file, one, tmp_path
+):
+    started = _start_two(config_file, tmp_path, "--checkpoint_seconds=0")
+    _wait_for_epochs(tmp_path, 2, started)
+    for process in started:
+        process.kill()
+    _end(started)
+    assert not records.read_result(tmp_path)
+    if count == 1:
+        arguments = [f"--config={config_file}", f"--workdir={tmp_path}"]
+        done = harness.run_apart("train", *arguments)
+        assert done.returncode == 0, done.stderr
+    else:
+        statuses, outputs = _end(_start_two(config_file, tmp_path))
+        assert statuses == [0, 0], outputs
+    assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_other_process_ends_when_one_is_killed(killed, config_file, tmp_path):
+    started = _start_two(config_file, tmp_path)
+    _wait_for_epochs(tmp_path, 1, started)
+    started[killed].kill()
+    statuses, outputs = _end(started, seconds=30)
+    assert statuses[killed] == -9 and statuses[1 - killed] not in (0, None)
+    assert re.search("another process has ended|died|heartbeat", outputs[1 - killed])
+
+
+@pytest.mark.slow
+def test_an_interruption_of_one_process_ends_both_with_their_state(
+    config_file, one, tmp_path
+):
+    started = _start_two(config_file, tmp_path)
+    _wait_for_epochs(tmp_path, 1, started)
+    started[1].send_signal(signal.SIGTERM)
+    statuses, outputs = _end(started)
+    assert 0 not in statuses
+    assert "to resume the run" in "".join(outputs)
+    statuses, outputs = _end(_start_two(config_file, tmp_path))
+    assert statuses == [0, 0], outputs
+    assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_and_attribute_as_one_does(one, expected, tmp_path):
+    for script in ("evaluate", "attribute"):
+        started = start_together(
+            *("-m", f"scripts.{script}", f"--workdir={one}"),
+            *(f"--out={tmp_path / script}", *USES[script], "--distributed"),
+            *(f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"),
+        )
+        statuses, outputs = _end(started)
+        assert statuses == [0, 0], outputs
+    for file in ("evaluate/metrics.json", "attribute/index.jsonl"):
+        texts = [(folder / file).read_text() for folder in (tmp_path, expected)]
+        numbers = [
+            [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
+            for text in texts
+        ]
+        assert numbers[0] == pytest.approx(numbers[1], abs=1e-4)
+    assert (tmp_path / "attribute" / "grad_cam.png").exists()

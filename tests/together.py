@@ -1,0 +1,75 @@
+"""What each of two processes does in the tests of `seeflower_jax.processes`.
+
+python -m tests.together CASE FOLDER PORT --process_id=NUMBER
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import jax
+
+from seeflower_jax import processes, sharding
+
+
+def work(folder: pathlib.Path) -> None:
+    """Call every function; print what all processes must agree on."""
+    processes.check_shared(folder)
+    path = folder / "file"
+    with processes.main_first("file"):
+        if processes.is_main():
+            path.write_text("of process 0")
+        seen = path.read_text()
+    vote = processes.Vote()
+    votes = [vote(processes.index() == 1 and round == 1, False) for round in range(4)]
+    with processes.alone():
+        own = sharding.make_mesh().size, processes.count(), processes.is_main()
+    mesh = sharding.make_mesh()
+    batch = sharding.shard_batch(
+        {"rows": sharding.fill(jax.numpy.arange(3), 4, mesh)}, mesh
+    )
+    everywhere = jax.jit(lambda rows: rows + 0, out_shardings=sharding.replicated(mesh))
+    rows = everywhere(batch["rows"])
+    processes.barrier("end of work")
+    print(
+        seen,
+        processes.agree(processes.index()),
+        processes.on_main(os.getpid) == os.getpid(),
+        votes,
+        own,
+        mesh.size,
+        jax.device_get(rows).tolist(),
+    )
+
+
+def fail(folder: pathlib.Path) -> None:
+    """Fail in process 1, while process 0 waits at a barrier."""
+    if not processes.is_main():
+        processes.fail("the disk is full", 1)
+    processes.barrier("never")
+
+
+def die(folder: pathlib.Path) -> None:
+    """Kill process 1, while process 0 waits at a barrier."""
+    if not processes.is_main():
+        os.kill(os.getpid(), signal.SIGKILL)
+    processes.barrier("never")
+
+
+def separate(folder: pathlib.Path) -> None:
+    """Give each process a folder of its own."""
+    try:
+        processes.check_shared(folder / str(processes.index()))
+    except ValueError as error:
+        processes.fail(str(error), 1)
+    processes.barrier("never")
+
+
+if __name__ == "__main__":
+    case, folder, port, process = sys.argv[1:]
+    processes._HEARTBEAT_SECONDS, processes._SHARED_SECONDS = 4, 1.0
+    number = int(process.removeprefix("--process_id="))
+    processes.initialize(f"127.0.0.1:{port}", 2, number)
+    with processes.ending_together():
+        globals()[case](pathlib.Path(folder))
