@@ -22,7 +22,7 @@ from typing import NoReturn
 from absl import app, flags
 
 from scripts import errors, interruption
-from seeflower_jax import processes
+from seeflower_jax.sharding import processes
 
 app.define_help_flags()
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON.")

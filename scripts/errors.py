@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import app
 
-from seeflower_jax import processes
+from seeflower_jax.sharding import processes
 
 
 def describe(error: BaseException) -> str:

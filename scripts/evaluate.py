@@ -19,7 +19,7 @@ import dataclasses
 from absl import app, flags
 
 from scripts import console, process_flags
-from seeflower_jax import processes, records
+from seeflower_jax import records
 from seeflower_jax.data.view import View
 from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.metrics import format_table
@@ -27,6 +27,7 @@ from seeflower_jax.experiment import evaluate
 from seeflower_jax.experiment.settings import read_settings
 from seeflower_jax.explain import closer
 from seeflower_jax.inference.run import Run, load_run
+from seeflower_jax.sharding import processes
 
 flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -36,9 +37,7 @@ _SPLIT = flags.DEFINE_enum(
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The images, if they have moved.")
 _CROP = flags.DEFINE_bool("crop", False, "Also look closer where Grad-CAM highlights.")
-_VIEWS = flags.DEFINE_list(
-    "views", [], "Sizes in pixels, or size:crop, the share of the shortest side."
-)
+_VIEWS = flags.DEFINE_list("views", [], "Sizes, or size:crop with a share of the side.")
 _HFLIP = flags.DEFINE_bool("hflip", None, "Whether each view is also seen mirrored.")
 _ABLATION = flags.DEFINE_string("ablation", None, "The name of the row to record.")
 _RESULTS = flags.DEFINE_string("results", "results", "The folder of recorded results.")

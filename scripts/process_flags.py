@@ -9,7 +9,7 @@ import logging
 from absl import app, flags
 
 from scripts import errors
-from seeflower_jax import processes
+from seeflower_jax.sharding import processes
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Work together with the other processes; docs/devices.md."

@@ -19,11 +19,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from scripts import config_flag, console, process_flags
-from seeflower_jax import processes, records
+from seeflower_jax import records
 from seeflower_jax.evaluation.metrics import format_table
 from seeflower_jax.experiment import train
 from seeflower_jax.figures import curves
 from seeflower_jax.report import collect
+from seeflower_jax.sharding import processes
 from seeflower_jax.studies import quickstart
 
 flags.adopt_module_key_flags(config_flag)

@@ -10,7 +10,7 @@
 A room is a folder of the package. The list starts with the lowest rooms. A lower room
 never imports a higher room:
 
-    processes, sharding, download, records, hints     devices, files, names
+    sharding, download, records, hints     devices, files, names
     data           images to batches: sources, pixel cache, View, Augmentation, loader
     models         networks as pure functions
     training       partition, optimizer, step, progress, checkpoints, loop

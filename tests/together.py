@@ -1,4 +1,4 @@
-"""What each of two processes does in the tests of `seeflower_jax.processes`.
+"""What each of two processes does in the tests of `sharding.processes`.
 
 python -m tests.together CASE FOLDER PORT --process_id=NUMBER
 """
@@ -10,7 +10,8 @@ import sys
 
 import jax
 
-from seeflower_jax import processes, sharding
+from seeflower_jax import sharding
+from seeflower_jax.sharding import processes
 
 
 def work(folder: pathlib.Path) -> None:

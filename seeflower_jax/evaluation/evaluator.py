@@ -19,10 +19,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from seeflower_jax import models, processes, sharding
+from seeflower_jax import models, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.loader import Batch, Reader
 from seeflower_jax.data.view import View
+from seeflower_jax.sharding import processes
 
 # (variables, batch) -> rows, one for each example, or a dict of such rows.
 Compute = Callable[[dict, Batch], Any]

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from seeflower_jax import processes, records, sharding
+from seeflower_jax import records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Compute, Evaluator
@@ -27,6 +27,7 @@ from seeflower_jax.experiment import images, kept
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import evaluation as plots
 from seeflower_jax.inference.run import Run
+from seeflower_jax.sharding import processes
 
 UNCALIBRATED = {"fitted_on": None, "temperature": 1.0}
 

@@ -9,13 +9,14 @@ import logging
 import os
 import pathlib
 
-from seeflower_jax import processes, records
+from seeflower_jax import records
 from seeflower_jax.data import sources, whitening
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.experiment.settings import Settings, settings_of
 from seeflower_jax.experiment.workdir import has_trained, read_images
 from seeflower_jax.inference.run import Run, load_config
+from seeflower_jax.sharding import processes
 
 
 def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Float
 
-from seeflower_jax import processes, records
+from seeflower_jax import records
+from seeflower_jax.sharding import processes
 
 _CHUNK = 1 << 12  # rows of which a checksum is computed at a time
 

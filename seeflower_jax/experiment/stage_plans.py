@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
-from seeflower_jax import models, processes, records, sharding
+from seeflower_jax import models, records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.loader import (
     Annotated,
@@ -32,6 +32,7 @@ from seeflower_jax.experiment import head_features
 from seeflower_jax.experiment.settings import Settings
 from seeflower_jax.experiment.teacher import Teacher
 from seeflower_jax.pretrained.types import WeightRecord
+from seeflower_jax.sharding import processes
 from seeflower_jax.training import partition, ridge, step
 from seeflower_jax.training.losses import Loss, log_prior
 from seeflower_jax.training.optimizer import make_optimizer

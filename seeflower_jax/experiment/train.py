@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import jax
 
-from seeflower_jax import processes, records, sharding
+from seeflower_jax import records, sharding
 from seeflower_jax.data import whitening
 from seeflower_jax.experiment import evaluate, images, teacher, workdir
 from seeflower_jax.experiment.network_checks import check_network
@@ -23,6 +23,7 @@ from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
+from seeflower_jax.sharding import processes
 from seeflower_jax.training import loop, partition, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch

@@ -12,13 +12,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from seeflower_jax import processes
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain import attribute as single
 from seeflower_jax.explain.merge import merge
 from seeflower_jax.explain.parts import WHOLE, Part
 from seeflower_jax.explain.store import MapStore
 from seeflower_jax.inference.network import Network
+from seeflower_jax.sharding import processes
 
 
 def attribute(

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from seeflower_jax import processes
+from seeflower_jax.sharding import processes
 
 try:
     import fcntl

@@ -30,8 +30,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from seeflower_jax import processes, records
+from seeflower_jax import records
 from seeflower_jax.records import callbacks
+from seeflower_jax.sharding import processes
 
 Tree = TypeVar("Tree")
 _INCOMPLETE = ".orbax-checkpoint-tmp"  # in the names of folders that Orbax writes

@@ -12,7 +12,7 @@ import sys
 import jax
 import tqdm
 
-from seeflower_jax import processes
+from seeflower_jax.sharding import processes
 from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import Checkpoints, host_copy
 from seeflower_jax.training.plan import StagePlan

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from seeflower_jax import processes, records
+from seeflower_jax import records
+from seeflower_jax.sharding import processes
 from seeflower_jax.training.plan import Metrics, StagePlan
 
 

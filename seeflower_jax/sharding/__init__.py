@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from seeflower_jax import processes
+from seeflower_jax.sharding import processes
 
 Tree = TypeVar("Tree")
 
