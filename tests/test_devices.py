@@ -18,7 +18,7 @@ from tests.test_processes import free_port, start_together
 USES = {
     "evaluate": ["--split=validation", "--views=32", "--json"],
     "attribute": ["--split=validation", "--methods=grad_cam,smooth_grad", "--limit=5"],
-    "activation_max": ["--classes=0,1,2", "--form=plain", "--size=32"],
+    "activation_max": ["--classes=0,1,2", "--form=plain", "--size=32", "--steps=8"],
 }
 
 
