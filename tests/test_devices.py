@@ -190,7 +190,7 @@ def _start_two(config_file, folder, *more):
     )
 
 
-def _end(started, seconds=300):
+def _end(started, seconds=600):
     """Wait for processes; return their exit statuses and the end of their output."""
     outputs = [process.communicate(timeout=seconds)[1] for process in started]
     return [process.returncode for process in started], outputs
