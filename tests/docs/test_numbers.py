@@ -113,6 +113,16 @@ def test_pointing_games():
         assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
 
 
+def test_faithfulness():
+    record = _record("results/faithfulness.json")["inception_v3"]
+    (rows,) = (rows for header, rows in TABLES if header[1:2] == ["deletion ↓"])
+    columns = ("deletion", "insertion", "road_morf", "road_lerf", "road_combined")
+    columns += ("sparseness", "randomisation")
+    assert {name for name, *_ in rows} == record.keys()
+    for name, *cells in rows:
+        assert cells == [f"{record[name][column]:.3f}" for column in columns]
+
+
 def test_parity():
     worst = {}
     for entry in _record("results/parity.json")["parity"]:
