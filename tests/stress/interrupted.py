@@ -20,8 +20,10 @@ from tests.stress import children
 from tests.stress.jobs import JOBS, Job, difference, reference
 from tests.stress.world import World
 
-# Each run is killed twice; some have ended before the second time.
-RUNS, SHORT_RUNS = 30, 1
+# Each run is killed twice. Some have ended before the second time, so more runs follow
+# until there are enough kills.
+RUNS, SHORT_RUNS, MORE_RUNS = 30, 1, 5
+KILLS, SHORT_KILLS = 50, 1
 SHORT_POINTS = 3
 Trial = Callable[[pathlib.Path], int]  # kills a job; returns the number of kills
 
@@ -115,8 +117,11 @@ def kills(world: World, log: Callable, short: bool, jobs: int) -> dict:
 
         return trial
 
-    count = SHORT_RUNS if short else RUNS
+    count, least = (SHORT_RUNS, SHORT_KILLS) if short else (RUNS, KILLS)
     counts = trials.run({f"random_{n}": trial_at(n) for n in range(count)}, jobs)
+    while counts["count"] < least and count < 2 * RUNS:
+        count += MORE_RUNS
+        counts = trials.run({f"random_{n}": trial_at(n) for n in range(count)}, jobs)
     log(f"kills: {counts['count']} kills, {counts['failed']} runs wrong")
     return counts
 
