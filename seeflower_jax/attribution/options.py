@@ -2,7 +2,8 @@
 
     check_ranges(steps=8, spacing=2.0)
 
-An option has the same range in all methods, so its name tells its range.
+An option has the same range in all methods, except where the name of a method precedes
+it in `_RANGES`.
 """
 
 import dataclasses
@@ -54,11 +55,15 @@ _RANGES = {
     "epsilon": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "gamma": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "depth": _Range("a number from 0 to 1", lambda value: 0 <= value <= 1),
-    "visible": _Range("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "visible": _Range("a number between 0 and 1", lambda value: 0 < value < 1),
     "baseline": _NUMBER,
     "baselines": _NUMBER,
     "strength": _NUMBER,
     "align": _choice("receptive_field", "stretch"),
+    # With less, the mean or the variance that is subtracted leaves a map of zeros.
+    "rise.samples": _count(2),
+    "var_grad.samples": _count(2),
+    "var_grad.noise": _Range("a finite number above 0", lambda value: value > 0),
 }
 
 
@@ -69,7 +74,7 @@ def check_ranges(method: str = "", **options: Any) -> None:
     number. Arrays and other objects are not checked.
 
     Args:
-      method: name of the method, for the message.
+      method: name of the method, for its own ranges and for the message.
       **options: values by name.
 
     Raises:
@@ -85,7 +90,7 @@ def check_ranges(method: str = "", **options: Any) -> None:
         is_known = name in _RANGES
         if not isinstance(value, numbers.Real) and not (is_word and is_known):
             continue
-        allowed = _RANGES.get(name, _NUMBER)
+        allowed = _RANGES.get(f"{method}.{name}") or _RANGES.get(name, _NUMBER)
         is_right_kind = is_word if allowed.is_word else not is_word
         is_finite = is_word or math.isfinite(value)
         if not (is_right_kind and is_finite and allowed.accepts(value)):

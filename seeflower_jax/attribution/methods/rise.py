@@ -57,7 +57,7 @@ def rise(
       >>> rise(network, images, labels, keys, samples=8).shape == images.shape[:3]
       True
     """
-    check_ranges(samples=samples, cells=cells, visible=visible)
+    check_ranges("rise", samples=samples, cells=cells, visible=visible)
     check_ranges(baseline=baseline, batch_size=batch_size)
     targets = resolve(network, images, targets)
     size = images.shape[1], images.shape[2]

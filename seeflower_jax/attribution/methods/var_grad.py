@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.methods.saliency import saliency
 from seeflower_jax.attribution.noise import mean_over_noise
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
 
@@ -31,13 +32,14 @@ def var_grad(
 
     Source: Adebayo et al. 2018, arXiv 1810.03292, section 2.2 (VarGrad).
 
-    Args and errors: as of `smooth_grad`.
+    Args and errors: as of `smooth_grad`. `samples` is 2 or more, and `noise` above 0.
 
     Example:
       >>> maps = var_grad(network, images, labels, keys, samples=2)
       >>> bool((maps >= 0).all())
       True
     """
+    check_ranges("var_grad", samples=samples, noise=noise)
     targets = resolve(network, images, targets)
     # Differences from one map have the same variance, and lose fewer digits.
     clean_maps = method(network, images.astype(jnp.float32), targets)
