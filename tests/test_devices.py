@@ -54,8 +54,8 @@ def config_file(config, tmp_path_factory):
     """Return a file of the config, for scripts.train."""
     path = tmp_path_factory.mktemp("config") / "small.py"
     path.write_text(
-        "import json\nfrom ml_collections import ConfigDict\n\n\n"
-        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
     )
     return path
 
