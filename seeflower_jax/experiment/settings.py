@@ -273,17 +273,7 @@ def _check_ridge(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
         "config.model.standardize": (spec.standardize, True),
         "config.model.hidden": (spec.hidden, ()),
     }
-    errors = [
-        f"{name} is {value}; expected {expected}, because {key}.solver is 'ridge'"
-        for name, (value, expected) in needed.items()
-        if value != expected
-    ]
-    if not stage.freezes_backbone(spec.head):
-        errors.append(
-            f"{key}.partition is {stage.rules}; expected to train {spec.head!r} alone, "
-            f"because {key}.solver is 'ridge'"
-        )
-    return errors
+    return _check_head_alone(key, stage, spec, needed, f"{key}.solver is 'ridge'")
 
 
 def _check_draws(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
@@ -296,16 +286,33 @@ def _check_draws(key: str, stage: Stage, spec: models.ModelSpec) -> list[str]:
         f"{key}.augment.cutmix": (augmentation.cutmix if augmentation else 0.0, 0.0),
         f"{key}.train_batch_stats": (stage.train_batch_stats, False),
     }
+    return _check_head_alone(key, stage, spec, needed, f"{key}.draws is {stage.draws}")
+
+
+def _check_head_alone(
+    key: str,
+    stage: Stage,
+    spec: models.ModelSpec,
+    needed: Mapping[str, tuple[Any, Any]],
+    cause: str,
+) -> list[str]:
+    """Return a line for each value of a stage of the head alone that is not as needed.
+
+    Args:
+      key: of the stage.
+      stage, spec: the stage, and its network.
+      needed: (value, expected value) by key.
+      cause: why these values are needed, for the lines.
+    """
     errors = [
-        f"{name} is {value!r}; expected {expected!r}, because {key}.draws is "
-        f"{stage.draws}"
+        f"{name} is {value!r}; expected {expected!r}, because {cause}"
         for name, (value, expected) in needed.items()
         if value != expected
     ]
     if not stage.freezes_backbone(spec.head):
         errors.append(
             f"{key}.partition is {stage.rules}; expected to train {spec.head!r} alone, "
-            f"because {key}.draws is {stage.draws}"
+            f"because {cause}"
         )
     return errors
 

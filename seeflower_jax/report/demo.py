@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax.attribution import batch, layers, registry, targets
 from seeflower_jax.figures import maps
@@ -110,8 +110,12 @@ class Demo:
         if second == NO_CLASS:
             return Answer(probabilities, seen, shown)
         other, other_shown = explain(second)
-        values = self._contrast(chosen)(
-            image[None], *(self._index(e.target) for e in (explanation, other))
+        network = self.network
+        values = self._contrast(
+            network.variables,
+            image[None],
+            *(self._index(e.target) for e in (explanation, other)),
+            layer=chosen or batch.map_layer(network.spec, network.view.size),
         )
         contrast = maps.overlay(image, np.asarray(values)[0], signed=False)
         caption = f"{explanation.target}, and not {other.target}"
@@ -121,23 +125,16 @@ class Demo:
         return np.array([class_index(name, self.network.class_names, ())])
 
     @functools.cached_property
-    def _contrasts(self) -> dict[str | None, Callable]:
-        return {}
+    def _contrast(self) -> Callable[..., Float[Array, "n s s"]]:
+        """Return a jitted function, compiled once for each layer."""
 
-    def _contrast(self, layer: str | None) -> Callable:
-        """Return the jitted function (images, classes, other classes) -> maps."""
-        network = self.network
-        if layer not in self._contrasts:
-            name = layer or batch.map_layer(network.spec, network.view.size)
+        @functools.partial(jax.jit, static_argnames="layer")
+        def compute(variables, images, classes, others, layer):
+            score = targets.difference(classes, others)
             method = registry.METHODS[METHOD].function
+            return method(self.network.bind(variables), images, score, layer=layer)
 
-            @jax.jit
-            def compute(images, classes, others):
-                score = targets.difference(classes, others)
-                return method(network.bind(), images, score, layer=name)
-
-            self._contrasts[layer] = compute
-        return self._contrasts[layer]
+        return compute
 
 
 def page(network: Network) -> "gradio.Blocks":

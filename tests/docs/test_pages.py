@@ -10,7 +10,6 @@ from PIL import Image
 from scripts import docs
 from tests import harness, test_layout
 from tests.docs import pages
-from tests.docs.test_commands import place  # noqa: F401
 
 README = pages.PAGES["README.md"]
 SECTIONS = (
@@ -86,7 +85,7 @@ def test_the_map_of_the_code_has_all_rooms():
     assert {*rooms, *modules} == test_layout.FLOOR_BY_ROOM.keys()
 
 
-def test_python_examples_of_the_readme_run(place):  # noqa: F811
+def test_python_examples_of_the_readme_run(place):
     face, function, other = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     names = {}
     exec(face, names)

@@ -8,8 +8,7 @@ Example:
 from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.methods.saliency import saliency
-from seeflower_jax.attribution.noise import mean_over_noise
-from seeflower_jax.attribution.targets import resolve
+from seeflower_jax.attribution.methods.smooth_grad import smooth_grad
 from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
 
 
@@ -34,11 +33,10 @@ def smooth_grad_squared(
       >>> maps.shape == images.shape[:3]
       True
     """
-    targets = resolve(network, images, targets)
 
-    def squares(noisy_images):
+    def squared(network, noisy_images, targets):
         return method(network, noisy_images, targets) ** 2
 
-    return mean_over_noise(
-        squares, images, keys, samples=samples, noise=noise, batch_size=batch_size
+    return smooth_grad(
+        network, images, targets, keys, squared, samples, noise, batch_size
     )
