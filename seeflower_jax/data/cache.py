@@ -46,10 +46,11 @@ class PixelCache:
 
     def __init__(self, path: str | os.PathLike):
         try:
-            self._pixels = np.load(path, mmap_mode="r")
+            mapped = np.load(path, mmap_mode="r")
+            self._pixels = mapped.view(np.ndarray)  # faster to slice than a memmap
             # The file is a .npy of all pixels, a .npy of all sizes, and its checksum.
             with open(path, "rb") as file:
-                file.seek(self._pixels.offset + self._pixels.nbytes)
+                file.seek(mapped.offset + mapped.nbytes)
                 self.sizes = np.load(file)
                 rest = file.read(5)
         except PermissionError:

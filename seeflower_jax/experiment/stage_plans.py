@@ -26,6 +26,7 @@ from seeflower_jax.data.loader import (
     Reader,
     TrainLoader,
 )
+from seeflower_jax.data.packed import PackedReader
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import head_features
@@ -116,6 +117,8 @@ def plan_stage(
     )
     reader: Reader = dataset.reader  # of the validation images
     training = [reader]
+    if stage.augmentation is not None:
+        training = [PackedReader(dataset.cache, dataset.indices("train"))]
     if stage.draws:
         training, reader = _drawn_features(start, stage, variables, key)
     elif on_features:

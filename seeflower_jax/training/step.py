@@ -49,8 +49,9 @@ def make_image_step(
     """Build step(state, batch, key) -> (state, metrics) on images.
 
     A batch has `canvas`, `sizes`, `labels` and `indices`, for distillation also the
-    logits `teacher`. The metrics `loss` and
-    `correct` are sums over the batch, and `count` is the size of the batch.
+    logits `teacher`. For augmentation, packed `pixels` may take the place of `canvas`,
+    with or without `starts`, as `augment` takes them. The metrics `loss` and `correct`
+    are sums over the batch, and `count` is the size of the batch.
     `gradient_norm` and `update_norm` are norms over all trainable parameters.
 
     Args:
@@ -69,7 +70,11 @@ def make_image_step(
                 example_keys(k, batch["indices"]) for k in jax.random.split(key)
             )
             images = augmentations.augment(
-                view_keys, batch["canvas"], batch["sizes"], stage.augmentation
+                view_keys,
+                batch["pixels"] if "pixels" in batch else batch["canvas"],
+                batch["sizes"],
+                stage.augmentation,
+                batch.get("starts"),
             )
             images, targets = augmentations.mix(
                 mix_keys, images, targets, stage.augmentation
