@@ -56,6 +56,9 @@ def get_config() -> ConfigDict:
     config.data.verify = True  # check label file hashes and split counts
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # shortest side of the decoded images in pixels
+    # Whether the images of a stage with augmentation live in the memory of each device:
+    # always, never, or auto, on GPUs where they take under an eighth of it.
+    config.data.on_device = "auto"
     # The next three keys are only for the source 'synthetic'.
     config.data.species = 16  # number of drawn species
     config.data.images_per_class = (10, 5, 25)  # for training, validation and test

@@ -5,10 +5,11 @@
     images, targets = mix(keys, images, targets, augmentation)
 
 `augment` is the random counterpart of `View`. It takes a batch in the same form, as
-canvas and sizes, or in the packed forms of the training loaders. It composes all transformations into one affine map and resamples each
-image once, with bilinear interpolation. Beyond the border of an image, the border
-pixels are repeated. If the output is much smaller than the image, `oversampling`
-averages several samples for each pixel to avoid aliasing.
+canvas and sizes, or in the packed forms of the training loaders. It composes all
+transformations into one affine map and resamples each image once, with bilinear
+interpolation. Beyond the border of an image, the border pixels are repeated. If the
+output is much smaller than the image, `oversampling` averages several samples for each
+pixel to avoid aliasing.
 """
 
 import dataclasses

@@ -197,8 +197,7 @@ class TrainLoader:
 
     def _rows(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield what this process loads in each step: indices, and their numbers."""
-        size = sharding.whole_size(self.batch_size, self.mesh)
-        columns = sharding.fill(np.arange(self.batch_size), size, self.mesh)
+        columns = self.columns
         while start < stop:
             epoch, first = divmod(start, self.steps_per_epoch)
             last = min(self.steps_per_epoch, first + stop - start)
@@ -206,6 +205,12 @@ class TrainLoader:
             for step in range(first, last):
                 yield self.indices[rows[step, columns]], numbers[step, columns]
             start += last - first
+
+    @property
+    def columns(self) -> Int[np.ndarray, " b"]:
+        """Return the positions in a batch that this process loads."""
+        size = sharding.whole_size(self.batch_size, self.mesh)
+        return sharding.fill(np.arange(self.batch_size), size, self.mesh)
 
     def epoch(
         self, epoch: int

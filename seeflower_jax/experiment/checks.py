@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from seeflower_jax import hints, models
+from seeflower_jax.data import resident
 from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.data.view import MAX_SIDE
@@ -165,6 +166,7 @@ RULES: dict[str, Rule] = {
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _SIDE,
+    "data.on_device": _choice(resident.CHOICES),
     "data.species": _integer(2, 10**5),
     "data.images_per_class": Rule(
         "three whole numbers up to 100000, for training (1 or more), validation and "

@@ -56,10 +56,11 @@ __all__ = [
 ]
 
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
-# The location of files on a machine does not change the result of a run.
+# The location of files and of images on a machine does not change the result of a run.
 LOCAL_KEYS = (
     ("data", "dir"),
     ("data", "cache_dir"),
+    ("data", "on_device"),
     ("init", "weights"),
     ("distillation", "logits"),
 )

@@ -124,7 +124,11 @@ def compile_step(step: Step, batch_size: int, mesh: Mesh) -> Step:
     """
 
     def on_rows(state, batch, key):
-        return step(state, sharding.first_rows(batch, batch_size, mesh), key)
+        rows = dict(batch)
+        # With `starts`, `pixels` are those of all images, not of a row each.
+        shared = {"pixels": rows.pop("pixels")} if "starts" in rows else {}
+        rows = sharding.first_rows(rows, batch_size, mesh)
+        return step(state, rows | shared, key)
 
     return jax.jit(on_rows, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
