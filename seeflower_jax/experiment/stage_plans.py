@@ -39,6 +39,7 @@ from seeflower_jax.training import partition, ridge, step
 from seeflower_jax.training.losses import Loss, log_prior
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import Batches, StagePlan
+from seeflower_jax.training.profiling import Trace
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState, create_state
 
@@ -59,6 +60,7 @@ class Start:
       teacher: the logits that the network learns, or None.
       mesh: the devices, from `sharding.make_mesh`.
       checkpoint_seconds: time between checkpoints, see `StagePlan`.
+      traced_steps: number of steps of each stage in a trace in `profile/`.
     """
 
     settings: Settings
@@ -71,6 +73,7 @@ class Start:
     teacher: Teacher | None
     mesh: Mesh
     checkpoint_seconds: float
+    traced_steps: int = 0
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -175,8 +178,16 @@ def plan_stage(
         learning_rate=schedule,
         description=start.description,
         checkpoint_seconds=start.checkpoint_seconds,
+        trace=_trace(start, stage),
     )
     return plan, create_state(variables, stage, optimizer)
+
+
+def _trace(start: Start, stage: Stage) -> Trace | None:
+    """Return the trace that the first process writes of a stage, if there is one."""
+    if not start.traced_steps or not processes.is_main():
+        return None
+    return Trace(start.folder / "profile" / stage.name, start.traced_steps)
 
 
 def _image_batches(start: Start, stage: Stage) -> TrainLoader | ResidentLoader:

@@ -26,7 +26,12 @@ from seeflower_jax.records.files import (
 )
 from seeflower_jax.records.later_keys import with_later_keys, without_later_keys
 from seeflower_jax.records.locks import FolderInUseError, lock
-from seeflower_jax.records.origin import command_line, provenance, typed_command
+from seeflower_jax.records.origin import (
+    command_line,
+    device,
+    provenance,
+    typed_command,
+)
 
 __all__ = [
     "LOCAL_KEYS",
@@ -39,6 +44,7 @@ __all__ = [
     "command_line",
     "config_hash",
     "creating",
+    "device",
     "flat",
     "is_full_disk",
     "lock",
