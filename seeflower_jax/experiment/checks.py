@@ -175,6 +175,7 @@ RULES: dict[str, Rule] = {
         lambda v: _all(v, _integer(0, 10**5).accepts) and len(v) == 3 and v[0] > 0,
     ),
     "data.seed": _seed(),
+    "device.compilation_cache": _BOOLEAN,
     "device.matmul_precision": _choice(precision.OF_PRODUCTS),
     "distillation.logits": _TEXT,
     "distillation.weight": _SHARE_OR_ALL,

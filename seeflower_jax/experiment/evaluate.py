@@ -101,7 +101,7 @@ def evaluate(
         process is writing to it.
     """
     processes.check_shared(run.workdir)
-    with precision.of_products(settings_of(run).matmul_precision):
+    with precision.of_products(settings_of(run).device.matmul_precision):
         return _evaluate(run, split, evaluator, compute)
 
 

@@ -1,16 +1,31 @@
-"""Choose the type of the computation, and the precision of float32 products.
+"""Choose how the devices compute: types, precision, and the compilation cache.
 
 with precision.of_products("tensorfloat32"):
     dtype = precision.resolve("auto")       # "bfloat16" on accelerators
 """
 
 import contextlib
+import dataclasses
 
 import jax
 
 DTYPES = ("float32", "bfloat16", "auto")
 DEFAULT = "default"
 OF_PRODUCTS = (DEFAULT, "tensorfloat32", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceSettings:
+    """How the devices compute.
+
+    Attributes:
+      matmul_precision: precision of products and convolutions of float32, one of
+        `OF_PRODUCTS`.
+      compilation_cache: whether compiled functions are kept for the next process.
+    """
+
+    matmul_precision: str
+    compilation_cache: bool
 
 
 def resolve(dtype: str) -> str:

@@ -54,7 +54,7 @@ class Settings:
         pretraining.
       teacher: file of a teacher's logits; '' if there is none.
       distillation: how the network learns from the teacher; None if there is none.
-      matmul_precision: precision of products and convolutions of float32.
+      device: how the devices compute.
       data: the images of the run.
       whitening: how to fit the whitening; None if the run has no whitening.
       view: what the network sees of an image.
@@ -75,7 +75,7 @@ class Settings:
     pretraining: Mapping[str, Any]
     teacher: str
     distillation: Distillation | None
-    matmul_precision: str
+    device: precision.DeviceSettings
     data: DataSettings
     whitening: WhiteningSettings | None
     view: View
@@ -177,7 +177,7 @@ def read_settings(config: Mapping) -> Settings:
         pretraining=values["init"]["pretraining"],
         teacher=teacher,
         distillation=Distillation(**distillation) if distillation["weight"] else None,
-        matmul_precision=values["device"]["matmul_precision"],
+        device=precision.DeviceSettings(**values["device"]),
         data=DataSettings(
             **data | {"images_per_class": tuple(data["images_per_class"])}
         ),

@@ -23,7 +23,7 @@ from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.sharding import processes
+from seeflower_jax.sharding import compilation, processes
 from seeflower_jax.training import loop, partition, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
@@ -80,6 +80,7 @@ def train(
         raise ValueError(
             f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
         )
+    compilation.keep(settings.data.cache_dir, settings.device.compilation_cache)
     folder = pathlib.Path(folder).expanduser()
     with records.lock(folder):
         processes.check_shared(folder)
@@ -88,7 +89,7 @@ def train(
             logging.info("%s is finished", folder)
             return result
         try:
-            with precision.of_products(settings.matmul_precision):
+            with precision.of_products(settings.device.matmul_precision):
                 options = _Options(command, checkpoint_seconds, test, traced_steps)
                 return _train(settings, folder, options)
         except KeyboardInterrupt as error:

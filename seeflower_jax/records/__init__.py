@@ -67,6 +67,7 @@ LOCAL_KEYS = (
     ("data", "dir"),
     ("data", "cache_dir"),
     ("data", "on_device"),
+    ("device", "compilation_cache"),
     ("init", "weights"),
     ("distillation", "logits"),
 )
@@ -92,10 +93,10 @@ def config_hash(config: Mapping) -> str:
     A key that older configs lack does not count while it has the value that stands for
     its absence. The hash of an old config therefore stays the same.
     """
-    hashed = without_later_keys(plain(config))
+    hashed = plain(config)
     for section, key in LOCAL_KEYS:
         hashed.get(section, {}).pop(key, None)
-    text = json.dumps(hashed, sort_keys=True)
+    text = json.dumps(without_later_keys(hashed), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 # their absence. `stages` stands for each stage.
 LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
     "data": {"logit_adjustment": 0.0, "on_device": "auto"},
-    "device": {"matmul_precision": "default"},
+    "device": {"matmul_precision": "default", "compilation_cache": True},
     "distillation": {"logits": "", "weight": 0.0, "temperature": 1.0},
     "stages": {"draws": 0},
 }

@@ -2,6 +2,7 @@
 
 from seeflower_jax import records
 from seeflower_jax.data import resident
+from seeflower_jax.evaluation import evaluator
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
 from tests import harness, tiny_config
@@ -12,6 +13,7 @@ def test_it_has_the_bits_of_a_run_that_reads_the_cache(flowers, tmp_path, monkey
     config.data.update(dir=str(flowers), cache_dir=str(tmp_path / "cache"))
     config.stage_order = ("finetune",)
     config.stages.finetune.epochs = 2
+    evaluator._logits.cache_clear()
     used, original = [], resident.ResidentLoader.__call__
 
     def noted(self, start, stop):
@@ -31,3 +33,5 @@ def test_it_has_the_bits_of_a_run_that_reads_the_cache(flowers, tmp_path, monkey
     # The choice does not change the run, so it may change when a run is resumed.
     configs = [load_run(tmp_path / choice).config for choice in runs]
     assert len({records.config_hash(config) for config in configs}) == 1
+    # Validation, calibration and result of both runs share one compiled function.
+    assert evaluator._logits.cache_info().misses == 1

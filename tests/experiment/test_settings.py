@@ -20,6 +20,7 @@ NONSENSE = {
     "model.name": ["vgg17"],
     "model.dropout": [-0.1, 1.0, 1.5, math.nan],
     "model.dtype": ["float16"],
+    "device.compilation_cache": ["yes", None],
     "device.matmul_precision": ["float16", None],
     "data.on_device": [True, "gpu"],
     "model.pooling": ["max"],

@@ -166,6 +166,9 @@ def test_hash_of_a_config_from_before_a_key_existed():
     for stage in old["stages"].values():
         del stage["draws"]
     assert records.config_hash(old) == records.config_hash(config)
+    config.device.compilation_cache, config.data.on_device = False, "always"
+    assert records.config_hash(old) == records.config_hash(config)
+    config = inception.get_config()
     assert records.with_later_keys(old) == records.plain(config)
     for key, value in {
         "data.logit_adjustment": 1.0,
