@@ -70,8 +70,8 @@ def get_config() -> ConfigDict:
     # Precision of products and convolutions of float32 on GPUs and TPUs: tensorfloat32,
     # float32, or JAX's default, which is TensorFloat-32 on NVIDIA GPUs from Ampere on.
     config.device.matmul_precision = "default"
-    # Whether JAX keeps compiled functions for the next start, in the folder `compiled` of
-    # data.cache_dir. JAX's own settings come first.
+    # Whether JAX keeps compiled functions for the next start, in the folder `compiled`
+    # of data.cache_dir. JAX's own settings come first.
     config.device.compilation_cache = True
 
     # Logits of the training images, by `scripts.ensemble --teacher`. The network learns
