@@ -6,8 +6,8 @@
 
 New memory costs more than the copy of the pixels into it, because the system clears it
 page by page. A buffer is free again when nothing refers to the last array that was
-taken from it. JAX refers to an array while it copies the array to a device, and on a
-CPU for as long as it computes with it, so no batch changes while it is in use.
+taken from it. JAX refers to an array while it copies the array to a device. On a CPU,
+JAX refers to it for as long as it computes with it. No batch changes while in use.
 """
 
 import math

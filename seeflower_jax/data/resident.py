@@ -45,9 +45,9 @@ def is_resident(
     """Return whether the images of a stage shall live on the devices.
 
     Args:
-      choice: one of `CHOICES`. 'auto' is for GPUs that tell their memory, of which the
-        images may take an eighth. On a CPU it is False: the images are in its memory
-        anyway, in the pages of the cache file.
+      choice: one of `CHOICES`. 'auto' is for GPUs that tell how much memory they have.
+        The images may take an eighth of the memory. On a CPU, 'auto' is False, because
+        the pages of the cache file are in its memory anyway.
       cache: the images.
       indices: the images of the stage.
       mesh: the devices, from `sharding.make_mesh`.
