@@ -16,6 +16,7 @@ from seeflower_jax.data.view import View
 from seeflower_jax.training import loop
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.plan import StagePlan
+from seeflower_jax.training.profiling import Trace
 from seeflower_jax.training.progress import MetricsLog, NonFiniteLossError, Progress
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState
@@ -207,3 +208,12 @@ def test_metrics_of_a_step_are_fetched_once_the_next_one_has_started(tmp_path):
         *("start 1", "start 2", *["fetch 1"] * scalars),
         *("start 3", *["fetch 2"] * scalars, *["fetch 3"] * scalars),
     ]
+
+
+def test_trace_of_a_step_is_written(tmp_path):
+    trace = Trace(tmp_path / "profile", steps=1)
+    plan = dataclasses.replace(_plan([0.1, 0.2, 0.3, 0.4]), trace=trace)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
