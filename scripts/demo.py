@@ -29,7 +29,10 @@ def main(_) -> None:
     options = {**demo.PRIVATE, **address, "quiet": True, "prevent_thread_lock": True}
     _, url, _ = page.launch(**options)
     console.show({"url": url}, f"{url} (Ctrl-C ends the page)")
-    threading.Event().wait()  # Gradio's own waiting hides an interruption.
+    try:
+        threading.Event().wait()  # Gradio's own waiting hides an interruption.
+    finally:
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":

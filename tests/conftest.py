@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 from ml_collections import ConfigDict
@@ -16,12 +18,25 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import jax  # noqa: E402
+
 from configs import inception  # noqa: E402
 from seeflower_jax.experiment.train import train  # noqa: E402
 from seeflower_jax.inference.run import Run, load_run  # noqa: E402
 from tests import fixtures, harness, peers, tiny_config  # noqa: E402
 
 sys.meta_path.append(peers.Finder())
+_MAX_BYTES = 4 << 30  # of a process of tests, before it forgets its compiled programs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Forget compiled programs after a module of tests, if they take much memory."""
+    yield
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > _MAX_BYTES:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

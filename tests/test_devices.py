@@ -18,7 +18,7 @@ from tests.test_processes import free_port, start_together
 USES = {
     "evaluate": ["--split=validation", "--views=32", "--json"],
     "attribute": ["--split=validation", "--methods=grad_cam,smooth_grad", "--limit=5"],
-    "activation_max": ["--classes=0,1,2", "--form=plain", "--size=32"],
+    "activation_max": ["--classes=0,1,2", "--form=plain", "--size=32", "--steps=8"],
 }
 
 
@@ -190,7 +190,7 @@ def _start_two(config_file, folder, *more):
     )
 
 
-def _end(started, seconds=300):
+def _end(started, seconds=600):
     """Wait for processes; return their exit statuses and the end of their output."""
     outputs = [process.communicate(timeout=seconds)[1] for process in started]
     return [process.returncode for process in started], outputs

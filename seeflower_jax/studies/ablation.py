@@ -128,9 +128,9 @@ def _linear(model: str, name: str, **values: Any) -> Change:
     return Change(model, name, values, recipe="linear")
 
 
-def _one_view(model: str, size: int) -> Change:
-    views = {"test_time.views": ((size, 1.0),), "test_time.hflip": False}
-    return _linear(model, "one view", **{"stages.linear.all_views": False, **views})
+def _one_view(model: str, **values: Any) -> Change:
+    one = {"stages.linear.all_views": False, "test_time.hflip": False}
+    return _linear(model, "one view", **one, **values)
 
 
 _TUNED = ("finetune", "settle")
@@ -222,7 +222,7 @@ CHANGES = (
     ),
     Change("vgg19", "also mirrored", evaluation=("--hflip",)),
     Change("vgg19", "256 pixels", evaluation=("--views=256:0.875",)),
-    _one_view("inception_v3", 320),
+    _one_view("inception_v3", **{"test_time.views": ((320, 1.0),)}),
     _linear("inception_v3", "two views", **{"test_time.hflip": False}),
     _linear("inception_v3", "blocks alone", **{"model.pooled": ("mixed[3-8]",)}),
     _linear("inception_v3", "last blocks", **{"model.pooled": ("mixed([789]|10)_.*",)}),
@@ -237,6 +237,6 @@ CHANGES = (
             "distillation.weight": 0.25,
         },
     ),
-    _one_view("vgg16", 256),
-    _one_view("vgg19", 256),
+    _one_view("vgg16"),
+    _one_view("vgg19"),
 )
