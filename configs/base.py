@@ -22,7 +22,9 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "inception_v3"  # or vgg16, vgg19, baseline, small
     config.model.dropout = 0.2  # rate in the head
-    config.model.dtype = "float32"  # type of the computation; bfloat16 on a GPU
+    # Type of the computation: float32, bfloat16, or auto, which is bfloat16 on GPUs and
+    # TPUs and float32 on CPUs.
+    config.model.dtype = "float32"
     config.model.pooling = config_dict.placeholder(str)  # or root_average, flatten, ...
     # Regular expressions on the names of the pooled endpoints; () is the last endpoint.
     config.model.pooled = config_dict.placeholder(tuple)
@@ -56,10 +58,21 @@ def get_config() -> ConfigDict:
     config.data.verify = True  # check label file hashes and split counts
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # shortest side of the decoded images in pixels
+    # Whether the images of a stage with augmentation live in the memory of each device:
+    # always, never, or auto, on GPUs where they take under an eighth of it.
+    config.data.on_device = "auto"
     # The next three keys are only for the source 'synthetic'.
     config.data.species = 16  # number of drawn species
     config.data.images_per_class = (10, 5, 25)  # for training, validation and test
     config.data.seed = 0  # seed of the drawn images
+
+    config.device = ConfigDict()
+    # Precision of products and convolutions of float32 on GPUs and TPUs: tensorfloat32,
+    # float32, or JAX's default, which is TensorFloat-32 on NVIDIA GPUs from Ampere on.
+    config.device.matmul_precision = "default"
+    # Whether JAX keeps compiled functions for the next start, in the folder `compiled`
+    # of data.cache_dir. JAX's own settings come first.
+    config.device.compilation_cache = True
 
     # Logits of the training images, by `scripts.ensemble --teacher`. The network learns
     # them, softened by the temperature, by this share; the labels have the rest.

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from scripts import errors, interruption
+from scripts import compilation_flag, errors, interruption
 from seeflower_jax.sharding import processes
 
 app.define_help_flags()
@@ -42,6 +42,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
         errors.set_up_logging(_DEBUG.value)
+        compilation_flag.apply()
         with interruption.handled() as received, processes.ending_together():
             main(arguments)
         sys.exit()
@@ -58,7 +59,8 @@ def show(result: dict, text: str, indent: int | None = 2) -> None:
 
 
 def _parse(argv: list[str], takes: str) -> list[str]:
-    for holder in (_JSON, _DEBUG, _PLUGINS):  # --help lists flags of the main module.
+    own = (_JSON, _DEBUG, _PLUGINS, compilation_flag.CACHE)
+    for holder in own:  # --help lists flags of the main module.
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
     try:
         arguments = flags.FLAGS(argv)
@@ -67,8 +69,7 @@ def _parse(argv: list[str], takes: str) -> list[str]:
         sys.exit()
     except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
         raise app.UsageError(errors.describe_flags(error)) from error
-    given = " ".join(arguments[1:])
-    if bool(given) != bool(takes):
+    if bool(given := " ".join(arguments[1:])) != bool(takes):
         raise app.UsageError(f"expected {takes or 'flags only'}, got {given!r}")
     for name in _PLUGINS.value:
         try:

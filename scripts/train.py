@@ -9,7 +9,8 @@ Ctrl-C ends it at once. The same command continues an interrupted run.
 
 --notest does not use the test split; use it for runs that are compared on validation.
 The result is printed on stdout, progress on stderr. The run directory gets report.html,
-a page of the whole run.
+a page of the whole run. --profile=10 writes a trace of 10 steps of each stage to its
+profile/, for XProf and https://ui.perfetto.dev.
 """
 
 import logging
@@ -38,6 +39,9 @@ _CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds", 300.0, "Seconds between checkpoints to continue from."
 )
 _TEST = flags.DEFINE_bool("test", True, "Whether to evaluate the test split too.")
+_PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Steps of each stage to trace in the run directory's profile/.", 0
+)
 
 
 def main(_) -> None:
@@ -57,7 +61,12 @@ def main(_) -> None:
     command = records.typed_command()
     with records.lock(folder):
         result = train.train(
-            config, workdir, command, _CHECKPOINT_SECONDS.value, _TEST.value
+            config,
+            workdir,
+            command,
+            _CHECKPOINT_SECONDS.value,
+            _TEST.value,
+            _PROFILE.value,
         )
         lines = [workdir, format_table(result)]
         if not processes.is_main():

@@ -3,7 +3,8 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1 4
 
 Prints a JSON object: for each number of devices, the metrics and the parameters after
-two steps. No number of devices but 1 divides the batch.
+two steps. No number of devices but 1 divides the batch. On several devices, the images
+live in their memory.
 """
 
 import json
@@ -15,14 +16,24 @@ import optax
 from jax.sharding import Mesh
 
 from seeflower_jax import models, sharding
+from seeflower_jax.data import resident
 from seeflower_jax.data.augmentation import Augmentation
 from seeflower_jax.data.loader import TrainLoader, to_canvas
 from seeflower_jax.data.view import View
 from seeflower_jax.training import step
+from seeflower_jax.training.plan import Batches
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import create_state
 
 _BATCH, _CLASSES, _STEPS = 7, 5, 2
+
+
+class _Images(list):
+    """Images in memory, by index."""
+
+    def __init__(self, images: list, sizes: np.ndarray):
+        super().__init__(images)
+        self.sizes = sizes.astype(np.int32)
 
 
 def train(devices: int) -> dict:
@@ -31,7 +42,7 @@ def train(devices: int) -> dict:
     images = list(rng.integers(0, 256, (20, 36, 36, 3)).astype(np.uint8))
     labels = rng.integers(0, _CLASSES, len(images)).astype(np.int32)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-    batches = TrainLoader(
+    host = TrainLoader(
         lambda indices: to_canvas([images[i] for i in indices], 36, 36),
         labels,
         np.arange(len(images)),
@@ -39,6 +50,11 @@ def train(devices: int) -> dict:
         mesh,
         seed=(0, 1),
     )
+    batches: Batches = host
+    if devices > 1:
+        source = _Images(images, np.array([image.shape[:2] for image in images]))
+        store = resident.put(source, host.indices, mesh)
+        batches = resident.ResidentLoader(host, store)
     stage = Stage(
         name="finetune",
         index=0,

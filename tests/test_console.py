@@ -59,6 +59,7 @@ def test_every_other_module_is_shared_by_scripts():
     shared = modules - set(scripts.names())
     flags = {"config_flag", "image_flags", "network_flags"}
     flags |= {"process_flags", "run_flags"}
+    flags |= {"compilation_flag"}
     assert shared == {"console", "errors", "interruption"} | flags
 
 

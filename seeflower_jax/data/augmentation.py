@@ -4,22 +4,24 @@
     images = augment(keys, canvas, sizes, augmentation)
     images, targets = mix(keys, images, targets, augmentation)
 
-`augment` is the random counterpart of `View` and takes a batch in the same form, as
-canvas and sizes. It composes all transformations into one affine map and resamples each
-image once, with bilinear interpolation. Beyond the border of an image, the border
-pixels are repeated. If the output is much smaller than the image, `oversampling`
-averages several samples for each pixel to avoid aliasing.
+`augment` is the random counterpart of `View`. It takes a batch in the same form, as
+canvas and sizes, or in the packed forms of the training loaders. It composes all
+transformations into one affine map and resamples each image once, with bilinear
+interpolation. Beyond the border of an image, the border pixels are repeated. If the
+output is much smaller than the image, `oversampling` averages several samples for each
+pixel to avoid aliasing.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from seeflower_jax.data.view import Canvas
 
 Keys = PRNGKeyArray
+Pixels = UInt8[Array, "p 3"] | Float[Array, "p 3"]
 
 # The ranges of an erased rectangle's share of the area, and of its width divided by its
 # height, as in torchvision.
@@ -74,12 +76,18 @@ class Augmentation:
 
 
 def resample(
-    image: Canvas, size: Int[Array, "2"], matrix: Float[Array, "2 3"], out_size: int
+    pixels: Pixels,
+    place: tuple[Int[Array, ""], Int[Array, ""] | int],
+    size: Int[Array, "2"],
+    matrix: Float[Array, "2 3"],
+    out_size: int,
 ) -> Float[Array, "s s 3"]:
     """Resample an image by an affine map, with bilinear interpolation.
 
     Args:
-      image: canvas [h, w, 3] with the image in the upper left corner.
+      pixels: has the pixels of the image, row after row.
+      place: where the first row of the image starts in `pixels`, and how many pixels
+        later each next row starts.
       size: (height, width) of the image.
       matrix: map from (y, x, 1) in the output to (y, x) in the image. The output
         extends from -1 to 1. The image has pixels, with (0, 0) at its upper left.
@@ -96,8 +104,10 @@ def resample(
     y0, x0 = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
     y1, x1 = jnp.minimum(y0 + 1, size[0] - 1), jnp.minimum(x0 + 1, size[1] - 1)
     fy, fx = (y - y0)[..., None], (x - x0)[..., None]
-    upper = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
-    lower = image[y1, x0] * (1 - fx) + image[y1, x1] * fx
+    start, stride = place
+    row0, row1 = start + y0 * stride, start + y1 * stride
+    upper = pixels[row0 + x0] * (1 - fx) + pixels[row0 + x1] * fx
+    lower = pixels[row1 + x0] * (1 - fx) + pixels[row1 + x1] * fx
     return upper * (1 - fy) + lower * fy
 
 
@@ -188,18 +198,32 @@ def _erase(
 
 
 def augment(
-    keys: Keys, canvas: Canvas, sizes: Int[Array, "n 2"], augmentation: Augmentation
+    keys: Keys,
+    pixels: Canvas | UInt8[Array, "n a 3"] | Pixels,
+    sizes: Int[Array, "n 2"],
+    augmentation: Augmentation,
+    starts: Int[Array, " n"] | None = None,
 ) -> Float[Array, "n s s 3"]:
     """Return a random square crop of each image, with values in [0, 255].
 
     Args:
       keys: [n] random keys; each output depends only on the key of its image.
-      canvas, sizes: images in the form that `View` takes.
+      pixels: the images in one of three forms, which give the same crops. A canvas
+        [n, h, w, 3] is the form that `View` takes. [n, a, 3] has the pixels of each
+        image, row after row, at the start of its a pixels. [p, 3] has the pixels of
+        all images, row after row, and takes `starts`.
+      sizes: (height, width) of each image.
       augmentation: settings of the crops; only `mix` uses `mixup` and `cutmix`.
+      starts: the first pixel of each image in [p, 3].
     """
     samples = augmentation.size * augmentation.oversampling
+    stride = pixels.shape[2] if pixels.ndim == 4 else None
+    shared = starts is not None
+    if not shared:
+        pixels = pixels.reshape(len(pixels), -1, 3)
+        starts = jnp.zeros(len(pixels), jnp.int32)
 
-    def one(key, image, size):
+    def one(key, image, start, size):
         key_crop, key_affine, key_light = jax.random.split(key, 3)
         if augmentation.crop_area:
             center, half = _crop_box(
@@ -209,14 +233,15 @@ def augment(
             sides = jnp.full(2, jnp.min(size)) if augmentation.keep_aspect else size
             center, half = size / 2, sides / 2
         matrix = half[:, None] * _random_affine(key_affine, augmentation)
-        view = resample(image, size, matrix.at[:, 2].add(center), samples)
+        matrix = matrix.at[:, 2].add(center)
+        view = resample(image, (start, stride or size[1]), size, matrix, samples)
         view = _pool(view, augmentation.oversampling)
         key_erase = jax.random.fold_in(key, 1)
         return _erase(
             key_erase, _relight(key_light, view, augmentation), augmentation.erasing
         )
 
-    return jax.vmap(one)(keys, canvas, sizes)
+    return jax.vmap(one, (0, None if shared else 0, 0, 0))(keys, pixels, starts, sizes)
 
 
 def mix(

@@ -9,14 +9,16 @@
         ...     # `ImageBatch`, with errors for unreadable files
 
 The batch of a training step depends only on (seed, step). A run that resumes at step k
-therefore gets the same batches as a run without an interruption.
+therefore gets the same batches as a run without an interruption. Several threads make
+batches at the same time.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +27,7 @@ from jaxtyping import Float, Int, UInt8
 
 from seeflower_jax import sharding
 from seeflower_jax.data.balance import NONE, balanced_order
+from seeflower_jax.data.buffers import Buffers
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images
 
@@ -34,6 +37,8 @@ Made = TypeVar("Made")
 _Read = tuple[np.ndarray, tuple[int, int] | None] | UnreadableImage
 # Two batches smooth out files that are slow to decode, and take little memory.
 _BATCHES_AHEAD = 2
+# Threads that copy pixels are soon limited by the memory that they share.
+THREADS = min(4, os.cpu_count() or 1)
 
 
 class Reader(Protocol):
@@ -67,15 +72,22 @@ class PixelsByIndex(Protocol):
 
 
 class ImageReader:
-    """A reader of the images of a pixel cache, as canvases of one shape."""
+    """A reader of the images of a pixel cache, as canvases of one shape.
+
+    The pixels of a canvas beyond its image have any values. `View` ignores them.
+    """
 
     def __init__(self, cache: PixelsByIndex):
-        self._cache = cache
+        self._cache, self._buffers = cache, Buffers()
         self._height, self._width = (int(side) for side in cache.sizes.max(axis=0))
 
     def __call__(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
-        pixels = [self._cache[index] for index in indices]
-        return to_canvas(pixels, self._height, self._width)
+        shape = (len(indices), self._height, self._width, 3)
+        canvas = self._buffers.take(shape)
+        for row, index in zip(canvas, indices, strict=True):
+            image = self._cache[index]
+            row[: image.shape[0], : image.shape[1]] = image
+        return {"canvas": canvas, "sizes": self._cache.sizes[indices]}
 
 
 class FeatureReader:
@@ -173,31 +185,52 @@ class TrainLoader:
         labels. If the devices do not divide a batch, copies of its first examples
         follow its `batch_size` examples.
         """
-        size = sharding.whole_size(self.batch_size, self.mesh)
-        steps_per_epoch = self.steps_per_epoch
-        epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-        def make(step: int) -> Batch:
-            epoch, position = divmod(step, steps_per_epoch)
-            if epoch not in epochs:
-                epochs.clear()
-                epochs[epoch] = self._epoch(epoch)
-            order, repeats = epochs[epoch]
-            first = position * self.batch_size
-            chosen = np.arange(first, first + self.batch_size)
-            chosen = sharding.fill(chosen, size, self.mesh)
-            indices = self.indices[order[chosen]]
-            # A repeated image needs other random numbers, so it gets another index.
-            numbers = indices + repeats[chosen] * len(self.labels)
+        def make(indices: np.ndarray, numbers: np.ndarray) -> Batch:
             batch = self.reader(indices) | {
                 "labels": self.labels[indices],
                 "indices": numbers.astype(np.int32),
             }
             return sharding.shard_batch(batch, self.mesh)
 
-        return _prefetch(make, range(start, stop))
+        return _prefetch(make, self._rows(start, stop))
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield what this process loads in each step: indices, and their numbers."""
+        columns = self.columns
+        while start < stop:
+            epoch, first = divmod(start, self.steps_per_epoch)
+            last = min(self.steps_per_epoch, first + stop - start)
+            rows, numbers = self.epoch(epoch)
+            for step in range(first, last):
+                yield self.indices[rows[step, columns]], numbers[step, columns]
+            start += last - first
+
+    @property
+    def columns(self) -> Int[np.ndarray, " b"]:
+        """Return the positions in a batch that this process loads."""
+        size = sharding.whole_size(self.batch_size, self.mesh)
+        return sharding.fill(np.arange(self.batch_size), size, self.mesh)
+
+    def epoch(
+        self, epoch: int
+    ) -> tuple[Int[np.ndarray, "steps b"], Int[np.ndarray, "steps b"]]:
+        """Return the batches of an epoch, over all devices.
+
+        Returns:
+          The positions in `indices` of the examples of each step, and the numbers of
+          the examples.
+        """
+        order, repeats = self._order(epoch)
+        shape = self.steps_per_epoch, self.batch_size
+        rows, repeats = (
+            values[: self.steps_per_epoch * self.batch_size].reshape(shape)
+            for values in (order, repeats)
+        )
+        # A repeated image needs other random numbers, so it gets another index.
+        return rows, self.indices[rows] + repeats * len(self.labels)
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of an epoch, and how often each row came before."""
         count = len(self.indices)
         if self.balance == NONE:
@@ -238,13 +271,13 @@ def eval_batches(
     the devices.
     """
 
-    def make(step: int) -> Batch:
-        chosen = indices[step * batch_size : (step + 1) * batch_size]
+    def make(first: int) -> Batch:
+        chosen = indices[first : first + batch_size]
         return sharding.shard_batch(
             reader(sharding.fill(chosen, batch_size, mesh)), mesh
         )
 
-    return _prefetch(make, range(-(-len(indices) // batch_size)))
+    return _prefetch(make, ((first,) for first in range(0, len(indices), batch_size)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,11 +348,17 @@ def _gather(futures: Mapping[int, concurrent.futures.Future[_Read]]) -> ImageBat
     )
 
 
-def _prefetch(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
-    """Yield make(step) for every step; a thread makes the next value ahead of time."""
-    with concurrent.futures.ThreadPoolExecutor(1) as worker:
-        for future in ahead((worker.submit(make, step) for step in steps), 1):
+def _prefetch(
+    make: Callable[..., Made], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[Made]:
+    """Yield make(*values) of all arguments in order; threads make the next ones."""
+    workers = concurrent.futures.ThreadPoolExecutor(THREADS, "loader")
+    try:
+        futures = (workers.submit(make, *values) for values in arguments)
+        for future in ahead(futures, THREADS):
             yield future.result()
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def ahead(items: Iterable[Made], count: int) -> Iterator[Made]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from seeflower_jax import hints
 from seeflower_jax.data import image_folder, oxford_flowers, synthetic
 from seeflower_jax.data.balance import NONE
+from seeflower_jax.data.resident import AUTO
 from seeflower_jax.data.source import ImageSource
 
 
@@ -26,6 +27,8 @@ class DataSettings:
       verify: whether hashes and counts of the official files are checked.
       cache_dir: folder of downloads and decoded images; '' is ~/.cache/seeflower_jax.
       shortest_side: shortest side of the decoded images in pixels.
+      on_device: whether training images live on the devices, one of
+        `resident.CHOICES`.
       species: number of drawn species, only for the source `synthetic`.
       images_per_class: numbers of images to draw of each species for training,
         validation and test, only for `synthetic`.
@@ -40,6 +43,7 @@ class DataSettings:
     verify: bool = True
     cache_dir: str = ""
     shortest_side: int = 320
+    on_device: str = AUTO
     species: int = 16
     images_per_class: tuple[int, ...] = (10, 5, 25)
     seed: int = 0

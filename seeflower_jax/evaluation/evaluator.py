@@ -120,22 +120,13 @@ class Evaluator:
                 left -= count
                 bar.update(count)
 
-    @functools.cached_property
+    @property
     def compute_logits(self) -> Compute:
-        """Return the jitted function (variables, batch) -> logits."""
+        """Return the jitted function (variables, batch) -> logits.
 
-        @jax.jit
-        def compute(variables: dict, batch: Batch) -> Float[Array, "b num_classes"]:
-            if "features" in batch:
-                return models.apply_head(self.spec, variables, batch["features"])
-            network = models.bind(self.spec, variables, self.preprocess)
-            logits = [
-                network(view(batch["canvas"], batch["sizes"], mirror))[0]
-                for view, mirror in self.looks
-            ]
-            return sum(logits[1:], logits[0]) / len(logits)
-
-        return compute
+        Evaluators of the same network and looks share it, so it is compiled once.
+        """
+        return _logits(self.spec, tuple(self.looks), self.preprocess)
 
     @functools.cached_property
     def compute_features(self) -> Compute:
@@ -152,3 +143,25 @@ class Evaluator:
             return jnp.stack(features, 1)
 
         return compute
+
+
+@functools.lru_cache(maxsize=4)
+def _logits(
+    spec: models.ModelSpec,
+    looks: tuple[tuple[View, bool], ...],
+    preprocess: Callable | None,
+) -> Compute:
+    """Return the jitted function (variables, batch) -> logits, the mean over looks."""
+
+    @jax.jit
+    def compute(variables: dict, batch: Batch) -> Float[Array, "b num_classes"]:
+        if "features" in batch:
+            return models.apply_head(spec, variables, batch["features"])
+        network = models.bind(spec, variables, preprocess)
+        logits = [
+            network(view(batch["canvas"], batch["sizes"], mirror))[0]
+            for view, mirror in looks
+        ]
+        return sum(logits[1:], logits[0]) / len(logits)
+
+    return compute

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from seeflower_jax import hints, models
+from seeflower_jax.data import resident
 from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
 from seeflower_jax.data.view import MAX_SIDE
+from seeflower_jax.experiment import precision
 from seeflower_jax.models.classifier import POOLING
 from seeflower_jax.models.spec import is_expression
 from seeflower_jax.pretrained.loading import HEADS
@@ -137,7 +139,7 @@ RULES: dict[str, Rule] = {
     "metric": _choice(METRICS),
     "model.name": _NAME,
     "model.dropout": _SHARE,
-    "model.dtype": _choice(("float32", "bfloat16")),
+    "model.dtype": _choice(precision.DTYPES),
     "model.pooling": _optional(_choice(tuple(POOLING))),
     "model.pooled": _optional(
         Rule(
@@ -165,6 +167,7 @@ RULES: dict[str, Rule] = {
     "data.verify": _BOOLEAN,
     "data.cache_dir": _TEXT,
     "data.shortest_side": _SIDE,
+    "data.on_device": _choice(resident.CHOICES),
     "data.species": _integer(2, 10**5),
     "data.images_per_class": Rule(
         "three whole numbers up to 100000, for training (1 or more), validation and "
@@ -172,6 +175,8 @@ RULES: dict[str, Rule] = {
         lambda v: _all(v, _integer(0, 10**5).accepts) and len(v) == 3 and v[0] > 0,
     ),
     "data.seed": _seed(),
+    "device.compilation_cache": _BOOLEAN,
+    "device.matmul_precision": _choice(precision.OF_PRODUCTS),
     "distillation.logits": _TEXT,
     "distillation.weight": _SHARE_OR_ALL,
     "distillation.temperature": _number(

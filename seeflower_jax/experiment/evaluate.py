@@ -23,7 +23,7 @@ from seeflower_jax import records, sharding
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.evaluation.evaluator import Compute, Evaluator
-from seeflower_jax.experiment import images, kept
+from seeflower_jax.experiment import images, kept, precision
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import evaluation as plots
 from seeflower_jax.inference.run import Run
@@ -101,6 +101,13 @@ def evaluate(
         process is writing to it.
     """
     processes.check_shared(run.workdir)
+    with precision.of_products(settings_of(run).device.matmul_precision):
+        return _evaluate(run, split, evaluator, compute)
+
+
+def _evaluate(
+    run: Run, split: str, evaluator: Evaluator | None, compute: Compute | None
+) -> Evaluation:
     dataset = images.of_run(run)
     labels = dataset.labels(split)
     result = records.read_result(run.workdir)

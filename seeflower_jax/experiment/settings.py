@@ -17,6 +17,7 @@ from seeflower_jax.data.augmentation import Augmentation
 from seeflower_jax.data.balance import NONE
 from seeflower_jax.data.sources import DataSettings
 from seeflower_jax.data.view import View
+from seeflower_jax.experiment import precision
 from seeflower_jax.experiment.checks import check_values
 from seeflower_jax.inference.run import Run
 from seeflower_jax.training.losses import Distillation
@@ -53,6 +54,7 @@ class Settings:
         pretraining.
       teacher: file of a teacher's logits; '' if there is none.
       distillation: how the network learns from the teacher; None if there is none.
+      device: how the devices compute.
       data: the images of the run.
       whitening: how to fit the whitening; None if the run has no whitening.
       view: what the network sees of an image.
@@ -73,6 +75,7 @@ class Settings:
     pretraining: Mapping[str, Any]
     teacher: str
     distillation: Distillation | None
+    device: precision.DeviceSettings
     data: DataSettings
     whitening: WhiteningSettings | None
     view: View
@@ -140,6 +143,7 @@ def read_settings(config: Mapping) -> Settings:
     errors = check_values(values) or _check_order(values)
     if errors:
         raise SettingsError("\n".join(errors))
+    values["model"]["dtype"] = precision.resolve(values["model"]["dtype"])
     model, data, evaluation = values["model"], values["data"], values["eval"]
     test_time, whitening = values["test_time"], dict(values["whitening"])
     distillation = dict(values["distillation"])
@@ -173,6 +177,7 @@ def read_settings(config: Mapping) -> Settings:
         pretraining=values["init"]["pretraining"],
         teacher=teacher,
         distillation=Distillation(**distillation) if distillation["weight"] else None,
+        device=precision.DeviceSettings(**values["device"]),
         data=DataSettings(
             **data | {"images_per_class": tuple(data["images_per_class"])}
         ),

@@ -26,6 +26,8 @@ from seeflower_jax.data.loader import (
     Reader,
     TrainLoader,
 )
+from seeflower_jax.data.packed import PackedReader
+from seeflower_jax.data.resident import ResidentLoader, Store, is_resident, put
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import head_features
@@ -37,6 +39,7 @@ from seeflower_jax.training import partition, ridge, step
 from seeflower_jax.training.losses import Loss, log_prior
 from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.plan import Batches, StagePlan
+from seeflower_jax.training.profiling import Trace
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState, create_state
 
@@ -57,6 +60,7 @@ class Start:
       teacher: the logits that the network learns, or None.
       mesh: the devices, from `sharding.make_mesh`.
       checkpoint_seconds: time between checkpoints, see `StagePlan`.
+      traced_steps: number of steps of each stage in a trace in `profile/`.
     """
 
     settings: Settings
@@ -69,6 +73,7 @@ class Start:
     teacher: Teacher | None
     mesh: Mesh
     checkpoint_seconds: float
+    traced_steps: int = 0
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -80,6 +85,20 @@ class Start:
             self.mesh,
             preprocess=self.preprocess,
         )
+
+    @functools.cached_property
+    def store(self) -> Store | None:
+        """Return the training images on the devices; None if they do not live there."""
+        choice, cache = self.settings.data.on_device, self.dataset.cache
+        indices = self.dataset.indices("train")
+        if not processes.agree(is_resident(choice, cache, indices, self.mesh)):
+            return None
+        return put(cache, indices, self.mesh)
+
+    @functools.cached_property
+    def targets(self) -> dict[str, np.ndarray]:
+        """Return what a batch has besides labels, with a row for each image."""
+        return {"teacher": self.teacher.by_index(self.dataset)} if self.teacher else {}
 
     @functools.cached_property
     def loss(self) -> Loss:
@@ -115,7 +134,7 @@ def plan_stage(
         and not stage.train_batch_stats
     )
     reader: Reader = dataset.reader  # of the validation images
-    training = [reader]
+    training: list[Reader] = []  # of features
     if stage.draws:
         training, reader = _drawn_features(start, stage, variables, key)
     elif on_features:
@@ -129,7 +148,11 @@ def plan_stage(
         schedule, optimizer = optax.constant_schedule(0.0), optax.identity()
         step_fn = ridge.make_ridge_step(spec, settings.balanced, settings.distillation)
     else:
-        batches = _train_batches(start, stage, training)
+        batches = (
+            _feature_batches(start, stage, training)
+            if training
+            else _image_batches(start, stage)
+        )
         schedule = stage.schedule(stage.epochs * batches.steps_per_epoch)
         optimizer = make_optimizer(stage, schedule)
         if on_features:
@@ -155,17 +178,39 @@ def plan_stage(
         learning_rate=schedule,
         description=start.description,
         checkpoint_seconds=start.checkpoint_seconds,
+        trace=_trace(start, stage),
     )
     return plan, create_state(variables, stage, optimizer)
 
 
-def _train_batches(
+def _trace(start: Start, stage: Stage) -> Trace | None:
+    """Return the trace that the first process writes of a stage, if there is one."""
+    if not start.traced_steps or not processes.is_main():
+        return None
+    return Trace(start.folder / "profile" / stage.name, start.traced_steps)
+
+
+def _image_batches(start: Start, stage: Stage) -> TrainLoader | ResidentLoader:
+    """Return the batches of a stage that trains on images."""
+    dataset = start.dataset
+    if stage.augmentation is None:
+        reader: Reader = dataset.reader
+    else:
+        reader = PackedReader(dataset.cache, dataset.indices("train"))
+    for name, rows in start.targets.items():
+        reader = Annotated(reader, name, rows)
+    batches = train_loader(stage, start.settings, dataset, reader)
+    if stage.augmentation is None or start.store is None:
+        return batches
+    return ResidentLoader(batches, start.store, start.targets)
+
+
+def _feature_batches(
     start: Start, stage: Stage, readers: Sequence[Reader]
 ) -> TrainLoader | InTurns:
-    """Return the training batches; epochs take turns between the readers."""
-    if start.teacher:
-        rows = start.teacher.by_index(start.dataset)
-        readers = [Annotated(reader, "teacher", rows) for reader in readers]
+    """Return batches of features; epochs take turns between the readers."""
+    for name, rows in start.targets.items():
+        readers = [Annotated(reader, name, rows) for reader in readers]
     loaders = [
         train_loader(stage, start.settings, start.dataset, reader) for reader in readers
     ]

@@ -16,17 +16,27 @@ import jax
 
 from seeflower_jax import records, sharding
 from seeflower_jax.data import whitening
-from seeflower_jax.experiment import evaluate, images, teacher, workdir
+from seeflower_jax.experiment import evaluate, images, precision, teacher, workdir
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import Settings, derive, read_settings
 from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.pretrained.types import WeightRecord
-from seeflower_jax.sharding import processes
+from seeflower_jax.sharding import compilation, processes
 from seeflower_jax.training import loop, partition, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """The arguments of `train` that do not change the trained network."""
+
+    command: str
+    checkpoint_seconds: float
+    test: bool
+    traced_steps: int
 
 
 def train(
@@ -35,6 +45,7 @@ def train(
     command: str = "",
     checkpoint_seconds: float = 300.0,
     test: bool = True,
+    traced_steps: int = 0,
 ) -> dict:
     """Train all stages of a config, evaluate the best variables, record the result.
 
@@ -51,6 +62,8 @@ def train(
       checkpoint_seconds: time between checkpoints; the end of a stage is always saved.
       test: whether to evaluate the test split too. To choose between several runs, set
         `test` to False. Then evaluate the test split of the chosen run in a later call.
+      traced_steps: number of steps of each stage in a trace in `profile/` for XProf and
+        Perfetto; 0 writes none.
 
     Returns:
       The content of `result.json`.
@@ -67,6 +80,7 @@ def train(
         raise ValueError(
             f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
         )
+    compilation.keep(settings.data.cache_dir, settings.device.compilation_cache)
     folder = pathlib.Path(folder).expanduser()
     with records.lock(folder):
         processes.check_shared(folder)
@@ -75,7 +89,9 @@ def train(
             logging.info("%s is finished", folder)
             return result
         try:
-            return _train(settings, folder, command, checkpoint_seconds, test)
+            with precision.of_products(settings.device.matmul_precision):
+                options = _Options(command, checkpoint_seconds, test, traced_steps)
+                return _train(settings, folder, options)
         except KeyboardInterrupt as error:
             advice = "interrupted; start the same command again to resume the run"
             raise stopping.Interrupted(str(error) or advice) from error
@@ -110,21 +126,17 @@ def _has_whitening(folder: pathlib.Path) -> bool:
         return False
 
 
-def _train(
-    settings: Settings,
-    folder: pathlib.Path,
-    command: str,
-    checkpoint_seconds: float,
-    test: bool,
-) -> dict:
+def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
     """Train what is left of a run, and return its result."""
     check_network(settings)
-    provenance = records.provenance(command)  # describes the code before the training
+    provenance = records.provenance(
+        options.command
+    )  # describes the code before the training
     if settings.pretraining:
         settings = dataclasses.replace(
-            settings, weights=_pretrain(settings, folder, command, checkpoint_seconds)
+            settings, weights=_pretrain(settings, folder, options)
         )
-    start = _prepare(settings, folder, checkpoint_seconds)
+    start = _prepare(settings, folder, options)
     progress = _run_stages(start)
     result = {
         "model": start.spec.name,
@@ -135,7 +147,7 @@ def _train(
         **({"teacher": start.teacher.sha256} if start.teacher else {}),
         "config_hash": settings.config_hash,
         **provenance,
-        "test_seen": test,
+        "test_seen": options.test,
         "best": {
             "stage": progress.best_stage,
             "step": progress.best_step,
@@ -147,7 +159,7 @@ def _train(
             for name, seconds in progress.seconds.items()
         },
     }
-    splits = ("validation", "test") if test else ("validation",)
+    splits = ("validation", "test") if options.test else ("validation",)
     seconds, evaluation = evaluate.final(
         load_run(folder, in_training=True), start.dataset, splits
     )
@@ -158,13 +170,12 @@ def _train(
     return result
 
 
-def _pretrain(
-    settings: Settings, folder: pathlib.Path, command: str, checkpoint_seconds: float
-) -> str:
+def _pretrain(settings: Settings, folder: pathlib.Path, options: _Options) -> str:
     """Train the pretraining run, and return the folder of its weights."""
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / "pretraining"
-    train(config, run_folder, command, checkpoint_seconds, test=False)
+    command, seconds = options.command, options.checkpoint_seconds
+    train(config, run_folder, command, seconds, False, options.traced_steps)
     config_hash = read_settings(config).config_hash
     return processes.on_main(lambda: _write_weights(run_folder, config_hash))
 
@@ -181,9 +192,7 @@ def _write_weights(run_folder: pathlib.Path, config_hash: str) -> str:
     return str(weights)
 
 
-def _prepare(
-    settings: Settings, folder: pathlib.Path, checkpoint_seconds: float
-) -> Start:
+def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Start:
     """Open images and weights, check that they fit, and claim the run directory."""
     with processes.main_first("images"):
         dataset = images.open_dataset(settings, folder)
@@ -216,7 +225,8 @@ def _prepare(
         preprocess,
         taught,
         sharding.make_mesh(),
-        checkpoint_seconds,
+        options.checkpoint_seconds,
+        options.traced_steps,
     )
 
 

@@ -26,7 +26,12 @@ from seeflower_jax.records.files import (
 )
 from seeflower_jax.records.later_keys import with_later_keys, without_later_keys
 from seeflower_jax.records.locks import FolderInUseError, lock
-from seeflower_jax.records.origin import command_line, provenance, typed_command
+from seeflower_jax.records.origin import (
+    command_line,
+    device,
+    provenance,
+    typed_command,
+)
 
 __all__ = [
     "LOCAL_KEYS",
@@ -39,6 +44,7 @@ __all__ = [
     "command_line",
     "config_hash",
     "creating",
+    "device",
     "flat",
     "is_full_disk",
     "lock",
@@ -56,10 +62,12 @@ __all__ = [
 ]
 
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
-# The location of files on a machine does not change the result of a run.
+# The location of files and of images on a machine does not change the result of a run.
 LOCAL_KEYS = (
     ("data", "dir"),
     ("data", "cache_dir"),
+    ("data", "on_device"),
+    ("device", "compilation_cache"),
     ("init", "weights"),
     ("distillation", "logits"),
 )
@@ -85,10 +93,10 @@ def config_hash(config: Mapping) -> str:
     A key that older configs lack does not count while it has the value that stands for
     its absence. The hash of an old config therefore stays the same.
     """
-    hashed = without_later_keys(plain(config))
+    hashed = plain(config)
     for section, key in LOCAL_KEYS:
         hashed.get(section, {}).pop(key, None)
-    text = json.dumps(hashed, sort_keys=True)
+    text = json.dumps(without_later_keys(hashed), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

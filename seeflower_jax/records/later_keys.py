@@ -11,7 +11,8 @@ from typing import Any
 # By section, the keys that older configs lack, with the value that has the effect of
 # their absence. `stages` stands for each stage.
 LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
-    "data": {"logit_adjustment": 0.0},
+    "data": {"logit_adjustment": 0.0, "on_device": "auto"},
+    "device": {"matmul_precision": "default", "compilation_cache": True},
     "distillation": {"logits": "", "weight": 0.0, "temperature": 1.0},
     "stages": {"draws": 0},
 }

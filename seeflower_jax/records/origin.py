@@ -39,19 +39,32 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def provenance(command: str) -> dict:
-    """Return the provenance of a result.
+def _matmul_precision() -> str:
+    """Return the precision of float32 products in this context."""
+    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return str(chosen or "default")
 
-    The dict has the command, commit, versions, compiler flags and devices.
-    """
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+def device() -> str:
+    """Return the number and the kind of the devices, such as '1 x gpu (NVIDIA L4)'."""
     device = jax.devices()[0]
     kind = platform.machine() if device.platform == "cpu" else device.device_kind
     cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"{len(jax.devices())} x {device.platform} ({kind}{cores})"
+
+
+def provenance(command: str) -> dict:
+    """Return the provenance of a result.
+
+    The dict has the command, commit, versions, compiler flags, precision of float32
+    products, and devices.
+    """
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "command": command,
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version(), **versions},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "device": f"{len(jax.devices())} x {device.platform} ({kind}{cores})",
+        "matmul_precision": _matmul_precision(),
+        "device": device(),
     }

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seeflower_jax import records, sharding
-from seeflower_jax.data.loader import ImageReader, TrainLoader
+from seeflower_jax.data.loader import THREADS, TrainLoader
+from seeflower_jax.data.packed import PackedReader
 
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 # A small network on drawn flowers, in the batches of the recipes: 68 and 34 images.
@@ -142,11 +143,11 @@ def _loader_speed() -> dict:
     labels = np.zeros(_LOADER_IMAGES, np.int32)
     mesh = sharding.make_mesh()
     loader = TrainLoader(
-        ImageReader(images), labels, indices, _LOADER_BATCH, mesh, (0,)
+        PackedReader(images, indices), labels, indices, _LOADER_BATCH, mesh, (0,)
     )
     started = time.process_time()  # of all threads
     for _ in loader(0, _LOADER_BATCHES):
         pass
     seconds = time.process_time() - started
     count = _LOADER_BATCH * _LOADER_BATCHES
-    return {"images_per_second_per_core": round(count / seconds, 1), "threads": 1}
+    return {"images_per_second_per_core": round(count / seconds, 1), "threads": THREADS}

@@ -8,6 +8,7 @@ decides which variables are the best and when the stage ends.
 
 import logging
 import sys
+from contextlib import nullcontext
 
 import jax
 import tqdm
@@ -17,6 +18,7 @@ from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import Checkpoints, host_copy
 from seeflower_jax.training.plan import StagePlan
 from seeflower_jax.training.progress import MetricsLog, Progress, Stopwatch
+from seeflower_jax.training.speed import Speed
 from seeflower_jax.training.state import TrainState
 
 
@@ -61,11 +63,15 @@ def _fit(
     pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
     epoch_start, vote = progress.step, processes.Vote()
-    with _progress_bar(plan, progress) as bar:
+    speed = Speed(lambda: plan.step.lower(state, batch, plan.key))  # type: ignore[attr-defined]
+    with _progress_bar(plan, progress) as bar, plan.trace or nullcontext():
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
+            if plan.trace is not None:
+                plan.trace.before_step()
             # ---- Start a step on the device, then account for the previous step
-            state, metrics = plan.step(state, batch, plan.key)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = plan.step(state, batch, plan.key)
             if pending is not None:
                 progress = _account(progress, pending, plan, bar)
             pending = metrics
@@ -81,6 +87,7 @@ def _fit(
             if epoch_ends:
                 rate = (step - epoch_start) * plan.stage.batch_size / epoch_clock.lap()
                 line = _log_line(plan, progress, rate)
+                line |= speed.metrics(rate / plan.stage.batch_size)
                 validation = None
                 if plan.validate is not None and plan.validates_after(step):
                     validation = plan.validate(state.variables())

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import optax
 
+from seeflower_jax.training.profiling import Trace
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.step import Step
 
@@ -46,6 +47,7 @@ class StagePlan:
       description: values that every checkpoint includes.
       checkpoint_seconds: time between checkpoints. The first step that ends after this
         time saves the state; the end of the stage saves it too.
+      trace: the trace of some steps that is written, or None.
     """
 
     stage: Stage
@@ -57,6 +59,7 @@ class StagePlan:
     learning_rate: optax.Schedule
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     checkpoint_seconds: float = 300.0
+    trace: Trace | None = None
 
     @property
     def steps(self) -> int:

@@ -49,8 +49,9 @@ def make_image_step(
     """Build step(state, batch, key) -> (state, metrics) on images.
 
     A batch has `canvas`, `sizes`, `labels` and `indices`, for distillation also the
-    logits `teacher`. The metrics `loss` and
-    `correct` are sums over the batch, and `count` is the size of the batch.
+    logits `teacher`. For augmentation, packed `pixels` may take the place of `canvas`,
+    with or without `starts`, as `augment` takes them. The metrics `loss` and `correct`
+    are sums over the batch, and `count` is the size of the batch.
     `gradient_norm` and `update_norm` are norms over all trainable parameters.
 
     Args:
@@ -69,7 +70,11 @@ def make_image_step(
                 example_keys(k, batch["indices"]) for k in jax.random.split(key)
             )
             images = augmentations.augment(
-                view_keys, batch["canvas"], batch["sizes"], stage.augmentation
+                view_keys,
+                batch["pixels"] if "pixels" in batch else batch["canvas"],
+                batch["sizes"],
+                stage.augmentation,
+                batch.get("starts"),
             )
             images, targets = augmentations.mix(
                 mix_keys, images, targets, stage.augmentation
@@ -119,7 +124,11 @@ def compile_step(step: Step, batch_size: int, mesh: Mesh) -> Step:
     """
 
     def on_rows(state, batch, key):
-        return step(state, sharding.first_rows(batch, batch_size, mesh), key)
+        rows = dict(batch)
+        # With `starts`, `pixels` are those of all images, not of a row each.
+        shared = {"pixels": rows.pop("pixels")} if "starts" in rows else {}
+        rows = sharding.first_rows(rows, batch_size, mesh)
+        return step(state, rows | shared, key)
 
     return jax.jit(on_rows, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 

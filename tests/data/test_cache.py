@@ -4,11 +4,12 @@ import dataclasses
 import errno
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
 
-from seeflower_jax.data import cache, decode, oxford_flowers
+from seeflower_jax.data import cache, decode, decoding, image_folder, oxford_flowers
 
 
 def _build(folder, cache_dir, queue=None):
@@ -80,7 +81,8 @@ def _foreign(path):
 def _transposed(path):
     pixels = np.load(path)
     with open(path, "r+b") as file:
-        file.seek(-8, os.SEEK_END)  # the size of the last image
+        # The size of the last image and the checksum are before the digest.
+        file.seek(-8 - decoding.DIGEST_SIZE, os.SEEK_END)
         file.write(np.array([64, 70_000], np.int32).tobytes())
     assert pixels.dtype == np.uint8
 
@@ -135,3 +137,78 @@ def test_cache_that_cannot_be_written_is_named(flowers, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"pixels/ox.*written: No space left.*cache_dir"):
         cache.open_cache(source, 64, tmp_path)
     assert list((tmp_path / "pixels").iterdir()) == []
+
+
+TORN = {
+    "nothing": lambda folder: None,
+    "pixels without entries": lambda folder: _append(folder / "pixels", 999),
+    "half an entry": lambda folder: _append(folder / "journal", 10),
+    "zeros": lambda folder: _append(folder / "journal", 96),
+    "lost pixels": lambda folder: os.truncate(folder / "pixels", 100_000),
+}
+
+
+def _append(path, count):
+    with path.open("ab") as file:
+        file.write(bytes(count))
+
+
+@pytest.mark.parametrize("tear", TORN)
+def test_decoding_goes_on_after_an_interruption(flowers, tmp_path, monkeypatch, tear):
+    monkeypatch.setattr(decoding, "_CHUNK", 8)
+    source, whole = _build(flowers, tmp_path / "whole")
+    read, good = [], source.read
+
+    def interrupted(index):
+        if index == 20:
+            raise KeyboardInterrupt
+        return good(index)
+
+    def noted(index):
+        read.append(index)
+        return good(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        broken = dataclasses.replace(source, read=interrupted)
+        cache.open_cache(broken, 64, tmp_path)
+    (folder,) = (tmp_path / "pixels").iterdir()
+    TORN[tear](folder)
+    opened = cache.open_cache(dataclasses.replace(source, read=noted), 64, tmp_path)
+    assert _pixels(opened) == _pixels(whole)
+    first = min(read)
+    assert first == 16 if tear != "lost pixels" else 0 < first < 16
+    assert sorted(read) == list(range(first, len(source.keys)))
+    (path,) = (tmp_path / "pixels").iterdir()
+    (complete,) = (tmp_path / "whole" / "pixels").iterdir()
+    assert path.read_bytes() == complete.read_bytes()
+
+
+def test_copied_images_are_not_decoded_again(flowers, tmp_path, monkeypatch):
+    for number, path in enumerate(sorted((flowers / "jpg").iterdir())[:8]):
+        folder = tmp_path / "photos" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    first = image_folder.load(tmp_path / "photos")
+    opened = cache.open_cache(first, 32, tmp_path)
+    shutil.copytree(tmp_path / "photos", tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*.jpg"):
+        os.utime(path, (0, 0))
+    decoded, load = [], decode.load_pixels
+
+    def noted(encoded, side, name):
+        decoded.append(name)
+        return load(encoded, side, name)
+
+    monkeypatch.setattr(decode, "load_pixels", noted)
+    copy = image_folder.load(tmp_path / "copy")
+    assert copy.fingerprint != first.fingerprint
+    assert _pixels(cache.open_cache(copy, 32, tmp_path)) == _pixels(opened)
+    assert not decoded
+    assert len({p.stat().st_ino for p in (tmp_path / "pixels").iterdir()}) == 1
+    # An image that changes, but not its size in bytes, is noticed.
+    path = next((tmp_path / "copy").rglob("*.jpg"))
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    cache.open_cache(image_folder.load(tmp_path / "copy"), 32, tmp_path)
+    assert len(decoded) == 8

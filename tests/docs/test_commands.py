@@ -220,6 +220,10 @@ COVERED = {
     "python -m scripts.devices --out=runs/devices --results=results": (
         "tests/studies/test_devices.py::test_script_writes_the_record"
     ),
+    "python -m scripts.cache --clear --unused_days=30": (
+        "tests/test_cache.py::test_list_and_clear"
+    ),
+    "python -m scripts.cache --list": "tests/test_cache.py::test_list_and_clear",
     "pip install -e .": ".ci/run",
     "pip install -e .[dev]": ".ci/run",
     "python -m pytest -n 2 --dist loadfile": ".ci/run",

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -19,6 +20,9 @@ NONSENSE = {
     "model.name": ["vgg17"],
     "model.dropout": [-0.1, 1.0, 1.5, math.nan],
     "model.dtype": ["float16"],
+    "device.compilation_cache": ["yes", None],
+    "device.matmul_precision": ["float16", None],
+    "data.on_device": [True, "gpu"],
     "model.pooling": ["max"],
     "model.pooled": [("block[3",), (5,), "block3_pool"],
     "model.hidden": [(0,), (2.5,)],
@@ -305,3 +309,14 @@ def test_derived_config_differs_in_what_is_named():
     assert derived["init"]["pretraining"] == {}
     assert derived["data"]["source"] == config.data.source
     assert config.data.split == "official"
+
+
+@pytest.mark.parametrize("backend,dtype", [("cpu", "float32"), ("gpu", "bfloat16")])
+def test_automatic_type_is_recorded_as_the_type_that_it_is(monkeypatch, backend, dtype):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = inception.get_config()
+    config.model.dtype = "auto"
+    settings = read_settings(config)
+    assert settings.spec(5).dtype == dtype
+    config.model.dtype = dtype
+    assert settings.config == read_settings(config).config

@@ -161,13 +161,18 @@ def test_damaged_file_of_results_is_named(tmp_path):
 def test_hash_of_a_config_from_before_a_key_existed():
     config = inception.get_config()
     old = records.plain(config)
-    del old["distillation"], old["data"]["logit_adjustment"]
+    del old["distillation"], old["device"]
+    del old["data"]["logit_adjustment"], old["data"]["on_device"]
     for stage in old["stages"].values():
         del stage["draws"]
     assert records.config_hash(old) == records.config_hash(config)
+    config.device.compilation_cache, config.data.on_device = False, "always"
+    assert records.config_hash(old) == records.config_hash(config)
+    config = inception.get_config()
     assert records.with_later_keys(old) == records.plain(config)
     for key, value in {
         "data.logit_adjustment": 1.0,
+        "device.matmul_precision": "float32",
         "distillation.weight": 0.5,
         "stages.head.draws": 1,
     }.items():

@@ -1,6 +1,7 @@
 """The loop of a stage: what is best, when it stops, what is kept."""
 
 import contextlib
+import dataclasses
 import json
 
 import jax
@@ -15,6 +16,7 @@ from seeflower_jax.data.view import View
 from seeflower_jax.training import loop
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.plan import StagePlan
+from seeflower_jax.training.profiling import Trace
 from seeflower_jax.training.progress import MetricsLog, NonFiniteLossError, Progress
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import TrainState
@@ -52,6 +54,17 @@ def _plan(values, metric="top1", step=_step, **changes):
         key=jax.random.key(0),
         learning_rate=optax.linear_schedule(1.0, 0.0, 4),
     )
+
+
+class _Scalar:
+    """A scalar of a step on the device; `events` notes when the host asks for it."""
+
+    def __init__(self, value, step, events):
+        self._value, self._note = value, lambda: events.append(f"fetch {step}")
+
+    def __array__(self):
+        self._note()
+        return np.asarray(self._value)
 
 
 def _state():
@@ -166,3 +179,41 @@ def test_progress_is_a_value():
     assert Progress(**json.loads(json.dumps(second.to_dict()))) == second
     following = second.start_stage("finetune")
     assert (following.step, following.run_step) == (0, 2)
+
+
+def test_metrics_of_a_step_are_fetched_once_the_next_one_has_started(tmp_path):
+    events = []
+
+    def step(state, batch, key):
+        number = int(state.step) + 1
+        events.append(f"start {number}")
+        after, metrics = _step(state, batch, key)
+        return after, {k: _Scalar(v, number, events) for k, v in metrics.items()}
+
+    plan = _plan([0.5])
+    batches = TrainLoader(
+        FeatureReader(np.zeros((6, 1), np.float32), np.arange(6), np.arange(6)),
+        np.zeros(6, np.int32),
+        np.arange(6),
+        2,
+        sharding.make_mesh(),
+        (0,),
+    )
+    plan = dataclasses.replace(plan, step=step, batches=batches)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+    scalars = 5  # of each step; the last step is fetched at the end of its epoch
+    assert events == [
+        *("start 1", "start 2", *["fetch 1"] * scalars),
+        *("start 3", *["fetch 2"] * scalars, *["fetch 3"] * scalars),
+    ]
+
+
+def test_trace_of_a_step_is_written(tmp_path):
+    trace = Trace(tmp_path / "profile", steps=1)
+    plan = dataclasses.replace(_plan([0.1, 0.2, 0.3, 0.4]), trace=trace)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1

@@ -1,0 +1,60 @@
+"""Keep compiled functions on disk, so that the next process starts sooner.
+
+compilation.keep("~/.cache/seeflower_jax")      # before JAX compiles a function
+"""
+
+import hashlib
+import logging
+import os
+import pathlib
+import platform
+
+import jax
+
+FOLDER = "compiled"  # in a cache directory
+_DEFAULT_DIR = "~/.cache/seeflower_jax"
+_KEY = "jax_compilation_cache_dir"
+_chosen: list[str] = []  # the folders that `keep` has chosen
+
+
+def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
+    """Let JAX keep compiled functions in a cache directory, and read them from there.
+
+    A setting of the user comes first: JAX_COMPILATION_CACHE_DIR,
+    JAX_ENABLE_COMPILATION_CACHE=false, or the same keys of `jax.config`.
+
+    Args:
+      cache_dir: the cache directory; '' is ~/.cache/seeflower_jax.
+      enabled: False takes back what an earlier call has set.
+    """
+    current = jax.config.values[_KEY]
+    if current is not None and current not in _chosen:
+        return
+    if not enabled or not jax.config.values["jax_enable_compilation_cache"]:
+        jax.config.update(_KEY, None)
+        return
+    folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / FOLDER / _machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.info("no compiled functions are kept in %s: %s", folder, error.strerror)
+        return
+    _chosen.append(str(folder))
+    jax.config.update(_KEY, str(folder))
+
+
+def _machine() -> str:
+    """Return a name for the kind of this machine's processor.
+
+    A function that is compiled for a processor may crash on an older one, and several
+    machines may share a home folder.
+    """
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    known = sorted(
+        {x for x in lines if x.startswith(("flags", "Features", "model name"))}
+    )
+    digest = hashlib.sha256("\n".join(known or lines[:1]).encode()).hexdigest()[:8]
+    return f"{platform.machine()}_{digest}"

@@ -1,0 +1,126 @@
+"""The script that lists and removes caches, and the cache of compiled functions."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from seeflower_jax.data import cache, cache_folder, decoding, oxford_flowers
+from seeflower_jax.sharding import compilation
+from tests import harness
+
+_KEY = "jax_compilation_cache_dir"
+
+
+@pytest.fixture
+def folder(flowers, tmp_path):
+    """Return a cache directory with two caches of one file, and an unfinished one."""
+    source = oxford_flowers.load(flowers, verify=False)
+    cache.open_cache(source, 32, tmp_path)
+    pixels = tmp_path / "pixels"
+    (path,) = pixels.iterdir()
+    os.link(path, pixels / "folder_copy_0123_32.npy")
+    (pixels / ".photos_4567_32.npy.decoding").mkdir()
+    (pixels / ".photos_4567_32.npy.decoding" / "pixels").write_bytes(bytes(50_000))
+    (tmp_path / "compiled" / "x86_64_0").mkdir(parents=True)
+    (tmp_path / "compiled" / "x86_64_0" / "jit_f-cache").write_bytes(bytes(9_000))
+    (tmp_path / "oxford_flowers102").mkdir()
+    return tmp_path
+
+
+def test_list_and_clear(folder):
+    done = harness.run_here("cache", "--list", f"--cache_dir={folder}", "--json")
+    listed = json.loads(done.stdout)
+    sizes = {row["path"].rsplit("/", 1)[1]: row["bytes"] for row in listed["caches"]}
+    assert sizes[".photos_4567_32.npy.decoding"] >= 50_000
+    assert sizes["x86_64_0"] >= 9_000
+    (name,) = [name for name in sizes if name.startswith("oxford")]
+    shared = [sizes[name], sizes["folder_copy_0123_32.npy"]]
+    size = (folder / "pixels" / name).stat().st_size
+    assert min(shared) == 0 and size <= max(shared) < size + 10_000
+    assert listed["bytes"] == sum(sizes.values()) and len(sizes) == 4
+    done = harness.run_here("cache", "--clear", f"--cache_dir={folder}")
+    assert done.stdout.splitlines()[-1].endswith("MB removed")
+    assert [p.name for p in folder.iterdir() if any(p.iterdir())] == []
+    assert (folder / "oxford_flowers102").is_dir()
+    assert harness.run_here("cache", f"--cache_dir={folder}").returncode == 2
+
+
+def test_only_what_was_not_used_for_days(folder):
+    old = folder / "pixels" / ".photos_4567_32.npy.decoding"
+    long_ago = time.time() - 40 * 24 * 3600
+    for path in (old / "pixels", old):
+        os.utime(path, (long_ago, long_ago))
+    assert [e.path for e in cache_folder.entries(folder, unused_days=30)] == [old]
+
+
+def test_a_cache_that_is_being_written_stays(tmp_path):
+    path = tmp_path / "pixels" / "photos_1_32.npy"
+    with decoding.reserved(path) as folder:
+        (folder / "pixels").write_bytes(bytes(100))
+        (entry,) = cache_folder.entries(tmp_path)
+        assert entry.kind == "unfinished pixels"
+        assert cache_folder.remove([entry]) == [] and folder.is_dir()
+
+
+@pytest.fixture
+def unset():
+    """Take back the setting of the tests' own cache, for one test."""
+    before = jax.config.values[_KEY]
+    jax.config.update(_KEY, None)
+    yield
+    jax.config.update(_KEY, before)
+
+
+def test_setting_of_the_user_comes_first(unset, tmp_path):
+    compilation.keep(tmp_path / "first")
+    folder = jax.config.values[_KEY]
+    assert folder.startswith(str(tmp_path / "first" / "compiled"))
+    assert os.path.isdir(folder)
+    compilation.keep(tmp_path / "second")  # of a config; the default came first
+    assert jax.config.values[_KEY].startswith(str(tmp_path / "second"))
+    compilation.keep(tmp_path, enabled=False)
+    assert jax.config.values[_KEY] is None
+    for enabled in (True, False):
+        jax.config.update(_KEY, "/of/the/user")
+        compilation.keep(tmp_path, enabled)
+        assert jax.config.values[_KEY] == "/of/the/user"
+    jax.config.update(_KEY, None)
+    (tmp_path / "file").touch()
+    compilation.keep(tmp_path / "file")  # cannot be a folder
+    assert jax.config.values[_KEY] is None
+
+
+def test_second_process_reads_what_the_first_has_compiled(tmp_path):
+    code = """
+import jax, sys
+from seeflower_jax.sharding import compilation
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+compilation.keep(sys.argv[1])
+print(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64))))
+print(events.count("/jax/compilation_cache/cache_hits"))
+"""
+    environment = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    hits = []
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=harness.ROOT,
+            timeout=300,
+            check=True,
+        )
+        value, count = done.stdout.split()
+        assert np.isclose(float(value), 64**3)
+        hits.append(int(count))
+    assert hits[0] == 0 < hits[1]

@@ -1,0 +1,80 @@
+"""What the metrics log says of the devices, and the trace of some steps."""
+
+import gzip
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from seeflower_jax.training import speed
+from seeflower_jax.training.profiling import Trace
+
+GPU = "NVIDIA H100 80GB HBM3"
+
+
+def _devices(monkeypatch, kind, *peaks):
+    devices = [
+        types.SimpleNamespace(
+            device_kind=kind,
+            memory_stats=lambda peak=peak: peak and {"peak_bytes_in_use": peak},
+        )
+        for peak in peaks
+    ]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: len(devices))
+
+
+def _lower():
+    product = jax.jit(lambda a, b: a @ b)
+    return product.lower(jnp.zeros((800, 160)), jnp.zeros((160, 400)))
+
+
+def test_share_of_the_largest_flops(monkeypatch):
+    _devices(monkeypatch, GPU, 3 * 10**9, 5 * 10**9)
+    metrics = speed.Speed(_lower).metrics(steps_per_second=1e6)
+    flops = 2 * 800 * 160 * 400  # a multiplication and an addition for each product
+    # NVIDIA's data sheet: 989 TFLOP/s in bfloat16, without sparsity.
+    assert metrics["model_flop_utilisation"] == pytest.approx(
+        flops * 1e6 / (2 * 989e12), abs=1e-4
+    )
+    assert metrics["peak_memory_bytes"] == 5 * 10**9
+
+
+def test_what_jax_does_not_tell_is_left_out(monkeypatch):
+    assert speed.Speed(None).metrics(1.0).keys() == {"device"}  # on a CPU
+    _devices(monkeypatch, "NVIDIA GeForce GTX 480", None)
+    assert speed.Speed(None).metrics(1.0).keys() == {"device"}
+
+
+@pytest.mark.parametrize(
+    "kind,expected",
+    [
+        (GPU, 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", None),
+        ("cpu", None),
+    ],
+)
+def test_largest_flops_of_a_device(kind, expected):
+    assert speed.peak_flops(kind) == expected
+
+
+@pytest.mark.parametrize("steps,traced", [(8, [2, 3, 4]), (4, [2, 3])])
+def test_trace_has_the_steps_after_the_first_two(tmp_path, steps, traced):
+    compute = jax.jit(lambda x: x + 1)
+    value = jnp.zeros(3)
+    with Trace(tmp_path, 3) as trace:
+        for step in range(steps):
+            trace.before_step()
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                value = compute(value)
+    (path,) = tmp_path.rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    numbers = [e["args"]["step_num"] for e in events if e.get("name") == "train"]
+    assert sorted(map(int, numbers)) == traced
+    assert list(tmp_path.rglob("*.xplane.pb"))
