@@ -1,6 +1,6 @@
 """Check that the values of one stage of a config fit each other and the network.
 
-    check_stage(stage, spec, view, views)      # -> ["config.stages.head. ... expected"]
+check_stage(stage, spec, view, views)      # -> ["config.stages.head. ... expected"]
 """
 
 from collections.abc import Mapping
