@@ -1,6 +1,8 @@
 """Check that the values of one stage of a config fit each other and the network.
 
-check_stage(stage, spec, view, views)      # -> ["config.stages.head. ... expected"]
+    check_stage(stage, spec, view, views)      # -> ["config.stages.head. ... expected"]
+
+`settings.read_settings` reports the lines of all stages together.
 """
 
 from collections.abc import Mapping
