@@ -112,7 +112,7 @@ COMPARISONS: dict[str, Comparison] = {
         f"same draws, {_SUM}",
         options=lambda pair: {
             **_NOISE,
-            "baselines": captum_references.upside_down(pair),
+            "baselines": captum_references.other_images(pair),
         },
     ),
     "full_grad": Comparison(
@@ -186,7 +186,7 @@ COMPARISONS: dict[str, Comparison] = {
         captum_references.layer_conductance,
         f"{_CELLS}, signed; mean of captum's path in both directions",
         options=lambda pair: {
-            "baseline": captum_references.upside_down(pair),
+            "baseline": captum_references.other_images(pair),
             "steps": captum_references.CONDUCTANCE_STEPS,
             "spacing": 1.0,
         },
@@ -198,9 +198,10 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "score_cam": Comparison(
         formulas.score_cam,
-        f"{_CELLS}; hidden pixels are grey, in pytorch-grad-cam the mean colour",
+        f"{_CELLS}; the {formulas.SCORE_CHANNELS} channels that vary most; hidden "
+        "pixels are grey, in pytorch-grad-cam the mean colour",
         FORMULA,
-        options=_fixed(batch_size=8),
+        options=_fixed(channels=formulas.SCORE_CHANNELS),
     ),
     "ablation_cam": Comparison(
         formulas.ablation_cam,

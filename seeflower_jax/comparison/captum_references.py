@@ -100,17 +100,17 @@ def noise_tunnel(kind: str) -> Callable[[Pair], Maps]:
     return maps
 
 
-def upside_down(pair: Pair) -> Float[np.ndarray, "n h w 3"]:
-    """Return baselines that are images.
+def other_images(pair: Pair) -> Float[np.ndarray, "n h w 3"]:
+    """Return the next image of the batch for each image, as its baseline.
 
-    Where all pixels are equal, a max pooling has several maxima, and rounding decides
+    In an image of one colour, a max pooling has several maxima, and rounding decides
     which of them has the gradient.
     """
-    return pair.images[:, ::-1]
+    return np.roll(pair.images, 1, 0)
 
 
 def gradient_shap(pair: Pair) -> Maps:
-    baselines = upside_down(pair)
+    baselines = other_images(pair)
     count, shape = len(baselines), pair.images.shape[1:]
     shares, indices, unit_noise = _by_sample(
         lambda key, sample: shap.draw(key, sample, count, shape), pair
@@ -285,7 +285,7 @@ def layer_conductance(pair: Pair) -> Maps:
     walked backwards. Their mean is the trapezoid.
     """
     conductance = captum.attr.LayerConductance(pair.torch_network, pair.torch_layer)
-    images, baseline = to_torch(pair.images), to_torch(upside_down(pair))
+    images, baseline = to_torch(pair.images), to_torch(other_images(pair))
     shares = list(np.linspace(0, 1, CONDUCTANCE_STEPS + 1))
 
     def walk(start, end):

@@ -19,6 +19,7 @@ from seeflower_jax.comparison.pairs import Pair, resize, to_torch
 
 Activations: TypeAlias = Float[torch.Tensor, "n k h w"]
 RISE_SAMPLES, RISE_CELLS, RISE_VISIBLE = 32, 4, 0.5
+SCORE_CHANNELS = 32
 FINER_REFERENCES, FINER_STRENGTH = 3, 0.6
 
 
@@ -110,6 +111,9 @@ def score_cam(pair: Pair) -> Maps:
     """Wang et al. 2020, algorithm 1, with hidden pixels of `BASELINE`."""
     with torch.no_grad():
         images, y = pair.tensor(), pair.activations()
+        count = min(SCORE_CHANNELS, y.shape[1])
+        chosen = y.var((2, 3)).topk(count).indices[..., None, None]
+        y = y.take_along_dim(chosen, 1)
         scores = []
         for channel in y.unbind(1):
             mask = resize(channel, pair)
