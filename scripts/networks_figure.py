@@ -20,15 +20,15 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images; the default downloads them."
 )
 _OUT = flags.DEFINE_string("out", None, "JPEG file of the figure.", required=True)
-_VERIFY = flags.DEFINE_bool("verify", True, "Check the label files.")
+_SIZE = flags.DEFINE_integer("size", 0, "Side of the images; 0 is the networks'.", 0)
 flags.register_validator("out", lambda path: path != "", "expected a JPEG file")
 
 
 def main(_) -> None:
     from seeflower_jax.comparison import five_networks
 
-    source = oxford_flowers.load(_DATA_DIR.value, verify=_VERIFY.value)
-    five_networks.draw(_WEIGHTS.value, source, _OUT.value)
+    source = oxford_flowers.load(_DATA_DIR.value)
+    five_networks.draw(_WEIGHTS.value, source, _OUT.value, _SIZE.value)
     console.show({"out": _OUT.value}, _OUT.value)
 
 

@@ -20,6 +20,7 @@ The script needs `pip install -e .[peers]`.
 import pathlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,7 @@ def _blocks(paths: Sequence[str]) -> tuple[dict, str]:
 def _attribution(paths: Sequence[str]) -> tuple[dict, str]:
     from seeflower_jax.comparison import attribution_parity
 
+    warnings.filterwarnings("ignore", module="captum")  # that it sets hooks
     images = _load(paths, "vgg16")
     pair, weights = attribution_parity.load_pair(images, _WEIGHTS.value)
     figures = {}

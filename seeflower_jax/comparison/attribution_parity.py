@@ -245,7 +245,7 @@ def load_pair(
 
 
 def compare(
-    pair: Pair, names: Iterable[str] = COMPARISONS
+    pair: Pair, names: Iterable[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (name, figures) of comparisons.
 
@@ -255,10 +255,10 @@ def compare(
 
     Args:
       pair: the networks and images.
-      names: keys of `COMPARISONS`.
+      names: keys of `COMPARISONS`; all by default.
     """
     version = importlib.metadata.version("captum")
-    for name in names:
+    for name in COMPARISONS if names is None else names:
         comparison = COMPARISONS[name]
         reference = comparison.reference(pair).detach().numpy()
         maps = compute(pair, name)

@@ -120,19 +120,23 @@ def _keras(backbone: Backbone) -> tuple[NetworkFunction, str, int]:
     return network, spec.cam_layer, spec.input_size
 
 
-def fit_backbone(model: str, weights: str, source: ImageSource) -> Backbone:
+def fit_backbone(
+    model: str, weights: str, source: ImageSource, size: int = 0
+) -> Backbone:
     """Return a network with published weights and a head for `CLASSES`.
 
     Args:
       model: 'vgg16', 'vgg19' or 'inception_v3'.
       weights: the folder of Keras' files.
       source: the images; the head is fitted to the split 'train'.
+      size: side of the images; 0 is the network's.
 
     Raises:
       WeightFileError: if the folder lacks the file.
     """
     path = str(pathlib.Path(weights).expanduser() / published.CATALOG[model].name)
     spec = models.get_spec(model, num_classes=len(CLASSES), pooling="average")
+    spec = dataclasses.replace(spec, input_size=size or spec.input_size)
     spec, variables, _ = loading.load_pretrained(spec, path)
     indices = np.concatenate([_of_class(source, name, "train") for name in CLASSES])
     names = [source.class_names[label] for label in source.labels[indices]]
@@ -176,19 +180,22 @@ def _squares(
     return squares.cut(pixels, view)
 
 
-def draw(weights: str, source: ImageSource, path: str | os.PathLike) -> None:
+def draw(
+    weights: str, source: ImageSource, path: str | os.PathLike, size: int = 0
+) -> None:
     """Draw the figure: an image in each row, a network in each column.
 
     Args:
       weights: the folder of Keras' files.
       source: the images; those of the figure are the first of the split 'validation'.
       path: of the JPEG.
+      size: side of the images; 0 is the networks'.
 
     Raises:
       WeightFileError: if the folder lacks a file.
     """
     backbones = {
-        model: fit_backbone(model, weights, source)
+        model: fit_backbone(model, weights, source, size)
         for model in ("vgg16", "vgg19", "inception_v3")
     }
     indices = [_of_class(source, name, "validation")[0] for name in SHOWN]

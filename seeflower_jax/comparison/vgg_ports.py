@@ -5,8 +5,6 @@
 The networks take preprocessed images and have a linear head.
 """
 
-from collections.abc import Mapping
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,11 +19,14 @@ from seeflower_jax.pretrained.types import Variables
 BLOCKS = {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}
 
 
-def _arrays(spec: models.ModelSpec, variables: Variables) -> list[Mapping[str, Array]]:
-    """Return {'kernel', 'bias'} of all convolutions, and of the head."""
+def _arrays(
+    spec: models.ModelSpec, variables: Variables
+) -> list[tuple[Float[Array, "..."], Float[Array, "c"]]]:
+    """Return the kernel and the bias of all convolutions, and of the head."""
     backbone = variables["params"]["backbone"]
-    convolutions = [backbone[name] for name in vgg.conv_names(BLOCKS[spec.name])]
-    return [*convolutions, variables["params"]["head"]["logits"]]
+    layers = [backbone[name] for name in vgg.conv_names(BLOCKS[spec.name])]
+    layers.append(variables["params"]["head"]["logits"])
+    return [(layer["kernel"], layer["bias"]) for layer in layers]
 
 
 def equinox_vgg(spec: models.ModelSpec, variables: Variables) -> eqx.nn.Sequential:
@@ -35,15 +36,16 @@ def equinox_vgg(spec: models.ModelSpec, variables: Variables) -> eqx.nn.Sequenti
     layers: list[eqx.Module] = []
     for count in BLOCKS[spec.name]:
         for _ in range(count):
-            kernel, bias = (next(arrays)[name] for name in ("kernel", "bias"))
+            kernel, bias = next(arrays)
             convolution = eqx.nn.Conv2d(*kernel.shape[2:], 3, padding=1, key=key)
             weight = jnp.transpose(kernel, (3, 2, 0, 1))
             layers.append(_with_weights(convolution, weight, bias[:, None, None]))
             layers.append(eqx.nn.Lambda(jax.nn.relu))
         layers.append(eqx.nn.MaxPool2d(2, 2))
     layers.append(eqx.nn.Lambda(lambda x: x.mean((1, 2))))
-    linear = eqx.nn.Linear(*head["kernel"].shape, key=key)
-    layers.append(_with_weights(linear, head["kernel"].T, head["bias"]))
+    kernel, bias = head
+    linear = eqx.nn.Linear(*kernel.shape, key=key)
+    layers.append(_with_weights(linear, kernel.T, bias))
     return eqx.nn.Sequential(layers)
 
 
@@ -61,17 +63,16 @@ class NnxVgg(nnx.Module):
     """VGG16 or VGG19. The outputs of its blocks are named `block1` to `block5`."""
 
     def __init__(self, spec: models.ModelSpec, variables: Variables):
-        *convolutions, head = _arrays(spec, variables)
-        rngs = nnx.Rngs(0)
+        arrays, rngs = _arrays(spec, variables), nnx.Rngs(0)
+        shapes = [kernel.shape for kernel, _ in arrays]
         self.counts = BLOCKS[spec.name]
         self.convolutions = nnx.List(
-            nnx.Conv(*arrays["kernel"].shape[2:], (3, 3), rngs=rngs)
-            for arrays in convolutions
+            nnx.Conv(*shape[2:], (3, 3), rngs=rngs) for shape in shapes[:-1]
         )
-        self.head = nnx.Linear(*head["kernel"].shape, rngs=rngs)
+        self.head = nnx.Linear(*shapes[-1], rngs=rngs)
         layers = [*self.convolutions, self.head]
-        for layer, arrays in zip(layers, [*convolutions, head], strict=True):
-            layer.kernel[...], layer.bias[...] = arrays["kernel"], arrays["bias"]
+        for layer, (kernel, bias) in zip(layers, arrays, strict=True):
+            layer.kernel[...], layer.bias[...] = kernel, bias
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n c"]:
         convolutions = iter(self.convolutions)

@@ -127,6 +127,12 @@ RUNS = {
         ("parity.json",),
         slow="builds Inception-v3 in Keras and PyTorch and compiles it four times",
     ),
+    "python -m scripts.parity --attribution --weights=DIR --size=112 "
+    "--out=attribution_parity.json IMAGE IMAGE": Run(
+        {"DIR": "", "IMAGE": "photos/0.jpg", "112": "32"},
+        makes=("attribution_parity.json",),
+        slow="compiles VGG16 for each method",
+    ),
     "python -m scripts.prepare_data --source=DIR --data_dir=OUT": Run(
         {"DIR": "flowers", "OUT": "tfds"},
         ("--noverify",),
