@@ -229,6 +229,8 @@ COVERED = {
     "python -m scripts.cache --clear --unused_days=30": (
         "tests/test_cache.py::test_list_and_clear"
     ),
+    "python -m scripts.networks_figure --weights=DIR --data_dir=DATA "
+    "--out=figure.jpg": "tests/comparison/test_five_networks.py::test_figure",
     "python -m scripts.cache --list": "tests/test_cache.py::test_list_and_clear",
     "pip install -e .": ".ci/run",
     "pip install -e .[dev]": ".ci/run",
