@@ -154,12 +154,15 @@ COMPARISONS: dict[str, Comparison] = {
     "feature_ablation": Comparison(
         captum_references.feature_ablation,
         "drop of the score for each cell of a grid",
-        options=_fixed(cells=captum_references.ABLATION_CELLS, batch_size=4),
+        options=_fixed(cells=captum_references.ABLATION_CELLS),
     ),
     "kernel_shap": Comparison(
         captum_references.kernel_shap,
-        "all coalitions; captum's exact Shapley values",
-        options=_fixed(cells=captum_references.SHAPLEY_CELLS, samples=14),
+        "all coalitions of three stripes; captum's exact Shapley values",
+        options=lambda pair: {
+            "segments": captum_references.stripes(pair),
+            "samples": 6,
+        },
     ),
     "rise": Comparison(
         formulas.rise,
@@ -285,8 +288,9 @@ def compute(pair: Pair, name: str) -> Float[np.ndarray, "n h w"]:
         options |= {"layer": pair.layer, "align": "stretch"}
     if method.random:
         options["keys"] = pair.keys
-    run = jax.jit(functools.partial(method.function, pair.network, **options))
-    return np.asarray(run(jnp.asarray(pair.images), jnp.asarray(pair.targets)))
+    run = jax.jit(functools.partial(method.function, **options))
+    arguments = jnp.asarray(pair.images), jnp.asarray(pair.targets)
+    return np.asarray(run(pair.network, *arguments))
 
 
 def of_map(

@@ -28,8 +28,8 @@ from seeflower_jax.comparison import captum_reference
 from seeflower_jax.comparison.pairs import Pair, resize, to_torch
 
 Maps: TypeAlias = Float[torch.Tensor, "n h w"]
-SAMPLES, NOISE, BASELINE = 8, 0.15, 127.5
-CONDUCTANCE_STEPS, ABLATION_CELLS, SHAPLEY_CELLS = 8, 4, 2
+SAMPLES, NOISE, BASELINE = 4, 0.15, 127.5
+CONDUCTANCE_STEPS, ABLATION_CELLS, STRIPES = 4, 3, 3
 LRP_EPSILON, LRP_GAMMA = 1e-3, 0.25
 
 
@@ -251,7 +251,7 @@ def lrp(rule: str, depth: float = 1.0) -> Callable[[Pair], Maps]:
 def occlusion_windows(pair: Pair) -> dict[str, int]:
     """Return a window and a stride that fit the images without a remainder."""
     side = pair.images.shape[1]
-    return {"window": side // 4, "stride": side // 8 or 1}
+    return {"window": side // 2, "stride": side // 4}
 
 
 def occlusion(pair: Pair) -> Maps:
@@ -260,21 +260,29 @@ def occlusion(pair: Pair) -> Maps:
 
 def feature_ablation(pair: Pair) -> Maps:
     attribute = captum.attr.FeatureAblation(pair.torch_network).attribute
-    return _of_segments(attribute, pair, ABLATION_CELLS)
+    _, height, width, _ = pair.images.shape
+    return _of_segments(attribute, pair, grid_segments(height, width, ABLATION_CELLS))
+
+
+def stripes(pair: Pair) -> Int[np.ndarray, "n h w"]:
+    """Return segments for which captum can compute all Shapley values."""
+    count, height, width, _ = pair.images.shape
+    rows = np.arange(height, dtype=np.int32)[:, None] * STRIPES // height
+    return np.broadcast_to(rows, (count, height, width))
 
 
 def kernel_shap(pair: Pair) -> Maps:
     attribute = captum.attr.ShapleyValues(pair.torch_network).attribute
-    return _of_segments(attribute, pair, SHAPLEY_CELLS)
+    return _of_segments(attribute, pair, stripes(pair)[0])
 
 
-def _of_segments(attribute: Callable, pair: Pair, cells: int) -> Maps:
+def _of_segments(
+    attribute: Callable, pair: Pair, segments: Int[np.ndarray, "h w"]
+) -> Maps:
+    mask = torch.tensor(segments.copy()).long()[None, None]
     with torch.no_grad():
-        segments: Int[torch.Tensor, "1 1 h w"] = torch.tensor(
-            grid_segments(*pair.images.shape[1:3], cells)
-        )[None, None].long()
         return attribute(
-            pair.tensor(), BASELINE, pair.torch_targets, feature_mask=segments
+            pair.tensor(), BASELINE, pair.torch_targets, feature_mask=mask
         )[:, 0]
 
 

@@ -12,7 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +170,7 @@ def _of_class(source: ImageSource, name: str, split: str) -> Int[np.ndarray, "n"
 
 
 def _squares(
-    source: ImageSource, indices: Sequence[int], side: int
+    source: ImageSource, indices: Iterable[int], side: int
 ) -> UInt8[np.ndarray, "n side side 3"]:
     view = squares.view_of(side)
     pixels = [

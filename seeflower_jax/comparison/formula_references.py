@@ -18,8 +18,8 @@ from seeflower_jax.comparison.captum_references import BASELINE, Maps
 from seeflower_jax.comparison.pairs import Pair, resize, to_torch
 
 Activations: TypeAlias = Float[torch.Tensor, "n k h w"]
-RISE_SAMPLES, RISE_CELLS, RISE_VISIBLE = 32, 4, 0.5
-SCORE_CHANNELS = 32
+RISE_SAMPLES, RISE_CELLS, RISE_VISIBLE = 16, 4, 0.5
+SCORE_CHANNELS = 16
 FINER_REFERENCES, FINER_STRENGTH = 3, 0.6
 
 
@@ -143,7 +143,8 @@ def full_grad(pair: Pair) -> Maps:
     of_input, *of_biases = torch.autograd.grad(scores.sum(), [inputs, *zeros])
     total = _scaled(of_input * inputs.detach(), pair)
     for gradients, layer in zip(of_biases, convolutions, strict=True):
-        total += _scaled(gradients * layer.bias.detach().view(-1, 1, 1), pair)
+        bias = layer.get_parameter("bias").detach()
+        total += _scaled(gradients * bias.view(-1, 1, 1), pair)
     return total
 
 

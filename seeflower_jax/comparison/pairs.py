@@ -5,6 +5,7 @@ scores = pair.score(pair.tensor())    # PyTorch's scores of the targets
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -22,7 +23,8 @@ class Pair:
     """What a method of this package and its reference get.
 
     Attributes:
-      network: the network function.
+      network: the network function, a pytree with the variables as leaves. `jit` takes
+        it as an argument, because XLA folds constants slowly.
       layer: the name of its layer for class activation maps.
       torch_network: the same network in PyTorch.
       torch_layer: the same layer, one of `torch_network.layers`.
@@ -95,7 +97,8 @@ def make_pair(
       ValueError: as of `torch_networks.torch_network`.
     """
     network, layer = torch_networks.torch_network(spec, variables)
-    function = models.bind(spec, variables)
+    apply = functools.partial(models.apply, spec)
+    function = jax.tree_util.Partial(apply, variables)
     return Pair(function, spec.cam_layer, network, layer, images, targets)
 
 

@@ -5,6 +5,9 @@
 The networks take preprocessed images and have a linear head.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -33,18 +36,20 @@ def equinox_vgg(spec: models.ModelSpec, variables: Variables) -> eqx.nn.Sequenti
     """Return VGG16 or VGG19 of one image, with the channels first."""
     *convolutions, head = _arrays(spec, variables)
     arrays, key = iter(convolutions), jax.random.key(0)
-    layers: list[eqx.Module] = []
+    layers: list[Callable[..., Any]] = []
     for count in BLOCKS[spec.name]:
         for _ in range(count):
             kernel, bias = next(arrays)
-            convolution = eqx.nn.Conv2d(*kernel.shape[2:], 3, padding=1, key=key)
+            inputs, outputs = kernel.shape[2:]
+            convolution = eqx.nn.Conv2d(inputs, outputs, 3, padding=1, key=key)
             weight = jnp.transpose(kernel, (3, 2, 0, 1))
             layers.append(_with_weights(convolution, weight, bias[:, None, None]))
             layers.append(eqx.nn.Lambda(jax.nn.relu))
         layers.append(eqx.nn.MaxPool2d(2, 2))
     layers.append(eqx.nn.Lambda(lambda x: x.mean((1, 2))))
     kernel, bias = head
-    linear = eqx.nn.Linear(*kernel.shape, key=key)
+    inputs, outputs = kernel.shape
+    linear = eqx.nn.Linear(inputs, outputs, key=key)
     layers.append(_with_weights(linear, kernel.T, bias))
     return eqx.nn.Sequential(layers)
 
@@ -64,13 +69,14 @@ class NnxVgg(nnx.Module):
 
     def __init__(self, spec: models.ModelSpec, variables: Variables):
         arrays, rngs = _arrays(spec, variables), nnx.Rngs(0)
-        shapes = [kernel.shape for kernel, _ in arrays]
+        sizes = [kernel.shape[-2:] for kernel, _ in arrays]
         self.counts = BLOCKS[spec.name]
         self.convolutions = nnx.List(
-            nnx.Conv(*shape[2:], (3, 3), rngs=rngs) for shape in shapes[:-1]
+            nnx.Conv(inputs, outputs, (3, 3), rngs=rngs)
+            for inputs, outputs in sizes[:-1]
         )
-        self.head = nnx.Linear(*shapes[-1], rngs=rngs)
-        layers = [*self.convolutions, self.head]
+        self.head = nnx.Linear(*sizes[-1], rngs=rngs)
+        layers: list[Any] = [*self.convolutions, self.head]
         for layer, (kernel, bias) in zip(layers, arrays, strict=True):
             layer.kernel[...], layer.bias[...] = kernel, bias
 

@@ -88,6 +88,10 @@ RUNS = {
     f"python -m scripts.attribute {RUN} --images=photos/ --out=maps": Run(
         makes=("maps/index.jsonl", "maps/grad_cam.png")
     ),
+    f"python -m scripts.attribute {RUN} --images=photos/ "
+    "--methods=grad_cam --overlays --out=maps": Run(
+        makes=("maps/index.jsonl", "maps/overlays"),
+    ),
     f"python -m scripts.attribute {RUN} --split=test --out=maps": Run(
         makes=("maps/index.jsonl", "maps/grad_cam.png")
     ),
