@@ -1,7 +1,7 @@
 """Comparison of this package with other frameworks: outputs and speed.
 
-Only this package imports Keras, PyTorch and captum. The extras `dev` and `benchmark`
-install them.
+Only this room and the adapters of `attribution` import Keras, PyTorch, captum and
+Equinox. The extra `peers` installs them.
 
 | module | what it compares |
 |---|---|

@@ -38,7 +38,7 @@ CLASSES = (
 )
 SHOWN = ("passion flower", "lotus")
 METHODS = {"Grad-CAM": "grad_cam", "guided saliency": "guided_saliency"}
-_BATCH_SIZE = 8
+_BATCH_SIZE, _WIDTH = 8, 1200  # images, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,9 @@ def draw(
     with tempfile.TemporaryDirectory() as folder, records.replacing(path) as partial:
         png = pathlib.Path(folder, "figure.png")
         maps.write_rows(png, rows, titles)
-        Image.open(png).convert("RGB").save(partial, "JPEG", quality=85)
+        with Image.open(png) as figure:
+            figure.thumbnail((_WIDTH, _WIDTH))
+            figure.convert("RGB").save(partial, "JPEG", quality=85)
 
 
 def _explain(
