@@ -6,6 +6,10 @@
 
 Both sides have the same variables, images, options and random draws. Class activation
 maps are stretched over the image, as other libraries do.
+
+Gradients at pixels differ where rounding decides which value is the maximum of a
+pooling, or whether a ReLU passes a value. For VGG16 at 112 pixels, captum's saliency in
+float32 differs by 6.4e-4 from captum's in float64, and by 6.4e-4 from this package's.
 """
 
 import dataclasses

@@ -161,6 +161,7 @@ def test_parity_of_attribution():
     # Forms of LRP that are no methods of their own are only in the record.
     assert {key for key in methods.keys() - compared if "lrp_" not in key} == set()
     assert len(methods) >= 26
+    assert min(figures["correlation"] for figures in methods.values()) > 0.99999
 
 
 def test_speed_of_training():
