@@ -235,8 +235,8 @@ def load_pair(
 
     Args:
       images: RGB.
-      weights: a folder with Keras' `notop` file; '' gives random variables, whose name
-        is 'random'.
+      weights: a folder with Keras' `notop` file. '' gives random variables, and the
+        name 'random'.
 
     Raises:
       WeightFileError: if the folder has no such file.
@@ -256,9 +256,9 @@ def compare(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (name, figures) of comparisons.
 
-    The figures are `against`, `correlation`, the least of all images,
-    `relative_difference`, the largest difference of a pixel divided by the largest
-    value of the reference, of all images, `images` and `convention`.
+    The figures are `against`, `correlation`, `relative_difference`, `images` and
+    `convention`. The correlation is the least of all images. The relative difference is
+    the largest of all images, see `of_map`.
 
     Args:
       pair: the networks and images.
@@ -300,7 +300,10 @@ def compute(pair: Pair, name: str) -> Float[np.ndarray, "n h w"]:
 def of_map(
     actual: Float[np.ndarray, "h w"], expected: Float[np.ndarray, "h w"]
 ) -> tuple[float, float]:
-    """Return the correlation of two maps and their relative difference."""
+    """Return the correlation of two maps and their relative difference.
+
+    The difference is the largest of a pixel, divided by the largest expected magnitude.
+    """
     correlation = np.corrcoef(actual.ravel(), expected.ravel())[0, 1]
     difference = np.abs(actual - expected).max() / np.abs(expected).max()
     return float(correlation), float(difference)

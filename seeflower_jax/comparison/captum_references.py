@@ -34,7 +34,7 @@ LRP_EPSILON, LRP_GAMMA = 1e-3, 0.25
 
 
 def shared(method: str, **options: int) -> Callable[[Pair], Maps]:
-    """Return the reference of a method whose speed is measured, too."""
+    """Return the reference of a method that `captum_reference` has."""
 
     def maps(pair: Pair) -> Maps:
         return captum_reference.captum_maps(

@@ -187,7 +187,7 @@ def draw(
 
     Args:
       weights: the folder of Keras' files.
-      source: the images; those of the figure are the first of the split 'validation'.
+      source: the images. The figure has the first validation images of `SHOWN`.
       path: of the JPEG.
       size: side of the images; 0 is the networks'.
 

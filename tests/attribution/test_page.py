@@ -56,7 +56,7 @@ def test_layers_and_places():
 
 def test_all_methods_are_in_the_table():
     table = PAGE[PAGE.index("| method |") : PAGE.index("- `samples` is")]
-    rows = [row.split("|")[1:-1] for row in table.splitlines()[2:] if row]
+    rows = [row.split("|")[1:-1] for row in table.splitlines()[2:] if row[:1] == "|"]
     listed = {}
     for names, _, layer, signed, random, _ in rows:
         for name in re.findall(r"`(\w+)`", names):
