@@ -112,10 +112,19 @@ def _cpu_sum(x: Images, windows: Windows) -> Images:
     return functools.reduce(jnp.add, windows.gather(x))
 
 
+def _cpu_sum_gradient(g: Images, windows: Windows) -> Images:
+    # Without the barriers XLA would write the shifted sum into the loops that use it,
+    # over and over. The standard sum, which it keeps apart, is slower.
+    return lax.optimization_barrier(_cpu_sum(lax.optimization_barrier(g), windows))
+
+
 _window_sum = pooling_primitive("window_sum", _standard_sum, _cpu_sum)
-# The sum is its own transpose. In gradients XLA would write the shifted sum into the
-# loops that use it, over and over; it keeps the standard sum apart.
-define_linear(_window_sum, _standard_sum)
+# The sum is its own transpose, because its windows are centred.
+_window_sum_gradient = pooling_primitive(
+    "window_sum_gradient", _standard_sum, _cpu_sum_gradient
+)
+define_linear(_window_sum, _window_sum_gradient.bind)
+define_linear(_window_sum_gradient, _window_sum.bind)
 
 
 def average_pool(x: Images, window: int, count_include_pad: bool = False) -> Images:
