@@ -15,7 +15,7 @@ import types
 
 import jax
 
-_SKIPPED = 2  # steps of a stage that compile, and wait for the first batch
+_SKIPPED = 2  # the first steps of a stage, which compile and wait for the first batch
 
 
 class Trace:

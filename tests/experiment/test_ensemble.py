@@ -35,7 +35,7 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
 
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):
-    with pytest.raises(ValueError, match="takes two runs or more"):
+    with pytest.raises(ValueError, match="needs two or more runs"):
         ensemble.mean_probabilities([tiny_run])
     config = tiny_run.config | {"data": tiny_run.config["data"] | {"split": "reversed"}}
     other = dataclasses.replace(tiny_run, config=config)

@@ -345,7 +345,7 @@ def test_relative_folder_of_images_is_found_from_elsewhere(
     run = load_run(tmp_path / "run")
     assert evaluate(run, "test").metrics == _result(finished)["test"]
     (tmp_path / "flowers").rename(tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match="flowers, name their folder by --data"):
+    with pytest.raises(FileNotFoundError, match="flowers, pass their folder as --data"):
         evaluate(load_run(tmp_path / "run"), "test")
     run = load_run(tmp_path / "run", str(tmp_path / "moved"))
     assert evaluate(run, "test").metrics == _result(finished)["test"]

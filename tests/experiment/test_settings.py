@@ -246,10 +246,7 @@ def test_missing_and_unknown_keys():
         read_settings(config)
     missing, unknown = str(caught.value).splitlines()
     assert missing.startswith("config.eval.crop is missing; expected a number")
-    assert (
-        unknown
-        == "config.eval.corp is not a key that is read; did you mean 'eval.crop'?"
-    )
+    assert unknown == "config.eval.corp is not a known key; did you mean 'eval.crop'?"
 
 
 def test_all_epochs_zero():

@@ -108,10 +108,10 @@ def test_files_that_are_no_teacher_of_these_images(linear_run, logits_path, tmp_
     other = dataclasses.replace(
         dataset, source=dataclasses.replace(dataset.source, splits=splits)
     )
-    with pytest.raises(ValueError, match="logits of other training images than those"):
+    with pytest.raises(ValueError, match="not have the logits of the training images"):
         teacher.read(logits_path, other)
     (tmp_path / "cut.npz").write_bytes(logits_path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="cut.npz is damaged: .*write it by"):
+    with pytest.raises(ValueError, match="cut.npz is damaged: .*write it with"):
         teacher.read(tmp_path / "cut.npz", dataset)
 
 
