@@ -24,7 +24,7 @@ Kernel = Float[Array, "kernel_h kernel_w c features"]
 Outputs = Float[Array, "n out_h out_w features"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW_CHANNELS = 16  # with fewer, one product over all positions of the window is faster
+_FEW_CHANNELS = 16  # with fewer, one product for all positions of the window is faster
 
 
 def _standard(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
@@ -83,8 +83,8 @@ def _cpu_input_gradient(kernel: Kernel, g: Outputs, windows: Windows) -> Images:
         taps = jnp.split(g @ kernel.reshape(-1, c_out).T, kh * kw, -1)
         return windows.scatter(taps)
     if windows.strides == (1, 1):
-        # Written out, because XLA brings only convolutions outside of loops into the
-        # form that it is fast at: within a scan this is 4 times as fast.
+        # The convolution is written out, because XLA transforms it to its fast form
+        # only outside of loops. Within a scan this is 4 times as fast.
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         padding = tuple(
             (size - 1 - low, size - 1 - high)
@@ -101,8 +101,8 @@ def _cpu_kernel_gradient(x: Images, g: Outputs, windows: Windows) -> Kernel:
     keeps_size = windows.strides == (1, 1) and windows.output_size == windows.image_size
     if kh == kw > 1 and keeps_size and g.shape[1] < 64:
         return _standard_kernel_gradient(x, g, windows)
-    # A product per position of the window is up to 4 times as fast as XLA's
-    # convolution, whose window is as large as the image.
+    # One matrix product for each position of the window is up to 4 times as fast as
+    # XLA's convolution, which has a window as large as the image.
     c_in, c_out = x.shape[3], g.shape[3]
     flat_g = g.reshape(-1, c_out)
     products = [
@@ -153,7 +153,7 @@ def conv2d(
 
     Args:
       x: the images.
-      kernel: of the same dtype as the images.
+      kernel: the kernel, in the dtype of the images.
       strides: (vertical, horizontal).
       padding: 'SAME' or 'VALID'.
 

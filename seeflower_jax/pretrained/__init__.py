@@ -5,7 +5,7 @@
 | `loading` | loads a network with the variables of a weight file: the entry point |
 | `published` | lists the published weight files, with their addresses and hashes |
 | `readers` | chooses the reader of a file by its suffix; accepts new readers |
-| `content` | recognises what a file is, and refuses sizes that cannot be true |
+| `content` | recognises the kind of a file, and refuses impossible sizes |
 | `keras_h5`, `keras_archive`, `hdf5` | read and write files of Keras |
 | `torch_files`, `torch_state` | read and write files with torchvision's names |
 | `preprocessing` | recognises or assumes the preprocessing that weights expect |

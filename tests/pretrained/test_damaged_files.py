@@ -287,7 +287,7 @@ def test_foreign_spec_in_the_metadata_is_ignored(tmp_path, state, caplog, foreig
     safetensors.numpy.save_file(arrays, path, {"spec": foreign})
     spec, _, _ = loading.load_pretrained(SPEC, str(path))
     assert spec.preprocess == "torch" and "ignored 'spec'" in caplog.text
-    assert "does not tell its preprocessing" in caplog.text
+    assert "does not state its preprocessing" in caplog.text
     own = models.get_spec("vgg16").to_dict()
     for change in ({"width": -1}, {"depth": 3}, {"preprocess": "vgg"}):
         metadata = {"spec": json.dumps(own | change)}

@@ -38,7 +38,9 @@ def _preprocess(path, **options):
 
 def test_assumption_is_said(weights, caplog):
     assert _preprocess(weights) == "torch"
-    assert f"{weights} does not tell its preprocessing: assuming 'torch'" in caplog.text
+    assert (
+        f"{weights} does not state its preprocessing: assuming 'torch'" in caplog.text
+    )
     assert "to one of unit, tf, caffe, caffe_rgb, torch" in caplog.text
 
 
