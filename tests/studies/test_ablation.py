@@ -77,7 +77,7 @@ def test_table_compares_with_the_recipe():
     recipe["validation"] = {"top1": 0.9}
     rows = {"vgg16": {"one size": {"top1": 0.875, "config_hash": "abc"}}}
     text = tables.ablation_table(rows, [recipe])
-    assert "| VGG16 | best | as it is | .9000 |  |  |" in text
+    assert "| VGG16 | best | unchanged | .9000 |  |  |" in text
     assert "| VGG16 | best | one size | .8750 | -.0250 | abc |" in text
     linear = recipe | {"recipe": "linear", "validation": {"top1": 0.95}}
     rows["vgg16"]["one view"] = {"top1": 0.94, "config_hash": "d", "recipe": "linear"}
