@@ -1,10 +1,11 @@
-"""Show or remove what the cache directory has of decoded images and compiled functions.
+"""Show or remove cached images and compiled functions.
 
     python -m scripts.cache --list
     python -m scripts.cache --clear --unused_days=30
 
-Without --unused_days, --clear removes everything that it lists. Nothing is lost: the
-next run decodes and compiles again what it needs. Downloads are kept.
+--clear removes the caches that --list shows. --unused_days restricts both to old
+caches. The next run decodes images and compiles functions again if it needs them.
+Downloads are kept.
 """
 
 from absl import app, flags
