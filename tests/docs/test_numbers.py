@@ -61,7 +61,7 @@ def test_changes_of_accuracy(cells):
 
 
 def test_changes_without_effect_are_about_one_standard_error():
-    text = pages.PAGES["docs/results.md"].split("## What did not move accuracy")[1]
+    text = pages.PAGES["docs/results.md"].split("## What did not improve accuracy")[1]
     ((_, rows), *_) = pages.tables(text)
     assert len(rows) > 5 and all(row in CHANGES for row in rows)
     for _, before, after, *_ in rows:
