@@ -1,4 +1,4 @@
-"""Weight files that are damaged, hostile or something else are named and refused."""
+"""Test that damaged and hostile weight files are refused with the name of the file."""
 
 import json
 import tracemalloc
@@ -61,7 +61,7 @@ def test_format_of_another_suffix_is_named(tmp_path, state):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_flipped_bytes_never_leave_a_file_unnamed(tmp_path, state, seed):
-    """Either the file is refused by its name, or the network of the file is loaded."""
+    """Either an error names the file, or the network of the file is loaded."""
     rng = np.random.default_rng(seed)
     torch.save(state, tmp_path / "v.pth")
     layers = [("block1_conv1", [("kernel:0", np.ones(3)), ("bias:0", np.ones(3))])]

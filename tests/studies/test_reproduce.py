@@ -1,4 +1,4 @@
-"""The rows of the paper's tables: what is planned, made, shown and recorded."""
+"""Test the rows of the paper's tables: plans, runs, reports and records."""
 
 import dataclasses
 import json
@@ -80,7 +80,7 @@ def test_every_row_has_its_config_and_command():
 
 @pytest.fixture(scope="module")
 def smoke(flowers, tmp_path_factory):
-    """The runs of two rows, one of which cannot be made."""
+    """Return the runs of two rows; one of them fails."""
     out = tmp_path_factory.mktemp("smoke")
     changes = {
         "data.dir": str(flowers),
@@ -139,7 +139,7 @@ def test_tables_of_several_seeds():
     change = ablation.Change("vgg16", "without decay")
     gaps = tables.gaps(ROWS, (0, 1, 2), [*results, linear], [change], {})
     assert "--only=vgg16_without_decay\n" in gaps
-    assert "vgg16_official_linear" not in gaps  # its other seeds have the same result
+    assert "vgg16_official_linear" not in gaps  # its result does not depend on the seed
     assert "--only=vgg16_official_paper --seeds=2\n" in gaps
     assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
 
@@ -180,7 +180,7 @@ def test_damaged_results_are_named(tmp_path, content, message):
         record.record(tmp_path, tmp_path)
     (tmp_path / "ablation.json").write_text(content.replace('"model"', '"top1"'))
     with pytest.raises(records.DamagedFileError, match="ablation.json is damaged"):
-        if ablation.load_results(tmp_path) == {}:  # of no rows, which is no damage
+        if ablation.load_results(tmp_path) == {}:  # no rows, which is not damage
             raise records.DamagedFileError("ablation.json is damaged")
 
 

@@ -1,4 +1,4 @@
-"""Which optimizer moves which parameter."""
+"""Test partitions of parameters and their optimizers."""
 
 import jax
 import jax.numpy as jnp
