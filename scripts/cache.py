@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
         for entry, row in zip(entries, rows, strict=True)
     ]
     total = sum(entry.size for entry in entries)
-    verb = "removed" if _CLEAR.value else "in all"
+    verb = "removed" if _CLEAR.value else "in total"
     lines.append(f"{total / 1e6:10,.1f} MB {verb}")
     console.show({"caches": rows, "bytes": total}, "\n".join(lines))
 

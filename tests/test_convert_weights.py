@@ -169,7 +169,7 @@ def test_keras_loads_the_backbone_alone(tmp_path):
         ({"hidden": (9, 8, 7)}, "keras_h5", "its layers are .*'fc3'"),
         ({"pooling": "average"}, "safetensors", "pools by 'average', not flatten"),
         ({"hidden": ()}, "safetensors", r"its layers are \['logits'\], not"),
-        ({"input_size": 256}, "safetensors", "takes 1664 features, not those of a 7"),
+        ({"input_size": 256}, "safetensors", "takes 1664 features, not a 7"),
     ],
 )
 def test_classifier_that_a_framework_cannot_have(

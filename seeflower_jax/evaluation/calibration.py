@@ -25,8 +25,8 @@ MIN_IMAGES = 200
 # It would give every predicted class the probability 1. The prior of the temperature's
 # logarithm is therefore normal, with mean 0 and this standard deviation: 95 % of it
 # lies between temperatures of 0.37 and 2.7. The prior weighs as much as a few images.
-# With the 1,020 validation images of Oxford 102 Flowers, it changes temperatures like
-# those of the recorded runs by less than 1 %.
+# With the 1,020 validation images of Oxford 102 Flowers, it changes the temperatures of
+# the recorded runs by less than 1 %.
 _PRIOR_DEVIATION = 0.5
 _LOG_LIMITS = np.log(0.1), np.log(10.0)
 

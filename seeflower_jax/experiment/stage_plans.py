@@ -97,7 +97,7 @@ class Start:
 
     @functools.cached_property
     def targets(self) -> dict[str, np.ndarray]:
-        """Return the arrays of a batch besides labels, with a row for each image."""
+        """Return the arrays that join the labels in a batch, a row for each image."""
         return {"teacher": self.teacher.by_index(self.dataset)} if self.teacher else {}
 
     @functools.cached_property

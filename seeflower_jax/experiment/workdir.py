@@ -135,7 +135,7 @@ def read_images(workdir: pathlib.Path) -> tuple[dict | None, str]:
     path = workdir / IMAGES
     if not path.exists():
         return None, ""
-    advice = "remove the file if the images are those that the run was trained on"
+    advice = "remove the file if the run was trained on the current images"
     description = records.read_json(path, advice)
     folder = description.pop(_DIR, "")
     return description, folder if isinstance(folder, str) else ""

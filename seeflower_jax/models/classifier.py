@@ -1,4 +1,4 @@
-"""A network of convolutions with a classifier on top.
+"""Build a network of convolutions with a classifier on top.
 
     model = Classifier(InceptionV3(), num_classes=102, dropout=0.2)
     logits, endpoints = model.apply(variables, images)

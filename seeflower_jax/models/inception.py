@@ -199,7 +199,7 @@ class InceptionV3(nn.Module):
 
     @nn.nowrap
     def _block_8x8(self, end, x, block):
-        """Compute a block of figure 7, whose filter bank is expanded."""
+        """Compute a block of figure 7, with an expanded filter bank."""
         y = self._branch(end, x, block, ("branch3x3_1", 384, (1, 1)))
         z = self._branch(
             end,

@@ -11,7 +11,7 @@
 | `preprocessing` | recognises or assumes the preprocessing that weights expect |
 | `converted` | reads and writes the folders of `scripts.convert_weights` |
 | `spec_inference` | infers width and head from the shapes of parameters |
-| `merge` | completes loaded variables with initialised ones, and checks both |
+| `merge` | completes loaded with initialised variables, and checks them |
 | `writers` | writes variables in any of the formats |
 | `imagenet` | lists the names of ImageNet's classes |
 """

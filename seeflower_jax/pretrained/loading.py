@@ -157,7 +157,7 @@ def load_classifier(
 ) -> Loaded:
     """Load a network exactly as a weight file holds it, with its classifier.
 
-    Arguments and values are those of `load_source`.
+    Arguments and results are the same as in `load_source`.
 
     Raises:
       WeightFileError: if the file has no classifier.

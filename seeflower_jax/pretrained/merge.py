@@ -71,7 +71,7 @@ def merge(
 def _value_defect(array: Any) -> str:
     """Return why the values of an array cannot be float32; '' if they can."""
     if jnp.issubdtype(array.dtype, np.complexfloating):
-        return "complex values, expected real ones"
+        return "complex values, expected real values"
     if not jnp.issubdtype(array.dtype, np.number):
         return f"values of type {array.dtype}, expected numbers"
     with np.errstate(over="ignore"):

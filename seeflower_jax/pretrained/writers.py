@@ -122,7 +122,7 @@ def _check_head(spec: models.ModelSpec, variables: Variables, file_format: str) 
             channels = variables["params"]["backbone"]["block5_conv1"]["bias"].shape[0]
             rows = layers["fc1"]["kernel"].shape[0]
             if rows != channels * _TORCH_VGG_MAP**2:
-                reasons.append(f"it takes {rows} features, not those of a 7 x 7 map")
+                reasons.append(f"it takes {rows} features, not a 7 x 7 map")
     if spec.pooling not in pooling:
         reasons.append(f"it pools by {spec.pooling!r}, not {' or '.join(pooling)}")
     if not fits:

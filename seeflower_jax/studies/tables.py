@@ -165,7 +165,7 @@ def _comparison(published: Sequence[Published], groups: Mapping[Key, Group]) -> 
         if split == "official" and recipe in ("best", "linear")
     ]
     lines += measured
-    return _markdown(("who", "method", "top-1", "mean class", "from"), lines)
+    return _markdown(("authors", "method", "top-1", "mean class", "source"), lines)
 
 
 def _antialiasing(results: Iterable[Mapping]) -> str:

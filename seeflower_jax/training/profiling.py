@@ -39,7 +39,7 @@ class Trace:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        """End the trace, also if the stage has fewer steps."""
+        """End the trace, even if the stage has fewer steps."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

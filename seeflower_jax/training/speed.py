@@ -44,8 +44,8 @@ class Speed:
     """The speed of a stage.
 
     Args:
-      lower: function that returns the lowered step, a `jax.stages.Lowered`. It is only
-        called for devices whose largest FLOP/s are known.
+      lower: function that returns the lowered step, a `jax.stages.Lowered`. It is
+        called only for devices with known largest FLOP/s.
     """
 
     def __init__(self, lower: Callable[[], Any]):
