@@ -35,7 +35,7 @@ def test_committed_results_are_those_of_the_records(tmp_path):
     record.write_results(harness.ROOT / "results", tmp_path / "RESULTS.md")
     written = (tmp_path / "RESULTS.md").read_text()
     assert (harness.ROOT / "RESULTS.md").read_text() == written, (
-        "write it again by python -m scripts.reproduce --report"
+        "write it again with python -m scripts.reproduce --report"
     )
     assert written.count("were measured without antialiasing") == 1
     assert "antialiasing" not in tables.paper_tables(ROWS, PUBLISHED, [_result()])
@@ -145,7 +145,7 @@ def test_tables_of_several_seeds():
 
 
 def test_recording(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(FileNotFoundError, match="not a finished run"):
         record.record(tmp_path, tmp_path)
     (tmp_path / "run").mkdir()
     records.write_json(tmp_path / "run/result.json", _result(seed=2))
@@ -196,7 +196,7 @@ def test_run_with_a_damaged_result_is_planned_again(smoke, tmp_path):
 def test_patterns_that_match_no_finished_run(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="no finished run, of 1 runs"):
+    with pytest.raises(FileNotFoundError, match="matches 1 runs, and none is finished"):
         record.find_runs(f"{tmp_path}/*")
     (tmp_path / "begun/result.json").write_text("{}")
     assert record.find_runs(f"{tmp_path}/b*") == [str(tmp_path / "begun")]
