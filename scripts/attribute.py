@@ -17,9 +17,9 @@ of four machines. The part is the folder OUT/part_2_of_4, and scripts.merge_maps
 the parts.
 
 For class activation maps, --layer=mixed7,mixed10 adds up the maps of these layers, and
---layer=head adds up the maps of all layers that the head reads. Without --noboxes, the
-index also has the box that the map highlights, in pixels of the original image (left,
-top, right, bottom).
+--layer=head adds up the maps of all layers that the head reads. Unless you pass
+--noboxes, index.jsonl also has the box that the map highlights, in pixels of the
+original image (left, top, right, bottom).
 """
 
 import sys

@@ -3,9 +3,9 @@
     python -m scripts.cache --list
     python -m scripts.cache --clear --unused_days=30
 
---clear removes the caches that --list shows. --unused_days restricts both to old
-caches. The next run decodes images and compiles functions again if it needs them.
-Downloads are kept.
+--clear removes the caches that --list shows. --unused_days=30 restricts both to caches
+that were not used for 30 days. The next run decodes images and compiles functions again
+if it needs them. Downloads are kept.
 """
 
 from absl import app, flags

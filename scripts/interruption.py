@@ -30,7 +30,7 @@ def handled() -> Iterator[list[int]]:
     signals = [
         number
         for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN  # as of `nohup` or `&`
+        if signal.getsignal(number) is not signal.SIG_IGN  # as with `nohup` or `&`
     ]
     if threading.current_thread() is not threading.main_thread() or not signals:
         yield received

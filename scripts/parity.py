@@ -4,9 +4,9 @@
 
 Keras and torchvision run each network and save its weights. This package then runs the
 network from the saved file. The table has max |difference| / max |reference| over all
-blocks, and for the logits. `DIR` holds Keras' `notop` files. Without `DIR`, their rows
-are left out. The other rows use random variables, including random batch statistics.
-The script needs `pip install -e .[peers]`.
+blocks, and for the logits. `DIR` holds Keras' `notop` files. Without --weights, the
+rows of these files are left out. The other rows use random variables, including random
+batch statistics. The script needs `pip install -e .[peers]`.
 """
 
 import pathlib

@@ -10,9 +10,9 @@ which predicts the classes of ImageNet. --weights=imagenet:top downloads the fil
 Keras. The probabilities are calibrated if the run has a validation split.
 
 --json prints a JSON object for each image, one a line. --explain also writes each image
-next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. Files
-that are not readable images are skipped and reported on stderr. The exit status is then
-3.
+next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. If
+files are not readable images, the script skips them, reports them on stderr and exits
+with status 3.
 """
 
 import itertools

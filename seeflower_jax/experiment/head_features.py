@@ -85,7 +85,7 @@ def compute(
 def make_draws(
     evaluator: Evaluator, augmentation: augmentations.Augmentation, key: PRNGKeyArray
 ) -> Callable[[int], Compute]:
-    """Return a function from the number of a random draw to its features function.
+    """Return a function from the number of a random draw to a function of features.
 
     Args:
       evaluator: evaluator with the network.

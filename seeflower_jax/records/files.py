@@ -153,7 +153,7 @@ def _workspace_prefix(path: pathlib.Path) -> str:
 
 def _check_new(path: pathlib.Path) -> None:
     if os.path.lexists(path):
-        # A process that was killed after the rename has left its empty workspace.
+        # A process that was killed after the rename leaves its empty workspace.
         _remove_abandoned(path.parent, _workspace_prefix(path))
         raise FileExistsError(f"{path} exists; give another name")
 
@@ -176,7 +176,7 @@ def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:
             continue
         try:
             descriptor = os.open(folder, os.O_RDONLY)
-        except OSError:  # its process has just removed it
+        except OSError:  # the process has just removed its folder
             continue
         try:
             if lock_descriptor(descriptor, wait=False):

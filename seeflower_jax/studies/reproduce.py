@@ -50,7 +50,7 @@ class PlannedRun:
 
     @property
     def is_smoke(self) -> bool:
-        """Whether it is a tiny run, which only shows that everything runs."""
+        """Whether this is a tiny run, which only tests that everything works."""
         return self.config.recipe.endswith("_smoke")
 
     @property
