@@ -234,10 +234,17 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
             files.workspace(jpg) as partial,
             tarfile.open(archive) as tar,
         ):
-            tar.extractall(partial, filter="data")
-            if not (partial / "jpg").is_dir():
-                raise tarfile.ReadError("it has no folder jpg")
-            os.replace(partial / "jpg", jpg)
+            unpacked = partial / "jpg"
+            unpacked.mkdir()
+            for member in tar:
+                path = pathlib.PurePosixPath(member.name)
+                # Regular files by their last name, so that no path leads elsewhere.
+                if member.isfile() and path.parent.name == "jpg":
+                    if content := tar.extractfile(member):
+                        (unpacked / path.name).write_bytes(content.read())
+            if not any(unpacked.iterdir()):
+                raise tarfile.ReadError("it has no images in a folder jpg")
+            os.replace(unpacked, jpg)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if jpg.is_dir():  # another process has just unpacked the archive
             return

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import shutil
 import tarfile
 
@@ -168,6 +169,24 @@ def test_missing_image_and_missing_archive(copy):
         oxford_flowers.load(copy, verify=False)
 
 
+def test_archive_with_hostile_paths_writes_into_its_folder_alone(copy, tmp_path):
+    expected = oxford_flowers.load(copy, verify=False)
+    with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
+        tar.add(copy / "jpg", "jpg")
+        for name in ("../jpg/evil.jpg", f"{tmp_path}/jpg/evil.jpg", "../evil.jpg"):
+            tar.add(next((copy / "jpg").iterdir()), name)
+        link = tarfile.TarInfo("jpg/evil_link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    shutil.rmtree(copy / "jpg")
+    before = set(tmp_path.rglob("*"))
+    source = oxford_flowers.load(copy, verify=False)
+    assert source.fingerprint == expected.fingerprint
+    written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert {path.parent for path in written} == {copy / "jpg"}
+    assert not any(path.is_symlink() for path in written)
+
+
 def test_truncated_archive_leaves_nothing(copy):
     with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
         tar.add(copy / "jpg", "jpg")
@@ -221,7 +240,7 @@ def test_full_disk_is_not_blamed_on_the_archive(copy, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match="cannot be unpacked to .*jpg: No space left"):
         oxford_flowers.load(copy, verify=False)
     assert not list(copy.glob(".*partial-*"))
