@@ -1,4 +1,4 @@
-"""Measure the speed, compared with other frameworks.
+"""Measure the speed and compare it with other frameworks.
 
     python -m scripts.benchmark train
     python -m scripts.benchmark train --batch_size=32 --out=benchmark.json
@@ -7,9 +7,10 @@
 `train` measures the images/s of Inception-v3's forward pass and fine-tuning step in
 this project, in Keras on JAX and in PyTorch. `attribution` measures the maps/s and the
 peak memory of the methods that captum also has. A network is a run directory, or a
-model with random variables. Each measurement has a process of its own. The frameworks
-take turns, --rounds times, and the table has the medians. `pip install -e .[peers]`
-installs the other frameworks. What fails is listed with its error.
+model with random variables. Each measurement runs in a separate process. All
+measurements are repeated --rounds times, and the table has the medians. Failed
+measurements are listed with their errors. `pip install -e .[peers]` installs the other
+frameworks.
 """
 
 import json
@@ -25,15 +26,17 @@ from seeflower_jax.comparison import attribution_speed, timing, training_speed
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _SIZE = flags.DEFINE_integer("size", 299, "Side of the images of `train`.", 75)
 _STEPS = flags.DEFINE_integer("steps", 4, "Timed steps a round.", 1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each process is started.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Repetitions of each measurement.", 1)
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Of the computation of `train`."
+    "dtype", "float32", ["float32", "bfloat16"], "Type of the computation of `train`."
 )
 _NETWORKS = flags.DEFINE_list(
-    "networks", ["vgg16", "inception_v3"], "Of `attribution`: models, run directories."
+    "networks",
+    ["vgg16", "inception_v3"],
+    "Models or run directories for `attribution`.",
 )
-_OUT = flags.DEFINE_string("out", None, "JSON file to write the figures to.")
-_WORKER = flags.DEFINE_string("worker", None, "Measures only this, in this process.")
+_OUT = flags.DEFINE_string("out", None, "JSON file to write the results to.")
+_WORKER = flags.DEFINE_string("worker", None, "Measure only this, in this process.")
 flags.register_validator(
     "networks",
     lambda names: all(names) and 0 < len(names) == len(set(names)),
@@ -55,7 +58,7 @@ def _attribution() -> tuple[dict, str]:
 
 
 def _measure(command: str, worker: str) -> dict:
-    """What a process of `_in_processes` finds."""
+    """Measure in a process that `_in_processes` started."""
     if command == "train":
         return training_speed.measure(
             worker, _BATCH_SIZE.value, _SIZE.value, _STEPS.value, _DTYPE.value

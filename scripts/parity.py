@@ -1,12 +1,12 @@
-"""Compare every block of the networks with the frameworks of their weights.
+"""Compare every block of the networks with Keras and torchvision.
 
     python -m scripts.parity --weights=DIR --out=results/parity.json IMAGE IMAGE IMAGE
 
 Keras and torchvision run each network and save its weights. This package then runs the
-network from that file. The table has max |difference| / max |reference| over all blocks
-and of the logits. `DIR` holds Keras' `notop` files; without it, their rows are left
-out. The other rows use random variables, including random batch statistics. The script
-needs `pip install -e .[peers]`.
+network from the saved file. The table has max |difference| / max |reference| over all
+blocks, and for the logits. `DIR` holds Keras' `notop` files. Without --weights, the
+rows of these files are left out. The other rows use random variables, including random
+batch statistics. The script needs `pip install -e .[peers]`.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
 
 _WEIGHTS = flags.DEFINE_string("weights", "", "Folder of Keras' weight files.")
-_OUT = flags.DEFINE_string("out", None, "JSON file to write every block's figure to.")
+_OUT = flags.DEFINE_string("out", None, "JSON file for the values of all blocks.")
 _MODELS = flags.DEFINE_list("models", ["inception_v3", "vgg16", "vgg19"], "Which.")
 _SIZE = flags.DEFINE_integer("size", 0, "Side of the images; 0 is the networks'.", 0)
 

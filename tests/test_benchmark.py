@@ -1,4 +1,4 @@
-"""The speed benchmarks, on small images."""
+"""Test the speed benchmarks on small images."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine."""
+"""Test downloads from a real server on this machine."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves files of `server.files`; honours ranges if `server.ranges`."""
+    """Serve files of `server.files`; honour ranges if `server.ranges`."""
 
     def do_GET(self):
         server = self.server
@@ -39,12 +39,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
-        if server.slow:  # so that two downloads are under way at once
+        if server.slow:  # so that two downloads overlap
             self.wfile.write(body[:1000])
             server.started.set()
             time.sleep(server.slow)
             body = body[1000:]
-        if server.cut_after:  # the connection breaks, once
+        if server.cut_after:  # the connection breaks once
             body, server.cut_after = body[: server.cut_after], 0
         self.wfile.write(body)
 

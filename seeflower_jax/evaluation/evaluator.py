@@ -53,7 +53,7 @@ class Evaluator:
 
     @property
     def looks(self) -> list[tuple[View, bool]]:
-        """Return (view, whether it is mirrored) for all that is averaged."""
+        """Return (view, whether it is mirrored) for each view and mirror image."""
         mirrors = (False, True) if self.mirror else (False,)
         return list(itertools.product(self.views, mirrors))
 
@@ -108,7 +108,7 @@ class Evaluator:
         """
         variables = sharding.replicate(variables, self.mesh)
         left = len(indices)
-        # A batch is no larger than the examples on all devices need.
+        # A batch is not larger than necessary for the examples.
         batch_size = sharding.whole_size(min(self.batch_size, left), self.mesh)
         hidden = not (name and processes.is_main())
         with tqdm.tqdm(total=left, desc=name, unit="image", disable=hidden) as bar:

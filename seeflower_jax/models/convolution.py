@@ -24,7 +24,7 @@ Kernel = Float[Array, "kernel_h kernel_w c features"]
 Outputs = Float[Array, "n out_h out_w features"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW_CHANNELS = 16  # with fewer, one product over all positions of the window is faster
+_FEW_CHANNELS = 16  # with fewer, one product for all positions of the window is faster
 _SMALL_MAP = 17  # up to here, products of bfloat16 are faster than its convolution
 
 
@@ -95,8 +95,8 @@ def _cpu_input_gradient(kernel: Kernel, g: Outputs, windows: Windows) -> Images:
         taps = jnp.split(_product(g, kernel.reshape(-1, c_out).T), kh * kw, -1)
         return windows.scatter(taps).astype(g.dtype)
     if windows.strides == (1, 1):
-        # Written out, because XLA brings only convolutions outside of loops into the
-        # form that it is fast at: within a scan this is 4 times as fast.
+        # The convolution is written out, because XLA transforms it to its fast form
+        # only outside of loops. Within a scan this is 4 times as fast.
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         (top, bottom), (left, right) = windows.padding
         padding = (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
@@ -119,8 +119,8 @@ def _cpu_kernel_gradient(x: Images, g: Outputs, windows: Windows) -> Kernel:
     keeps_size = windows.strides == (1, 1) and windows.output_size == windows.image_size
     if kh == kw and keeps_size and g.shape[1] < 64:
         return _standard_kernel_gradient(x, g, windows)
-    # A product per position of the window is up to 4 times as fast as XLA's
-    # convolution, whose window is as large as the image.
+    # One matrix product for each position of the window is up to 4 times as fast as
+    # XLA's convolution, which has a window as large as the image.
     products = [
         lax.dot_general(tap.reshape(-1, c_in), flat_g, (((0,), (0,)), ((), ())))
         for tap in windows.gather(x)
@@ -169,7 +169,7 @@ def conv2d(
 
     Args:
       x: the images.
-      kernel: of the same dtype as the images.
+      kernel: the kernel, in the dtype of the images.
       strides: (vertical, horizontal).
       padding: 'SAME' or 'VALID'.
 

@@ -264,7 +264,7 @@ def test_networks_that_have_no_splits(tmp_path):
         return harness.run_here("attribute", *arguments, f"--out={tmp_path}").stderr
 
     message = errors("--export=x", "--split=test")
-    assert "--split is of a run's data: give --workdir" in message
+    assert "--split needs a run: give --workdir" in message
     message = errors("--export=x", "--workdir=y", "--images=z")
     assert "expected one of --workdir, --weights and --export" in message
     message = errors("--export=x", "--model=vgg16", "--images=z")

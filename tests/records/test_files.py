@@ -1,4 +1,4 @@
-"""Files and folders appear complete or not at all, also after kills and a full disk."""
+"""Test that files are complete or absent, even after a kill or with a full disk."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def test_file_and_folder(tmp_path):
     assert (tmp_path / "new/a.txt").read_text() == "all"
     assert (tmp_path / "b/c").is_dir()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b", "c", "new"]
-    (tmp_path / ".b.partial-x").mkdir()  # of a process that was killed at its end
+    (tmp_path / ".b.partial-x").mkdir()  # a process was killed at its end
     with pytest.raises(FileExistsError, match="b exists; give another name"):
         with files.creating(tmp_path / "b"):
             raise AssertionError
