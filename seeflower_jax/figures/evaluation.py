@@ -1,4 +1,4 @@
-"""Draw an evaluated split: its confusion matrix and its reliability.
+"""Draw the confusion matrix and the reliability diagrams of a split.
 
 write_confusion_matrix("confusion_matrix.png", confusion, class_names)
 write_reliability("reliability.png", {1.0: calibration.reliability(logits, labels)})
@@ -42,7 +42,7 @@ def write_confusion_matrix(
 def write_reliability(
     path: str | os.PathLike, reliability_by_temperature: Mapping[float, Reliability]
 ) -> None:
-    """Draw accuracy by confidence, one diagram a temperature.
+    """Draw accuracy by confidence, one diagram per temperature.
 
     The title has the calibration error, unless there are too few images for it.
     """
