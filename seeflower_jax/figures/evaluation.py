@@ -59,7 +59,7 @@ def write_reliability(
             count = reliability.counts.sum()
             quality = f"calibration error {reliability.error:.3f}"
             if count < calibration.MIN_IMAGES:
-                quality = f"{count} images, too few to judge"
+                quality = f"{count} images, too few to measure"
             axis.set_title(f"temperature {temperature:.2f}: {quality}", fontsize=10)
             axis.set_xlabel("probability of the predicted class")
             axis.set_xlim(0, 1)

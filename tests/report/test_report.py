@@ -120,8 +120,8 @@ def test_temperature_is_of_the_evaluated_logits(run, tmp_path):
     assert (
         "1.75 was fitted on the validation split, to the logits that are averag" in text
     )
-    assert "A prediction uses a single view, whose temperature is 1.25." in text
-    assert "fewer than 200 images, which are too few to judge the calibration" in text
+    assert "A prediction uses a single view. Its temperature is 1.25." in text
+    assert "fewer than 200 images, which are too few to measure the calibration" in text
     assert "calibration error" not in text
     assert "are averaged over the test-time views" in _text(_section(tree, "result"))
 
@@ -292,7 +292,7 @@ def test_html_has_no_unknown_closing_tags():
 def test_run_without_a_checkpoint_and_no_run(run, tmp_path):
     shutil.copy(run.workdir / "config.json", tmp_path)
     tree = ElementTree.fromstring(collect.write(tmp_path).read_text())
-    assert "Nothing was evaluated yet" in _text(tree.find(".//header"))
+    assert "No split has been evaluated yet" in _text(tree.find(".//header"))
     with pytest.raises(FileNotFoundError, match="not a run directory"):
         collect.write(tmp_path / "absent")
 
