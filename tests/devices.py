@@ -3,8 +3,8 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1 4
 
 Prints a JSON object: for each number of devices, the metrics and the parameters after
-two steps. No number of devices but 1 divides the batch. On several devices, the images
-live in their memory.
+two steps. Several devices do not divide the batch. On several devices, the images live
+in their memory.
 """
 
 import json

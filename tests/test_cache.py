@@ -70,7 +70,7 @@ def test_a_cache_that_is_being_written_stays(tmp_path):
 
 @pytest.fixture
 def unset():
-    """Take back the setting of the tests' own cache, for one test."""
+    """Undo the cache setting of the tests, for one test."""
     before = jax.config.values[_KEY]
     jax.config.update(_KEY, None)
     yield

@@ -1,4 +1,4 @@
-"""What a GPU would compute: every jitted function, lowered for CUDA on a CPU."""
+"""The programs of a GPU: every jitted function, lowered for CUDA on a CPU."""
 
 import dataclasses
 import re
@@ -217,7 +217,7 @@ def test_other_functions_have_plain_convolutions(functions):
 
 
 def test_maps_have_plain_convolutions():
-    """Of all attribution methods, in one function."""
+    """Yield one function of all attribution methods, in the same form."""
     spec = make_spec()
     explain = make_explainer(
         spec, list(METHODS), size=SIDE, options=fixtures.FEW_PASSES

@@ -14,7 +14,7 @@ from seeflower_jax.explain.store import MapStore
 from tests import harness, tiny_config
 from tests.test_processes import free_port, start_together
 
-# {what is done with a run: arguments of the script besides --workdir}
+# {use of a run: further arguments of its script, after --workdir}
 USES = {
     "evaluate": ["--split=validation", "--views=32", "--json"],
     "attribute": ["--split=validation", "--methods=grad_cam,smooth_grad", "--limit=5"],
@@ -38,7 +38,7 @@ def test_steps_agree_where_the_devices_do_not_divide_the_batch():
 
 @pytest.fixture(scope="module")
 def config(flowers, tmp_path_factory):
-    """Return a config whose batches no number of devices but 1 divides."""
+    """Return a config with batch sizes that several devices do not divide."""
     config = tiny_config.make_small(tiny_config.get_config())
     config.data.update(
         dir=str(flowers), cache_dir=str(tmp_path_factory.mktemp("cache"))
@@ -106,7 +106,7 @@ def _use(workdir, out, count):
 
 @pytest.fixture(scope="module")
 def expected(one, tmp_path_factory):
-    """Return the folder of what the scripts write of a run, on one device."""
+    """Return the folder that the scripts write for a run, on one device."""
     folder = tmp_path_factory.mktemp("expected")
     _use(one, folder, 1)
     return folder
@@ -182,7 +182,7 @@ def test_run_is_resumed_on_other_devices(
 
 
 def _start_two(config_file, folder, *more):
-    """Start a run in two processes, which need not be the first ones."""
+    """Start or resume a run in two processes."""
     return start_together(
         *("-m", "scripts.train", f"--config={config_file}", f"--workdir={folder}"),
         *("--distributed", f"--coordinator=127.0.0.1:{free_port()}"),

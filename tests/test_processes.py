@@ -1,4 +1,4 @@
-"""Several processes: what they agree on, and that none hangs when another one fails."""
+"""Several processes: they agree on values, and none hangs when another one fails."""
 
 import socket
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests import harness
 
-_SECONDS = 60  # after which a process counts as hanging
+_SECONDS = 60  # A process that runs longer counts as hanging.
 
 
 def start_together(*command):

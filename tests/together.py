@@ -1,4 +1,4 @@
-"""What each of two processes does in the tests of `sharding.processes`.
+"""The program of each of two processes in the tests of `sharding.processes`.
 
 python -m tests.together CASE FOLDER PORT --process_id=NUMBER
 """
@@ -59,7 +59,7 @@ def die(folder: pathlib.Path) -> None:
 
 
 def separate(folder: pathlib.Path) -> None:
-    """Give each process a folder of its own."""
+    """Give each process a different folder."""
     try:
         processes.check_shared(folder / str(processes.index()))
     except ValueError as error:

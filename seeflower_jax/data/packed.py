@@ -15,9 +15,9 @@ from seeflower_jax.data.loader import PixelsByIndex
 class PackedReader:
     """A reader of images for `augment`, with the pixels of each image in one row.
 
-    Each image is a single copy. The rows of all batches have the size of the largest
-    image, so a step is compiled once. The rest of a row is not written, so smaller rows
-    for some batches would save no time here.
+    Each image is copied in one operation. The rows of all batches have the size of the
+    largest image, so a step is compiled once. The rest of a row is not written, so
+    smaller rows for some batches would save no time here.
 
     Args:
       cache: the images.

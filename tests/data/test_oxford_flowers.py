@@ -19,7 +19,7 @@ CRASHING_BITS = ((145, 3), (172, 7), (184, 2), (281, 5))
 
 @pytest.fixture
 def copy(flowers, tmp_path):
-    """A copy of the small set, to damage."""
+    """Return a copy of the small set, to damage it."""
     shutil.copytree(flowers, tmp_path / "flowers")
     return tmp_path / "flowers"
 
@@ -75,7 +75,7 @@ def test_archive_is_unpacked_once_beside_it(copy):
 
 
 def test_tensorflow_datasets_folder_is_the_same_set(copy, tmp_path):
-    """Written without TensorFlow, read by stock tensorflow-datasets and by us."""
+    """Read files that were written without TensorFlow, also by tensorflow-datasets."""
     import sys
 
     import tensorflow_datasets as tfds

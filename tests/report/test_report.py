@@ -1,4 +1,4 @@
-"""The page of a run, read as a browser reads it."""
+"""The page of a run, parsed and opened in a browser."""
 
 import dataclasses
 import html.parser
@@ -106,7 +106,7 @@ def test_gallery_is_of_many_classes():
 
 
 def test_temperature_is_of_the_evaluated_logits(run, tmp_path):
-    """Averaged views have a temperature of their own, and the page says so."""
+    """Averaged views have another temperature, and the page states it."""
     shutil.copytree(run.workdir, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     config["test_time"]["hflip"] = True
@@ -314,7 +314,7 @@ def test_split_that_was_not_evaluated(run, tmp_path, monkeypatch, finished):
 
 
 def _problems(events) -> list[str]:
-    """Return what a page requested from the network, and its complaints."""
+    """Return the network requests of a page, and the errors of its console."""
     problems = []
     for event in events:
         method, params = event["method"], event["params"]
