@@ -102,7 +102,7 @@ def head_layers(spec: models.ModelSpec, size: int) -> list[str]:
 
 
 def _endpoints_below_head(spec: models.ModelSpec, size: int) -> EndpointShapes:
-    """Return the shapes of the endpoints, up to the last one that the head reads."""
+    """Return the shapes of the endpoints, up to the last endpoint of the head."""
     shapes = _endpoint_shapes(spec, size)
     pooled = classifier.pooled_endpoints(spec.pooled, list(shapes))
     count = max(number for number, name in enumerate(shapes, 1) if name in pooled)

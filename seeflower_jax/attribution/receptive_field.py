@@ -193,8 +193,8 @@ def _keep(
 ) -> Place:
     """Return the place of an output if each cell reads the same cell of all inputs.
 
-    An axis whose size differs from the output's is not known. So this is correct for
-    elementwise primitives, concatenation and loops over layers.
+    If the size of an axis differs from the output's, its window is not known. So this
+    is correct for elementwise primitives, concatenation and loops over layers.
     """
     inputs = [
         (place, _shape(atom))

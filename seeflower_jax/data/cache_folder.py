@@ -24,8 +24,8 @@ class Entry:
     Attributes:
       path: the file or folder.
       kind: 'pixels', 'unfinished pixels' or 'compiled functions'.
-      size: bytes on disk. Caches of the same images in several folders share a file,
-        whose size counts for the first of them.
+      size: bytes on disk. Caches of the same images in several folders share a file.
+        Its size counts only for the first of them.
       used: time of the last read or write, in seconds since 1970. Most systems record
         at most one read per day.
     """

@@ -235,7 +235,7 @@ def load_with_size(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
     """Decode and resize an image, and also return its `upright_size`.
 
-    The arguments and errors are those of `load_pixels`.
+    See `load_pixels` for arguments and errors.
     """
     with _naming(name):
         image = decode(encoded() if callable(encoded) else encoded, name)

@@ -6,9 +6,9 @@ for key, entry in image_files("photos/", left_out):     # "rose/1.jpg", an os.Di
 left_out.log("photos/")     # photos/: left out 3 files: 2 .txt, 1 hidden
 
 The images of a folder include the images of its sub-folders. A file is an image if
-Pillow can read the format of its extension here. Other files are left out, as are
-hidden files and folders, whose names start with a dot. `LeftOut` counts the files that
-are left out.
+Pillow can read the format of its extension here. Other files are left out. Files and
+folders are also left out if their name starts with a dot. `LeftOut` counts the files
+that are left out.
 """
 
 import collections

@@ -92,8 +92,8 @@ def maximise_classes(
       run: the run with the network to maximise.
       out: the folder to write to.
       classes: names or indices of classes, without repeats. The default is all classes.
-      form: key of `activation_max.FORMS`. The robust form needs training images, whose
-        statistics it uses.
+      form: key of `activation_max.FORMS`. The robust form uses statistics of training
+        images.
       size: side of the images in pixels. The default is the network's input size.
       steps: number of steps of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
@@ -108,9 +108,9 @@ def maximise_classes(
       The content of `result.json`.
 
     Raises:
-      ValueError: if the form or a class is unknown, if no class is given or one is
-        given twice, if a number is below 1 or the size is too small, or if `results` is
-        given without an observer.
+      ValueError: if the form or a class is unknown, or a class is missing or repeated.
+        Also if a number is below 1, the size is too small, or `results` has no
+        observer.
       FolderInUseError: if another process writes to the folder.
       FloatingPointError: if a score becomes NaN or infinite.
     """

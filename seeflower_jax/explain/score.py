@@ -119,8 +119,8 @@ def score_methods(
       The table, in Markdown.
 
     Raises:
-      ValueError: if a metric, a method or a layer is unknown, if `grid_size` is odd, if
-        a number is below 1, if `localisation` has no masks, or if too few images are
+      ValueError: if a metric, a method or a layer is unknown, `grid_size` is odd, a
+        number is below 1, or `localisation` has no masks. Also if too few images are
         classified correctly.
     """
     check_metrics(metrics)

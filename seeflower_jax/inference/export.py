@@ -183,7 +183,7 @@ def describe(folder: str | os.PathLike) -> dict:
 
 @contextlib.contextmanager
 def _damaged(path: pathlib.Path) -> Iterator[None]:
-    """Turn the errors of reading a file into one that names the file."""
+    """Turn all errors of reading a file into an error with its name."""
     try:
         yield
     except OSError as error:

@@ -3,7 +3,7 @@
     for chart in curves(log):      # lines of metrics.jsonl
         chart.lines, chart.x_ticks, chart.y_ticks
 
-Coordinates are those of SVG, so y grows downwards.
+Coordinates follow SVG, so y grows downwards.
 """
 
 import dataclasses

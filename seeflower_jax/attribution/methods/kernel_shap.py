@@ -51,7 +51,7 @@ def kernel_shap(
       cells: number of segments along each side of the default grid.
       samples: number of coalitions, each a forward pass; an odd number is rounded up.
         Use several times as many samples as segments.
-      baseline: value of pixels whose segment is not in a coalition.
+      baseline: value of pixels outside of the segments of a coalition.
       batch_size: number of coalitions at once, for each image.
 
     Raises:

@@ -32,8 +32,8 @@ def var_grad(
 
     Source: Adebayo et al. 2018, arXiv 1810.03292, section 2.2 (VarGrad).
 
-    The arguments and errors are those of `smooth_grad`, but `samples` must be 2 or
-    more, and `noise` above 0.
+    See `smooth_grad` for arguments and errors. Here, `samples` must be 2 or more, and
+    `noise` above 0.
 
     Example:
       >>> maps = var_grad(network, images, labels, keys, samples=2)

@@ -53,7 +53,7 @@ class Located:
     Attributes:
       array: the value.
       place: where its elements lie, or None if it is not known.
-      bias: the part of the value whose term is not yet sent: the input itself, or what
+      bias: the part of the value that has not sent its term: the input itself, or what
         was added since the last layer. None if there is no such part.
     """
 

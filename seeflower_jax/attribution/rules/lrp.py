@@ -286,7 +286,7 @@ def _array(value: Marked) -> Array:
 
 
 def _signal(value: Marked) -> Array:
-    """Return an array whose derivative is its relevance divided by its value."""
+    """Return an array. Its derivative is its relevance divided by its value."""
     if isinstance(value, Signal) and value.role == "image":
         return replace_derivative(lambda x: x, lambda g, y, x: (g * x,), value.array)
     return _array(value)
@@ -324,7 +324,7 @@ def _pass_all(function, g, y, x, *constants):
 def _propagate(
     operation: Operation, rule: LayerRule, x: Array, kernel: Array, *constants: Array
 ) -> Array:
-    """Compute the output of a layer, whose relevance the rule distributes.
+    """Compute the output of a layer. The rule distributes its relevance.
 
     A contribution x_i w_ij is positive if it equals its magnitude. The positive
     contributions to an output are therefore (x_i w_ij + |x_i| |w_ij|) / 2, and two
