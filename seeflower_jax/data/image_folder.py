@@ -2,8 +2,8 @@
 
     source = load("photos/")
 
-`load` splits a tree `photos/<class>/*.jpg` class by class, as `split` says. A tree may
-also have a folder for each split: `photos/train/<class>/*.jpg`. The folders next to
+`load` splits a tree `photos/<class>/*.jpg` class by class, as `split` specifies. A tree
+may also have a folder for each split: `photos/train/<class>/*.jpg`. The folders next to
 `train` are `val` or `validation`, and `test`. `split_folders` accepts further names.
 `load` keeps the splits of such a tree. Sub-folders of a class belong to the class.
 

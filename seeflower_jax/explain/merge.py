@@ -21,7 +21,7 @@ _LOCAL = ("network", "part")  # settings that may differ among the parts
 def merge(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
     """Merge all parts of a job into one folder.
 
-    Repeat an interrupted call. The folders of the parts are not changed.
+    To continue an interrupted call, repeat it. The folders of the parts do not change.
 
     Args:
       folders: the parts that `attribute` wrote, in any order.

@@ -3,7 +3,7 @@
     processes.initialize()              # before JAX uses a device
     if processes.is_main():
         path.write_text(content)
-    processes.barrier("report")         # no process goes on before all are here
+    processes.barrier("report")         # wait for all processes
     latest = processes.on_main(lambda: find_latest(folder))     # the same everywhere
 
 JAX coordinates the processes and detects a process that dies; see
@@ -29,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 Value = TypeVar("Value")
-_HEARTBEAT_SECONDS = 15  # without a heartbeat; the process then counts as dead
+_HEARTBEAT_SECONDS = 15  # A process without a heartbeat for this time is dead.
 _FAILED, _FAIL_SECONDS = "seeflower/failed", 2.0
 _WAIT_MS = 7 * 24 * 3600 * 1000  # a dead process ends the wait much sooner
 _TOKEN, _SHARED_SECONDS = ".processes", 10.0  # network disks show new files late
@@ -68,7 +68,7 @@ def initialize(
 
 
 def is_main() -> bool:
-    """Return whether this process writes files and decides: it is 0, or `alone`."""
+    """Return whether this process writes files and decides. It is 0, or `alone`."""
     return index() == 0 or _is_alone
 
 

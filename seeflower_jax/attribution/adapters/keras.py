@@ -114,7 +114,7 @@ def _naming(layers: dict[int, tuple[str, Any]]) -> Iterator[None]:
     """
     with _lock, contextlib.ExitStack() as restore:
         for path, layer in layers.values():
-            attributes = vars(layer)  # `setattr` of Keras tracks what it is given.
+            attributes = vars(layer)  # Keras would track an attribute set by `setattr`.
             replaced = {key: attributes[key] for key in ("call",) if key in attributes}
             attributes["call"] = _named_call(path, layer)
             restore.callback(attributes.update, replaced)

@@ -48,13 +48,13 @@ class AdaptedNetwork:
     function, XLA does not compile the variables into the program.
 
     Attributes:
-      forward: maps the variables and preprocessed images to what the network returns.
-        Its named values become the endpoints, see `adapters.taps`.
+      forward: maps the variables and preprocessed images to the network's outputs. Its
+        named values become the endpoints, see `adapters.taps`.
       variables: a pytree of arrays.
-      preprocess: maps float images [n, h, w, 3] in [0, 255] to what the network takes.
+      preprocess: maps float images [n, h, w, 3] in [0, 255] to the network's inputs.
         The default leaves images as they are.
-      output: selects the logits [n, c] from what the network returns, as in
-        `lambda y: y["logits"]`.
+      output: selects the logits [n, c] from the network's outputs, as in `lambda y:
+        y["logits"]`.
       channels_first: whether the network takes images as [n, 3, h, w]. All endpoints
         with four axes are then moved from [n, c, h, w] to [n, h, w, c].
       single: whether `forward` takes one image and returns the logits of one image.

@@ -36,7 +36,7 @@ Values = Float[Array, "*shape"]
 # Differences below this share of the values are rounding errors.
 _ROUNDING = 1e-6
 
-# Functions whose output scales another value. In the product, it is held constant.
+# The outputs of these functions scale other values. A product holds them constant.
 _GATES = {"div", "exp", "exp2", "logistic", "pow", "rsqrt", "stop_gradient"}
 
 
@@ -168,7 +168,7 @@ def by_depth(*parts: tuple[float, LayerRule]) -> LayerRule:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signal:
-    """A value of the network and what its derivative is.
+    """A value of the network, and the meaning of its derivative.
 
     Attributes:
       array: the value.
@@ -334,7 +334,7 @@ def _propagate(
     def multiply(x, kernel):
         return operation.evaluate(x, kernel)[0]
 
-    # What the rule reads has no derivative.
+    # The inputs of the rule have no derivative.
     x0, kernel0, *constants = map(lax.stop_gradient, (x, kernel, *constants))
     y = multiply(x0, kernel0)
 
