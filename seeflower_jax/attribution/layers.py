@@ -85,7 +85,7 @@ def check_layers(endpoints: EndpointShapes, layer: Layer) -> list[str]:
     names = [layer] if isinstance(layer, str) else list(layer)
     if not names:
         raise ValueError(
-            f"layer is {layer!r}; expected the name of a layer, several or {HEAD!r}"
+            f"layer is {layer!r}; expected one name, several names or {HEAD!r}"
         )
     for number, name in enumerate(names):
         check_layer(endpoints, name)
@@ -157,7 +157,7 @@ def check_single(method: str, names: Sequence[str]) -> None:
     if len(names) > 1:
         raise ValueError(
             f"{method} takes one layer, but layer means {len(names)}: "
-            f"{', '.join(names)}; name one of them"
+            f"{', '.join(names)}; choose one of them"
         )
 
 

@@ -100,7 +100,7 @@ def resolve(
         num_segments = int(segments.max()) + 1
     if is_concrete and not 0 <= segments.min() <= segments.max() < num_segments:
         raise ValueError(
-            f"segments are from {segments.min()} to {segments.max()}; expected whole "
-            f"numbers from 0 to {num_segments - 1}"
+            f"segments have values from {segments.min()} to {segments.max()}; expected "
+            f"whole numbers from 0 to {num_segments - 1}"
         )
     return jnp.broadcast_to(jnp.asarray(segments), (n, height, width)), num_segments

@@ -232,12 +232,14 @@ def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
     if split_of(inner):
         advice = f"expected {inner}/{top} instead of {top}/{inner}"
     elif prefix:
-        advice = f"move the folders of the classes from {root / prefix / top} one up"
+        advice = (
+            f"move the folders of the classes from {root / prefix / top} up one level"
+        )
     else:
         advice = f"for the classes in {top}, give --config.data.dir={root / top}"
     raise ValueError(
         f"{root / prefix} has images only in sub-folders of its folders, such as "
-        f"{'/'.join(deep[0])}, so its folders are no classes; {advice}"
+        f"{'/'.join(deep[0])}, so its folders are not classes; {advice}"
     )
 
 

@@ -167,7 +167,7 @@ class TrainLoader:
     def __post_init__(self) -> None:
         if len(self.indices) < self.batch_size:
             raise ValueError(
-                f"a batch of {self.batch_size} does not fit {len(self.indices)} "
+                f"a batch of {self.batch_size} is more than the {len(self.indices)} "
                 "training examples; set the stage's batch_size to at most "
                 f"{len(self.indices)}"
             )

@@ -43,7 +43,7 @@ def to_8_bits(image: Image.Image, name: str) -> Image.Image:
     if count := np.count_nonzero(~np.isfinite(values)):
         raise ValueError(
             f"{count} of {values.size} pixels are not finite numbers; replace "
-            "them by a color"
+            "them by a number"
         )
     lowest, highest = values.min().item(), values.max().item()
     low, high = _stated_range(image, lowest, highest) or _assumed_range(

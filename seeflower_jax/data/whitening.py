@@ -75,7 +75,7 @@ class Whitening:
                 fitted = cls(arrays["mean"], arrays["kernel"])
             size = len(fitted.kernel)
             if fitted.mean.shape != (3,) or fitted.kernel.shape != (size, size, 3, 3):
-                raise ValueError("its arrays have other shapes than a whitening")
+                raise ValueError("its arrays do not have the shapes of a whitening")
         except Exception as error:  # NumPy and zipfile raise errors of many types.
             raise records.DamagedFileError(
                 f"{path} is damaged: {error or type(error).__name__}"

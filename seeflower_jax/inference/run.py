@@ -123,7 +123,7 @@ def _read_best(workdir: pathlib.Path) -> tuple[dict, models.ModelSpec, dict]:
         if meta is None and (workdir / "checkpoints" / "best").is_dir():
             raise NoCheckpointError(
                 f"{workdir} was trained by version 0.1, whose checkpoints have another "
-                "form; train it again"
+                "format; train it again"
             )
         if meta is None or not meta["has_best"]:
             raise NoCheckpointError(

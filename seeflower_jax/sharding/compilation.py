@@ -37,7 +37,9 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logging.info("no compiled functions are kept in %s: %s", folder, error.strerror)
+        logging.info(
+            "compiled functions cannot be kept in %s: %s", folder, error.strerror
+        )
         return
     _chosen.append(str(folder))
     jax.config.update(_KEY, str(folder))

@@ -236,7 +236,7 @@ def test_trees_that_would_give_wrong_classes_are_refused(tmp_path):
     refused("flat", "test, train without folders of classes in them")
     refused("inside", "only in sub-folders .*expected t[a-z]+/rose instead of rose/t")
     refused(
-        "twice", "move the folders of the classes from .*twice/t[a-z]+/t[a-z]+ one up"
+        "twice", "move the folders of the classes from .*twice/t[a-z]+/t[a-z]+ up one"
     )
     refused("above", "give --config.data.dir=.*above/photos")
     refused("half", "half/train has images, but no folders of classes")

@@ -95,7 +95,7 @@ def test_images_of_different_sizes_share_a_canvas(mesh):
 
 def test_batch_larger_than_the_training_set(mesh):
     reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
-    with pytest.raises(ValueError, match="batch of 64 does not fit 27"):
+    with pytest.raises(ValueError, match="batch of 64 is more than the 27"):
         loader.TrainLoader(reader, LABELS, TRAIN, 64, mesh, (0,))
 
 

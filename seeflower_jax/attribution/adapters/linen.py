@@ -66,8 +66,8 @@ def from_linen(
         except flax.errors.ModifyScopeVariableError as error:
             problem = str(error).split(" (http")[0]
             raise ValueError(
-                f"the network is not in inference mode: {problem} Adapt it with the "
-                "argument that its module has for this, such as train=False"
+                f"the network is not in inference mode: {problem} Pass the "
+                "argument that selects inference to from_linen, such as train=False"
             ) from error
 
     return AdaptedNetwork(

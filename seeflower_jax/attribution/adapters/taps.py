@@ -102,10 +102,10 @@ class _Recorder:
         name = next(n for n in numbered if n not in self.values)
         if name in self.taps:
             tap = self.taps[name]
-            if not is_used and not isinstance(tap, Cut):  # A cut may be unused.
+            if not is_used and not isinstance(tap, Cut):  # `layers` checks cuts.
                 raise ValueError(
                     f"layer {name!r} is computed but not used, so it has no gradient; "
-                    "name what the network uses, as in x = checkpoint_name(x, name)"
+                    "name the value that is used, as in x = checkpoint_name(x, name)"
                 )
             if tap.shape != value.shape:
                 raise ValueError(
