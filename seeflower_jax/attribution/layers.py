@@ -283,7 +283,7 @@ def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[
     """Return the taps, the inputs of a jaxpr, that its first output depends on."""
 
     def union(equation, facts):
-        # A gradient stops here, so the layers below a cut stop, too.
+        # Names stop at a cut, because no gradient passes it.
         is_cut = equation.primitive.name == "stop_gradient"
         known = None if is_cut else frozenset().union(*filter(None, facts))
         return [known] * len(equation.outvars)
