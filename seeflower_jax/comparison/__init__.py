@@ -9,5 +9,5 @@ install them.
 | `training_speed` | images/s of inference and fine-tuning with Keras and PyTorch |
 | `attribution_speed` | maps/s and memory of attribution methods with captum |
 | `references`, `captum_reference` | the networks and methods of the other frameworks |
-| `timing` | time and memory, each measured in a process of its own |
+| `timing` | time and memory, each measured in its own process |
 """

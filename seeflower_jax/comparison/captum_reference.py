@@ -3,8 +3,8 @@
     network, layer = torch_network(spec, variables)
     maps = captum_maps("grad_cam", network, layer, images, targets)   # [N, H, W]
 
-torchvision's layers hold the variables. PyTorch and captum are imported when a function
-is called, so that a process that does not compare needs neither.
+torchvision's layers hold the variables. The functions import PyTorch and captum when
+they are called, so other processes need neither.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from seeflower_jax.pretrained.types import Variables
 if TYPE_CHECKING:
     import torch
 
-# Fewer samples than the defaults of the methods: the rates are in proportion.
+# Fewer steps and samples than the defaults. The rates are proportional to them.
 INTEGRATION_STEPS, SAMPLES, NOISE, WINDOW, STRIDE = 8, 8, 0.15, 96, 64
 # The modules of torchvision's Inception-v3 that are not between input and last block.
 _INCEPTION_REST = ("AuxLogits", "avgpool", "dropout", "fc")

@@ -1,4 +1,4 @@
-"""Speed and memory of functions, each measured in a process of its own.
+"""Speed and memory of functions, each measured in its own process.
 
 rates = in_processes(["-m", "scripts.benchmark", "train"], ["keras", "torch"], rounds=3)
 """
@@ -49,12 +49,12 @@ def in_processes(
       command: the arguments of Python; this function adds `--worker=NAME`. The process
         prints a JSON object of numbers as its last line.
       workers: the names of the workers.
-      rounds: how often each worker starts. The workers take turns, so that other load
-        on the machine affects all of them.
+      rounds: number of starts of each worker. The workers take turns, so that other
+        load on the machine affects all of them.
 
     Returns:
-      {worker: its figures}. A worker that fails has the last line of its error instead,
-      and does not start again.
+      {worker: its figures}. If a worker fails, its value is the last line of its error,
+      and it does not start again.
     """
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     errors: dict[str, str] = {}

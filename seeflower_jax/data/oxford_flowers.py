@@ -62,7 +62,7 @@ class _Files:
     Attributes:
       labels: the label of each image, from 0.
       indices: the indices of the images of each official part.
-      sizes: the sizes of the files, which tell whether the files have changed.
+      sizes: the sizes of the files, which show whether the files have changed.
       read: a function from an index to the encoded image.
     """
 
@@ -248,7 +248,7 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if jpg.is_dir():  # another process has just unpacked the archive
             return
-        if isinstance(error, OSError) and error.errno:  # as of a full disk
+        if isinstance(error, OSError) and error.errno:  # such as a full disk
             raise OSError(
                 f"{archive} cannot be unpacked to {jpg}: {error.strerror}"
             ) from error

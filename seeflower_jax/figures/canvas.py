@@ -34,12 +34,12 @@ def png(
     """Open a figure, and write it as a PNG when the block ends without an error.
 
     Args:
-      path: of the PNG. `records.replacing` writes it whole or not at all.
+      path: path of the PNG. `records.replacing` writes it completely or not at all.
       size: (width, height) in inches.
-      rows, columns: of axes.
-      share_y: whether all axes, or the axes of each row, have one vertical scale.
+      rows, columns: number of rows and columns of axes.
+      share_y: whether all axes, or the axes of each row, share the vertical scale.
       dpi: pixels per inch.
-      fit: whether the PNG grows or shrinks to what is drawn, such as long titles.
+      fit: whether the size of the PNG follows its content, such as long titles.
 
     Yields:
       The axes, [rows, columns].

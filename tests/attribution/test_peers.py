@@ -181,8 +181,8 @@ def test_layer_conductance(network, torch_network, layer, spacing):
     module = getattr(torch_network, f"{layer}_relu")
     conductance = captum.attr.LayerConductance(torch_network, module)
     black = small.to_torch(jnp.zeros_like(IMAGES))
-    # captum takes the gradient at the start of each step: at its end, if the path is
-    # walked backwards. Their mean is the trapezoid.
+    # captum takes the gradient at the start of each step. On the reversed path, this is
+    # the end of the step. The mean of both is the trapezoidal rule.
     shares = list(np.linspace(0, 1, steps + 1) ** spacing)
     backward = [1 - share for share in reversed(shares)]
     expected = sum(
@@ -428,7 +428,7 @@ def test_ablation_cam_computes_the_layers_below_once(network):
 
 
 def test_full_gradients(network, torch_network):
-    """The terms by autograd, with their signs."""
+    """Return the terms by autograd, with their signs."""
     x, zeros = _inputs(), []
 
     def add_zeros(_, __, output):

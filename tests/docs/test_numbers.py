@@ -189,6 +189,6 @@ def test_activation_maximisation():
         for model, forms in record.items()
     }
     robust, plain = counts["inception_v3"]
-    assert f"classifies {robust} of them correctly, and {plain} of the plain" in text
+    assert f"classifies {robust} of them correctly, and {plain} of the images" in text
     robust, plain = counts["vgg16"]
     assert f"classifies {robust} of its images correctly, and {plain} of the" in text

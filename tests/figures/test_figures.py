@@ -11,7 +11,7 @@ from seeflower_jax.figures import canvas, class_counts, curves, evaluation, maps
 
 # Matplotlib would refuse the first as mathematics, set the second in italics, and leave
 # the last out of legends. The last also has no glyphs: a control character, a zero, a
-# byte that is no UTF-8, and a mark that reverses the rest.
+# byte that is not UTF-8, and a mark that reverses the rest.
 NAMES = [r"$\oops$", "$a$", "_100\\$ & <b>\x07\x00\udce9\u202e\n"]
 IMAGE = np.full((12, 12, 3), 100.0)
 MAP = np.eye(12, dtype=np.float32)
@@ -52,7 +52,7 @@ def test_text_is_drawn_as_it_is(draw, tmp_path, monkeypatch):
     monkeypatch.setattr(mathtext.MathTextParser, "parse", parse)
     backend, parameters = matplotlib.get_backend(), dict(matplotlib.rcParams)
     draw(tmp_path / "figure.png")
-    # The figure is there, nothing else is, and Matplotlib is as it was.
+    # Only the figure was written, and the state of Matplotlib has not changed.
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     with Image.open(tmp_path / "figure.png") as image:
         assert image.format == "PNG" and min(image.size) > 50

@@ -125,8 +125,9 @@ def _with_bias(rule, change):
 _Gamma = _with_bias(captum_rules.GammaRule, lambda b: b + 0.3 * b.clamp(min=0))
 _Alpha1Beta0 = _with_bias(captum_rules.Alpha1_Beta0_Rule, lambda b: b.clamp(min=0))
 
-# Ours and captum's, next to the image, in the other convolutions, and in the head. The
-# first convolution sees negative values, which captum's gamma and alpha rules ignore.
+# The rule of this package, and captum's rules next to the image, in the other
+# convolutions and in the head. The first convolution sees negative values, which
+# captum's gamma and alpha rules ignore.
 RULES = {
     "epsilon": (epsilon(0.5), lambda: captum_rules.EpsilonRule(0.5)),
     "gamma": (gamma(0.3), lambda: _Gamma(0.3)),
