@@ -1,6 +1,7 @@
 """Test the speed benchmarks on small images."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,11 +24,22 @@ def test_both_passes_are_timed_in_each_framework(tmp_path):
     done = harness.run_apart("benchmark", "train", *small, f"--out={out}")
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
-    for framework in ("seeflower_jax", "keras", "torch"):
-        rates = record["images_per_second"][framework]
+    default = ["seeflower_jax", "keras", "torch"]
+    default += ["seeflower_jax_bfloat16", "torch_bfloat16"]
+    assert record["images_per_second"].keys() == set(default)
+    for framework, rates in record["images_per_second"].items():
         assert rates["forward"] > rates["finetune"] > 0
         assert framework in done.stdout
+        # Only this package has a step with loader and augmentation.
+        assert (rates.get("train", 0) > 0) == framework.startswith("seeflower_jax")
     assert record["command"].startswith("python -m scripts.benchmark train")
+
+
+def test_platform_without_its_driver(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    done = harness.run_here("benchmark", "train", "--platform=gpu")
+    assert done.returncode == 1 and "there is no nvidia-smi" in done.stderr
+    assert "--platform=cpu" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [(), ("train", "forward"), ("tarin",)])

@@ -4,7 +4,9 @@ rates = in_processes(["-m", "scripts.benchmark", "train"], ["keras", "torch"], r
 """
 
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,6 +40,23 @@ def peak_mib(device_bytes: int | None) -> float:
     if device_bytes is None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return device_bytes / 2**20
+
+
+def use_platform(platform: str | None) -> None:
+    """Let the processes of `in_processes` compute only on 'cpu' or only on 'gpu'.
+
+    Raises:
+      RuntimeError: if the platform is 'gpu' and NVIDIA's driver is not installed.
+    """
+    if platform == "gpu" and not shutil.which("nvidia-smi"):
+        raise RuntimeError(
+            "platform is 'gpu', but there is no nvidia-smi; expected an NVIDIA GPU "
+            "with its driver, or --platform=cpu"
+        )
+    if platform == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if platform is not None:
+        os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
 
 
 def in_processes(
