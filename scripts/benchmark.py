@@ -34,10 +34,7 @@ _FRAMEWORKS = flags.DEFINE_multi_enum(
     "A framework of `train`; repeatable.",
 )
 _PLATFORM = flags.DEFINE_enum(
-    "platform",
-    None,
-    ["cpu", "gpu"],
-    "Where to compute; the default is a GPU if any.",
+    "platform", None, ["cpu", "gpu"], "The platform, by default a GPU if there is one."
 )
 _NETWORKS = flags.DEFINE_list(
     "networks", ["vgg16", "inception_v3"], "Models or run directories of `attribution`."

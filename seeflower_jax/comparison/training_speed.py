@@ -9,8 +9,10 @@ and the moving average of the parameters.
 """
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -41,43 +43,13 @@ def _seeflower_jax(dtype: str, batch_size: int, size: int) -> Passes:
     import jax
     import jax.numpy as jnp
 
-    from seeflower_jax import models, sharding
+    from seeflower_jax import models
     from seeflower_jax.data.augmentation import Augmentation
-    from seeflower_jax.data.loader import TrainLoader
-    from seeflower_jax.data.packed import PackedReader
-    from seeflower_jax.data.view import View
-    from seeflower_jax.training.optimizer import make_optimizer
-    from seeflower_jax.training.stages import Stage
-    from seeflower_jax.training.state import create_state
-    from seeflower_jax.training.step import compile_step, make_image_step
 
     spec = models.get_spec("inception_v3", num_classes=_CLASSES, dtype=dtype)
     variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
     logits = jax.jit(lambda variables, images: models.apply(spec, variables, images)[0])
     images = jnp.asarray(_pixels(batch_size, size))
-    mesh, key = sharding.make_mesh(), jax.random.key(0)
-
-    def stepper(**changes) -> tuple[Callable, list]:
-        """Return a compiled step, and a list that holds its state."""
-        stage = Stage(
-            name="finetune",
-            index=0,
-            epochs=1,
-            batch_size=batch_size,
-            rules=((".*", 1.0),),
-            optimizer="adam",
-            learning_rate=_RATE,
-            label_smoothing=0.1,
-            view=View(size, size),
-            **changes,
-        )
-        optimizer = make_optimizer(stage, lambda step: stage.learning_rate)
-        step = make_image_step(spec, stage, optimizer)
-        # A copy, because the step reuses the memory of its state.
-        state = create_state(jax.tree.map(jnp.copy, variables), stage, optimizer)
-        return compile_step(step, batch_size, mesh), [state]
-
-    bare, bare_state = stepper()
     batch = {
         "canvas": images,
         "sizes": jnp.full((batch_size, 2), size, jnp.int32),
@@ -87,40 +59,84 @@ def _seeflower_jax(dtype: str, batch_size: int, size: int) -> Passes:
     augmentation = Augmentation(
         size, hflip=True, crop_area=(0.5, 1.0), mixup=0.2, cutmix=1.0
     )
-    trained, trained_state = stepper(augmentation=augmentation, ema_decay=0.99)
-    canvases = _Canvases(4 * batch_size)
-    indices = np.arange(len(canvases.sizes))
-    loader = TrainLoader(
-        PackedReader(canvases, indices),
-        _labels(len(indices)),
-        indices,
-        batch_size,
-        mesh,
-        seed=(0,),
+    step = functools.partial(_step, spec, variables, size)
+    return {
+        "forward": lambda: jax.block_until_ready(logits(variables, images)),
+        "finetune": step(itertools.repeat(batch), batch_size=batch_size),
+        "train": step(
+            _loaded(batch_size),
+            batch_size=batch_size,
+            augmentation=augmentation,
+            ema_decay=0.99,
+        ),
+    }
+
+
+def _step(spec, variables: dict, size: int, batches: Iterator, **values) -> timing.Call:
+    """Return a function that trains all layers with Adam on the next batch.
+
+    Args:
+      spec, variables: the network.
+      size: the side of the images in pixels.
+      batches: the batches of the steps.
+      **values: attributes of the stage.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from seeflower_jax import sharding
+    from seeflower_jax.data.view import View
+    from seeflower_jax.training.optimizer import make_optimizer
+    from seeflower_jax.training.stages import Stage
+    from seeflower_jax.training.state import create_state
+    from seeflower_jax.training.step import compile_step, make_image_step
+
+    stage = Stage(
+        name="finetune",
+        index=0,
+        epochs=1,
+        rules=((".*", 1.0),),
+        optimizer="adam",
+        learning_rate=_RATE,
+        label_smoothing=0.1,
+        view=View(size, size),
+        **values,
     )
-    batches = loader(0, 10**9)
-
-    def forward():
-        jax.block_until_ready(logits(variables, images))
-
-    def finetune():
-        bare_state[0], _ = jax.block_until_ready(bare(bare_state[0], batch, key))
+    optimizer = make_optimizer(stage, lambda step: stage.learning_rate)
+    step = make_image_step(spec, stage, optimizer)
+    step = compile_step(step, stage.batch_size, sharding.make_mesh())
+    # A copy, because the step reuses the memory of its state.
+    state = create_state(jax.tree.map(jnp.copy, variables), stage, optimizer)
 
     def train():
-        result = trained(trained_state[0], next(batches), key)
-        trained_state[0], _ = jax.block_until_ready(result)
+        nonlocal state
+        result = step(state, next(batches), jax.random.key(0))
+        state, _ = jax.block_until_ready(result)
 
-    return {"forward": forward, "finetune": finetune, "train": train}
+    return train
+
+
+def _loaded(batch_size: int) -> Iterator:
+    """Yield batches of random images without end, by the loader of training."""
+    from seeflower_jax import sharding
+    from seeflower_jax.data.loader import TrainLoader
+    from seeflower_jax.data.packed import PackedReader
+
+    canvases = _Canvases(4 * batch_size)
+    indices = np.arange(len(canvases.sizes))
+    reader = PackedReader(canvases, indices)
+    labels, mesh = _labels(len(indices)), sharding.make_mesh()
+    loader = TrainLoader(reader, labels, indices, batch_size, mesh, seed=(0,))
+    yield from loader(0, sys.maxsize)
 
 
 class _Canvases:
     """Random images of the size of decoded flowers, as a cache of pixels."""
 
     def __init__(self, count: int):
-        self._pixels = np.random.default_rng(0).integers(
-            0, 256, (320, 400, 3), np.uint8
-        )
-        self.sizes = np.full((count, 2), (320, 400), np.int32)
+        shape = (320, 400)
+        self._pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        self.sizes = np.full((count, 2), shape, np.int32)
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self._pixels
