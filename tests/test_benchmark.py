@@ -10,8 +10,8 @@ import torch
 from seeflower_jax import models, records
 from seeflower_jax.comparison import (
     attribution_speed,
-    captum_reference,
     timing,
+    torch_networks,
     training_speed,
 )
 from tests import fixtures, harness
@@ -87,7 +87,7 @@ def test_torch_network_is_the_same(pooling, pooled):
     variables = fixtures.random_variables(spec, 0)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("f")
     logits, _ = models.apply(spec, variables, images)
-    network, _ = captum_reference.torch_network(spec, variables)
+    network, _ = torch_networks.torch_network(spec, variables)
     with torch.no_grad():
         torch_logits = network(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
     np.testing.assert_allclose(

@@ -142,9 +142,11 @@ def _captum(
 ) -> tuple[timing.Call, PeakBytes]:
     import torch
 
+    from seeflower_jax.comparison import torch_networks
+
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
-    network, layer = captum_reference.torch_network(spec, variables)
+    network, layer = torch_networks.torch_network(spec, variables)
     network = network.to(device).to(memory_format=torch.channels_last)
     tensor = torch.tensor(images.transpose(0, 3, 1, 2).copy())
     tensor = tensor.to(device, memory_format=torch.channels_last)

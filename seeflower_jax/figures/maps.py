@@ -88,7 +88,10 @@ def write_rows(
     rows: Mapping[str, Sequence[Pixels]],
     titles: Sequence[str],
 ) -> None:
-    """Draw rows of images with their names, and titles above the first row."""
+    """Draw images in named rows, with titles above the first row.
+
+    Names and titles may have several lines.
+    """
     size = 2.2 * len(titles), 2.2 * len(rows) + 0.4
     with canvas.png(
         path, rows=len(rows), columns=len(titles), size=size, dpi=130
@@ -98,10 +101,13 @@ def write_rows(
                 axis.imshow(_to_uint8(image))
                 axis.set_xticks([])
                 axis.set_yticks([])
-            row[0].set_ylabel(text.printable(name), fontsize=11)
+            row[0].set_ylabel(_printable_lines(name), fontsize=11)
         for axis, title in zip(axes[0], titles, strict=True):
-            lines = map(text.printable, title.split("\n"))
-            axis.set_title("\n".join(lines), fontsize=9)
+            axis.set_title(_printable_lines(title), fontsize=9)
+
+
+def _printable_lines(lines: str) -> str:
+    return "\n".join(map(text.printable, lines.split("\n")))
 
 
 def write_contact_sheet(

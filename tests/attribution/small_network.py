@@ -8,6 +8,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
+from seeflower_jax.comparison.pairs import Pair
+from seeflower_jax.comparison.torch_networks import TorchNetwork
 from tests.attribution.rules import networks
 
 SIDE, CHANNELS, CLASSES = 12, 6, 4
@@ -41,27 +43,26 @@ def images(count=2):
     return jnp.array(coarse.repeat(3, 1).repeat(3, 2), jnp.float32)
 
 
-class TorchNetwork(torch.nn.Module):
-    """The network in PyTorch. It takes preprocessed images [n, 3, h, w]."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = torch.nn.Conv2d(3, CHANNELS, 3, padding=1)
-        self.second = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        self.head = torch.nn.Linear(CHANNELS, CLASSES)
-        self.first_relu, self.second_relu = torch.nn.ReLU(), torch.nn.ReLU()
-        for name, (kernel, bias) in PARAMETERS.items():
-            kernel = np.asarray(kernel)
-            axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-            layer = getattr(self, name)
-            layer.weight.data = torch.tensor(kernel.transpose(axes).copy())
-            layer.bias.data = torch.tensor(np.asarray(bias))
-
-    def forward(self, x):
-        x = torch.nn.functional.max_pool2d(self.first_relu(self.first(x)), 2)
-        return self.head(self.second_relu(self.second(x)).mean((2, 3)))
+def torch_network():
+    """Return the network in PyTorch, which takes images in [0, 255], too."""
+    first = torch.nn.Conv2d(3, CHANNELS, 3, padding=1)
+    second = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+    head = torch.nn.Linear(CHANNELS, CLASSES)
+    for layer, (kernel, bias) in zip(
+        (first, second, head), PARAMETERS.values(), strict=True
+    ):
+        kernel = np.asarray(kernel)
+        axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+        layer.weight.data = torch.tensor(kernel.transpose(axes).copy())
+        layer.bias.data = torch.tensor(np.asarray(bias))
+    relu, pool = torch.nn.ReLU, torch.nn.MaxPool2d(2)
+    return TorchNetwork(preprocess, [first, relu(), pool, second, relu()], head).eval()
 
 
-def to_torch(pixels):
-    """Return preprocessed images for PyTorch."""
-    return torch.tensor(np.asarray(preprocess(pixels)).transpose(0, 3, 1, 2).copy())
+def pair(layer):
+    """Return the network in both frameworks, with the images and a layer."""
+    in_torch = torch_network()
+    module = in_torch.layers[{"first": 1, "second": 4}[layer]]
+    return Pair(
+        network(), layer, in_torch, module, np.asarray(images()), np.asarray(LABELS)
+    )

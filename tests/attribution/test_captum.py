@@ -11,7 +11,11 @@ import torch
 
 from seeflower_jax import models
 from seeflower_jax.attribution import batch, integrated_gradients, registry
-from seeflower_jax.comparison import attribution_speed, captum_reference
+from seeflower_jax.comparison import (
+    attribution_speed,
+    captum_reference,
+    torch_networks,
+)
 from seeflower_jax.pretrained import loading
 from tests import fixtures
 from tests.models import parity
@@ -26,7 +30,7 @@ def _both(assets, name):
     spec, variables, _ = loading.load_pretrained(spec, weights)
     spec = dataclasses.replace(spec, count_include_pad=True)
     images = parity.pictures(assets, SIDE)[:2].astype(np.float32)
-    return spec, variables, captum_reference.torch_network(spec, variables), images
+    return spec, variables, torch_networks.torch_network(spec, variables), images
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,10 @@ RUNS = {
     f"python -m scripts.attribute {RUN} --images=photos/ --out=maps": Run(
         makes=("maps/index.jsonl", "maps/grad_cam.png")
     ),
+    f"python -m scripts.attribute {RUN} --images=photos/ "
+    "--methods=grad_cam --overlays --out=maps": Run(
+        makes=("maps/index.jsonl", "maps/overlays"),
+    ),
     f"python -m scripts.attribute {RUN} --split=test --out=maps": Run(
         makes=("maps/index.jsonl", "maps/grad_cam.png")
     ),
@@ -126,6 +130,12 @@ RUNS = {
         ("--models=inception_v3", "--size=75"),
         ("parity.json",),
         slow="builds Inception-v3 in Keras and PyTorch and compiles it four times",
+    ),
+    "python -m scripts.parity --attribution --weights=DIR --size=112 "
+    "--out=attribution_parity.json IMAGE IMAGE": Run(
+        {"DIR": "", "IMAGE": "photos/0.jpg", "112": "32"},
+        makes=("attribution_parity.json",),
+        slow="compiles VGG16 for each method",
     ),
     "python -m scripts.prepare_data --source=DIR --data_dir=OUT": Run(
         {"DIR": "flowers", "OUT": "tfds"},
@@ -223,6 +233,8 @@ COVERED = {
     "python -m scripts.cache --clear --unused_days=30": (
         "tests/test_cache.py::test_list_and_clear"
     ),
+    "python -m scripts.networks_figure --weights=DIR --data_dir=DATA "
+    "--out=figure.jpg": "tests/comparison/test_five_networks.py::test_figure",
     "python -m scripts.cache --list": "tests/test_cache.py::test_list_and_clear",
     "pip install -e .": ".ci/run",
     "pip install -e .[dev]": ".ci/run",

@@ -1,6 +1,7 @@
 """Test the numbers in README.md and docs/ against results/."""
 
 import json
+import re
 
 import pytest
 
@@ -142,6 +143,25 @@ def test_parity():
         formatted = [f"{n:.1e}".replace("e-0", "e-") if n else "0" for n in expected]
         assert [number or "0" for number in numbers] == formatted
     assert not worst
+
+
+def test_parity_of_attribution():
+    methods = _record("results/attribution_parity.json")["methods"]
+    (rows,) = (rows for header, rows in TABLES if header[:2] == ["method", "cost"])
+    compared = set()
+    for names, *_, cell in rows:
+        keys = [key for key in re.findall(r"\w+", names) if key in methods]
+        if not keys:  # a method of transformers
+            assert cell == "equation, in tests"
+            continue
+        compared.update(keys)
+        (against,) = {methods[key]["against"].split()[0] for key in keys}
+        worst = max(methods[key]["relative_difference"] for key in keys)
+        assert cell == f"{against}, {worst:.0e}".replace("e-0", "e-")
+    # Forms of LRP that are no methods of their own are only in the record.
+    assert {key for key in methods.keys() - compared if "lrp_" not in key} == set()
+    assert len(methods) >= 26
+    assert min(figures["correlation"] for figures in methods.values()) > 0.99999
 
 
 def test_speed_of_training():

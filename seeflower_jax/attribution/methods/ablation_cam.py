@@ -29,9 +29,12 @@ def ablation_cam(
     magnitude of the score. The layers above run once per channel. The layers below run
     only once.
 
-    Differences: the source divides by the score itself, which inverts the map if the
-    score is negative. If a layer has negative values, pytorch-grad-cam 1.5.7 sets
-    channels to -1e7 rather than 0.
+    Differences: the source derives the weight as the drop divided by the norm of the
+    channel, and puts the score in the place of the norm. A negative score would turn
+    the map around, so the magnitude is used here. For positive scores, the maps equal
+    those of pytorch-grad-cam 1.5.7. For negative scores, pytorch-grad-cam has the map
+    with the other sign. If a layer has negative values, it sets channels to -1e7 rather
+    than 0.
 
     Source: Desai and Ramaswamy 2020, "Ablation-CAM", WACV, equations 4 and 5.
 

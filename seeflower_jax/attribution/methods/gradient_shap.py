@@ -7,7 +7,7 @@ Example:
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from seeflower_jax.attribution.chunks import sum_over
 from seeflower_jax.attribution.methods.saliency import gradient
@@ -72,7 +72,7 @@ def gradient_shap(
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 
     def contribution(sample):
-        draws = jax.vmap(_draw, (0, None, None, None))
+        draws = jax.vmap(draw, (0, None, None, None))
         shares, indices, unit_noise = draws(
             keys, sample, len(choices), images.shape[1:]
         )
@@ -85,8 +85,22 @@ def gradient_shap(
     return sum_over(contribution, jnp.arange(samples), batch_size) / samples
 
 
-def _draw(key, sample, count, shape):
-    """Return a share in [0, 1], the index of a baseline, and noise, for one image."""
+def draw(
+    key: Key[Array, ""], sample: Int[Array, ""], count: int, shape: tuple[int, ...]
+) -> tuple[Float[Array, ""], Int[Array, ""], Float[Array, "h w 3"]]:
+    """Draw a sample: a share in [0, 1], the index of a baseline, and noise.
+
+    Args:
+      key: of the image.
+      sample: number of the sample.
+      count: number of baselines.
+      shape: of the image.
+
+    Example:
+      >>> share, index, noise = draw(jax.random.key(0), jnp.array(2), 1, (8, 8, 3))
+      >>> bool(0 <= share < 1), int(index), noise.shape
+      (True, 0, (8, 8, 3))
+    """
     of_share, of_index, of_noise = jax.random.split(jax.random.fold_in(key, sample), 3)
     return (
         jax.random.uniform(of_share),

@@ -1,0 +1,41 @@
+"""Every method compared with captum or with an equation, on a small network."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from seeflower_jax.attribution import registry
+from seeflower_jax.comparison import attribution_parity
+from tests.attribution import small_network as small
+
+# Differences of large terms, in float32.
+LARGER = {"var_grad": 1e-4, "rise": 1e-4, "full_grad": 1e-4}
+ZERO = {("finer_cam", "second")}  # The contrast lowers all channels.
+pair = functools.cache(small.pair)
+
+
+def _cases():
+    for name, comparison in attribution_parity.COMPARISONS.items():
+        layered = registry.METHODS[comparison.method or name].layered
+        cases = {(name, layer) for layer in small.LAYERS[not layered :]}
+        yield from sorted(cases - ZERO)
+
+
+@pytest.mark.parametrize("name, layer", _cases())
+def test_maps_are_those_of_the_reference(name, layer):
+    ((_, figures),) = attribution_parity.compare(pair(layer), [name])
+    assert figures["relative_difference"] < LARGER.get(name, 1e-5)
+    assert figures["correlation"] > 0.99999
+    assert figures["images"] == 2
+
+
+def test_every_method_is_compared():
+    assert registry.METHODS.keys() <= attribution_parity.COMPARISONS.keys()
+
+
+def test_a_difference_is_seen():
+    expected = np.array([[0.0, 1.0], [2.0, 4.0]])
+    correlation, difference = attribution_parity.of_map(expected[::-1], expected)
+    assert difference == 3 / 4
+    assert correlation == pytest.approx(np.corrcoef([2, 4, 0, 1], [0, 1, 2, 4])[0, 1])
