@@ -18,8 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import tqdm
-
+from seeflower_jax.progress_bar import progress_bar
 from seeflower_jax.records import files
 
 _CHUNK = 1 << 20
@@ -138,13 +137,8 @@ def _transfer(url: str, file: BinaryIO) -> None:
             offset = 0
         length = response.headers.get("Content-Length")
         expected = offset + int(length) if length else None
-        with tqdm.tqdm(
-            total=expected,
-            initial=offset,
-            desc=pathlib.Path(file.name).stem,
-            unit="B",
-            unit_scale=True,
-        ) as bar:
+        name = pathlib.Path(file.name).stem
+        with progress_bar(name, expected, "B", offset) as bar:
             while chunk := response.read(_CHUNK):
                 _append(file, chunk)
                 bar.update(len(chunk))

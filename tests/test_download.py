@@ -126,7 +126,8 @@ def test_second_process_waits_for_the_first(server, tmp_path):
     assert server.started.wait(60)
     second = _download_apart(server, tmp_path / "a.bin")
     for process in (first, second):
-        assert process.wait(60) == 0, process.stderr.read()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert server.requests == [("/a.bin", "bytes=0-")]
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
@@ -134,10 +135,9 @@ def test_second_process_waits_for_the_first(server, tmp_path):
 
 def test_killed_process_frees_the_download(server, tmp_path):
     server.slow = 60
-    first = _download_apart(server, tmp_path / "a.bin")
-    assert server.started.wait(60)
-    first.kill()
-    first.wait()
+    with _download_apart(server, tmp_path / "a.bin") as first:
+        assert server.started.wait(60)
+        first.kill()
     server.slow = 0
     path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
     assert path.read_bytes() == CONTENT

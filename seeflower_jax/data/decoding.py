@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
-import tqdm
 from jaxtyping import Int, UInt8
 
 from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
+from seeflower_jax.progress_bar import progress_bar
 from seeflower_jax.records import files
 
 DIGEST_SIZE = 16
@@ -175,7 +175,7 @@ def _decode(
     (pixels, journal), count, broken = files, len(entries), []
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm.tqdm(total=count, initial=first, desc="decoding", unit="image") as bar,
+        progress_bar("decoding", count, "image", first) as bar,
     ):
         for start in range(first, count, _CHUNK):  # bounds the memory for images
             chunk = range(start, min(start + _CHUNK, count))

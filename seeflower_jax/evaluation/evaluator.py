@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -23,6 +22,7 @@ from seeflower_jax import models, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.loader import Batch, Reader
 from seeflower_jax.data.view import View
+from seeflower_jax.progress_bar import progress_bar
 from seeflower_jax.sharding import processes
 
 # (variables, batch) -> rows, one for each example, or a dict of such rows.
@@ -111,7 +111,7 @@ class Evaluator:
         # A batch is not larger than necessary for the examples.
         batch_size = sharding.whole_size(min(self.batch_size, left), self.mesh)
         hidden = not (name and processes.is_main())
-        with tqdm.tqdm(total=left, desc=name, unit="image", disable=hidden) as bar:
+        with progress_bar(name, left, "image", hidden=hidden) as bar:
             for batch in loader.eval_batches(reader, indices, batch_size, self.mesh):
                 output = compute(variables, batch)
                 output = multihost_utils.process_allgather(output, tiled=True)

@@ -20,7 +20,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tqdm
 from jaxtyping import Int32
 
 from seeflower_jax import records
@@ -36,6 +35,7 @@ from seeflower_jax.explain.store import MapStore
 from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
+from seeflower_jax.progress_bar import progress_bar
 
 _SHEET_IMAGES = 24
 
@@ -148,7 +148,7 @@ def _write_shards(
     with (
         contextlib.closing(batches),
         contextlib.closing(explained_batches),
-        tqdm.tqdm(total=total, desc="attribution", unit="image") as bar,
+        progress_bar("attribution", total, "image") as bar,
     ):
         for shard, positions in shards.items():
             count = -(-len(positions) // size)

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
@@ -36,6 +35,7 @@ from seeflower_jax.figures import text
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import whole_batch_size
 from seeflower_jax.inference.run import Run
+from seeflower_jax.progress_bar import progress_bar
 
 _NATURAL_IMAGES = 256  # training images that `Form.naturalness` compares with
 _BATCH_SIZE = 32  # for images that are only classified
@@ -187,7 +187,7 @@ def _maximise_all(
     total = len(firsts) * optimisation.seeds * optimisation.steps
     mesh, parts = sharding.make_mesh(), []
     variables = sharding.replicate(network.variables, mesh)
-    with tqdm.tqdm(total=total, desc="maximising", unit="step") as bar:
+    with progress_bar("maximising", total, "step") as bar:
 
         @jax.jit
         def maximise(variables, labels, key, natural):

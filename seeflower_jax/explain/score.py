@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Bool, Float, Int
 
 from seeflower_jax import hints, records, sharding
@@ -30,6 +29,7 @@ from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import place_images, whole_batch_size
 from seeflower_jax.inference.run import Run
+from seeflower_jax.progress_bar import progress_bar
 
 # {group of metrics: {column: its heading}}
 METRICS = {
@@ -227,7 +227,7 @@ def choose_correct(
     correct_labels = [np.zeros(0, np.int32)]
     correct_positions = [np.zeros(0, np.int32)]
     count = 0
-    with tqdm.tqdm(total=limit, desc="choosing", unit="image") as bar:
+    with progress_bar("choosing", limit, "image") as bar:
         for batch in loader.read_batches(shuffled, batch_size):
             if batch.errors:
                 raise next(iter(batch.errors.values()))
@@ -281,7 +281,7 @@ def _play(
     """
     scores: dict[str, list[float]] = {}
     quarter = max(1, batch_size // 4)
-    with tqdm.tqdm(total=len(grids), desc="pointing game", unit="grid") as bar:
+    with progress_bar("pointing game", len(grids), "grid") as bar:
         for first in range(0, len(grids), quarter):
             rows = np.arange(first, first + quarter) % len(grids)
             images = examples.images[grids[rows]].astype(np.float32)
@@ -303,7 +303,7 @@ def _score_images(
     """Compute the metrics of single images, and the levels of randomisation."""
     scores: Scores = {}
     levels: dict[str, list[float]] = {}
-    with tqdm.tqdm(total=len(examples), desc="metrics", unit="image") as bar:
+    with progress_bar("metrics", len(examples), "image") as bar:
         for first in range(0, len(examples), batch_size):
             count = min(batch_size, len(examples) - first)
             # Repeats fill the last batch, which avoids a second compilation.

@@ -112,6 +112,33 @@ def test_legend_names_every_curve(tmp_path, monkeypatch):
     assert set(map(text.printable, NAMES)) <= set(drawn)
 
 
+def _write_title(path, title):
+    with canvas.png(path, size=(2, 1)) as axes:
+        axes[0, 0].set_title(title)
+    return path.read_bytes()
+
+
+def test_one_line_names_characters_that_no_font_has(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(canvas, "_FALLBACKS", ())
+    _write_title(tmp_path / "title.png", "薔薇 δάφνη 薔\nrose")
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'title.png'}: no font has 薇薔, ")
+
+
+def test_characters_come_from_an_installed_font_that_has_them(
+    tmp_path, monkeypatch, caplog
+):
+    whole = _write_title(tmp_path / "whole.png", "δ")
+    with matplotlib.rc_context({"font.family": "STIXSizeOneSym"}):
+        monkeypatch.setattr(canvas, "_FALLBACKS", ())
+        boxes = _write_title(tmp_path / "boxes.png", "δ")
+        assert "no font has" in caplog.text
+        caplog.clear()
+        monkeypatch.setattr(canvas, "_FALLBACKS", ("No Such Font", "DejaVu Sans"))
+        filled = _write_title(tmp_path / "filled.png", "δ")
+    assert not caplog.messages and len({whole, boxes, filled}) == 3
+
+
 def test_unprintable_text_is_escaped():
     assert text.printable("Möhre $1\x07\ud800\n") == "Möhre $1\\x07\\ud800\\n"
     assert text.file_stem("a/b c\x00") == "a_b_c_"

@@ -57,9 +57,8 @@ def test_failed_block_leaves_nothing(tmp_path):
 
 
 def test_killed_process_leaves_what_the_next_one_removes(tmp_path):
-    process = _writer(tmp_path / "a.txt")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with _writer(tmp_path / "a.txt") as process:
+        process.send_signal(signal.SIGKILL)
     assert [path.name for path in tmp_path.iterdir()] != []
     with files.creating(tmp_path / "a.txt") as partial:
         partial.write_text("all")
@@ -67,13 +66,12 @@ def test_killed_process_leaves_what_the_next_one_removes(tmp_path):
 
 
 def test_living_process_is_not_disturbed(tmp_path):
-    process = _writer(tmp_path / "a.txt")
-    with files.creating(tmp_path / "a.txt") as partial:
+    with _writer(tmp_path / "a.txt") as process:
+        with files.creating(tmp_path / "a.txt") as partial:
+            assert len(list(tmp_path.iterdir())) == 2
+            partial.write_text("all")
         assert len(list(tmp_path.iterdir())) == 2
-        partial.write_text("all")
-    assert len(list(tmp_path.iterdir())) == 2
-    process.kill()
-    process.wait()
+        process.kill()
     assert (tmp_path / "a.txt").read_text() == "all"
 
 
