@@ -18,8 +18,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from seeflower_jax.progress_bar import progress_bar
 from seeflower_jax.records import files
+from seeflower_jax.records.progress_bar import progress_bar
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "seeflower_jax"
 # From the ground floor up. A room imports only from its own floor and lower floors.
 FLOORS = (
-    {"sharding", "download", "records", "hints", "progress_bar"},
+    {"sharding", "download", "records", "hints"},
     {"data", "models"},
     {"training", "evaluation", "pretrained", "attribution"},
     {"figures"},

@@ -25,8 +25,8 @@ from jaxtyping import Int, UInt8
 
 from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
-from seeflower_jax.progress_bar import progress_bar
 from seeflower_jax.records import files
+from seeflower_jax.records.progress_bar import progress_bar
 
 DIGEST_SIZE = 16
 _ENTRY = np.dtype([("size", np.int32, 2), ("digest", np.uint8, DIGEST_SIZE)])

@@ -22,7 +22,7 @@ from seeflower_jax import models, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.loader import Batch, Reader
 from seeflower_jax.data.view import View
-from seeflower_jax.progress_bar import progress_bar
+from seeflower_jax.records.progress_bar import progress_bar
 from seeflower_jax.sharding import processes
 
 # (variables, batch) -> rows, one for each example, or a dict of such rows.

@@ -35,7 +35,7 @@ from seeflower_jax.explain.store import MapStore
 from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
-from seeflower_jax.progress_bar import progress_bar
+from seeflower_jax.records.progress_bar import progress_bar
 
 _SHEET_IMAGES = 24
 

@@ -35,7 +35,7 @@ from seeflower_jax.figures import text
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import whole_batch_size
 from seeflower_jax.inference.run import Run
-from seeflower_jax.progress_bar import progress_bar
+from seeflower_jax.records.progress_bar import progress_bar
 
 _NATURAL_IMAGES = 256  # training images that `Form.naturalness` compares with
 _BATCH_SIZE = 32  # for images that are only classified

@@ -29,7 +29,7 @@ from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import place_images, whole_batch_size
 from seeflower_jax.inference.run import Run
-from seeflower_jax.progress_bar import progress_bar
+from seeflower_jax.records.progress_bar import progress_bar
 
 # {group of metrics: {column: its heading}}
 METRICS = {

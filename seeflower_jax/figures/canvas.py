@@ -14,8 +14,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -56,8 +55,9 @@ def png(
     Yields:
       The axes, [rows, columns].
     """
+    families = _families()
     style: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
-    style["font.family"] = _families()
+    style["font.family"] = families
     with matplotlib.rc_context(style), records.replacing(path) as partial:
         # Without pyplot, the figure is freed when the block ends.
         figure = Figure(figsize=size)

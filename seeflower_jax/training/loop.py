@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import jax
 import tqdm
 
-from seeflower_jax.progress_bar import progress_bar
+from seeflower_jax.records.progress_bar import progress_bar
 from seeflower_jax.sharding import processes
 from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import Checkpoints, host_copy
@@ -65,10 +65,8 @@ def _fit(
     epoch_start, vote = progress.step, processes.Vote()
     speed = Speed(lambda: plan.step.lower(state, batch, plan.key))  # type: ignore[attr-defined]
     hidden = not processes.is_main()
-    with (
-        progress_bar(name, plan.steps, "step", progress.step, hidden) as bar,
-        plan.trace or nullcontext(),
-    ):
+    shown = progress_bar(name, plan.steps, "step", progress.step, hidden)
+    with shown as bar, plan.trace or nullcontext():
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
             if plan.trace is not None:

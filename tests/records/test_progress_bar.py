@@ -11,7 +11,7 @@ from tests import harness
 _PROGRAM = """
 import sys
 import tqdm
-from seeflower_jax.progress_bar import progress_bar
+from seeflower_jax.records.progress_bar import progress_bar
 
 with progress_bar("counting", 12, "image", mininterval=0) as bar:
     for number in range(12):
