@@ -3,6 +3,6 @@
 import pathlib
 import sys
 
-# Installed as seeflower_jax.configs, the configs find each other here.
+# The configs find each other here when they are installed as seeflower_jax.configs.
 if __name__ != "configs":
     sys.path.append(str(pathlib.Path(__file__).parent.parent))

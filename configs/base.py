@@ -1,10 +1,10 @@
-"""Define every key of a config, with its default.
+"""Define all config keys and their defaults.
 
     config = base.get_config()
     config.stages = ConfigDict({"head": base.get_stage(), ...})
 
 The other files of configs/ change these values. The command line can change any value,
-as in `--config.eval.batch_size=16`. None stands for the network's own value.
+as in `--config.eval.batch_size=16`. None means the network's own value.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -13,17 +13,17 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
     """Return the config that the recipes start from; it has no stages."""
     config = ConfigDict()
-    config.recipe = "best"  # for records
+    config.recipe = "best"  # name of the recipe, for records
     config.seed = 0
-    # The metric of the validation split that selects the best variables; or
-    # mean_class_top1, top5, loss.
+    # Validation metric that selects the best variables: top1, mean_class_top1, top5 or
+    # loss.
     config.metric = "top1"
 
     config.model = ConfigDict()
     config.model.name = "inception_v3"  # or vgg16, vgg19, baseline, small
     config.model.dropout = 0.2  # rate in the head
-    # Type of the computation: float32, bfloat16, or auto, which is bfloat16 on GPUs and
-    # TPUs and float32 on CPUs.
+    # Type of the computation: float32, bfloat16 or auto. auto is bfloat16 on GPUs and
+    # TPUs, and float32 on CPUs.
     config.model.dtype = "float32"
     config.model.pooling = config_dict.placeholder(str)  # or root_average, flatten, ...
     # Regular expressions on the names of the pooled endpoints; () is the last endpoint.
@@ -32,34 +32,35 @@ def get_config() -> ConfigDict:
     config.model.hidden = config_dict.placeholder(tuple)  # widths of dense layers
     config.model.width = config_dict.placeholder(float)  # factor on all channels
     config.model.input_size = config_dict.placeholder(int)  # side in pixels
-    # What the weights expect of pixel values, if the weight file does not tell it:
-    # unit, tf, caffe, caffe_rgb or torch.
+    # Preprocessing that the weights expect, if the weight file does not state it: unit,
+    # tf, caffe, caffe_rgb or torch.
     config.model.preprocess = config_dict.placeholder(str)
 
     config.init = ConfigDict()
-    # A path of weights. 'imagenet' downloads Keras' file; '' is random parameters.
+    # Path of a weight file. 'imagenet' downloads Keras' file; '' is random parameters.
     config.init.weights = "imagenet"
     config.init.head = "new"  # 'hidden' or 'all' loads dense layers from the file
     # The config values that differ in the pretraining run, which provides the initial
-    # weights of the main run. {} is no pretraining.
+    # weights of the main run. {} means no pretraining.
     config.init.pretraining = ConfigDict()
 
     config.data = ConfigDict()
     config.data.source = "oxford_flowers102"  # or folder, synthetic
     config.data.dir = ""  # folder of the images; '' downloads the official files
-    # Or trainval, reversed. For a folder also percentages, such as 70/15/15.
+    # official, trainval or reversed; folders also take percentages, such as 70/15/15.
     config.data.split = "official"
     # For classes with uneven numbers of images: 'sampling' trains on each class equally
     # often; 'none' trains on each image once an epoch.
     config.data.balance = "none"
-    # Another way: training adds this multiple of the logarithm of each class's share to
-    # the logits; 1.0 is usual, 0 is off. It takes balance 'none'.
+    # Another way to balance classes: training adds this multiple of the logarithm of
+    # each class's share to the logits. 1.0 is usual, 0 is off. It needs balance 'none'.
     config.data.logit_adjustment = 0.0
     config.data.verify = True  # check label file hashes and split counts
     config.data.cache_dir = ""  # '' is ~/.cache/seeflower_jax
     config.data.shortest_side = 320  # shortest side of the decoded images in pixels
-    # Whether the images of a stage with augmentation live in the memory of each device:
-    # always, never, or auto, on GPUs where they take under an eighth of it.
+    # Whether each device keeps the images of a stage with augmentation in its memory:
+    # always, never or auto. auto does so on GPUs if the images need less than an eighth
+    # of the memory.
     config.data.on_device = "auto"
     # The next three keys are only for the source 'synthetic'.
     config.data.species = 16  # number of drawn species
@@ -67,15 +68,17 @@ def get_config() -> ConfigDict:
     config.data.seed = 0  # seed of the drawn images
 
     config.device = ConfigDict()
-    # Precision of products and convolutions of float32 on GPUs and TPUs: tensorfloat32,
-    # float32, or JAX's default, which is TensorFloat-32 on NVIDIA GPUs from Ampere on.
+    # Precision of float32 matrix products and convolutions on GPUs and TPUs:
+    # tensorfloat32, float32 or default. JAX's default is TensorFloat-32 on NVIDIA GPUs
+    # since Ampere.
     config.device.matmul_precision = "default"
     # Whether JAX keeps compiled functions for the next start, in the folder `compiled`
-    # of data.cache_dir. JAX's own settings come first.
+    # of data.cache_dir. JAX's own settings take precedence.
     config.device.compilation_cache = True
 
-    # Logits of the training images, by `scripts.ensemble --teacher`. The network learns
-    # them, softened by the temperature, by this share; the labels have the rest.
+    # `logits` is a file of `scripts.ensemble --teacher`, with a teacher's logits of the
+    # training images. `weight` is the teacher's share of the loss; the labels have the
+    # rest. `temperature` softens the distributions of teacher and network.
     config.distillation = ConfigDict()
     config.distillation.logits = ""
     config.distillation.weight = 0.0  # 0 is off
@@ -108,11 +111,11 @@ def get_stage() -> ConfigDict:
     """Return a stage that trains a new head on a frozen network."""
     stage = ConfigDict()
     stage.solver = "gradient"  # or ridge, which solves the head in closed form
-    # True solves the head on all views of config.test_time, if that is less than 16,384
-    # in all; else on the view of config.eval.
+    # True solves the head on all views of config.test_time. False, or 16,384 or more
+    # views in total, uses only the view of config.eval.
     stage.all_views = False
     stage.epochs = 100
-    stage.batch_size = 68  # over all devices
+    stage.batch_size = 68  # images in a batch, over all devices
     stage.accum_steps = 1  # parts of a batch, computed one by one to save memory
     # Pairs of a regular expression on parameter names and a factor on the learning
     # rate. None freezes parameters. Every parameter matches exactly one expression.
@@ -132,7 +135,8 @@ def get_stage() -> ConfigDict:
     # `patience` validations without a gain of `min_delta` end the stage; 0 is off.
     stage.early_stopping = ConfigDict({"patience": 0, "min_delta": 0.0})
     # Number of augmented draws of each image, for a stage of the head alone. Their
-    # features are computed once, and epochs take turns. 0 augments anew in each step.
+    # features are computed once, and the epochs alternate between the draws. 0 augments
+    # images anew in each step.
     stage.draws = 0
     stage.augment = ConfigDict()
     stage.augment.enabled = False  # False trains on the views of the evaluation
@@ -143,10 +147,11 @@ def get_stage() -> ConfigDict:
     stage.augment.zoom = 0.0  # largest change of the scale as a share of the side
     stage.augment.hflip = True
     stage.augment.vflip = False
-    # The range of a random-resized crop's share of the area; () takes the centre.
+    # Range of the area of random-resized crops, as a share of the image; () crops the
+    # centre.
     stage.augment.crop_area = (0.2, 1.0)
-    stage.augment.crop_ratio = (0.75, 1.333)  # range of its width divided by height
-    stage.augment.keep_aspect = True  # False without a crop squashes whole images
+    stage.augment.crop_ratio = (0.75, 1.333)  # range of width divided by height
+    stage.augment.keep_aspect = True  # False, without a crop, squashes whole images
     stage.augment.brightness = 0.2  # largest change as a share of each pixel
     stage.augment.contrast = 0.2  # largest change of the difference from the mean
     stage.augment.erasing = 0.0  # probability that a random rectangle is erased
@@ -160,8 +165,8 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
 
     The head reads the mean and the standard deviation of every convolution of the
     middle blocks. It learns from the views of `config.test_time`, by default the whole
-    image, its centre and their mirror images, and the evaluation averages the same
-    views. Its training takes minutes on a CPU. The function changes `config` in place.
+    image, its centre and their mirror images. The evaluation averages the same views.
+    Its training takes minutes on a CPU. The function changes `config` in place.
 
     Args:
       config: config of the network.

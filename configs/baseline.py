@@ -2,7 +2,7 @@
 
     python -m scripts.train --config=configs/baseline.py:a
 
-The config has the three settings of the paper's table 4.1. The table has test top-1:
+The config has the three settings of the paper's table 4.1. This table shows test top-1:
 
     setting  split                         augmentation  paper  seed 0 here
     a        official                      no            0.181  0.1886
@@ -28,7 +28,7 @@ SETTINGS = ("a", "b", "c")
 def get_config(setting: str = "a") -> ConfigDict:
     """Return the config of one of the settings 'a', 'b', 'c'."""
     if setting not in SETTINGS:
-        raise ValueError(f"unknown setting {setting!r}; there are 'a', 'b' and 'c'")
+        raise ValueError(f"unknown setting {setting!r}; expected 'a', 'b' or 'c'")
     config = inception.get_config()
     config.recipe = f"paper_{setting}"
     config.model.update(name="baseline", dropout=0.25)

@@ -2,10 +2,10 @@
 
     python -m scripts.train --config=configs/inception.py
 
-The recipe has the paper's two stages, first the head alone and then the network. A
-short third stage trains on larger images. Seed 0 on approximate ImageNet weights has
-test top-1 0.9093 and mean class accuracy 0.9254. The recipe `linear` is more accurate,
-and trains in minutes.
+The recipe has the paper's two stages, which train first the head alone and then the
+network. A short third stage trains on larger images. Seed 0 has test top-1 0.9093 and
+mean class accuracy 0.9254, from approximate ImageNet weights. The recipe `linear` is
+more accurate and trains in minutes.
 """
 
 from ml_collections import ConfigDict
@@ -79,7 +79,7 @@ def _paper(config: ConfigDict, recipe: str) -> ConfigDict:
         batch_size=16,
         learning_rate=1e-4,
         train_batch_stats=True,
-        # In training, Keras of 2018 also normalised frozen layers by the batch.
+        # In training, Keras of 2018 normalised even frozen layers by batch statistics.
         keep_batch_stats=True,
     )
     finetune = paper.stage(

@@ -4,8 +4,8 @@ r"""Pretrain on a folder of outside images, then train on Oxford 102 Flowers.
         --config.init.pretraining.data.dir=DIR
 
 `DIR/<class>/*.jpg` holds the outside images, in classes of any names. The pretraining
-run trains a head for these classes on the ImageNet network, and then the network. The
-run starts from this network, with a new head for the flowers.
+run starts from ImageNet weights. It trains a head for these classes, and then the
+network. The main run starts from this network, with a new head for the flowers.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Define the recipe of the paper's own code, as its networks share it.
+"""Define the recipe of the paper's own code, which its networks share.
 
     python -m scripts.train --config=configs/inception.py:paper
     python -m scripts.train --config=configs/inception.py:corrected
@@ -11,12 +11,13 @@ the same as in the code. The code also requested ZCA whitening but never fitted 
 the whitening had no effect.
 
 `top_only` is the code's head on a frozen VGG, and `top_only_corrected` differs from it
-in the same two points. The code augments each image anew in each epoch. Here the epochs
-take turns between five augmented draws of each image, whose features are computed once.
+in the same two points. The code augments each image anew in each epoch. Here, the
+features of five augmented draws of each image are computed once, and the epochs
+alternate between the draws.
 
 Three differences from the code remain. Images are resized by Lanczos and linear
-interpolation, not to the nearest pixel. Validation images are not augmented. SGD has no
-decay of the learning rate by 1e-6 a step, which makes 2.5 % in all.
+interpolation, not to the nearest pixel. Validation images are not augmented. SGD does
+not decay the learning rate by 1e-6 a step, which is 2.5 % in total.
 """
 
 from ml_collections import ConfigDict
@@ -103,8 +104,8 @@ def change(config: ConfigDict, recipe: str, **stages: ConfigDict) -> ConfigDict:
 def top_only(config: ConfigDict, recipe: str, **stage_changes) -> ConfigDict:
     """Turn the config of a VGG into the code's training of the head alone.
 
-    The first scripts of the code for each VGG train it: `train_vgg16.py` and
-    `train_vgg19.py`. They select the best variables by the validation accuracy.
+    In the code, `train_vgg16.py` and `train_vgg19.py` do this training. They select the
+    best variables by validation accuracy.
 
     Args:
       config: config that is changed in place; the caller sets its head.

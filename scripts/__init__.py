@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-# Installed as seeflower_jax.scripts, the scripts find their modules and configs here.
+# Scripts find their modules and configs here when installed as seeflower_jax.scripts.
 if __name__ != "scripts":
     sys.path.append(str(pathlib.Path(__file__).parent.parent))
 

@@ -1,11 +1,11 @@
-"""Make the rows of the ablation that are missing in results/ablation.json.
+"""Measure the rows of the ablation that are missing in results/ablation.json.
 
     python -m scripts.ablation --out=runs --dry_run
     python -m scripts.ablation --out=runs --only='vgg16_without*'
 
 A row changes one thing in a best recipe. The script trains the changed network if
 necessary and records its metrics on validation. It first prints the plan: which rows
-are recorded, which are missing, and their commands. Interrupted training is continued.
+are recorded, which are missing, and their commands. Interrupted runs are continued.
 `scripts.reproduce --report` enters the rows into RESULTS.md.
 """
 
@@ -20,7 +20,7 @@ from seeflower_jax import records
 from seeflower_jax.studies import ablation
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the run directories.", required=True)
-_ONLY = flags.DEFINE_list("only", [], "Rows, or patterns of them with *.")
+_ONLY = flags.DEFINE_list("only", [], "Names of rows, or patterns with *.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the plan.")
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of recorded results.")
 flags.adopt_module_key_flags(run_flags)

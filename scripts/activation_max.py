@@ -6,11 +6,11 @@ r"""Compute the images that maximise the scores of classes.
         --observer=runs/vgg16_seed0 --out=activation_max_plain
 
 Without --classes, the script optimises an image for each class. --form=plain optimises
-pixels, as the paper does. --form=robust, the default, gives recognisable flowers; it
-compares with training images. OUT gets a PNG for each class, a sheet of all, the score
-curves and result.json. --observer names the run of another network: the result then
-counts the images that this network classifies correctly. --results=results enters the
-counts into activation_max.json in that folder.
+pixels, as the paper does. --form=robust, the default, gives recognisable flowers and
+compares them with training images. OUT gets a PNG for each class, a sheet of all
+images, the score curves and result.json. --observer takes the run directory of another
+network. The result then counts the images that this network classifies correctly.
+--results=results enters the counts into activation_max.json in that folder.
 """
 
 from absl import flags

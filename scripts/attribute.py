@@ -8,16 +8,18 @@ r"""Compute attribution maps of many images.
     python -m scripts.attribute --model=vgg16 --weights=FILE --images=photos/ --out=maps
 
 --images takes a folder, a pattern or a .txt list of files. OUT gets a contact sheet for
-each method and the maps in <method>/<shard>.npy. Its index.jsonl has the image, target,
+each method and the maps in <method>/<shard>.npy. index.jsonl has the image, target,
 prediction, calibrated probability, method, shard, row and scale, which divides the map.
---overlays adds PNGs. The same command continues an interrupted one. Status 3: images
-without maps, in skipped.jsonl. scripts.predict describes --export, --model, --weights.
---shard=2/4 computes the second of four parts, for one of four machines. The part is the
-folder OUT/part_2_of_4, and scripts.merge_maps puts the parts together.
+--overlays adds PNGs. The same command continues an interrupted one. If images are
+skipped, skipped.jsonl lists them and the exit status is 3. scripts.predict describes
+--export, --model and --weights. --shard=2/4 computes the second of four parts, for one
+of four machines. The part is the folder OUT/part_2_of_4, and scripts.merge_maps merges
+the parts.
 
-For class activation maps, --layer=mixed7,mixed10 adds the maps of layers, --layer=head
-those of all layers that the head reads. Unless --noboxes, the index also has the box
-that the map highlights, in pixels of the original image (left, top, right, bottom).
+For class activation maps, --layer=mixed7,mixed10 adds up the maps of these layers, and
+--layer=head adds up the maps of all layers that the head reads. Unless you pass
+--noboxes, index.jsonl also has the box that the map highlights, in pixels of the
+original image (left, top, right, bottom).
 """
 
 import sys
@@ -37,13 +39,15 @@ _OUT = flags.DEFINE_string("out", None, "The folder to write to.", required=True
 _TARGET = flags.DEFINE_string(
     "target", "predicted", "The class to explain: predicted, true, a name or an index."
 )
-_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps: names, or head.")
+_LAYER = flags.DEFINE_string("layer", None, "Layers of class activation maps, or head.")
 _OPTIONS = flags.DEFINE_list(
-    "options", [], "Of methods: integrated_gradients.steps=8,occlusion.window=64."
+    "options", [], "Method options: integrated_gradients.steps=8,occlusion.window=64."
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
-_DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of the maps.")
-_LIMIT = flags.DEFINE_integer("limit", None, "Only this many of the first images.", 1)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float16", ["float16", "float32"], "Type of the maps."
+)
+_LIMIT = flags.DEFINE_integer("limit", None, "Explain only the first LIMIT images.", 1)
 _OVERLAYS = flags.DEFINE_bool("overlays", False, "Also write overlays as PNGs.")
 _BOXES = flags.DEFINE_bool("boxes", True, "Compute boxes of class activation maps.")
 _SHARD = flags.DEFINE_string("shard", "1/1", "2/4 computes the second of four parts.")

@@ -5,9 +5,9 @@ r"""Compute metrics of attribution methods on a run's own images.
 
 For each method, the script computes the grid pointing game (chance is 0.25), deletion,
 insertion, ROAD (MoRF, LeRF and both combined) and sparseness. It also randomises the
-layers of the network from the head down, and computes the rank correlation of the maps
-before and after. Only correctly classified images count. OUT gets result.json, table.md
-and table.png, and the table is printed.
+layers of the network, from the head down to the first layer. It computes the rank
+correlation between the maps before and after. It uses only correctly classified images.
+OUT gets result.json, table.md and table.png, and the table is printed.
 
 --metrics=pointing_game computes only the pointing game; faithfulness takes about fifty
 passes for each image. --metrics=infidelity,sensitivity computes infidelity (32 passes)
@@ -15,9 +15,9 @@ and max-sensitivity (ten maps). --metrics=localisation compares maps with the ma
 drawn images. docs/attribution_metrics.md explains the metrics. A grid has four images
 at their full size, so it has four times as many pixels; --grid_size=224 shrinks it.
 --results=results enters the scores into pointing_game.json, faithfulness.json and
-localisation.json in that folder. --layer=mixed7,mixed10 adds the class activation maps
-of layers, --layer=head those of all layers that the head reads.
---options=grad_cam.align=stretch stretches maps over the image.
+localisation.json in that folder. --layer=mixed7,mixed10 adds up the class activation
+maps of these layers, and --layer=head adds up the maps of all layers that the head
+reads. --options=grad_cam.align=stretch stretches maps over the image.
 """
 
 from absl import flags
@@ -42,7 +42,7 @@ _SPLIT = flags.DEFINE_enum(
 )
 _LIMIT = flags.DEFINE_integer("limit", 200, "Number of images and of grids.", 4)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images in a batch.", 1)
-_LAYER = flags.DEFINE_string("layer", None, "Of class activation maps: names, or head.")
+_LAYER = flags.DEFINE_string("layer", None, "Layers of class activation maps, or head.")
 _OPTIONS = flags.DEFINE_list(
     "options",
     [],

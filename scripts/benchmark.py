@@ -1,15 +1,16 @@
-"""Measure the speed, compared with other frameworks.
+"""Measure the speed and compare it with other frameworks.
 
     python -m scripts.benchmark train
     python -m scripts.benchmark train --batch_size=32 --out=benchmark.json
     python -m scripts.benchmark attribution --networks=vgg16,runs/inception_seed0
 
 `train` measures the images/s of Inception-v3's forward pass and fine-tuning step in
-this project, in Keras on JAX and in PyTorch. `attribution` measures the maps/s and the
-peak memory of the methods that captum also has. A network is a run directory, or a
-model with random variables. Each measurement has a process of its own. The frameworks
-take turns, --rounds times, and the table has the medians. `pip install -e .[peers]`
-installs the other frameworks. What fails is listed with its error.
+this project, in Keras on JAX and in PyTorch, in float32 and bfloat16. `attribution`
+measures the maps/s and the peak memory of the methods that captum also has. A network
+is a run directory, or a model with random variables. Each measurement runs in a
+separate process. All measurements are repeated --rounds times, and the table has the
+medians. Failed measurements are listed with their errors. `pip install -e .[peers]`
+installs the other frameworks. On CPUs, torch_compiled needs a C++ compiler.
 """
 
 import json
@@ -25,15 +26,21 @@ from seeflower_jax.comparison import attribution_speed, timing, training_speed
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _SIZE = flags.DEFINE_integer("size", 299, "Side of the images of `train`.", 75)
 _STEPS = flags.DEFINE_integer("steps", 4, "Timed steps a round.", 1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each process is started.", 1)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Of the computation of `train`."
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Repetitions of each measurement.", 1)
+_FRAMEWORKS = flags.DEFINE_multi_enum(
+    "framework",
+    ["seeflower_jax", "seeflower_jax_bfloat16", "keras", "torch", "torch_bfloat16"],
+    list(training_speed.FRAMEWORKS),
+    "A framework of `train`; repeatable.",
+)
+_PLATFORM = flags.DEFINE_enum(
+    "platform", None, ["cpu", "gpu"], "The platform, by default a GPU if there is one."
 )
 _NETWORKS = flags.DEFINE_list(
-    "networks", ["vgg16", "inception_v3"], "Of `attribution`: models, run directories."
+    "networks", ["vgg16", "inception_v3"], "Models or run directories of `attribution`."
 )
-_OUT = flags.DEFINE_string("out", None, "JSON file to write the figures to.")
-_WORKER = flags.DEFINE_string("worker", None, "Measures only this, in this process.")
+_OUT = flags.DEFINE_string("out", None, "JSON file to write the results to.")
+_WORKER = flags.DEFINE_string("worker", None, "Measure only this, in this process.")
 flags.register_validator(
     "networks",
     lambda names: all(names) and 0 < len(names) == len(set(names)),
@@ -43,30 +50,27 @@ flags.register_validator("out", lambda path: path != "", "expected a JSON file")
 
 
 def _train() -> tuple[dict, str]:
-    rates = _in_processes(list(training_speed.FRAMEWORKS))
+    rates = _in_processes(_FRAMEWORKS.value)
     return {"images_per_second": rates}, training_speed.text(rates)
 
 
 def _attribution() -> tuple[dict, str]:
-    measured = _in_processes(attribution_speed.workers(_NETWORKS.value))
-    networks = attribution_speed.table(measured)
+    workers = attribution_speed.workers(_NETWORKS.value)
+    networks = attribution_speed.table(_in_processes(workers))
     figures = {"batch_size": _BATCH_SIZE.value, "networks": networks}
     return figures, attribution_speed.text(networks)
 
 
 def _measure(command: str, worker: str) -> dict:
-    """What a process of `_in_processes` finds."""
+    batch_size, steps = _BATCH_SIZE.value, _STEPS.value
     if command == "train":
-        return training_speed.measure(
-            worker, _BATCH_SIZE.value, _SIZE.value, _STEPS.value, _DTYPE.value
-        )
+        return training_speed.measure(worker, batch_size, _SIZE.value, steps)
     network, side, method = worker.rsplit(":", 2)
-    return attribution_speed.measure(
-        network, side, method, _BATCH_SIZE.value, _STEPS.value
-    )
+    return attribution_speed.measure(network, side, method, batch_size, steps)
 
 
 def _in_processes(workers: list[str]) -> dict:
+    timing.use_platform(_PLATFORM.value)
     command = ["-m", "scripts.benchmark", *sys.argv[1:]]
     return timing.in_processes(command, workers, _ROUNDS.value)
 
@@ -84,9 +88,8 @@ def main(argv) -> None:
         return
     figures, text = COMMANDS[argv[1]]()
     if _OUT.value:
-        path = pathlib.Path(_OUT.value).expanduser()
         record = figures | records.provenance(records.typed_command())
-        records.write_json(path, record)
+        records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
     console.show(figures, text)
 
 

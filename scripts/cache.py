@@ -1,10 +1,11 @@
-"""Show or remove what the cache directory has of decoded images and compiled functions.
+"""Show or remove cached images and compiled functions.
 
     python -m scripts.cache --list
     python -m scripts.cache --clear --unused_days=30
 
-Without --unused_days, --clear removes everything that it lists. Nothing is lost: the
-next run decodes and compiles again what it needs. Downloads are kept.
+--clear removes the caches that --list shows. --unused_days=30 restricts both to caches
+that were not used for 30 days. The next run decodes images and compiles functions again
+if it needs them. Downloads are kept.
 """
 
 from absl import app, flags
@@ -34,7 +35,7 @@ def main(_: list[str]) -> None:
         for entry, row in zip(entries, rows, strict=True)
     ]
     total = sum(entry.size for entry in entries)
-    verb = "removed" if _CLEAR.value else "in all"
+    verb = "removed" if _CLEAR.value else "in total"
     lines.append(f"{total / 1e6:10,.1f} MB {verb}")
     console.show({"caches": rows, "bytes": total}, "\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""Define the flag --compilation_cache of all scripts.
+"""Define the flag --compilation_cache, which all scripts share.
 
 compilation_flag.apply()    # before JAX compiles a function
 """
@@ -16,7 +16,7 @@ CACHE = flags.DEFINE_bool(
 
 
 def apply() -> None:
-    """Set JAX's compilation cache as the command line says."""
+    """Set JAX's compilation cache by the command line."""
     if CACHE.value:
         compilation.keep()
     else:

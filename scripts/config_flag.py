@@ -1,4 +1,4 @@
-"""Define the flag --config: a Python file and the values that replace its own.
+"""Define the flag --config: a Python file, and values that replace the file's values.
 
 flags.adopt_module_key_flags(config_flag)
 config = config_flag.CONFIG.value  # of `--config=configs/vgg16.py --config.seed=1`
@@ -42,7 +42,7 @@ class _ConfigParser(flags.ArgumentParser):
         try:
             return self._parser.parse(":".join([str(paths[0]), *variant]))
         except SystemExit as error:
-            raise ValueError(f"the file ends Python: sys.exit({error.code})") from error
+            raise ValueError(f"the file calls sys.exit({error.code})") from error
         except Exception as error:
             # ml_collections puts its traceback into the message of these two types.
             wrapped = isinstance(error, TypeError | ValueError) and error.__context__
@@ -53,7 +53,7 @@ try:
     CONFIG = config_flags.DEFINE_config_file(
         "config", None, "A file of configs/; --config.KEY=VALUE replaces a value."
     )
-except flags.Error as error:  # ml_collections reads the file of --flagfile here.
+except flags.Error as error:  # ml_collections reads --flagfile here.
     script = Path(sys.argv[0]).stem
     print(f"scripts.{script}: {errors.describe_flags(error)}", file=sys.stderr)
     sys.exit(2)

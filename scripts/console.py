@@ -3,9 +3,9 @@
     if __name__ == "__main__":
         console.run(main)  # main(argv) ends with console.show(result, text)
 
-The result goes to stdout, progress and errors go to stderr. The exit status is 0, 1 if
-the script fails, 2 if its command line is wrong, 130 if it is interrupted by Ctrl-C,
-and 143 if it is terminated.
+The result goes to stdout, progress and errors go to stderr. The exit status is 0 after
+success, 1 if the script fails, 2 if its command line is wrong, 130 after Ctrl-C, and
+143 after SIGTERM.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
     """Parse the command line, import the plugins, call `main`, and exit.
 
     Args:
-      main: takes the name of the script and the arguments that are not flags.
-      takes: what these arguments are, "the paths of images"; empty for flags only.
+      main: function of the script's name and the arguments that are not flags.
+      takes: these arguments, such as "the paths of images"; empty without arguments.
     """
     received: list[int] = []
     try:
@@ -82,7 +82,7 @@ def _parse(argv: list[str], takes: str) -> list[str]:
 
 @contextlib.contextmanager
 def _exit_if_unread() -> Iterator[None]:
-    """Exit silently if nobody reads stdout any more, as in `... | head`."""
+    """Exit silently if no program reads stdout any more, as in `... | head`."""
     try:
         yield
     except BrokenPipeError:

@@ -4,11 +4,12 @@ r"""Convert weights between the frameworks.
     python -m scripts.convert_weights --workdir=runs/inception_seed0 --to=keras_h5 \
         --out=flowers.h5
 
-`FILE` is of Keras or torchvision. `DIR` gets an Orbax checkpoint and model.json with
-the ModelSpec and the file's SHA-256; scripts.train takes it as --config.init.weights.
---to=keras_h5 writes a file for Keras' `load_weights`, --to=safetensors one with
-torchvision's names. A trained run is converted with its classifier, unless you add
---nohead. A network that Keras or torchvision would compute differently is refused.
+`FILE` is a weight file of Keras or torchvision. `DIR` gets an Orbax checkpoint, and
+model.json with the ModelSpec and the file's SHA-256. scripts.train takes `DIR` as
+--config.init.weights. --to=keras_h5 writes a file for Keras' `load_weights`,
+--to=safetensors a file with torchvision's names. A trained run is converted with its
+classifier, unless you add --nohead. The script refuses a network that Keras or
+torchvision would compute differently.
 """
 
 from absl import app, flags
@@ -22,11 +23,11 @@ from seeflower_jax.pretrained import loading, writers
 _MODEL = flags.DEFINE_string("model", None, "The network of --source.")
 _SOURCE = flags.DEFINE_string("source", None, "A weight file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run.")
-_OUT = flags.DEFINE_string("out", None, "What to write.", required=True)
+_OUT = flags.DEFINE_string("out", None, "The file or folder to write.", required=True)
 flags.register_validator("out", lambda path: path != "", "expected a path")
-_HEAD = flags.DEFINE_bool("head", True, "Whether to convert the classifier too.")
+_HEAD = flags.DEFINE_bool("head", True, "Convert the classifier too.")
 _PREPROCESS = flags.DEFINE_enum(
-    "preprocess", None, list(PREPROCESS), "What --source expects, if not the usual."
+    "preprocess", None, list(PREPROCESS), "Preprocessing of --source, if unusual."
 )
 _TO = flags.DEFINE_enum("to", "orbax", writers.FORMATS, "The format of --out.")
 
@@ -41,7 +42,7 @@ def _load():
             _MODEL.value, _SOURCE.value, preprocess=_PREPROCESS.value, head=_HEAD.value
         )
     if _PREPROCESS.value is not None:
-        raise app.UsageError("--preprocess goes with --source only")
+        raise app.UsageError("--preprocess needs --source")
     run = load_run(_WORKDIR.value)
     if run.network.preprocess is not None:
         raise ValueError(

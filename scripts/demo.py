@@ -1,14 +1,14 @@
-"""Open a page that predicts and explains the images that are dropped on it.
+"""Open a page that predicts and explains the images that you drop on it.
 
     python -m scripts.demo --workdir=runs/inception_seed0
     python -m scripts.demo --export=DIR --port=8000
     python -m scripts.demo --model=vgg16 --weights=FILE
 
 The page shows the most probable classes with their calibrated probabilities, and the
-map of any method, class and layer. A second class to compare with adds its map, and a
-map of what speaks for the first class and not for the second. The maps can be
-downloaded as PNGs. The page is on this machine only, unless --host names another
-address, and asks no other server for anything. It needs `pip install -e .[demo]`.
+map of any method, class and layer. If you choose a second class, the page adds its map,
+and a map of what speaks for the first class and not for the second. The maps can be
+downloaded as PNGs. Only this machine can open the page, unless --host gives another
+address. The page makes no requests to other servers. It needs `pip install -e .[demo]`.
 """
 
 import threading

@@ -2,10 +2,10 @@
 
     python -m scripts.devices --out=runs/devices --results=results
 
-The devices are forced on the CPU. The script trains a small network on drawn flowers in
-each way. It writes devices.json, with the losses and with the largest difference of any
-metric from the run on one device. The file also has the speed of the training loader.
-Runs in OUT that are finished are only read.
+The script forces JAX to split the CPU into several devices. It trains a small network
+on drawn flowers in each way. It writes devices.json, with the losses and the largest
+difference of any metric from the run on one device. The file also has the speed of the
+training loader. Finished runs in OUT are only read.
 """
 
 import pathlib

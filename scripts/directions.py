@@ -4,11 +4,11 @@
     python -m scripts.directions --workdir=... --only='*object*' --figure=parts.jpg
     python -m scripts.directions --workdir=... --test='whole image and object'
 
-The run is of the recipe `linear`. Objects and parts are found without labels, and a
-linear head reads the features of the whole image and of its crops. Metrics are of the
-validation split, and with --test also of the test split for one variant. Features of
-crops are kept in the run directory. --results=results enters the metrics into
-directions.json of that folder, and `scripts.reproduce --report` into RESULTS.md.
+The run must have the recipe `linear`. Objects and parts are found without labels, and a
+linear head reads the features of the whole image and of its crops. The metrics are
+validation metrics. --test adds the test metrics of one variant. The run directory keeps
+the features of crops. --results=results enters the metrics into directions.json of that
+folder, and `scripts.reproduce --report` enters them into RESULTS.md.
 """
 
 from absl import flags
@@ -20,16 +20,16 @@ from seeflower_jax.studies import directions
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the images; the default is that of the run."
+    "data_dir", None, "Folder of the images, if it has moved since the training."
 )
-_ONLY = flags.DEFINE_list("only", [], "Variants, or patterns of them with *.")
+_ONLY = flags.DEFINE_list("only", [], "Names of variants, or patterns with *.")
 _TEST = flags.DEFINE_enum(
     "test",
     None,
     list(directions.VARIANTS),
     "The variant to evaluate on the test split.",
 )
-_FIGURE = flags.DEFINE_string("figure", None, "Draw the crops of ten images there.")
+_FIGURE = flags.DEFINE_string("figure", None, "Image file for the crops of ten images.")
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 
 

@@ -2,7 +2,7 @@
 
     python -m scripts.docs
 
-The page has the text that `python -m scripts.NAME --help` prints before the flags. The
+The page has the texts that `python -m scripts.NAME --help` prints before the flags. The
 script needs a clone of the repository.
 """
 
@@ -26,8 +26,8 @@ _HEAD = """\
 - The result goes to stdout, as JSON with `--json`. Progress and errors go to stderr.
 - A script that fails prints one line with the reason and exits with status 1. The
   status is 2 if the command line is wrong. `--debug` also prints the traceback.
-- For a mistyped flag, config key, config file, run directory, network, method or class,
-  the line suggests a similar valid name.
+- If a flag, config key, config file, run directory, network, method or class is
+  mistyped, the line suggests a similar valid name.
 - `predict` and `attribute` skip files that are not readable images. They name these
   files and exit with status 3.
 - `--plugins=my_module` imports a module that registers networks, weight readers or
@@ -51,7 +51,7 @@ def _section(name: str) -> str:
 
 
 def _escape(line: str) -> str:
-    """Escape what Markdown would read as its own outside of code."""
+    """Escape characters outside of code that have a meaning in Markdown."""
     parts = line.split("`")
     parts[::2] = [re.sub(r"([<*\[])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)

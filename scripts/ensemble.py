@@ -3,12 +3,12 @@
     python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0
     python -m scripts.ensemble --joint_head --workdirs=runs/inception_linear,runs/vgg16
 
-All runs must be of the same split. Logits that the run directories already have are not
-computed again. --joint_head solves one linear head on the features of all runs side by
-side instead. --notest leaves the test split out. --results=results records the result
-in that folder. --teacher=FILE, with --joint_head, writes the logits of the training
-images for --config.distillation.logits. Each image is predicted by a head that was
-solved without it.
+All runs must have the same split. Logits in the run directories are not computed again.
+--joint_head solves one linear head on the features of all runs side by side instead.
+--notest leaves out the test split. --results=results records the result in that folder.
+--teacher=FILE, with --joint_head, writes the logits of the training images for
+--config.distillation.logits. A head that was solved without an image predicts this
+image.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from seeflower_jax.studies import record
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "Run directories.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the images; the default is that of each run."
+    "data_dir", None, "Folder of the images, if it has moved since the training."
 )
 _JOINT_HEAD = flags.DEFINE_bool(
     "joint_head", False, "Solve one linear head on the features of all runs."

@@ -1,4 +1,4 @@
-"""Describe in one line what went wrong.
+"""Describe errors in one line.
 
 raise ValueError(errors.describe(error)) from error
 """
@@ -13,7 +13,7 @@ from seeflower_jax.sharding import processes
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of an error, with its type where the message needs it."""
+    """Return the message of an error, with its type if the message needs it."""
     message = str(error)
     unclear = LookupError | TypeError | AttributeError | NameError
     if not message or isinstance(error, unclear):
@@ -22,7 +22,7 @@ def describe(error: BaseException) -> str:
 
 
 def describe_flags(error: Exception) -> str:
-    """Return in one line why the flags of a command line cannot be parsed."""
+    """Return one line that says why the flags of a command line cannot be parsed."""
     if isinstance(error, KeyError | AttributeError):  # Raised for --config.KEY=VALUE.
         while isinstance(error.args[0], Exception):
             error = error.args[0]
@@ -33,7 +33,7 @@ def describe_flags(error: Exception) -> str:
 
 
 def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
-    """Return the last line and the exit status of a script that an error ends.
+    """Return the last line and the exit status of a script that ends with an error.
 
     Args:
       error: the error, or KeyboardInterrupt.
@@ -41,11 +41,11 @@ def ending(error: BaseException, received: Sequence[int]) -> tuple[str, int]:
     """
     if isinstance(error, app.UsageError):
         return f"{error} (--help shows examples)", 2
-    # A library may have turned KeyboardInterrupt into an error of its own.
+    # A library may turn KeyboardInterrupt into its own error.
     if received or isinstance(error, KeyboardInterrupt):
         message = str(error) if isinstance(error, KeyboardInterrupt) else ""
         return message or "interrupted", 128 + (*received, signal.SIGINT)[0]
-    if processes.count() > 1 and "by peer" in str(error):  # of Gloo and of gRPC
+    if processes.count() > 1 and "by peer" in str(error):  # an error of Gloo or gRPC
         return f"another process has ended; see its last line ({describe(error)})", 1
     return f"{describe(error)} (--debug prints the traceback)", 1
 
@@ -58,10 +58,10 @@ class Messages(logging.Formatter):
 
 
 def set_up_logging(debug: bool) -> None:
-    """Log messages to stderr; only with `debug`, with tracebacks of libraries."""
+    """Log messages to stderr, with tracebacks of libraries only if `debug` is set."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     if not debug:
         logging.getLogger().handlers[0].setFormatter(Messages())
     logging.getLogger("jax").setLevel(logging.WARNING)
-    # Orbax logs its steps, and tracebacks of the errors that it raises, by absl.
+    # Orbax uses absl to log its steps and the tracebacks of errors that it raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

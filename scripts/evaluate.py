@@ -4,14 +4,14 @@ r"""Evaluate the best variables of a run on a whole split.
     python -m scripts.evaluate --workdir=runs/inception_seed0 --split=validation \
         --views=299,384:0.875 --nohflip
 
-Prints the metrics and writes metrics.json, per_class.csv, confusion_matrix.csv,
-confusion_matrix.png and reliability.png. The folder is evaluation_<split>/ in the run
-directory, or --out.
+The script prints the metrics and writes metrics.json, per_class.csv,
+confusion_matrix.csv, confusion_matrix.png and reliability.png to --out, by default
+evaluation_<split>/ in the run directory.
 
---views and --hflip replace the test-time views of the config; the folder then ends in
-_views. --crop averages the logits of the whole view and of the part that Grad-CAM
-highlights; the folder then ends in _crop. --ablation=NAME also records the validation
-metrics in ablation.json of --results.
+--views and --hflip replace the test-time views of the config. The name of the folder
+then ends in _views. --crop averages the logits of the whole view and of the part that
+Grad-CAM highlights. The name then ends in _crop. --ablation=NAME also records the
+validation metrics in ablation.json of --results.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ _SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "The split to evaluate."
 )
 _OUT = flags.DEFINE_string("out", None, "The folder to write to.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "The images, if they have moved.")
-_CROP = flags.DEFINE_bool("crop", False, "Also look closer where Grad-CAM highlights.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "The new folder of the images.")
+_CROP = flags.DEFINE_bool("crop", False, "Also crop to the part that Grad-CAM shows.")
 _VIEWS = flags.DEFINE_list("views", [], "Sizes, or size:crop with a share of the side.")
-_HFLIP = flags.DEFINE_bool("hflip", None, "Whether each view is also seen mirrored.")
+_HFLIP = flags.DEFINE_bool("hflip", None, "Also average each mirror image.")
 _ABLATION = flags.DEFINE_string("ablation", None, "The name of the row to record.")
 _RESULTS = flags.DEFINE_string("results", "results", "The folder of recorded results.")
 
 
 def _views(default: View) -> tuple[View, ...]:
-    """Return the views of --views; all but size and crop is as in `default`."""
+    """Return the views of --views; `default` sets all but size and crop."""
     try:
         return tuple(
             dataclasses.replace(default, size=int(size), crop=float(crop or 1))
@@ -56,7 +56,7 @@ def _views(default: View) -> tuple[View, ...]:
 
 
 def _evaluate(run: Run) -> tuple[str, evaluate.Evaluation]:
-    """Evaluate as the flags say; return the suffix of the folder, too."""
+    """Evaluate as the flags say; also return the suffix of the folder."""
     settings, split = read_settings(run.config), _SPLIT.value
     views = _views(settings.view) or settings.views
     mirror = settings.mirror if _HFLIP.value is None else _HFLIP.value

@@ -5,8 +5,8 @@
 
 The folder holds model.stablehlo (for any batch size, on CPU and GPU),
 parameters.safetensors and model.json: the ModelSpec, the view, the class names, the
-temperature of calibrated probabilities and the metrics of the run. A run that whitens
-images also has whitening.npz there.
+temperature of calibrated probabilities and the metrics of the run. If the run whitens
+images, the folder also has whitening.npz.
 """
 
 from absl import flags
@@ -17,7 +17,7 @@ from seeflower_jax.inference import export
 from seeflower_jax.inference.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
-_OUT = flags.DEFINE_string("out", None, "The folder to write, new.", required=True)
+_OUT = flags.DEFINE_string("out", None, "The new folder to write.", required=True)
 flags.register_validator("out", lambda path: path != "", "expected a path")
 
 

@@ -16,7 +16,9 @@ _IMAGES = flags.DEFINE_string("images", None, "A folder, a pattern or a .txt lis
 _SPLIT = flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "A split of the run's images."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's images are now.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of the images, if it has moved since the training."
+)
 flags.register_validator("images", lambda path: path != "", "expected a path")
 
 
@@ -24,18 +26,18 @@ def load_network_and_images() -> tuple[Network, Images]:
     """Load the network and the images that the command line names.
 
     Raises:
-      app.UsageError: unless the command line names one network and one list of images,
-        and what loading them raises.
+      app.UsageError: unless the command line has one network and one list of images.
+        Errors of loading them are raised, too.
     """
     split = _SPLIT.value
     if (_IMAGES.value is None) == (split is None):
-        raise app.UsageError("give one of --images and --split")
+        raise app.UsageError("expected one of --images and --split")
     if split is None:
         network = network_flags.load_network()
         return network, network.images(str(_IMAGES.value))
     network_flags.check()
     if network_flags.WORKDIR.value is None:
-        raise app.UsageError("--split is of a run's data: give --workdir, or --images")
+        raise app.UsageError("--split needs a run: give --workdir, or --images")
     # Only a run needs optax and orbax.
     from seeflower_jax.experiment.images import of_run
     from seeflower_jax.inference.run import load_run

@@ -1,11 +1,11 @@
-"""End a script on SIGINT, as of Ctrl-C, and on SIGTERM.
+"""End a script on SIGINT (Ctrl-C) and on SIGTERM.
 
     with interruption.handled() as received:
         main()          # KeyboardInterrupt; `received` has the number of the signal
 
 The first signal raises KeyboardInterrupt. A training loop ends after the step under way
 instead, see `seeflower_jax.training.stopping`. A second signal ends the process at
-once, even while the process compiles.
+once, even during compilation.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import NoReturn
 from seeflower_jax.records import callbacks
 from seeflower_jax.training import stopping
 
-_AGAIN_SECONDS = 2.0  # until a KeyboardInterrupt counts as swallowed by a callback
+_AGAIN_SECONDS = 2.0  # after this time, a callback has swallowed KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def handled() -> Iterator[list[int]]:
     signals = [
         number
         for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN  # as of `nohup` or `&`
+        if signal.getsignal(number) is not signal.SIG_IGN  # as with `nohup` or `&`
     ]
     if threading.current_thread() is not threading.main_thread() or not signals:
         yield received
@@ -46,8 +46,9 @@ def handled() -> Iterator[list[int]]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Python calls `handle` between two of its instructions, so not while JAX compiles.
-    # The thread reads what the system's handler has written to the pipe at once.
+    # Python calls `handle` only between two of its instructions, not while JAX
+    # compiles. The system's handler writes to the pipe at once, and the thread reads
+    # the pipe.
     watcher = threading.Thread(target=_watch, args=(reader, received), daemon=True)
     watcher.start()
     try:

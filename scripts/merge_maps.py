@@ -7,8 +7,8 @@ r"""Merge the attribution maps that several machines computed.
 
 Each part is a folder part_1_of_2 in the --out of its scripts.attribute. The script
 writes the folder that a single command without --shard would have written. It refuses
-parts that are missing, incomplete or of different settings. Files are linked if all
-folders are on one disk, and copied if not. The parts stay as they are.
+parts that are missing, incomplete or of different settings. It links files if all
+folders are on one disk, and copies them if not. The parts stay as they are.
 """
 
 import glob

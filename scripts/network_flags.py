@@ -16,7 +16,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a trained run."
 _MODEL = flags.DEFINE_string("model", None, "The network of --weights, such as vgg16.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "A weight file with a classifier.")
 _PREPROCESS = flags.DEFINE_enum(
-    "preprocess", None, list(PREPROCESS), "What --weights expect, if not the usual."
+    "preprocess", None, list(PREPROCESS), "Preprocessing of --weights, if unusual."
 )
 _EXPORT = flags.DEFINE_string("export", None, "A folder that scripts.export wrote.")
 
@@ -25,8 +25,8 @@ def check() -> None:
     """Check that the command line names one network.
 
     Raises:
-      app.UsageError: unless the command line has exactly one of --workdir, --export
-        and --weights, and --model and --preprocess with --weights only.
+      app.UsageError: unless the command line has exactly one of --workdir, --export and
+        --weights. --model and --preprocess need --weights.
     """
     if [WORKDIR.value, _WEIGHTS.value, _EXPORT.value].count(None) != 2:
         raise app.UsageError("expected one of --workdir, --weights and --export")
@@ -41,7 +41,7 @@ def load_network() -> Network:
     """Load the network that the command line names.
 
     Raises:
-      app.UsageError: as `check`, and what loading the network raises.
+      app.UsageError: as for `check`. Errors of loading the network are raised, too.
     """
     check()
     if _EXPORT.value is not None:

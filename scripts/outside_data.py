@@ -4,9 +4,9 @@ r"""Measure what pretraining on outside images adds, on drawn flowers.
     python -m scripts.outside_data --config=configs/quickstart.py --out=runs/outside \
         --species=0,48 --seeds=0,1,2 --results=results
 
---species has the numbers of outside species; 0 trains from random parameters. Each
-number has a run for each seed. The seed also draws the images. --results=results writes
-test top-1 of all runs to outside_data.json of that folder.
+--species lists numbers of outside species; 0 trains from scratch. The script trains a
+run for each number and each seed. The seed also draws the images. --results=results
+writes test top-1 of all runs to outside_data.json of that folder.
 """
 
 from absl import flags

@@ -29,7 +29,7 @@ _SIZE = flags.DEFINE_integer(
     "size", None, "Side of the maximised images; the network's by default.", 1
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the images; the default is that of the run."
+    "data_dir", None, "Folder of the images, if it has moved since the training."
 )
 flags.register_validator("out", lambda path: path != "", "expected a folder")
 

@@ -6,13 +6,13 @@
 
 IMAGE is a file, a folder, a pattern or a .txt list of files. DIR is a folder that
 scripts.export wrote. FILE is a weight file of Keras or torchvision with its classifier,
-which predicts the classes of ImageNet; --weights=imagenet:top downloads the file of
+which predicts the classes of ImageNet. --weights=imagenet:top downloads the file of
 Keras. The probabilities are calibrated if the run has a validation split.
 
 --json prints a JSON object for each image, one a line. --explain also writes each image
-next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. A file
-that cannot be read as an image is reported on stderr and skipped; the exit status is
-then 3.
+next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. If
+files are not readable images, the script skips them, reports them on stderr and exits
+with status 3.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def _show(network: Network, prediction: Prediction, names_in_use: set[str]) -> N
 
 
 def _explain(network: Network, image: str, names_in_use: set[str]) -> str:
-    """Write an image next to its Grad-CAM; images of one name get numbers."""
+    """Write an image next to its Grad-CAM; images with the same name get numbers."""
     out, stem = pathlib.Path(_OUT.value).expanduser(), pathlib.Path(image).stem
     names = (f"{stem}_{n}" if n else stem for n in itertools.count())
     name = next(name for name in names if name not in names_in_use)

@@ -2,8 +2,8 @@
 
     python -m scripts.prepare_data --source=DIR --data_dir=OUT
 
-DIR holds the official files. Stock `tfds.builder("oxford_flowers102", data_dir=OUT)`
-reads what is written, and so does training with `--config.data.dir=OUT`.
+DIR holds the official files. Training with `--config.data.dir=OUT` reads the result,
+and so does unmodified `tfds.builder("oxford_flowers102", data_dir=OUT)`.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "The folder to write to.", required=True
 )
 _VERIFY = flags.DEFINE_bool(
-    "verify", True, "Check hashes and counts; off for a smaller set in this layout."
+    "verify", True, "Check hashes and counts; turn off for smaller data sets."
 )
 
 
 def main(_) -> None:
-    with contextlib.redirect_stdout(sys.stderr):  # tfds tells there what it does
+    with contextlib.redirect_stdout(sys.stderr):  # tfds prints its progress
         folder = tfds_writer.write(_SOURCE.value, _DATA_DIR.value, _VERIFY.value)
     console.show({"folder": str(folder)}, str(folder))
 

@@ -12,16 +12,16 @@ from scripts import errors
 from seeflower_jax.sharding import processes
 
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Work together with the other processes; docs/devices.md."
+    "distributed", False, "Work together with other processes; see docs/devices.md."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0; clusters such as SLURM tell it."
+    "coordinator", None, "HOST:PORT of process 0; clusters such as SLURM set it."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of processes; clusters tell it.", 1
+    "num_processes", None, "Number of processes; clusters set it.", 1
 )
 _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Number of this process, from 0; clusters tell it.", 0
+    "process_id", None, "Number of this process, from 0; clusters set it.", 0
 )
 
 

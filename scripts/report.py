@@ -1,11 +1,12 @@
-"""Write the page of a run: its result, its training and examples of its predictions.
+"""Write the report page of a run.
 
     python -m scripts.report --workdir=runs/inception_seed0
 
-The page is report.html in the run directory. It is one file that opens without a
-network. scripts.train writes it at the end of a run. Write it again to add the images
-of scripts.activation_max, if they are in activation_max/ of the run directory. The page
-of an unfinished run does not show the test split.
+The page shows the result, the training and examples of predictions. It is report.html
+in the run directory, one file that needs no network connection. scripts.train writes
+the page at the end of a run. Write it again to add the images of scripts.activation_max
+from activation_max/ in the run directory. The page of an unfinished run does not show
+the test split.
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-"""Make the missing runs of the paper's tables, and the tables and figures.
+"""Train the missing runs of the paper's tables, and write the tables and figures.
 
     python -m scripts.reproduce --out=runs --dry_run
     python -m scripts.reproduce --out=runs --only=table_4.1,inception_v3_official
@@ -8,8 +8,8 @@
 
 The script first prints the plan: the state of each run and its command. Interrupted
 runs are continued. OUT gets a run directory for each run, REPORT.md and the figures.
---report writes RESULTS.md from results/ alone. --record copies the results of finished
-runs to results/ before.
+--report writes RESULTS.md from results/. --record first copies the results of finished
+runs to results/.
 """
 
 import pathlib
@@ -22,16 +22,16 @@ from seeflower_jax.studies import record, reproduce
 from seeflower_jax.studies.rows import BUDGETS, ROWS, SEEDS, select
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the run directories.")
-_ONLY = flags.DEFINE_list("only", [], "Rows or tables, or patterns of them with *.")
+_ONLY = flags.DEFINE_list("only", [], "Names of rows or tables, or patterns with *.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of each row, such as 0,1,2.")
 _BUDGET = flags.DEFINE_enum(
     "budget",
     "full",
     list(BUDGETS),
-    "full: all rows; cpu: rows for two cores; smoke: tiny runs to see that all works.",
+    "full: all rows; cpu: rows for two cores; smoke: tiny runs that test all rows.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the plan.")
-_RECORD = flags.DEFINE_list("record", None, "Run directories, or patterns of them.")
+_RECORD = flags.DEFINE_list("record", None, "Run directories, or patterns with *.")
 _REPORT = flags.DEFINE_bool("report", False, "Write RESULTS.md.")
 flags.adopt_module_key_flags(run_flags)
 flags.register_validator(

@@ -10,7 +10,7 @@ from absl import flags
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "", "Folder of the images; downloads by default."
 )
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "For decoded images and downloads.")
+_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "Decoded images and downloads.")
 _WEIGHTS_DIR = flags.DEFINE_string(
     "weights_dir", "", "Folder of Keras weight files; downloads by default."
 )

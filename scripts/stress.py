@@ -6,10 +6,9 @@
     python -m scripts.stress --case=images/exif_cut_jpg
 
 The full form takes about 45 minutes on two cores, --short about a minute. An
-interrupted test goes on where it was if --folder and the commit are the same. --case
-runs one malformed input, prints its command and its verdict, and keeps its files. The
-script needs a clone of the repository, with tests/. Exit status 3 says that something
-failed.
+interrupted test continues if --folder and the commit are the same. --case runs one
+malformed input, prints its command and its verdict, and keeps its files. The script
+needs a clone of the repository, with tests/. Exit status 3 means that a test failed.
 """
 
 import pathlib
@@ -21,11 +20,11 @@ from scripts import console
 from seeflower_jax import records
 
 _OUT = flags.DEFINE_string("out", None, "The JSON file to write.")
-_SHORT = flags.DEFINE_bool("short", False, "Run a small part of each part.")
+_SHORT = flags.DEFINE_bool("short", False, "Run a few tests of each part.")
 _PARTS = flags.DEFINE_list("parts", [], "Only these parts of the test.")
 _KINDS = flags.DEFINE_list("kinds", [], "Only these kinds of malformed inputs.")
 _CASE = flags.DEFINE_string("case", None, "One malformed input, KIND/NAME.")
-_FOLDER = flags.DEFINE_string("folder", None, "The folder to work in; a new one.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder to work in; default: a new one.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Number of processes at a time.", 1)
 
 

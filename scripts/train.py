@@ -7,10 +7,10 @@ r"""Train a network in stages and evaluate it.
 Ctrl-C, or SIGTERM, ends the run after the step under way and saves its state. A second
 Ctrl-C ends it at once. The same command continues an interrupted run.
 
---notest does not use the test split; use it for runs that are compared on validation.
+--notest does not use the test split. Use it for runs that you compare on validation.
 The result is printed on stdout, progress on stderr. The run directory gets report.html,
-a page of the whole run. --profile=10 writes a trace of 10 steps of each stage to its
-profile/, for XProf and https://ui.perfetto.dev.
+a page about the whole run. --profile=10 writes a trace of 10 steps of each stage to
+profile/ in the run directory, for XProf and https://ui.perfetto.dev.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""Downloads that resume, check the hash, and leave either a complete file or none.
+"""Download files: resume, check the hash, and leave a complete file or none.
 
 path = fetch(url, "~/.cache/seeflower_jax/file.bin", sha256="2d01ecc8...")
 
-Several processes can download the same file. One of them downloads it, the others wait.
+Several processes can ask for the same file. One process downloads it, the others wait.
 """
 
 import contextlib
@@ -18,9 +18,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import tqdm
-
 from seeflower_jax.records import files
+from seeflower_jax.records.progress_bar import progress_bar
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
@@ -51,8 +50,8 @@ def fetch(
 
     The content goes to `path` + '.partial' first. An interrupted download resumes from
     this file. The file gets its final name after the hash is checked. If another
-    process downloads the same file, `fetch` waits for it. On network disks without
-    locks, `fetch` cannot notice the other process.
+    process downloads the same file, `fetch` waits. On network disks without locks,
+    `fetch` cannot notice the other process.
 
     Args:
       url: the address of the file.
@@ -78,7 +77,7 @@ def fetch(
         _transfer_with_retries(url, file, advice)
         defect = _hash_defect(partial, expected)
         if defect and resumed:
-            # The first part may be of an older file at the same address.
+            # The first part may come from an older file at the same address.
             logging.warning("%s has %s; downloading it again", partial, defect)
             file.truncate(0)
             _transfer_with_retries(url, file, advice)
@@ -110,7 +109,7 @@ def _locked(partial: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def _hash_defect(path: pathlib.Path, expected: dict[str, str | None]) -> str:
-    """Return which hash of a file is wrong, and how; '' if none is."""
+    """Return which hash of a file is wrong, and its value; '' if none is wrong."""
     for algorithm, digits in expected.items():
         if digits and not (digest := file_hash(path, algorithm)).startswith(digits):
             return f"{algorithm} {digest}, expected {digits}"
@@ -138,13 +137,8 @@ def _transfer(url: str, file: BinaryIO) -> None:
             offset = 0
         length = response.headers.get("Content-Length")
         expected = offset + int(length) if length else None
-        with tqdm.tqdm(
-            total=expected,
-            initial=offset,
-            desc=pathlib.Path(file.name).stem,
-            unit="B",
-            unit_scale=True,
-        ) as bar:
+        name = pathlib.Path(file.name).stem
+        with progress_bar(name, expected, "B", offset) as bar:
             while chunk := response.read(_CHUNK):
                 _append(file, chunk)
                 bar.update(len(chunk))

@@ -28,7 +28,7 @@ def nearest(
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message, `; did you mean 'vgg16'?`.
 
-    It is empty if no known name is similar.
+    The end is empty if no known name is similar.
     """
     similar = nearest(name, known)
     return f"; did you mean {similar[0]!r}?" if similar else ""
@@ -42,7 +42,7 @@ def matching(patterns: Iterable[str], known: Sequence[str], kind: str) -> set[st
     Args:
       patterns: names, or patterns with `*`, `?` and `[...]`.
       known: the valid names.
-      kind: what the names are names of, for the error message, such as "row".
+      kind: kind of the names for the error message, such as "row".
 
     Raises:
       ValueError: if no name matches a pattern; the message lists similar names.
@@ -60,17 +60,17 @@ def matching(patterns: Iterable[str], known: Sequence[str], kind: str) -> set[st
 
 
 def check_count(name: str, value: int) -> None:
-    """Check that a number of things is 1 or more.
+    """Check that a count is 1 or more.
 
     Raises:
-      ValueError: names the number and its value.
+      ValueError: if it is not; the message gives the name and the value.
     """
     if value < 1:
         raise ValueError(f"{name} is {value}; expected 1 or more")
 
 
 def nearest_path(path: str | os.PathLike) -> str | None:
-    """Return the existing path most like a missing one; None if nothing is near."""
+    """Return the existing path that is most similar to a missing path, or None."""
     missing = pathlib.Path(path).expanduser()
     while not missing.parent.exists():
         missing = missing.parent

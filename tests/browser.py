@@ -1,11 +1,11 @@
-"""A page in headless Chromium, over its DevTools protocol.
+"""Open pages in headless Chromium, over its DevTools protocol.
 
     with Browser() as browser:
-        events = browser.open(path, width=390)     # everything the page did
+        events = browser.open(path, width=390)     # everything that the page did
         browser.evaluate("document.title")
         browser.send("Page.captureScreenshot")
 
-The protocol goes through pipes, so nothing besides Chromium is needed.
+The protocol uses pipes, so tests need only Chromium.
 """
 
 import json
@@ -39,7 +39,7 @@ def chromium() -> str:
 
 
 class Browser:
-    """One tab of a Chromium process of its own."""
+    """One tab of a separate Chromium process."""
 
     def __enter__(self) -> "Browser":
         self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -81,7 +81,7 @@ class Browser:
         return json.loads(message)
 
     def send(self, method: str, **params) -> dict:
-        """Calls a method of the protocol and waits for its result."""
+        """Call a method of the protocol and wait for its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -96,7 +96,7 @@ class Browser:
     def open(
         self, page: pathlib.Path | str, width: int = 1280, height: int = 900, dark=False
     ) -> list[dict]:
-        """Loads a file or an address; returns the events until it is loaded."""
+        """Load a file or an address; return the events until it is loaded."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -114,32 +114,32 @@ class Browser:
         return list(self._events)
 
     def evaluate(self, expression: str):
-        """The value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"])
         return found["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> None:
-        """Waits until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.evaluate(f"Boolean({expression})"):
             assert time.monotonic() < end, f"not after {seconds} s: {expression}"
             time.sleep(0.1)
 
     def choose_file(self, selector: str, path: pathlib.Path) -> None:
-        """Chooses the file of an input element."""
+        """Choose the file of an input element."""
         root = self.send("DOM.getDocument")["root"]["nodeId"]
         found = self.send("DOM.querySelector", nodeId=root, selector=selector)
         self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
 
     def events(self) -> list[dict]:
-        """Returns everything that the page has done since it was opened."""
+        """Return everything that the page has done since it was opened."""
         self.evaluate("0")  # receives what Chromium has sent
         return list(self._events)
 
     def press(self, key: str, code: int) -> None:
-        """Presses and releases a key."""
+        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             self.send(
                 "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code

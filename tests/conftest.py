@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests."""
+"""Define the fixtures that all tests share."""
 
 import gc
 import os
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from ml_collections import ConfigDict
 
-# Equal programs of different tests, and of the scripts they start, are compiled once.
-# This has to be known before JAX is imported.
+# Functions that several tests, or the scripts that they start, have in common are
+# compiled once. These variables must be set before JAX is imported.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax_cache_")
 )
@@ -26,12 +26,12 @@ from seeflower_jax.inference.run import Run, load_run  # noqa: E402
 from tests import fixtures, harness, peers, tiny_config  # noqa: E402
 
 sys.meta_path.append(peers.Finder())
-_MAX_BYTES = 4 << 30  # of a process of tests, before it forgets its compiled programs
+_MAX_BYTES = 4 << 30  # memory of a test process before it forgets compiled functions
 
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """Forget compiled programs after a module of tests, if they take much memory."""
+    """Forget compiled functions after a test module, if they take much memory."""
     yield
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     if pages * os.sysconf("SC_PAGE_SIZE") > _MAX_BYTES:
@@ -115,7 +115,7 @@ def linear_run(tmp_path_factory, linear_config) -> Run:
 
 @pytest.fixture(scope="session")
 def small_arguments(tmp_path_factory, flowers) -> list[str]:
-    """Makes scripts.train, with a config of an ImageNet network, take seconds."""
+    """Return arguments that make scripts.train take seconds for an ImageNet config."""
     return [
         f"--config.data.dir={flowers}",
         f"--config.data.cache_dir={tmp_path_factory.mktemp('cache')}",
@@ -127,7 +127,7 @@ def small_arguments(tmp_path_factory, flowers) -> list[str]:
         "--config.eval.batch_size=8",
         "--config.test_time.views=((64, 1.0),)",
         "--config.stage_order=('head',)",
-        "--config.stages.head.epochs=100",  # of kept features
+        "--config.stages.head.epochs=100",  # on saved features
         "--config.stages.head.batch_size=8",
         "--config.stages.head.learning_rate=0.01",
         "--config.stages.head.validate_every=100",
@@ -136,7 +136,7 @@ def small_arguments(tmp_path_factory, flowers) -> list[str]:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory, small_arguments) -> pathlib.Path:
-    """The directory of a run of configs/inception.py with the network `small`."""
+    """Return the run directory of configs/inception.py with the network `small`."""
     workdir = tmp_path_factory.mktemp("small") / "run"
     config = harness.ROOT / "configs" / "inception.py"
     arguments = [f"--config={config}", f"--workdir={workdir}", *small_arguments]

@@ -2,9 +2,9 @@
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1 4
 
-Prints a JSON object: for each number of devices, the metrics and the parameters after
-two steps. No number of devices but 1 divides the batch. On several devices, the images
-live in their memory.
+This prints a JSON object: for each number of devices, the metrics and the parameters
+after two steps. Only 1 device divides the batch. Several devices keep the images in
+their memory.
 """
 
 import json

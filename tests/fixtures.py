@@ -1,4 +1,4 @@
-"""Small files in the layouts of the real ones, for the tests."""
+"""Write small files in the layouts of the real files."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ from seeflower_jax.pretrained import keras_h5
 
 CLASSES, TRAIN, VALIDATION, TEST = 4, 4, 3, 5
 NARROW_WIDTH = 0.05
-# Options of the attribution methods whose defaults take many passes.
+# Options for attribution methods that need many passes by default.
 FEW_PASSES = {
     "rise": {"samples": 8},
     "kernel_shap": {"cells": 2, "samples": 14},
@@ -24,7 +24,7 @@ FEW_PASSES = {
 
 
 def write_flowers(folder: pathlib.Path, side: int = 90) -> None:
-    """Writes jpg/, imagelabels.mat and setid.mat; a class has a colour of its own."""
+    """Write jpg/, imagelabels.mat and setid.mat; each class has its own colour."""
     rng = np.random.default_rng(0)
     per_class = TRAIN + VALIDATION + TEST
     labels = rng.permutation(np.repeat(np.arange(CLASSES), per_class))
@@ -52,7 +52,7 @@ def write_flowers(folder: pathlib.Path, side: int = 90) -> None:
 
 
 def write_keras_h5(path: pathlib.Path, layers) -> None:
-    """Writes [(layer, [(weight name, array)])] as Keras' HDF5 weight files are."""
+    """Write [(layer, [(weight name, array)])] as a Keras HDF5 weight file."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name, _ in layers])
         for name, weights in layers:
@@ -64,7 +64,7 @@ def write_keras_h5(path: pathlib.Path, layers) -> None:
 
 
 def random_variables(spec: models.ModelSpec, seed: int) -> dict:
-    """Variables of a network as `models.init` gives them, without compiling it."""
+    """Return random variables as `models.init` does, without compiling it."""
     like = models.shapes(spec)
     rng = np.random.default_rng(seed)
 
@@ -78,12 +78,12 @@ def random_variables(spec: models.ModelSpec, seed: int) -> dict:
 
 
 def narrow_variables(seed: int) -> dict:
-    """Variables of a narrow Inception-v3, with random batch statistics."""
+    """Return variables of a narrow Inception-v3, with random batch statistics."""
     spec = models.get_spec("inception_v3", num_classes=102, width=NARROW_WIDTH)
     variables = random_variables(spec, seed)
     rng = np.random.default_rng(seed)
 
-    def draw(path, leaf):  # means around 0, or signals die on the way up
+    def draw(path, leaf):  # means around 0, because signals would vanish
         low, high = {"mean": (-0.2, 0.2), "var": (0.5, 1.5)}[path[-1].key]
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
@@ -92,7 +92,7 @@ def narrow_variables(seed: int) -> dict:
 
 
 def inception_layers(variables: dict, first: int = 1) -> list:
-    """The layers of a Keras file of these variables, numbered from `first`."""
+    """Return the layers of a Keras file of these variables, numbered from `first`."""
     layers = []
     for number, name in enumerate(keras_h5.INCEPTION_V3_CONVS, first):
         suffix = f"_{number}" if number else ""
@@ -116,5 +116,5 @@ def inception_layers(variables: dict, first: int = 1) -> list:
 
 
 def write_inception_h5(path: pathlib.Path, variables: dict, first: int = 1) -> None:
-    """Writes variables of Inception-v3 as a Keras `notop` file."""
+    """Write variables of Inception-v3 as a Keras `notop` file."""
     write_keras_h5(path, inception_layers(variables, first))

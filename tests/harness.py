@@ -24,13 +24,13 @@ import jax
 import numpy as np
 from absl import flags
 
-import scripts.console  # Defines the flags of all scripts once.
+import scripts.console  # defines the flags of all scripts once
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Completed(NamedTuple):
-    """What a script left when it ended."""
+    """The status and the output of a script."""
 
     returncode: int
     stdout: str
@@ -40,7 +40,7 @@ class Completed(NamedTuple):
 def run_here(script: str, *arguments: Any, root: pathlib.Path = ROOT) -> Completed:
     """Run a script in this process.
 
-    This is the fastest way, and a test can replace parts of the package. Output of
+    This is the fastest way, and a test can replace parts of the package. The output of
     processes that the script starts is not captured.
 
     Args:
@@ -68,11 +68,11 @@ def run_here(script: str, *arguments: Any, root: pathlib.Path = ROOT) -> Complet
 
 
 def run_apart(script: str, *arguments: Any, **environment: str) -> Completed:
-    """Run a script in a process of its own, as `python -m scripts.NAME` does.
+    """Run a script in a separate process, as `python -m scripts.NAME` does.
 
-    The process is forked from a server that has imported the packages that scripts
-    import, which saves seconds. With environment variables, which JAX reads when it is
-    imported, a new interpreter is started.
+    The process is forked from a server, which has already imported the packages of the
+    scripts. This saves seconds. If there are environment variables, a new interpreter
+    is started, because JAX reads them when it is imported.
 
     Args:
       script: name of the script.
@@ -108,7 +108,7 @@ def assert_trees_equal(actual: Any, expected: Any) -> None:
     """Assert that two trees have the same structure and equal arrays.
 
     Raises:
-      AssertionError: names the path of the first leaf that differs.
+      AssertionError: if they differ; the message has the path of the first difference.
     """
     _assert_trees(np.testing.assert_array_equal, actual, expected)
 
@@ -116,7 +116,7 @@ def assert_trees_equal(actual: Any, expected: Any) -> None:
 def assert_trees_close(
     actual: Any, expected: Any, rtol: float = 1e-7, atol: float = 0.0
 ) -> None:
-    """Assert as `assert_trees_equal`, within tolerances."""
+    """Assert that two trees are equal as in `assert_trees_equal`, within tolerances."""
     options = {"rtol": rtol, "atol": atol}
     _assert_trees(np.testing.assert_allclose, actual, expected, **options)
 
@@ -135,7 +135,7 @@ def _assert_trees(compare, actual, expected, **options) -> None:
 
 @contextlib.contextmanager
 def _restored_flags() -> Iterator[None]:
-    """Forget afterwards what a script defines: its flags and the modules with flags.
+    """Forget the flags of a script, and the modules with flags, after its run.
 
     The config file is forgotten too, because ml_collections executes the next file in
     the module of the last one.
@@ -160,7 +160,7 @@ def _restored_logging() -> Iterator[None]:
     """Let a script set up logging, and restore it afterwards."""
     loggers = [logging.getLogger(name) for name in (None, "absl", "jax")]
     handlers, levels = logging.root.handlers[:], [logger.level for logger in loggers]
-    logging.root.handlers.clear()  # Otherwise basicConfig does nothing.
+    logging.root.handlers.clear()  # basicConfig does nothing if there are handlers
     try:
         yield
     finally:
@@ -179,7 +179,7 @@ def _fork_server() -> multiprocessing.context.BaseContext:
 def _imported_modules() -> list[str]:
     """Return the modules that scripts import from other packages.
 
-    A name that is no module, as of `from typing import Any`, is skipped by the server.
+    The server skips names that are not modules, as in `from typing import Any`.
     """
     modules = set()
     for path in (ROOT / "scripts").glob("*.py"):

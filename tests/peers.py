@@ -1,6 +1,6 @@
-"""Optional packages, such as the frameworks that this project is compared with.
+"""Skip tests that need an optional package, such as PyTorch.
 
-A test, a fixture or a test module that imports a missing one is skipped. With
+A test, a fixture or a test module is skipped if it imports a missing package. With
 SEEFLOWER_REQUIRE_PEERS it fails.
 """
 
@@ -25,7 +25,7 @@ _TESTS = pathlib.Path(__file__).parent
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Skip tests that import a module which no other finder has found.
+    """Skip tests that import a module that no other finder finds.
 
     Args:
       extras: the extra of setup.cfg that installs each module.

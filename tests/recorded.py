@@ -1,4 +1,4 @@
-"""Configs as they were when results/ was recorded: with fewer keys and other names.
+"""Convert configs to older layouts, such as the layout of the recorded results.
 
 assert records.config_hash(recorded.layout(config)) == result["config_hash"]
 """
@@ -9,7 +9,7 @@ from seeflower_jax import records
 
 
 def layouts(config: Mapping) -> list[dict]:
-    """Return a config as it is, without the newest keys, and in the oldest layout."""
+    """Return a config unchanged, without the newest keys, and in the oldest layout."""
     without = records.plain(config)
     for stage in without["stages"].values():
         _drop_defaults(stage, {"all_views": False})
@@ -19,8 +19,8 @@ def layouts(config: Mapping) -> list[dict]:
 def layout(config: Mapping) -> dict:
     """Return a config of an official recipe in the layout of the recorded results.
 
-    A key that did not exist then is left out if it has its default. Otherwise it stays,
-    so that the hash of a changed recipe differs.
+    A newer key is left out if it has its default. A changed key stays, so the hash of a
+    changed recipe differs.
     """
     values = records.plain(config)
     _drop_defaults(values["model"], dict.fromkeys(list(values["model"])))
@@ -57,7 +57,7 @@ def _drop_defaults(section: dict, defaults: Mapping) -> None:
 
 
 def _rename_optimizer(stage: dict) -> None:
-    """Name the optimizer as it was: 'adam' had decoupled weight decay, as AdamW has."""
+    """Use the old name of AdamW: 'adam' had its decoupled weight decay."""
     known = {
         "adamw": ("adam", []),
         "rmsprop": ("rmsprop", [["eps", 1e-7]]),

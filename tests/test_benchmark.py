@@ -1,7 +1,9 @@
-"""The speed benchmarks, on small images."""
+"""Test the speed benchmarks on small images."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -23,11 +25,53 @@ def test_both_passes_are_timed_in_each_framework(tmp_path):
     done = harness.run_apart("benchmark", "train", *small, f"--out={out}")
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
-    for framework in ("seeflower_jax", "keras", "torch"):
-        rates = record["images_per_second"][framework]
+    default = ["seeflower_jax", "keras", "torch"]
+    default += ["seeflower_jax_bfloat16", "torch_bfloat16"]
+    assert record["images_per_second"].keys() == set(default)
+    for framework, rates in record["images_per_second"].items():
         assert rates["forward"] > rates["finetune"] > 0
         assert framework in done.stdout
+        # Only this package has a step with loader and augmentation.
+        assert (rates.get("train", 0) > 0) == framework.startswith("seeflower_jax")
     assert record["command"].startswith("python -m scripts.benchmark train")
+
+
+def test_table_of_convolutions(tmp_path):
+    out = tmp_path / "convolutions.json"
+    small = ["--model=small", "--batch_size=2", "--size=32", "--rounds=1"]
+    done = harness.run_here("benchmark_convolutions", *small, f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    kernels = models.shapes(models.get_spec("small", num_classes=102))["params"]
+    expected = [
+        list(kernel.shape)
+        for kernel in jax.tree.leaves(kernels["backbone"])
+        if len(kernel.shape) == 4
+    ]
+    rows = record["convolutions"]
+    found = [row["kernel"] for row in rows for _ in range(row["count"])]
+    assert sorted(found) == sorted(expected)
+    forms = {"xla_float32", "xla_bfloat16"}
+    forms |= {"seeflower_jax_float32", "seeflower_jax_bfloat16"}
+    for name in ("forward", "input_gradient", "kernel_gradient"):
+        # Seconds and GFLOP/s are of the same calls.
+        for form in forms:
+            seconds = 0
+            for row in rows:
+                height, width, _ = row["image"]
+                positions = 2 * height * width  # of 'SAME' windows in two images
+                flops = 2 * positions * np.prod(row["kernel"]) / np.prod(row["strides"])
+                seconds += row["count"] * flops / 1e9 / row[name][form]
+            assert seconds == pytest.approx(record["seconds"][name][form])
+    assert record["product_gflops"].keys() == {"float32", "bfloat16"}
+    assert "kernel_gradient" in done.stdout
+
+
+def test_platform_without_its_driver(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    done = harness.run_here("benchmark", "train", "--platform=gpu")
+    assert done.returncode == 1 and "there is no nvidia-smi" in done.stderr
+    assert "--platform=cpu" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [(), ("train", "forward"), ("tarin",)])

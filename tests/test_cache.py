@@ -1,4 +1,4 @@
-"""The script that lists and removes caches, and the cache of compiled functions."""
+"""Test the script for caches, and the cache of compiled functions."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _KEY = "jax_compilation_cache_dir"
 
 @pytest.fixture
 def folder(flowers, tmp_path):
-    """Return a cache directory with two caches of one file, and an unfinished one."""
+    """Return a cache directory with two caches of one file, and an unfinished cache."""
     source = oxford_flowers.load(flowers, verify=False)
     cache.open_cache(source, 32, tmp_path)
     pixels = tmp_path / "pixels"
@@ -70,7 +70,7 @@ def test_a_cache_that_is_being_written_stays(tmp_path):
 
 @pytest.fixture
 def unset():
-    """Take back the setting of the tests' own cache, for one test."""
+    """Undo the setting of the tests' own cache for one test."""
     before = jax.config.values[_KEY]
     jax.config.update(_KEY, None)
     yield
@@ -82,7 +82,7 @@ def test_setting_of_the_user_comes_first(unset, tmp_path):
     folder = jax.config.values[_KEY]
     assert folder.startswith(str(tmp_path / "first" / "compiled"))
     assert os.path.isdir(folder)
-    compilation.keep(tmp_path / "second")  # of a config; the default came first
+    compilation.keep(tmp_path / "second")  # of a config, after the default
     assert jax.config.values[_KEY].startswith(str(tmp_path / "second"))
     compilation.keep(tmp_path, enabled=False)
     assert jax.config.values[_KEY] is None
@@ -92,7 +92,7 @@ def test_setting_of_the_user_comes_first(unset, tmp_path):
         assert jax.config.values[_KEY] == "/of/the/user"
     jax.config.update(_KEY, None)
     (tmp_path / "file").touch()
-    compilation.keep(tmp_path / "file")  # cannot be a folder
+    compilation.keep(tmp_path / "file")  # a file cannot be a folder
     assert jax.config.values[_KEY] is None
 
 

@@ -1,4 +1,4 @@
-"""The recipes of configs/: their keys, what each trains, what the network sees."""
+"""Test the recipes of configs/: keys, trained parameters, and what a network sees."""
 
 import importlib
 import pathlib
@@ -198,7 +198,7 @@ def test_paper_shows_the_network_whole_images_in_0_to_1(
     run = load_run(tmp_path / "run")
     network = run.network
     assert network.spec.preprocess == "unit"
-    # The statistics of the frozen layers are those of the file, although batches were
+    # The frozen layers keep the statistics of the file, although batches were
     # normalised by their own statistics.
     loaded = fixtures.narrow_variables(seed=1)["batch_stats"]
     harness.assert_trees_equal(network.variables["batch_stats"], loaded)

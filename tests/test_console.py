@@ -1,4 +1,4 @@
-"""What scripts print: their help, their results and their errors."""
+"""Test what scripts print: help, results and errors."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests import harness
 
 
 def _assert_refused(completed, script):
-    """Assert that a script refused its command line, in one line."""
+    """Assert that a script refused its command line with one line."""
     assert completed.returncode == 2 and completed.stdout == ""
     assert completed.stderr.count("\n") == 1
     assert completed.stderr.startswith(f"scripts.{script}: ")
@@ -54,7 +54,7 @@ def test_mistyped_flag(name):
 
 
 def test_every_other_module_is_shared_by_scripts():
-    """Scripts are told apart from the modules that they share."""
+    """Scripts differ from the modules that they share."""
     modules = {path.stem for path in (harness.ROOT / "scripts").glob("[a-z]*.py")}
     shared = modules - set(scripts.names())
     flags = {"config_flag", "image_flags", "network_flags"}
@@ -173,7 +173,7 @@ def photo(tmp_path_factory):
 
 
 def test_results_as_text_and_as_json(tiny_run, flowers, photo, tmp_path):
-    """Every line of stdout is the result; nothing else is there."""
+    """stdout has only the result."""
     workdir = f"--workdir={tiny_run.workdir}"
 
     def run(name, *arguments):
@@ -226,7 +226,7 @@ def test_reader_that_has_enough_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     code = "from scripts import console; console.run(lambda _: console.show({}, 'a'))"
-    # Unbuffered output is written as it is printed, as if it filled the pipe.
+    # Unbuffered output is written at once, as if the buffer were full.
     environment = {"PYTHONUNBUFFERED": "1"}
     done = harness.run_python("-c", code, *arguments, stdout=writer, **environment)
     os.close(writer)

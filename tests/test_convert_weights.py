@@ -1,4 +1,4 @@
-"""Converting weights from the command line, and what Keras and PyTorch make of it."""
+"""Test scripts.convert_weights, and predictions of Keras and PyTorch from its files."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.pretrained import networks
 
 
 def _vgg(**changes):
-    """A narrow VGG16 of this package, with random variables and biases."""
+    """Return a narrow VGG16 of this package, with random variables and biases."""
     fields = {
         "num_classes": networks.CLASSES,
         "width": networks.WIDTH,
@@ -107,7 +107,7 @@ def test_keras_inception_predicts_the_same_by_what_is_written(tmp_path):
     spec = models.get_spec("inception_v3", num_classes=5)
     variables = fixtures.random_variables(spec, 0)
     rng = np.random.default_rng(0)
-    # Means of about the size that lets signals through all layers.
+    # With means of about this size, signals pass through all layers.
     variables["batch_stats"] = jax.tree_util.tree_map_with_path(
         lambda path, value: rng.uniform(
             *((-0.2, 0.2) if path[-1].key == "mean" else (0.5, 1.5)), value.shape
@@ -144,7 +144,7 @@ def test_torchvision_inception_predicts_the_same_by_what_is_written(tmp_path):
 
 
 def test_keras_loads_the_backbone_alone(tmp_path):
-    """Of a network whose classifier Keras cannot have."""
+    """The network has a classifier that Keras cannot build."""
     spec, variables = _vgg(pooling="average", pooled=("block4_pool", "block5_pool"))
     with pytest.raises(ValueError, match=r"it reads block4_pool, .*\(--nohead\)"):
         writers.write(tmp_path / "v.h5", "keras_h5", spec, variables, {})
@@ -169,7 +169,7 @@ def test_keras_loads_the_backbone_alone(tmp_path):
         ({"hidden": (9, 8, 7)}, "keras_h5", "its layers are .*'fc3'"),
         ({"pooling": "average"}, "safetensors", "pools by 'average', not flatten"),
         ({"hidden": ()}, "safetensors", r"its layers are \['logits'\], not"),
-        ({"input_size": 256}, "safetensors", "takes 1664 features, not those of a 7"),
+        ({"input_size": 256}, "safetensors", "takes 1664 features, not a 7"),
     ],
 )
 def test_classifier_that_a_framework_cannot_have(
@@ -182,7 +182,7 @@ def test_classifier_that_a_framework_cannot_have(
 
 
 def test_keras_inception_is_refused_in_torchvisions_names(tmp_path, narrow_weights):
-    """Because torchvision's average pooling counts the padding."""
+    """torchvision's average pooling counts the padding, and Keras' does not."""
     spec, variables, _ = loading.load_source("inception_v3", str(narrow_weights))
     message = "count_include_pad is False, torchvision's True; .*'keras_h5'"
     with pytest.raises(ValueError, match=message):

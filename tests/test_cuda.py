@@ -1,4 +1,4 @@
-"""What a GPU would compute: every jitted function, lowered for CUDA on a CPU."""
+"""Test what a GPU would compute: each jitted function, lowered for CUDA on a CPU."""
 
 import dataclasses
 import re
@@ -72,7 +72,7 @@ BATCHES = {
 
 
 def training_step(spec, batch, on_features=False, **changes):
-    """Return the jitted step of a stage, and the arguments that it is lowered with."""
+    """Return the jitted step of a stage, and arguments to lower it with."""
     settings = {"rules": ((".*", 1.0),), "ema_decay": 0.9, "train_batch_stats": True}
     settings |= {"augmentation": Augmentation(SIDE, hflip=True, cutmix=1.0)}
     if on_features:
@@ -107,12 +107,13 @@ def test_step_has_plain_convolutions_of_its_type(name, dtype):
     )
     text = lower(compiled, *arguments)
     found, kernels = convolutions(text), count_kernels(spec)
-    # Forward, gradients of all kernels, and gradients of all inputs but the images.
+    # Forward pass, gradients of all kernels, and gradients of all inputs except the
+    # images.
     assert len(found) == 3 * kernels - 1
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
     assert {kind for kinds in found for kind in kinds} == {short}
     assert ("bf16" in text) == (dtype == "bfloat16")
-    # Normalisation, softmax and loss, and the products of the head.
+    # Normalisation, softmax, loss, and the matrix products of the head.
     for operation in ("rsqrt", "exponential", "log", "dot_general"):
         lines = re.findall(rf"stablehlo\.{operation} .*", text)
         assert lines and not [line for line in lines if "bf16" in line], operation
@@ -217,7 +218,7 @@ def test_other_functions_have_plain_convolutions(functions):
 
 
 def test_maps_have_plain_convolutions():
-    """Of all attribution methods, in one function."""
+    """One function computes the maps of all attribution methods."""
     spec = make_spec()
     explain = make_explainer(
         spec, list(METHODS), size=SIDE, options=fixtures.FEW_PASSES

@@ -1,4 +1,4 @@
-"""Runs on several devices: equal results, and use on any other number of devices."""
+"""Test runs on several devices: equal results, and use on other numbers of devices."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from seeflower_jax.explain.store import MapStore
 from tests import harness, tiny_config
 from tests.test_processes import free_port, start_together
 
-# {what is done with a run: arguments of the script besides --workdir}
+# {script that uses a run: its arguments besides --workdir}
 USES = {
     "evaluate": ["--split=validation", "--views=32", "--json"],
     "attribute": ["--split=validation", "--methods=grad_cam,smooth_grad", "--limit=5"],
@@ -38,7 +38,7 @@ def test_steps_agree_where_the_devices_do_not_divide_the_batch():
 
 @pytest.fixture(scope="module")
 def config(flowers, tmp_path_factory):
-    """Return a config whose batches no number of devices but 1 divides."""
+    """Return a config with batches that only 1 device divides."""
     config = tiny_config.make_small(tiny_config.get_config())
     config.data.update(
         dir=str(flowers), cache_dir=str(tmp_path_factory.mktemp("cache"))
@@ -61,7 +61,7 @@ def config_file(config, tmp_path_factory):
 
 
 def assert_same_run(folder, expected):
-    """Assert that the metrics of two runs differ by rounding only."""
+    """Assert that the metrics of two runs differ only by rounding."""
     lines, others = records.read_log(folder), records.read_log(expected)
     assert [line["run_step"] for line in lines] == [x["run_step"] for x in others]
     results = records.read_result(folder), records.read_result(expected)
@@ -106,7 +106,7 @@ def _use(workdir, out, count):
 
 @pytest.fixture(scope="module")
 def expected(one, tmp_path_factory):
-    """Return the folder of what the scripts write of a run, on one device."""
+    """Return the folder of the outputs of all scripts for a run, on one device."""
     folder = tmp_path_factory.mktemp("expected")
     _use(one, folder, 1)
     return folder
@@ -182,7 +182,7 @@ def test_run_is_resumed_on_other_devices(
 
 
 def _start_two(config_file, folder, *more):
-    """Start a run in two processes, which need not be the first ones."""
+    """Start a run in two processes, or resume a run."""
     return start_together(
         *("-m", "scripts.train", f"--config={config_file}", f"--workdir={folder}"),
         *("--distributed", f"--coordinator=127.0.0.1:{free_port()}"),

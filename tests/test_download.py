@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine."""
+"""Test downloads from a real server on this machine."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves files of `server.files`; honours ranges if `server.ranges`."""
+    """Serve files of `server.files`; honour ranges if `server.ranges`."""
 
     def do_GET(self):
         server = self.server
@@ -39,12 +39,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
-        if server.slow:  # so that two downloads are under way at once
+        if server.slow:  # so that two downloads overlap
             self.wfile.write(body[:1000])
             server.started.set()
             time.sleep(server.slow)
             body = body[1000:]
-        if server.cut_after:  # the connection breaks, once
+        if server.cut_after:  # the connection breaks once
             body, server.cut_after = body[: server.cut_after], 0
         self.wfile.write(body)
 
@@ -126,7 +126,8 @@ def test_second_process_waits_for_the_first(server, tmp_path):
     assert server.started.wait(60)
     second = _download_apart(server, tmp_path / "a.bin")
     for process in (first, second):
-        assert process.wait(60) == 0, process.stderr.read()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert server.requests == [("/a.bin", "bytes=0-")]
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
@@ -134,10 +135,9 @@ def test_second_process_waits_for_the_first(server, tmp_path):
 
 def test_killed_process_frees_the_download(server, tmp_path):
     server.slow = 60
-    first = _download_apart(server, tmp_path / "a.bin")
-    assert server.started.wait(60)
-    first.kill()
-    first.wait()
+    with _download_apart(server, tmp_path / "a.bin") as first:
+        assert server.started.wait(60)
+        first.kill()
     server.slow = 0
     path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
     assert path.read_bytes() == CONTENT

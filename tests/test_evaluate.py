@@ -1,4 +1,4 @@
-"""scripts.evaluate: what it prints and writes, and which command lines it refuses."""
+"""Test scripts.evaluate: its output, its files, and refused command lines."""
 
 import json
 import shutil
@@ -56,7 +56,8 @@ def test_other_views_and_a_closer_look(workdir):
     for suffix in losses:
         assert (workdir / f"evaluation_test{suffix}" / "metrics.json").exists()
     assert np.isfinite(losses["_views"]) and losses["_views"] != losses[""]
-    # The last layer has one pixel for views of 80 pixels, so the part is the whole.
+    # The last layer has one pixel for views of 80 pixels, so the crop is the whole
+    # view.
     assert losses["_crop"] == pytest.approx(losses[""], rel=1e-5)
 
 

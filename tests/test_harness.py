@@ -1,4 +1,4 @@
-"""The harness of the other tests."""
+"""Test the harness of the other tests."""
 
 import logging
 

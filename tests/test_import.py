@@ -1,4 +1,4 @@
-"""Importing the package is quick and loads nothing that is not used."""
+"""Test that importing the package is fast and loads only what is used."""
 
 import time
 
@@ -32,7 +32,7 @@ def test_import_is_quick():
     started = time.monotonic()
     completed = harness.run_python("-c", _IMPORT)
     assert completed.returncode == 0, completed.stderr
-    # Processor time does not depend on what else runs on the machine.
+    # Processor time does not depend on other processes of the machine.
     assert float(completed.stdout) < 0.2, time.monotonic() - started
 
 

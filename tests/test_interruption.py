@@ -1,4 +1,4 @@
-"""Scripts that get signals, in processes of their own."""
+"""Test scripts that receive signals, in separate processes."""
 
 import contextlib
 import signal
@@ -52,7 +52,7 @@ console.run(%s)
 
 @contextlib.contextmanager
 def _started(function):
-    """Start a process, and yield it when it is ready for signals."""
+    """Start a process, and yield the process when it is ready for signals."""
     with subprocess.Popen(
         [sys.executable, "-c", _START % function],
         cwd=harness.ROOT,

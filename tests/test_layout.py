@@ -1,4 +1,4 @@
-"""The layout of the package: its rooms, their floors and sizes."""
+"""Test the layout of the package: its rooms, their floors and their sizes."""
 
 import ast
 import collections
@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "seeflower_jax"
-# From the ground floor up. A room imports from its own floor and from lower ones.
+# From the ground floor up. A room imports only from its own floor and lower floors.
 FLOORS = (
     {"sharding", "download", "records", "hints"},
     {"data", "models"},

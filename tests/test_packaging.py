@@ -1,4 +1,4 @@
-"""A wheel holds the whole package, its scripts and its configs, and works anywhere."""
+"""Test that a wheel holds the package, scripts and configs, and works anywhere."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ FOLDERS = ("seeflower_jax", "configs", "scripts")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Build a wheel, and return the folder that it is unpacked to."""
+    """Build a wheel, and return the folder of its unpacked content."""
     source, out = (tmp_path_factory.mktemp(name) for name in ("source", "installed"))
     for name in FOLDERS:
         no_caches = shutil.ignore_patterns("__pycache__")

@@ -1,4 +1,4 @@
-"""Tests that need another framework are skipped without it, or fail where they must."""
+"""Test that tests without their framework are skipped, or fail if required."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writing the tensorflow-datasets folder from the command line, and training on it."""
+"""Test scripts.prepare_data, and training on the folder that it writes."""
 
 import errno
 import os

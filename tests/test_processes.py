@@ -1,4 +1,4 @@
-"""Several processes: what they agree on, and that none hangs when another one fails."""
+"""Test that several processes agree, and that none hangs when another process fails."""
 
 import socket
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests import harness
 
-_SECONDS = 60  # after which a process counts as hanging
+_SECONDS = 60  # after this time, a process counts as hanging
 
 
 def start_together(*command):
@@ -26,7 +26,7 @@ def start_together(*command):
 
 
 def free_port():
-    """Return a port that nobody listens to."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

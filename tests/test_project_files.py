@@ -1,4 +1,4 @@
-"""The files for maintainers: they agree with each other and with the repository."""
+"""Test that the files for maintainers agree with each other and with the repository."""
 
 import configparser
 import re

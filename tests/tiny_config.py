@@ -1,4 +1,4 @@
-r"""A config for tests: the recipe of configs/inception.py on a narrow network.
+r"""Define a config for tests: the recipe of configs/inception.py on a narrow network.
 
     python -m scripts.train --config=tests/tiny_config.py --config.data.dir=DIR \
         --config.init.weights=FILE
@@ -9,7 +9,7 @@ from tests import fixtures
 
 
 def make_small(config):
-    """Turn a config into one of the network `small`, which trains in seconds."""
+    """Change the network of a config to `small`, which trains in seconds."""
     config.model.update(name="small", width=0.5)
     config.init.weights = ""
     config.data.shortest_side = 32
@@ -23,7 +23,7 @@ def make_small(config):
 
 
 def get_config():
-    """Two epochs of each stage on pictures of 80 pixels."""
+    """Return a config with two epochs of each stage, on images of 80 pixels."""
     config = inception.get_config()
     config.recipe = "tiny"
     config.model.width = fixtures.NARROW_WIDTH

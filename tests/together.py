@@ -1,4 +1,4 @@
-"""What each of two processes does in the tests of `sharding.processes`.
+"""Define what each of two processes does in the tests of `sharding.processes`.
 
 python -m tests.together CASE FOLDER PORT --process_id=NUMBER
 """
@@ -15,7 +15,7 @@ from seeflower_jax.sharding import processes
 
 
 def work(folder: pathlib.Path) -> None:
-    """Call every function; print what all processes must agree on."""
+    """Call every function; print the values that must agree in all processes."""
     processes.check_shared(folder)
     path = folder / "file"
     with processes.main_first("file"):
@@ -59,7 +59,7 @@ def die(folder: pathlib.Path) -> None:
 
 
 def separate(folder: pathlib.Path) -> None:
-    """Give each process a folder of its own."""
+    """Give each process a different folder."""
     try:
         processes.check_shared(folder / str(processes.index()))
     except ValueError as error:

@@ -10,18 +10,19 @@ may jit it.
 
 - `network(images, taps=None)` returns `(logits, endpoints)`. It is a pure function with
   its variables bound. Any function of this form works, see `types.NetworkFunction`.
-  `models.bind` returns it for the networks of this package. `from_linen`, `from_nnx`,
-  `from_keras`, `from_equinox`, `from_haiku` and `from_function` return it for others.
+  `models.bind` returns it for the networks of this package. The adapters
+  `from_linen`, `from_nnx`, `from_keras`, `from_equinox`, `from_haiku` and
+  `from_function` return it for networks of other frameworks.
 - `images` are RGB in [0, 255], [N, H, W, 3].
-- `targets` says which score the maps explain, see `targets`. The default is the logit
-  of the predicted class.
+- `targets` selects the score that the maps explain, see the module `targets`. The
+  default is the logit of the predicted class.
 - `maps` are float32 [N, H, W], at the size of the images. They are raw: normalise them
   only for display. Only signed methods return negative values.
 
 In inference, the images of a batch do not influence one another. One gradient of the
 sum of all scores therefore holds the gradient of each score.
 
-`methods` holds one method a file. `registry` lists the methods by name, and `batch`
+`methods` has one file per method. `registry` lists the methods by name, and `batch`
 runs methods by name. `metrics` measures maps. `activation_max` synthesises images of a
 class. `rules` replaces the derivatives of a network, for DeepLIFT and LRP.
 
@@ -128,7 +129,7 @@ __all__ = [
     "xgrad_cam",
 ]
 
-# The modules of the functions that are not in `methods`, in a module of their name.
+# Where a name is defined, unless in the module `methods.<name>`.
 _HOMES = {
     "METHODS": "registry",
     "explain": "batch",

@@ -16,8 +16,8 @@ Sources:
   10.23915/distill.00007. It optimises Fourier coefficients of decorrelated colours, and
   transforms the image randomly inside the differentiated function.
 - The statistics of features follow Yin et al. 2020, arXiv 1912.08795, equation 4. This
-  module computes them for each image, in units of how much photographs differ. With
-  these statistics, other networks recognise the class too.
+  module computes them for each image, in units of their standard deviation over
+  photographs. With these statistics, other networks recognise the class too.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ from seeflower_jax.attribution.types import (
 )
 from seeflower_jax.data.augmentation import Augmentation, augment
 
-# Columns: how brightness, blue-yellow and green-purple vary in natural images, as the
-# square root of the covariance of ImageNet's colours (Olah et al. 2017).
+# Square root of the covariance of ImageNet's colours (Olah et al. 2017). The columns
+# are brightness, blue-yellow and green-purple.
 _COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 
 # Means and standard deviations of the c channels of each layer: {layer: [N, 2 c]}.
@@ -60,22 +60,23 @@ class Form:
 
     Attributes:
       fourier: whether the variables are Fourier coefficients of decorrelated colours,
-        bounded by a sigmoid. The alternative is pixels.
+        bounded by a sigmoid. If not, they are pixels.
       learning_rate: learning rate of Adam, in units of the variables.
-      final_rate: share of the learning rate at the end of a cosine schedule.
-      spectrum: exponent p. Equal coefficients have amplitudes 1 / frequency^p. Natural
+      final_rate: learning rate at the end of the cosine schedule, as a share of
+        `learning_rate`.
+      spectrum: exponent p. Each coefficient is scaled by 1 / frequency^p. Natural
         images have p = 1; a larger p gives smoother images.
       objective: "logit" maximises the class logit; "log_odds" maximises the logit minus
         the log-sum-exp of all other logits, which suppresses features shared with
         similar classes.
       naturalness: weight of `unnaturalness`; needs natural statistics.
-      feature_noise: standard deviation of random noise that is added to the maps of
-        layers, as a share of how much photographs' maps vary; needs natural statistics.
-        Features that survive the noise are also visible to other networks. The noise is
-        added only to maps with at most an eighth of the image's side: in larger maps it
-        drowns the edges.
-      l2: lambda, the weight of the mean square of the pixels' difference from grey, in
-        [-1, 1].
+      feature_noise: standard deviation of random noise that is added to feature maps,
+        as a share of the standard deviation within photographs' feature maps; needs
+        natural statistics. Features that survive the noise are also visible to other
+        networks. Only feature maps with at most an eighth of the image's side get
+        noise. In larger ones, the noise would hide the edges.
+      l2: lambda, the weight of the mean square of the pixels, scaled to [-1, 1] with
+        grey at 0.
       total_variation: weight of the mean absolute difference of neighbouring pixels.
       rotation: largest random rotation in degrees.
       zoom: largest random change of size, as a share.
@@ -181,7 +182,7 @@ def moments(endpoints: Endpoints) -> dict[str, Float[Array, "n 2*c"]]:
 def statistics(
     photo_moments: Moments,
 ) -> dict[str, tuple[Float[Array, "2*c"], Float[Array, "2*c"]]]:
-    """Compute how the moments of photographs are distributed.
+    """Compute the mean and standard deviation of photographs' moments.
 
     Args:
       photo_moments: `moments` of photographs.
@@ -204,7 +205,8 @@ def unnaturalness(
 ) -> Float[Array, "n"]:
     """Compute the mean square distance of images' moments from photographs' moments.
 
-    The unit is the photographs' variance. Photographs therefore have 1 on average.
+    The unit is the photographs' variance. Photographs therefore have a value of 1 on
+    average.
 
     Source: Yin et al. 2020, arXiv 1912.08795, equation 4, computed for each image.
 
@@ -250,7 +252,7 @@ def _feature_noise(
 def _transform(
     keys: Key[Array, "k"], images: Float[Array, "k size size 3"], form: Form
 ) -> Float[Array, "k size size 3"]:
-    """Return images under the random rotation, zoom and shift of a form."""
+    """Return images after the random rotation, zoom and shift of a form."""
     if not (form.rotation or form.zoom or form.shift):
         return images
     size = images.shape[1]

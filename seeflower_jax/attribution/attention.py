@@ -53,7 +53,7 @@ def attention_heads(
         them.
 
     Raises:
-      ValueError: a layer is unknown or has no attention weights, or there is none.
+      ValueError: a layer is unknown or has no attention weights, or `layers` is empty.
 
     Example:
       >>> weights = {"a": jnp.ones((3, 2, 5, 5)), "b": jnp.ones((3, 5, 5, 2))}
@@ -82,9 +82,9 @@ def _heads_first(layer: str, weights: Array) -> Float[Array, "n heads t t"]:
 
 
 def class_token_row(relevance: Float[Array, "n t t"], prefix: int) -> Array:
-    """Return what the class token, the first one, gets from each token [n, t].
+    """Return what the class token, the first token, gets from each token [n, t].
 
-    Without tokens before the patches, the network averages the patches. The function
-    then returns the mean over all rows.
+    If `prefix` is 0, there is no class token, and the network averages the patches. The
+    function then returns the mean over all rows.
     """
     return relevance[:, 0] if prefix else relevance.mean(1)

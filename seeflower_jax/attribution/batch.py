@@ -6,8 +6,7 @@
 
     maps = explain(network, images, ["saliency", "grad_cam"])     # any network
 
-The methods are compiled together, so work that they share runs once. The forward pass
-is an example.
+The methods are compiled together, so shared work, such as the forward pass, runs once.
 """
 
 import functools
@@ -80,7 +79,7 @@ def check_images(images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"]) -> N
 
 @functools.cache
 def _endpoint_shapes(spec: models.ModelSpec, size: int) -> EndpointShapes:
-    """Return the shapes of a network's endpoints for one image of a size."""
+    """Return the shapes of a network's endpoints for one image of `size` pixels."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     network = functools.partial(models.apply, spec)
     return jax.eval_shape(network, models.shapes(spec), image)[1]
@@ -113,11 +112,12 @@ def _endpoints_below_head(spec: models.ModelSpec, size: int) -> EndpointShapes:
 def map_layer(spec: models.ModelSpec, size: int) -> str:
     """Return the layer for class activation maps of images of a size.
 
-    If the head reads several layers with a spatial extent, the layer is "head", which
-    means all of them. If not, the layer is `spec.cam_layer` if its map has more than
-    one position. For smaller images, the layer is the deepest block with a spatial
-    extent below the head. Layers within a block, such as `mixed7_branch1x1`
-    in `mixed7`, are left out.
+    The layer is the first of these that exists:
+
+    - "head", all layers that the head reads, if several have a spatial extent.
+    - `spec.cam_layer`, if its map has more than one position.
+    - The deepest block with a spatial extent below the head, for smaller images.
+      Layers within a block, such as `mixed7_branch1x1` in `mixed7`, do not count.
 
     Args:
       spec: the network.
@@ -150,10 +150,10 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
 def _choose_layers(
     spec: models.ModelSpec, methods: Sequence[str], layer: Layer | None, size: int
 ) -> Layer:
-    """Return the name or the names of the layers for methods, after checks.
+    """Return the layer or layers of the methods, after checks.
 
     Raises:
-      ValueError: as of `make_explainer`.
+      ValueError: see `make_explainer`.
     """
     layered = [name for name in methods if registry.METHODS[name].layered]
     if not layered:
@@ -197,8 +197,8 @@ def make_explainer(
     Args:
       spec: the network.
       methods: names of methods, keys of `registry.METHODS`.
-      layer: endpoint of the class activation maps, several of them, or "head". The
-        default is `map_layer`.
+      layer: layer of the class activation maps: the name of an endpoint, several names,
+        or "head". The default is `map_layer`.
       preprocess: applied to the images before the network, as in `models.bind`.
       size: side in pixels of the smallest images. The default is `spec.input_size`.
       options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
@@ -273,14 +273,15 @@ def explain(
     """Compute the maps of several methods for any network, in one compiled function.
 
     JAX keeps the compiled function for the next call with the same network, methods and
-    options. An adapted network is an argument of it. Another network function is
-    compiled into it, with its variables.
+    options. An adapted network is an argument of the compiled function. Any other
+    network function is compiled into it, with its variables.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
       methods: names of methods, keys of `METHODS`, "attention_rollout" or
         "attention_relevance".
-      layer: of all class activation maps: name of an endpoint, several, or "head".
+      layer: layer of all class activation maps: the name of an endpoint, several names,
+        or "head".
       keys: one random key per image, for random methods. The default is
         `jax.random.split(jax.random.key(0), n)`.
       options: options of methods by name. Attention methods need their `layers`:
@@ -290,8 +291,8 @@ def explain(
       {method: maps}.
 
     Raises:
-      ValueError: a method or an option is unknown, a method is repeated, or as of the
-        methods.
+      ValueError: a method or an option is unknown, a method is repeated, or a method
+        raises it.
 
     Example:
       >>> maps = explain(network, images, ["saliency", "grad_cam"], labels)
@@ -316,7 +317,7 @@ def explain(
         layer=_hashable(layer),
         constants=constants,
     )
-    return {name: maps[name] for name in methods}  # `jit` sorts them
+    return {name: maps[name] for name in methods}  # `jit` sorts the keys
 
 
 @functools.partial(jax.jit, static_argnames=("methods", "layer", "constants"))

@@ -44,20 +44,21 @@ def class_activation_map(
     """Compute a map at each layer, place the maps on the images, and add them.
 
     With several layers, the gradient at a layer leaves out the paths through the other
-    layers, see `layers.gradients`. So no evidence counts twice. `completeness` says
-    which share of the score the layers explain.
+    layers, see `layers.gradients`. So no evidence counts twice. `completeness` computes
+    the share of the score that the layers explain.
 
     Args:
       weigh: computes the map of one layer from its activations and gradients.
       network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint, several names, or "head" for all layers that the head
-        reads. See `layers.resolve`. As a static argument of `jit`, several names are a
-        tuple.
-      align, relu, per_cell: see `place_maps`. `per_cell` is about what `weigh` returns.
+        reads. See `layers.resolve`. If `layer` is a static argument of `jit`, pass
+        several names as a tuple.
+      align, relu, per_cell: see `place_maps`. `per_cell` describes the maps that
+        `weigh` returns.
 
     Raises:
       ValueError: a layer is unknown or has no spatial extent, the score does not depend
-        on it directly, or `align` has another value.
+        on it directly, or `align` is unknown.
 
     Example:
       >>> def weigh(activations, gradients):
@@ -96,14 +97,14 @@ def place_maps(
       align: "receptive_field" places each cell at the centre of its receptive field.
         "stretch" stretches the maps over the image, as other libraries do. See
         `receptive_field.cell_centres`.
-      relu: whether negative values become 0. With cells at the same places, they do
-        before the map is resized, as in the sources. If layers have their cells at
-        different places, they do in the sum.
-      per_cell: whether maps are what each cell adds to the score, rather than the
-        amount per area. Only the former are multiplied by the number of cells.
+      relu: whether negative values become 0. If all layers have their cells at the same
+        places, this happens before the map is resized, as in the sources. If not, it
+        happens after the maps are added.
+      per_cell: True if a map holds what each cell adds to the score, False if it holds
+        an amount per area. Only with True are maps multiplied by the number of cells.
 
     Raises:
-      ValueError: `align` has another value.
+      ValueError: `align` is unknown.
 
     Example:
       >>> parts = {"block5_conv3": jnp.ones((len(images), 4, 4))}
@@ -160,8 +161,8 @@ def upsample(
     Args:
       maps: the maps, of any resolution.
       images: the maps get their size.
-      centres: of the rows and of the columns, in pixels. By default, the cells are
-        equal tiles that fill the image.
+      centres: centres of the rows and of the columns, in pixels. By default, the cells
+        are equal tiles that fill the image.
 
     Example:
       >>> maps = jnp.array([[[0.0, 4.0]]])
@@ -188,7 +189,7 @@ def interpolation(size: int, centres: Centres) -> Float[np.ndarray, "size cells"
 
     Args:
       size: number of pixels.
-      centres: of the cells, in pixels, rising.
+      centres: centres of the cells, in pixels, in ascending order.
 
     Example:
       >>> interpolation(4, (1.0, 2.0)).tolist()

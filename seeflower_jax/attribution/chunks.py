@@ -1,4 +1,4 @@
-"""Run a function on many inputs, some at a time, in constant memory.
+"""Run a function on many inputs, a few at a time, in constant memory.
 
     total = sum_over(gradient_at, points, batch_size=4)
     scores = map_over(masked_score, masks, batch_size=4)
@@ -31,7 +31,7 @@ def map_over(function: Callable[[Tree], Tree], inputs: Tree, batch_size: int) ->
 def sum_over(function: Callable[[Tree], Tree], inputs: Tree, batch_size: int) -> Tree:
     """Return the sum of the outputs for all inputs.
 
-    Memory does not grow with the number of inputs, also if each output is large.
+    Memory does not grow with the number of inputs, even if each output is large.
 
     Example:
       >>> sum_over(lambda x: 2 * x, jnp.arange(3), batch_size=2).item()

@@ -52,14 +52,14 @@ def completeness(
 ) -> Float[Array, "n"]:
     """Return the share of the score that the contributions of the layers add up to.
 
-    The whole is the score minus the score with activations of zero at the layers. If
-    the score is linear in the activations plus a bias, the share is 1. A share far from
-    1 means that gradients alone do not say how much evidence a layer has. The pooling
-    `root_average` normalises the length of features, so that contributions nearly
-    cancel.
+    It is the share of the difference between the score and the score with activations
+    of zero at the layers. If the score is linear in the activations plus a bias, the
+    share is 1. A share far from 1 means that gradients alone do not show how much
+    evidence a layer has. For example, the pooling `root_average` normalises the length
+    of features, so contributions nearly cancel.
 
     Args:
-      network, images, targets, layer: as of `contributions`.
+      network, images, targets, layer: see `contributions`.
 
     Returns:
       The share for each image; 0 if the activations do not change the score.

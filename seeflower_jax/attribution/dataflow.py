@@ -3,8 +3,8 @@
     jaxpr = jax.make_jaxpr(network)(images).jaxpr
     facts = propagate(jaxpr, [fact_of_the_images], rule)
 
-A fact is what is known of a value, such as the layers that it depends on. `None` says
-that nothing is known. A rule gives the facts of an operation's outputs.
+A fact is what is known about a value, such as the layers that it depends on. `None`
+means that nothing is known. A rule returns the facts of an operation's outputs.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -27,14 +27,14 @@ def propagate(
 ) -> list[Fact]:
     """Return the facts of a jaxpr's outputs.
 
-    The function looks into calls of `jax.jit`, `jax.nn.relu` and the like. A rule
-    never sees an equation without any fact about its inputs.
+    The function looks into calls such as `jax.jit` and `jax.nn.relu`. It calls the rule
+    only if there is a fact about an input of the equation.
 
     Args:
-      jaxpr: of any function.
+      jaxpr: the jaxpr of any function.
       inputs: a fact for each input.
-      rule: gives the facts of the outputs of all other primitives.
-      opaque: names of calls that are left to the rule.
+      rule: returns the facts of the outputs of all other primitives.
+      opaque: names of calls that the rule handles as a whole.
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda x, y: (jax.nn.relu(x), x * y))(1.0, 2.0).jaxpr

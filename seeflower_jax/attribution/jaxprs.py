@@ -1,9 +1,9 @@
-"""Evaluate jaxprs, and write out the calls in them.
+"""Evaluate jaxprs, and inline the calls in them.
 
     flat = write_out(jax.make_jaxpr(network)(images))
 
 `jax.nn.relu` is a call of `custom_jvp` around a call of `jit` around the primitive
-`max`. Written out, only `max` is left.
+`max`. After inlining, only `max` is left.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,7 +20,7 @@ Environment = dict[Var, Any]
 # Whether a call stays a call, by the names of the primitives in it.
 Keeps = Callable[[Collection[str]], bool]
 
-# Primitives that only evaluate a jaxpr of their parameters, under all names of JAX.
+# Primitives that only evaluate a jaxpr. Their name depends on the version of JAX.
 JITS = {"jit", "pjit"}
 CHECKPOINTS = {"remat2", "checkpoint"}
 CUSTOM_VJPS = {"custom_vjp_call", "custom_vjp_call_jaxpr"}
@@ -61,7 +61,7 @@ def read(env: Environment, atom: Atom) -> Any:
 def run(
     eqns: Iterable[JaxprEqn], env: Environment, outputs: Iterable[Atom]
 ) -> list[Array]:
-    """Compute the values of `outputs` by primitives, in order."""
+    """Evaluate primitives in order, and return the values of `outputs`."""
     env = dict(env)
     for eqn in eqns:
         inputs = [read(env, atom) for atom in eqn.invars]
@@ -72,7 +72,7 @@ def run(
 def compute(eqn: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Array]:
     """Return the outputs of a primitive."""
     bound = eqn.primitive.get_bind_params(eqn.params)
-    # JAX before 0.9 returns the functions of a call apart.
+    # JAX before 0.9 returns the functions of a call separately.
     functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
     with eqn.ctx.manager:  # such as the mesh of the trace
         outputs = eqn.primitive.bind(*functions, *inputs, **parameters)
@@ -80,10 +80,10 @@ def compute(eqn: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def write_out(jaxpr: ClosedJaxpr, keeps: Keeps) -> ClosedJaxpr:
-    """Return a jaxpr with the bodies of calls in the place of the calls.
+    """Return a jaxpr with calls replaced by their bodies.
 
     Args:
-      jaxpr: may hold calls within calls.
+      jaxpr: a jaxpr, which may have nested calls.
       keeps: whether a call stays a call.
 
     Example:

@@ -4,9 +4,9 @@
     values = gradients(network, images, targets, names)
     activations, gradient = values["block4_pool"]
 
-Several layers share the explanation of a score only if no evidence counts twice. So the
-gradient at each of several layers is the direct one: it leaves out the paths through
-the other layers. All gradients come from one backward pass.
+With several layers, no evidence may count twice. The gradient at each layer is
+therefore the direct gradient, which leaves out the paths through the other layers. All
+gradients come from one backward pass.
 """
 
 import dataclasses
@@ -79,13 +79,13 @@ def check_layers(endpoints: EndpointShapes, layer: Layer) -> list[str]:
       layer: name of an endpoint, or several names.
 
     Raises:
-      ValueError: a layer is unknown, has no spatial extent or is repeated, or there is
-        none.
+      ValueError: a layer is unknown, has no spatial extent or is repeated, or no layer
+        is given.
     """
     names = [layer] if isinstance(layer, str) else list(layer)
     if not names:
         raise ValueError(
-            f"layer is {layer!r}; expected the name of a layer, several or {HEAD!r}"
+            f"layer is {layer!r}; expected one name, several names or {HEAD!r}"
         )
     for number, name in enumerate(names):
         check_layer(endpoints, name)
@@ -103,7 +103,8 @@ def resolve(
       network, images: see `seeflower_jax.attribution`.
       layer: name of an endpoint, several names, or "head". "head" means all layers with
         a spatial extent that the logits depend on directly, not only through another
-        such layer. A spatial layer of the name "head" is meant itself.
+        such layer. If the network has a spatial layer named "head", the argument means
+        this layer.
 
     Raises:
       ValueError: a layer is unknown, has no spatial extent or is repeated, or there is
@@ -132,11 +133,11 @@ def resolve_one(
     """Return the name of the only layer that an argument `layer` means.
 
     Args:
-      network, images, layer: as of `resolve`.
+      network, images, layer: see `resolve`.
       method: name of the method, for the message.
 
     Raises:
-      ValueError: as of `resolve`, or there are several layers.
+      ValueError: there are several layers, or see `resolve`.
 
     Example:
       >>> resolve_one(network, images, ["block5_conv3"], "eigen_cam")
@@ -148,7 +149,7 @@ def resolve_one(
 
 
 def check_single(method: str, names: Sequence[str]) -> None:
-    """Check that a method that takes one layer gets one.
+    """Check that there is one layer, for a method that takes only one.
 
     Raises:
       ValueError: there are several layers.
@@ -156,7 +157,7 @@ def check_single(method: str, names: Sequence[str]) -> None:
     if len(names) > 1:
         raise ValueError(
             f"{method} takes one layer, but layer means {len(names)}: "
-            f"{', '.join(names)}; name one of them"
+            f"{', '.join(names)}; choose one of them"
         )
 
 
@@ -167,14 +168,14 @@ def check_single(method: str, names: Sequence[str]) -> None:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cut:
-    """A tap that separates a layer from all below: no gradient passes on to them.
+    """A tap that stops the gradient of a layer from passing to the layers below.
 
     A network adds taps to its endpoints by the operator `+`. The sum of an endpoint and
-    a cut has the value of the endpoint plus the array, and the gradient of the array.
+    a cut has the value of the endpoint plus the array. Only the array gets a gradient.
 
     Attributes:
-      array: of the shape of the endpoint.
-      replaces: whether the sum is the array alone, whatever the endpoint.
+      array: an array of the endpoint's shape.
+      replaces: whether the sum is the array alone, without the endpoint.
 
     Example:
       >>> jax.grad(lambda x: (3 * x + Cut(x)))(2.0)
@@ -214,8 +215,8 @@ def gradients(
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`. For several layers, the
-        network adds taps by `+`.
-      names: of `resolve`.
+        network must add taps by `+`.
+      names: names that `resolve` returns.
 
     Raises:
       ValueError: the score does not depend on a layer, or depends on it only through
@@ -235,7 +236,7 @@ def gradients(
 
     closed = jax.make_jaxpr(total_score)(taps)
     _check_read(closed, taps)
-    # The jaxpr is evaluated, so that the network is traced only once.
+    # Evaluating the jaxpr avoids a second trace of the network.
     evaluate = core.jaxpr_as_fun(closed)
 
     def evaluate_score(taps):
@@ -258,7 +259,7 @@ def check_read(
     """Check that the logits depend on each layer, not only through the other layers.
 
     Raises:
-      ValueError: names the first layer that the logits do not depend on.
+      ValueError: the logits do not depend on a layer. The message names the first.
 
     Example:
       >>> check_read(network, images, ["block5_conv3"])
@@ -268,7 +269,7 @@ def check_read(
 
 
 def _zero_taps(endpoints: EndpointShapes, names: Iterable[str]) -> Taps:
-    """Return taps of zeros, sorted as JAX sorts: cuts, or an array for one layer."""
+    """Return taps of zeros in JAX's key order: cuts, or an array for one layer."""
     zeros: dict[str, Any] = {
         name: jnp.zeros(endpoints[name].shape, endpoints[name].dtype)
         for name in sorted(names)
@@ -282,13 +283,13 @@ def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[
     """Return the taps, the inputs of a jaxpr, that its first output depends on."""
 
     def union(equation, facts):
-        # A gradient does not pass, so neither does a layer below a cut.
+        # Names stop at a cut, because no gradient passes it.
         is_cut = equation.primitive.name == "stop_gradient"
         known = None if is_cut else frozenset().union(*filter(None, facts))
         return [known] * len(equation.outvars)
 
     facts = [frozenset([name]) for name in names]
-    # A derivative that replaces the function's own may pass to any input of the call.
+    # A custom derivative may pass to any input of the call.
     read = dataflow.propagate(closed.jaxpr, facts, union, opaque=CUSTOM_VJPS)
     return read[0] or frozenset()
 

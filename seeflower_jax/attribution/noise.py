@@ -26,7 +26,7 @@ def mean_over_noise(
 
     Args:
       function: maps noisy images to a pytree of arrays.
-      images, keys, samples, noise, batch_size: as of `methods.smooth_grad`.
+      images, keys, samples, noise, batch_size: see `methods.smooth_grad`.
 
     Raises:
       ValueError: an option is out of its range.

@@ -1,4 +1,4 @@
-"""The values of the options that attribution methods have.
+"""Ranges of the options of attribution methods.
 
     check_ranges(steps=8, spacing=2.0)
 
@@ -60,7 +60,7 @@ _RANGES = {
     "baselines": _NUMBER,
     "strength": _NUMBER,
     "align": _choice("receptive_field", "stretch"),
-    # With less, the mean or the variance that is subtracted leaves a map of zeros.
+    # With one mask or without noise, all values of a map would be zero.
     "rise.samples": _count(2),
     "var_grad.samples": _count(2),
     "var_grad.noise": _Range("a finite number above 0", lambda value: value > 0),
@@ -70,15 +70,16 @@ _RANGES = {
 def check_ranges(method: str = "", **options: Any) -> None:
     """Check that options are within their ranges.
 
-    An option that is not listed here, as of a registered method, may be any finite
-    number. Arrays and other objects are not checked.
+    An option that is not listed here, such as one of a registered method, may be any
+    finite number. Arrays and other objects are not checked.
 
     Args:
       method: name of the method, for its own ranges and for the message.
       **options: values by name.
 
     Raises:
-      ValueError: names the option, its value and its range.
+      ValueError: an option is out of its range. The message has its name, value and
+        range.
 
     Example:
       >>> check_ranges("smooth_grad", samples=0)

@@ -22,7 +22,7 @@ def draw_mask(
     Source: Petsiuk et al. 2018, arXiv 1806.07421, section 3.2.
 
     Args:
-      key: of the mask.
+      key: random key of the mask.
       size: height and width in pixels.
       cells: number of cells along each side of the grid.
       visible: probability that a cell is visible.
@@ -45,7 +45,7 @@ def _resize_grid(
     shifts: Sequence[Int[Array, ""]],
     size: tuple[int, int],
 ) -> Float[Array, "h w"]:
-    """Resize a grid to one cell more than the image has, and cut the image out."""
+    """Resize a grid to the image plus one cell, and crop it at the shifts."""
     weights = []
     for shift, side in zip(shifts, size, strict=True):
         resized = (len(grid) + 1) * math.ceil(side / len(grid))

@@ -59,16 +59,16 @@ class Window:
         return Window(self.axis, low, high, self.step * stride)
 
     def dilate(self, factor: int) -> "Window":
-        """Return the window with `factor` - 1 cells put between neighbouring cells."""
+        """Return the window with `factor` - 1 cells inserted between neighbours."""
         return dataclasses.replace(self, step=self.step / factor)
 
     def centres(self, count: int) -> Centres:
-        """Return the centres of the first cells' windows, in pixels."""
+        """Return the centres of the windows of the first `count` cells, in pixels."""
         middle = (self.low + self.high) / 2
         return tuple(middle + self.step * cell for cell in range(count))
 
 
-# For each axis of an array, the window of its cells, None if it has no known place.
+# For each axis of an array, the window of its cells, or None if it is not known.
 Place = tuple[Window | None, ...]
 
 # The place of images. The "cells" along axis 0 are the images of a batch.
@@ -89,15 +89,15 @@ def cell_centres(
         counts.
       align: "receptive_field" returns the centres of the cells' receptive fields.
         "stretch" returns the centres of equal tiles that fill the image, as other
-        libraries place maps. Cells behind an operation that does not keep their places,
-        such as a resize or a reshape to tokens, are placed as equal tiles, too.
+        libraries place maps. Cells after an operation that does not keep their places,
+        such as a resize or a reshape to tokens, are always placed as equal tiles.
 
     Returns:
-      {layer: (centres of the rows, centres of the columns)}. Centres beyond the border
-      are possible.
+      {layer: (centres of the rows, centres of the columns)}. Centres may lie beyond the
+      border.
 
     Raises:
-      ValueError: `align` has another value.
+      ValueError: `align` is unknown.
 
     Example:
       >>> cell_centres(network, images)["block5_conv3"][0]   # images of 64 x 64 pixels
@@ -119,16 +119,16 @@ def cell_centres(
 
 
 def _along(place: Place, axis: int) -> Window | None:
-    """Return the window of an axis that is the same axis of the images."""
+    """Return the window of an axis if it is the same axis in the images."""
     window = place[axis]
     return window if window and window.axis == axis else None
 
 
 def axis_centres(window: Window | None, count: int, size: int) -> Centres:
-    """Return the centres of cells along an axis of the image, as of `cell_centres`.
+    """Return the centres of cells along an axis of the image, see `cell_centres`.
 
     Args:
-      window: of cell 0, None if it is not known.
+      window: window of cell 0, or None if it is not known.
       count: number of cells.
       size: number of pixels.
 
@@ -167,7 +167,7 @@ def place_outputs(
 
     Args:
       equation: the primitive.
-      places: of its inputs, None for a constant.
+      places: places of its inputs, None for a constant.
 
     Example:
       >>> (equation,) = jax.make_jaxpr(lambda x: x[:, ::2])(images).eqns
@@ -193,8 +193,8 @@ def _keep(
 ) -> Place:
     """Return the place of an output if each cell reads the same cell of all inputs.
 
-    An axis of another size than the output's is not known. So this is correct for
-    elementwise primitives, concatenation and loops over layers.
+    If the size of an axis differs from the output's, its window is not known. So this
+    is correct for elementwise primitives, concatenation and loops over layers.
     """
     inputs = [
         (place, _shape(atom))
@@ -217,7 +217,7 @@ def _merge(windows: Iterable[Window | None]) -> Window | None:
 
 
 def _map(place: Place, change: Callable[[int, Window], Window | None]) -> Place:
-    """Return a place with each known window changed, by its axis of the array."""
+    """Return a place with each known window changed by `change(axis, window)`."""
     return tuple(
         change(axis, window) if window else None for axis, window in enumerate(place)
     )

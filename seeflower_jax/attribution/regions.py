@@ -3,8 +3,8 @@
     boxes = bounding_boxes(maps)                     # [N, 4]
     centers, halves = squares(boxes, maps.shape[1])  # squares to crop
 
-Every function is pure and batched. `metrics.localisation` compares them with
-the object of the image.
+Every function is pure and batched. `metrics.localisation` compares masks and boxes with
+the object in the image.
 """
 
 import jax.numpy as jnp

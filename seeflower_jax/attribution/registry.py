@@ -58,8 +58,8 @@ class Method:
     Attributes:
       function: (network, images, targets, ...) -> maps.
       layered: whether the function takes a `layer`, see `types.Layer`.
-      single_layer: whether the function takes one layer only, and not the gradient of
-        the score there. The score may then be independent of the layer.
+      single_layer: whether the function takes one layer only, and does not use the
+        gradient there. The score need not depend on this layer.
       random: whether the function takes `keys`, one random key per image.
       signed: whether maps have negative values, for evidence against the target.
     """
@@ -115,7 +115,7 @@ ATTENTION_METHODS: dict[str, Method] = {
 
 
 def register(name: str, method: Method) -> None:
-    """Make a method known by a name.
+    """Register a method under a name.
 
     Raises:
       ValueError: the name is taken.
@@ -136,10 +136,10 @@ def find(name: str) -> Method:
 
 
 def check_methods(names: Sequence[str], attention: bool = False) -> None:
-    """Check that methods are known, that there is at least one, and none is repeated.
+    """Check that methods are known and not repeated, and that there is at least one.
 
     Args:
-      names: of the methods.
+      names: names of the methods.
       attention: whether methods of `ATTENTION_METHODS` are allowed, too.
 
     Raises:
@@ -208,7 +208,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def parse_layer(text: str | None) -> Layer | None:
-    """Parse layers as users type them; no text stands for the default, None.
+    """Parse layers as users type them; None stands for the default.
 
     Example:
       >>> parse_layer("mixed7"), parse_layer("mixed7,mixed10")
@@ -240,7 +240,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, Options]:
         defaults = options_of(name)
         if key not in defaults:
             raise ValueError(
-                f"{name} has no option {key!r}, of {text!r}: it has "
+                f"{name} has no option {key!r}, in {text!r}: it has "
                 f"{', '.join(defaults) or 'none'}{hints.did_you_mean(key, defaults)}"
             )
         try:

@@ -26,7 +26,7 @@ def grid_segments(height: int, width: int, cells: int) -> Int[np.ndarray, "h w"]
 def superpixels(
     images: Float[Array, "n h w 3"], count: int = 50, compactness: float = 10.0
 ) -> Int[np.ndarray, "n h w"]:
-    """Return superpixels by SLIC, of similar colours and connected.
+    """Return superpixels by SLIC: connected segments of similar colour.
 
     The function runs on the host, not inside `jit`. It needs scikit-image.
 
@@ -36,7 +36,7 @@ def superpixels(
     Args:
       images: RGB in [0, 255].
       count: approximate number of segments of an image.
-      compactness: weight of nearness against colour.
+      compactness: weight of spatial distance relative to colour.
 
     Raises:
       ImportError: scikit-image is not installed.
@@ -69,7 +69,7 @@ def resolve(
 
     Args:
       segments: the segments, or None for a grid.
-      num_segments: their number, needed if `segments` are traced by `jit`.
+      num_segments: number of segments, needed if `segments` are traced by `jit`.
       images: see `seeflower_jax.attribution`.
       cells: number of segments along each side of the grid.
 
@@ -100,7 +100,7 @@ def resolve(
         num_segments = int(segments.max()) + 1
     if is_concrete and not 0 <= segments.min() <= segments.max() < num_segments:
         raise ValueError(
-            f"segments are from {segments.min()} to {segments.max()}; expected whole "
-            f"numbers from 0 to {num_segments - 1}"
+            f"segments have values from {segments.min()} to {segments.max()}; expected "
+            f"whole numbers from 0 to {num_segments - 1}"
         )
     return jnp.broadcast_to(jnp.asarray(segments), (n, height, width)), num_segments

@@ -17,8 +17,9 @@ def make_coalitions(
 ) -> tuple[Bool[Array, "n k m"], Float[Array, "#k"]]:
     """Return coalitions of players, and the weights of their gains in the regression.
 
-    They are all coalitions between nobody and everybody if there are at most `samples`.
-    If not, they are drawn by the Shapley kernel, in pairs, each with its complement.
+    If there are at most `samples` coalitions, without the empty and the full one, the
+    function returns all of them. If there are more, it draws from the Shapley kernel,
+    in pairs of a coalition and its complement.
 
     Args:
       keys: one random key per image.
@@ -64,15 +65,15 @@ def fit_values(
 ) -> Float[Array, "m"]:
     """Return the values of the players that fit the gains of coalitions best.
 
-    A value is an equal share of `change` plus a rest. The rests add up to 0, so a
-    coalition may be replaced by its difference from its mean. The solution of least
-    squares that is smallest then adds up to 0.
+    A value is an equal share of `change` plus a remainder. The remainders add up to 0,
+    so the mean of each coalition can be subtracted. The least-squares solution of the
+    smallest norm then adds up to 0.
 
     Args:
       coalitions: whether each player is in each coalition.
-      gains: of each coalition over nobody.
-      change: the gain of everybody, which the values add up to.
-      weights: of the gains.
+      gains: gain of each coalition over the empty one.
+      change: gain of the full coalition, which is the sum of the values.
+      weights: weights of the gains in the regression.
 
     Example:
       >>> players = jnp.array([[True, False], [False, True]])

@@ -61,7 +61,7 @@ def probability(targets: Targets = None) -> ScoreFunction:
 
 
 def difference(targets: Int[Array, "n"], others: Int[Array, "n"]) -> ScoreFunction:
-    """Return a score that says why a network prefers one class to another.
+    """Return a score that shows why a network prefers one class to another.
 
     The score is the logit of the class minus the logit of the other class. Evidence
     that both classes share cancels.
@@ -85,16 +85,17 @@ def contrast(
     """Return a score that contrasts a class with its most similar classes.
 
     The score is the logit of the class, minus `strength` times a mean logit of the
-    similar classes. The similar classes have the nearest logits in that image. Their
-    logits are weighted by their probabilities, through which gradients flow too.
+    similar classes. The similar classes are the classes with the nearest logits in that
+    image. Their probabilities are the weights of the mean, and gradients flow through
+    them, too.
 
     Source: Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, section 3, and the authors'
-    code, which has the weights.
+    code, which defines the weights.
 
     Args:
       targets: class indices, or None for the predicted classes.
-      references: number of similar classes. If the network has fewer other classes, all
-        other classes are similar classes.
+      references: number of similar classes. If there are fewer other classes, all of
+        them count as similar.
       strength: weight of the similar classes.
 
     Example:

@@ -42,7 +42,7 @@ def grid_shape(patches: int, images: Array, grid: Grid = None) -> Grid:
 def tokens_to_grid(
     network: NetworkFunction, *, prefix: int = 1, grid: Grid = None
 ) -> "TokenGrid":
-    """Return the network with tokens as maps, so that they have class activation maps.
+    """Return the network with its tokens as maps, for class activation maps.
 
     Every endpoint [n, prefix + h * w, c] becomes [n, h, w, c]. Other endpoints stay as
     they are. After the last attention layer, the logits depend on the class token only.
@@ -50,8 +50,8 @@ def tokens_to_grid(
 
     Args:
       network: a network function.
-      prefix: number of tokens before the patches. They are class and register tokens,
-        and the maps leave them out.
+      prefix: number of class and register tokens, which come before the patches. The
+        maps leave them out.
       grid: (rows, columns) of the patches. The default has the aspect ratio of the
         images.
 
@@ -99,7 +99,7 @@ class TokenGrid:
         return layer_shapes(self, self.network.example())
 
     def _to_tokens(self, tap: Array) -> Array:
-        """Return a tap of tokens, for a tap [n, h, w, c] or one of tokens."""
+        """Return a tap as tokens, whether it is [n, h, w, c] or has tokens already."""
         if tap.ndim != 4:
             return tap
         n, rows, columns, channels = tap.shape

@@ -3,7 +3,7 @@
     measure("vgg16", "captum", "grad_cam", batch_size=8, steps=2)
 
 Both frameworks run the same network with the same variables. A network is the name of a
-model, which gets random variables, or a run directory.
+model with random variables, or a run directory.
 """
 
 import dataclasses

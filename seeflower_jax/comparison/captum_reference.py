@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 if TYPE_CHECKING:
     import torch
 
-# Fewer samples than the defaults of the methods: the rates are in proportion.
+# Fewer steps and samples than the defaults. The rates are proportional to them.
 INTEGRATION_STEPS, SAMPLES, NOISE, WINDOW, STRIDE = 8, 8, 0.15, 96, 64
 
 

@@ -1,4 +1,4 @@
-"""Every block of the networks compared with the framework of their weights.
+"""Compare every block of the networks with Keras and torchvision.
 
     for source, errors in compare("vgg16", images, folder="/tmp/x", weights="weights/"):
         max(errors.values())    # max |difference| / max |reference|, below 1e-4

@@ -4,7 +4,7 @@
     outputs = keras_outputs("vgg16", network, images)   # {'block1_conv1': ...}
 
 `parity` and the tests compare the networks of this package with them. The variables are
-random, or those of a weight file.
+random, or come from a weight file.
 """
 
 import os
@@ -37,7 +37,7 @@ _TORCH_BLOCKS = "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c".split()
 def random_arrays(
     names_and_shapes: Iterable[tuple[str, tuple[int, ...]]], seed: int = 0
 ) -> Iterator[np.ndarray]:
-    """Yield a random array for each weight, of a scale that keeps signals alive.
+    """Yield a random array for each weight, scaled to keep signals from vanishing.
 
     The name of a weight determines its distribution: variances are in [0.5, 2], biases
     and means are near 0, scales near 1, kernels have a variance of 2 / fan-in.

@@ -1,10 +1,12 @@
-"""Speed and memory of functions, each measured in a process of its own.
+"""Speed and memory of functions, each measured in its own process.
 
 rates = in_processes(["-m", "scripts.benchmark", "train"], ["keras", "torch"], rounds=3)
 """
 
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,6 +42,23 @@ def peak_mib(device_bytes: int | None) -> float:
     return device_bytes / 2**20
 
 
+def use_platform(platform: str | None) -> None:
+    """Let the processes of `in_processes` compute only on 'cpu' or only on 'gpu'.
+
+    Raises:
+      RuntimeError: if the platform is 'gpu' and NVIDIA's driver is not installed.
+    """
+    if platform == "gpu" and not shutil.which("nvidia-smi"):
+        raise RuntimeError(
+            "platform is 'gpu', but there is no nvidia-smi; expected an NVIDIA GPU "
+            "with its driver, or --platform=cpu"
+        )
+    if platform == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if platform is not None:
+        os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
+
+
 def in_processes(
     command: Sequence[str], workers: Sequence[str], rounds: int
 ) -> dict[str, Measurement]:
@@ -49,12 +68,12 @@ def in_processes(
       command: the arguments of Python; this function adds `--worker=NAME`. The process
         prints a JSON object of numbers as its last line.
       workers: the names of the workers.
-      rounds: how often each worker starts. The workers take turns, so that other load
-        on the machine affects all of them.
+      rounds: number of starts of each worker. The workers take turns, so that other
+        load on the machine affects all of them.
 
     Returns:
-      {worker: its figures}. A worker that fails has the last line of its error instead,
-      and does not start again.
+      {worker: its figures}. If a worker fails, its value is the last line of its error,
+      and it does not start again.
     """
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     errors: dict[str, str] = {}

@@ -3,87 +3,149 @@
 measure("keras", batch_size=16, size=299, steps=4)   # {'forward': ..., 'finetune': ...}
 
 A fine-tuning step computes the gradient of all parameters and an update of Adam, with
-frozen batch statistics. Keras runs on JAX. PyTorch runs torchvision's network.
+frozen batch statistics. Keras runs on JAX. PyTorch runs torchvision's network. For this
+package, `train` is a step as training runs it: with the loader, augmentation, mixing
+and the moving average of the parameters.
 """
 
+import functools
+import itertools
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
 
 from seeflower_jax.comparison import timing
 
-# (a forward pass, a fine-tuning step)
-Passes: TypeAlias = tuple[timing.Call, timing.Call]
-# (batch size, side of the images in pixels, 'float32' or 'bfloat16') -> passes
-Framework: TypeAlias = Callable[[int, int, str], Passes]
+# Functions that each run one step, by the names of `PASSES`.
+Passes: TypeAlias = dict[str, timing.Call]
+# (batch size, side of the images in pixels) -> passes
+Framework: TypeAlias = Callable[[int, int], Passes]
+
+PASSES = ("forward", "finetune", "train")
+_CLASSES = 102
+_RATE = 1e-5
 
 
-def _seeflower_jax(batch_size: int, size: int, dtype: str) -> Passes:
+def _pixels(batch_size: int, size: int) -> np.ndarray:
+    """Return random images: a network computes constant images at another speed."""
+    shape = (batch_size, size, size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _labels(batch_size: int) -> np.ndarray:
+    return np.arange(batch_size, dtype=np.int32) % _CLASSES
+
+
+def _seeflower_jax(dtype: str, batch_size: int, size: int) -> Passes:
     import jax
     import jax.numpy as jnp
 
     from seeflower_jax import models
+    from seeflower_jax.data.augmentation import Augmentation
 
-    spec = models.get_spec("inception_v3", num_classes=102, dtype=dtype)
+    spec = models.get_spec("inception_v3", num_classes=_CLASSES, dtype=dtype)
     variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
-    images = jnp.full((batch_size, size, size, 3), 100, jnp.uint8)
     logits = jax.jit(lambda variables, images: models.apply(spec, variables, images)[0])
+    images = jnp.asarray(_pixels(batch_size, size))
+    batch = {
+        "canvas": images,
+        "sizes": jnp.full((batch_size, 2), size, jnp.int32),
+        "labels": jnp.asarray(_labels(batch_size)),
+        "indices": jnp.arange(batch_size),
+    }
+    augmentation = Augmentation(
+        size, hflip=True, crop_area=(0.5, 1.0), mixup=0.2, cutmix=1.0
+    )
+    step = functools.partial(_step, spec, variables, size)
+    return {
+        "forward": lambda: jax.block_until_ready(logits(variables, images)),
+        "finetune": step(itertools.repeat(batch), batch_size=batch_size),
+        "train": step(
+            _loaded(batch_size),
+            batch_size=batch_size,
+            augmentation=augmentation,
+            ema_decay=0.99,
+        ),
+    }
 
-    def forward():
-        jax.block_until_ready(logits(variables, images))
 
-    return forward, _finetune(spec, variables, images)
+def _step(spec, variables: dict, size: int, batches: Iterator, **values) -> timing.Call:
+    """Return a function that trains all layers with Adam on the next batch.
 
-
-def _finetune(spec, variables, images) -> timing.Call:
-    """Return a fine-tuning step of this package: all layers, Adam, no augmentation."""
+    Args:
+      spec, variables: the network.
+      size: the side of the images in pixels.
+      batches: the batches of the steps.
+      **values: attributes of the stage.
+    """
     import jax
     import jax.numpy as jnp
 
+    from seeflower_jax import sharding
     from seeflower_jax.data.view import View
     from seeflower_jax.training.optimizer import make_optimizer
     from seeflower_jax.training.stages import Stage
     from seeflower_jax.training.state import create_state
-    from seeflower_jax.training.step import make_image_step
+    from seeflower_jax.training.step import compile_step, make_image_step
 
-    batch_size, size = images.shape[:2]
     stage = Stage(
         name="finetune",
         index=0,
         epochs=1,
-        batch_size=batch_size,
         rules=((".*", 1.0),),
         optimizer="adam",
-        learning_rate=1e-5,
+        learning_rate=_RATE,
         label_smoothing=0.1,
         view=View(size, size),
+        **values,
     )
     optimizer = make_optimizer(stage, lambda step: stage.learning_rate)
-    state = create_state(variables, stage, optimizer)
-    step = jax.jit(make_image_step(spec, stage, optimizer), donate_argnums=0)
-    batch = {
-        "canvas": images,
-        "sizes": jnp.full((batch_size, 2), size, jnp.int32),
-        "labels": jnp.zeros(batch_size, jnp.int32),
-        "indices": jnp.arange(batch_size),
-    }
+    step = make_image_step(spec, stage, optimizer)
+    step = compile_step(step, stage.batch_size, sharding.make_mesh())
+    # A copy, because the step reuses the memory of its state.
+    state = create_state(jax.tree.map(jnp.copy, variables), stage, optimizer)
 
-    def finetune():
+    def train():
         nonlocal state
-        state, _ = jax.block_until_ready(step(state, batch, jax.random.key(0)))
+        result = step(state, next(batches), jax.random.key(0))
+        state, _ = jax.block_until_ready(result)
 
-    return finetune
+    return train
 
 
-def _keras(batch_size: int, size: int, dtype: str) -> Passes:
+def _loaded(batch_size: int) -> Iterator:
+    """Yield batches of random images without end, by the loader of training."""
+    from seeflower_jax import sharding
+    from seeflower_jax.data.loader import TrainLoader
+    from seeflower_jax.data.packed import PackedReader
+
+    canvases = _Canvases(4 * batch_size)
+    indices = np.arange(len(canvases.sizes))
+    reader = PackedReader(canvases, indices)
+    labels, mesh = _labels(len(indices)), sharding.make_mesh()
+    loader = TrainLoader(reader, labels, indices, batch_size, mesh, seed=(0,))
+    yield from loader(0, sys.maxsize)
+
+
+class _Canvases:
+    """Random images of the size of decoded flowers, as a cache of pixels."""
+
+    def __init__(self, count: int):
+        shape = (320, 400)
+        self._pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        self.sizes = np.full((count, 2), shape, np.int32)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._pixels
+
+
+def _keras(batch_size: int, size: int) -> Passes:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
-    keras.config.set_dtype_policy(
-        {"float32": "float32", "bfloat16": "mixed_bfloat16"}[dtype]
-    )
     base = keras.applications.InceptionV3(
         weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3)
     )
@@ -92,28 +154,32 @@ def _keras(batch_size: int, size: int, dtype: str) -> Passes:
             # The statistics are frozen, as in the other frameworks.
             layer.trainable = False
             layer.beta.trainable = True
-    model = keras.Sequential([base, keras.layers.Dense(102, activation="softmax")])
-    model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy")
-    images = np.full((batch_size, size, size, 3), -0.2, np.float32)
-    labels = np.zeros(batch_size, np.int32)
-    return (
-        lambda: model.predict_on_batch(images),
-        lambda: model.train_on_batch(images, labels),
-    )
+    model = keras.Sequential([base, keras.layers.Dense(_CLASSES, activation="softmax")])
+    model.compile(keras.optimizers.Adam(_RATE), "sparse_categorical_crossentropy")
+    images = _pixels(batch_size, size).astype(np.float32) / 127.5 - 1
+    labels = _labels(batch_size)
+    return {
+        "forward": lambda: model.predict_on_batch(images),
+        "finetune": lambda: model.train_on_batch(images, labels),
+    }
 
 
-def _torch(batch_size: int, size: int, dtype: str) -> Passes:
+def _torch(dtype: str, compiled: bool, batch_size: int, size: int) -> Passes:
     import torch
     import torchvision
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    required = os.environ.get("JAX_PLATFORMS") == "cuda"  # see `timing.use_platform`
+    device = "cuda" if required or torch.cuda.is_available() else "cpu"
     model = torchvision.models.inception_v3(weights=None, init_weights=False)
-    model.fc = torch.nn.Linear(2048, 102)
+    model.fc = torch.nn.Linear(2048, _CLASSES)
     model = model.eval().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-5)
-    images = torch.full((batch_size, 3, size, size), -0.2, device=device)
+    optimizer = torch.optim.Adam(model.parameters(), _RATE)
+    if compiled:
+        model = torch.compile(model)
+    pixels = _pixels(batch_size, size).transpose(0, 3, 1, 2)
+    images = torch.tensor(pixels, dtype=torch.float32, device=device) / 127.5 - 1
     images = images.to(memory_format=torch.channels_last)
-    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+    labels = torch.tensor(_labels(batch_size), dtype=torch.long, device=device)
     mixed = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def forward():
@@ -128,42 +194,43 @@ def _torch(batch_size: int, size: int, dtype: str) -> Passes:
         optimizer.step()
         loss.item()
 
-    return forward, finetune
+    return {"forward": forward, "finetune": finetune}
 
 
 FRAMEWORKS: dict[str, Framework] = {
-    "seeflower_jax": _seeflower_jax,
+    "seeflower_jax": functools.partial(_seeflower_jax, "float32"),
+    "seeflower_jax_bfloat16": functools.partial(_seeflower_jax, "bfloat16"),
     "keras": _keras,
-    "torch": _torch,
+    "torch": functools.partial(_torch, "float32", False),
+    "torch_bfloat16": functools.partial(_torch, "bfloat16", False),
+    "torch_compiled": functools.partial(_torch, "float32", True),
+    "torch_compiled_bfloat16": functools.partial(_torch, "bfloat16", True),
 }
 
 
-def measure(
-    framework: str, batch_size: int, size: int, steps: int, dtype: str = "float32"
-) -> dict[str, float]:
-    """Return {'forward', 'finetune'} in images/s, measured in this process.
+def measure(framework: str, batch_size: int, size: int, steps: int) -> dict[str, float]:
+    """Return the images/s of each of the framework's passes, measured in this process.
 
     Args:
       framework: a key of `FRAMEWORKS`.
       batch_size: the number of images in a batch.
       size: the side of the images in pixels.
       steps: the number of timed calls of each pass.
-      dtype: the type of the computation, 'float32' or 'bfloat16'.
     """
-    functions = FRAMEWORKS[framework](batch_size, size, dtype)
+    passes = FRAMEWORKS[framework](batch_size, size)
     return {
         name: batch_size / timing.seconds(function, steps)
-        for name, function in zip(("forward", "finetune"), functions, strict=True)
+        for name, function in passes.items()
     }
 
 
 def text(rates_by_framework: Mapping[str, timing.Measurement]) -> str:
     """Format images/s of each framework, or the error of the framework, as a table."""
-    lines = [f"{'images/s':16}{'forward':>10}{'finetune':>10}"]
+    lines = [f"{'images/s':24}" + "".join(f"{name:>10}" for name in PASSES)]
     for framework, rates in rates_by_framework.items():
         if isinstance(rates, str):
-            lines.append(f"{framework:16}{rates}")
+            lines.append(f"{framework:24}{rates}")
         else:
-            cells = f"{rates['forward']:10.2f}{rates['finetune']:10.2f}"
-            lines.append(f"{framework:16}{cells}")
+            cells = (f"{rates[name]:10.2f}" for name in PASSES if name in rates)
+            lines.append(f"{framework:24}{''.join(cells)}")
     return "\n".join(lines)

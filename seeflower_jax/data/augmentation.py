@@ -30,7 +30,7 @@ _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The settings of random square crops and of their mixing.
+    """Settings of random square crops and of mixing.
 
     The paper uses rotation=30, shear=0.2, shift=0.2, zoom=0.2 and both flips. The
     defaults take the central square and do not transform it.
@@ -41,9 +41,9 @@ class Augmentation:
       shear: largest shear angle in radians, in both directions.
       shift: largest shift in each direction, as a share of the side.
       zoom: largest change of the scale; each side has a factor in [1 - zoom, 1 + zoom].
-      hflip, vflip: whether half of the images are mirrored left-right, top-bottom.
-      crop_area: range of a random-resized crop's share of the image area; () takes the
-        central square.
+      hflip, vflip: whether half of the images are flipped horizontally, vertically.
+      crop_area: range of the area of a random-resized crop, as a share of the image
+        area; () takes the central square.
       crop_ratio: range of the crop's width divided by its height.
       brightness: largest change of the brightness; pixels are multiplied by a factor in
         [1 - brightness, 1 + brightness].
@@ -85,12 +85,13 @@ def resample(
     """Resample an image by an affine map, with bilinear interpolation.
 
     Args:
-      pixels: has the pixels of the image, row after row.
-      place: where the first row of the image starts in `pixels`, and how many pixels
-        later each next row starts.
+      pixels: contains the pixels of the image, row after row.
+      place: start of the first row of the image in `pixels`, and the distance between
+        the starts of two rows, in pixels.
       size: (height, width) of the image.
       matrix: map from (y, x, 1) in the output to (y, x) in the image. The output
-        extends from -1 to 1. The image has pixels, with (0, 0) at its upper left.
+        extends from -1 to 1. The unit of the image is a pixel, with (0, 0) at the upper
+        left.
       out_size: side of the output in pixels.
     """
     grid = (jnp.arange(out_size) + 0.5) * (2 / out_size) - 1
@@ -166,7 +167,7 @@ def _random_affine(key: Keys, augmentation: Augmentation) -> Float[Array, "2 3"]
 def _relight(
     key: Keys, image: Float[Array, "h w 3"], augmentation: Augmentation
 ) -> Float[Array, "h w 3"]:
-    """Change brightness and contrast at random, within [0, 255]."""
+    """Change brightness and contrast randomly, within [0, 255]."""
     if not augmentation.brightness and not augmentation.contrast:
         return image
     factors = jax.random.uniform(key, (2,), minval=-1, maxval=1)
@@ -208,10 +209,10 @@ def augment(
 
     Args:
       keys: [n] random keys; each output depends only on the key of its image.
-      pixels: the images in one of three forms, which give the same crops. A canvas
-        [n, h, w, 3] is the form that `View` takes. [n, a, 3] has the pixels of each
-        image, row after row, at the start of its a pixels. [p, 3] has the pixels of
-        all images, row after row, and takes `starts`.
+      pixels: the images in one of three forms, which give the same crops. [n, h, w, 3]
+        is a canvas, as `View` takes it. [n, a, 3] has the pixels of each image, row
+        after row, at the start of its a pixels. [p, 3] has the pixels of all images,
+        row after row, and needs `starts`.
       sizes: (height, width) of each image.
       augmentation: settings of the crops; only `mix` uses `mixup` and `cutmix`.
       starts: the first pixel of each image in [p, 3].
@@ -252,9 +253,9 @@ def mix(
 ) -> tuple[Float[Array, "n h w 3"], Float[Array, "n c"]]:
     """Mix each image, and its target, with the previous image of the batch.
 
-    Each image keeps the larger share: the larger of a and 1 - a, with a drawn from
-    Beta(alpha, alpha). If mixup and CutMix are both on, each image gets one of them,
-    with equal probability.
+    Each image keeps the larger of the shares a and 1 - a, with a drawn from Beta(alpha,
+    alpha). If mixup and CutMix are both on, each image gets one of them, with equal
+    probability.
 
     Source: mixup, Zhang et al. 2018, arXiv 1710.09412, equation 1; CutMix, Yun et al.
     2019, arXiv 1905.04899, equations 1 and 2.

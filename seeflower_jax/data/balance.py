@@ -1,4 +1,4 @@
-"""Draw the examples of an epoch so that every class is seen equally often.
+"""Draw the examples of an epoch so that every class is equally frequent.
 
     rows, repeats = balanced_order(seed=(0, 1), epoch=3, labels=labels)
 
@@ -17,18 +17,19 @@ BALANCES = (NONE, SAMPLING)
 def balanced_order(
     seed: Sequence[int], epoch: int, labels: Int[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Return the rows of an epoch, as many as there are examples.
+    """Return the rows of an epoch, which has as many rows as there are examples.
 
     With n examples of c classes, each class has n // c rows, and n % c random classes
-    have one more. Within a class, the counts of two examples differ by 1 at most. The
-    examples of a large class that are left out change with the epoch.
+    have one more. Within a class, the counts of two examples differ by at most 1. The
+    omitted examples of a large class change with the epoch.
 
     Args:
-      seed, epoch: what the random order depends on.
+      seed, epoch: seed of the random order.
       labels: label of each example.
 
     Returns:
-      The rows in random order, and for each row how often the epoch had it before.
+      The rows in random order, and for each row the number of its earlier occurrences
+      in the epoch.
     """
     rng = np.random.default_rng((*seed, epoch))
     counts = np.unique(labels, return_counts=True)[1]

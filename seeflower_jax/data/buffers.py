@@ -4,10 +4,11 @@
     rows = buffers.take((32, 136_640, 3))       # uint8, with any content
     rows[0, : len(pixels)] = pixels
 
-New memory costs more than the copy of the pixels into it, because the system clears it
-page by page. A buffer is free again when nothing refers to the last array that was
-taken from it. JAX refers to an array while it copies the array to a device. On a CPU,
-JAX refers to it for as long as it computes with it. No batch changes while in use.
+New memory costs more than copying the pixels into it, because the system clears it page
+by page. A buffer is free again when nothing refers to the last array that was taken
+from it. JAX refers to an array while it copies the array to a device. On a CPU, JAX
+refers to the array while it computes with it. A batch therefore never changes while in
+use.
 """
 
 import math
@@ -20,7 +21,7 @@ from jaxtyping import UInt8
 
 
 class Buffers:
-    """Buffers of bytes, which several threads may take from."""
+    """Buffers of bytes, shared by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,11 +33,12 @@ class Buffers:
         return len(self._taken)
 
     def take(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-        """Return an array of any content, in memory that is not in use."""
+        """Return an array in memory that is not in use, with any content."""
         size = math.prod(shape)
         with self._lock:
             memory = self._free(size) or mmap.mmap(-1, size)
-            # Slices of an array of foreign memory refer to it, not to the memory.
+            # Slices of an array of foreign memory refer to the array, not to the
+            # memory.
             array = np.frombuffer(memory, np.uint8, size)
             self._taken.append((memory, weakref.ref(array)))
         return array.reshape(shape)

@@ -3,9 +3,9 @@
     cache = open_cache(source, shortest_side=320)
     image = cache[7]        # uint8 [h, w, 3], min(h, w) == 320
 
-Each image is decoded and resized only once, also if decoding is interrupted, and if a
-folder of images is copied or touched. The file gets its name when it is complete.
-Several runs may start at once; one of them decodes.
+Each image is decoded and resized only once, even if decoding is interrupted or a folder
+of images is copied or touched. The file gets its name when it is complete. If several
+runs start at once, one of them decodes.
 """
 
 import logging
@@ -23,7 +23,7 @@ _DEFAULT_DIR = "~/.cache/seeflower_jax"
 
 
 class DamagedCacheError(ValueError):
-    """A file does not hold the pixels of a source; the message names the file."""
+    """A file does not have the pixels of a source; the message names the file."""
 
 
 class PixelCache:
@@ -31,7 +31,7 @@ class PixelCache:
 
     Attributes:
       sizes: int32 [N, 2], height and width of each image.
-      digest: of the encoded images; b"" in files of early versions of 0.2.
+      digest: digest of the encoded images; b"" in files of early versions of 0.2.
 
     Raises:
       DamagedCacheError: if the file is not a pixel cache, or is incomplete.
@@ -79,7 +79,7 @@ def open_cache(
 ) -> PixelCache:
     """Return the pixel cache of a source; decode the images if no cache file exists.
 
-    A damaged cache file is named in the log, and the images are decoded again.
+    If a cache file is damaged, the log names it, and the images are decoded again.
 
     Args:
       source: the encoded images.
@@ -120,7 +120,7 @@ def pixel_folder(cache_dir: str | os.PathLike | None) -> pathlib.Path:
 
 
 def _reuse(path: pathlib.Path, source: ImageSource, shortest_side: int) -> bool:
-    """Give `path` to the cache of the same images in other files, if there is one."""
+    """Link `path` to an existing cache of the same images from other files, if any."""
     candidates = {}
     for other in path.parent.glob(f"*_{shortest_side}.npy") if source.folder else ():
         try:

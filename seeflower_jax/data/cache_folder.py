@@ -1,4 +1,4 @@
-"""List and remove what a cache directory has of decoded images and compiled functions.
+"""List and remove the decoded images and compiled functions of a cache directory.
 
 for entry in entries(cache_dir):
     print(entry.name, entry.size, entry.used)
@@ -24,10 +24,10 @@ class Entry:
     Attributes:
       path: the file or folder.
       kind: 'pixels', 'unfinished pixels' or 'compiled functions'.
-      size: bytes on disk. Caches of the same images in other folders share a file; its
-        size counts for the first of them.
-      used: when it was last read or written, in seconds since 1970. Most systems note
-        at most one reading a day.
+      size: bytes on disk. Caches of the same images in several folders share a file.
+        Its size counts only for the first of them.
+      used: time of the last read or write, in seconds since 1970. Most systems record
+        at most one read per day.
     """
 
     path: pathlib.Path
@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Return the path in the cache directory."""
+        """Return the path relative to the cache directory."""
         return f"{self.path.parent.name}/{self.path.name}"
 
     def to_dict(self) -> dict:
@@ -50,11 +50,11 @@ class Entry:
 def entries(
     cache_dir: str | os.PathLike | None = None, unused_days: float = 0.0
 ) -> list[Entry]:
-    """Return what a cache directory has, the largest first.
+    """Return the entries of a cache directory, the largest first.
 
     Args:
       cache_dir: the cache directory; ~/.cache/seeflower_jax by default.
-      unused_days: leaves out what was used in this number of days.
+      unused_days: return only entries that were not used for this number of days.
     """
     pixels = cache.pixel_folder(cache_dir)
     compiled = pixels.parent / compilation.FOLDER
@@ -69,7 +69,7 @@ def entries(
 
 
 def _entry(path: pathlib.Path, kind: str, inodes: set[tuple[int, int]]) -> Entry:
-    """Return the entry of a path; add the files that it has to those seen before."""
+    """Return the entry of a path, and add its new files to `inodes`."""
     size, used = 0, 0.0
     for file in [path, *path.rglob("*")]:
         stat = file.stat()
@@ -81,10 +81,10 @@ def _entry(path: pathlib.Path, kind: str, inodes: set[tuple[int, int]]) -> Entry
 
 
 def remove(chosen: Iterable[Entry]) -> list[Entry]:
-    """Remove entries, and return them without those that a process is writing.
+    """Remove entries that no process is writing, and return the removed entries.
 
-    A process that reads a removed file goes on reading it. The space is free when all
-    of them have ended.
+    A process that reads a removed file can continue. The space is free when all such
+    processes have ended.
     """
     removed = []
     for entry in chosen:

@@ -2,8 +2,8 @@
 
 names = names_by_folder(["photos/", "."], ["1", "2"])     # {'1': 'rose', '2': 'tulip'}
 
-`class_names.json` or `cat_to_name.json` has {folder: name}. It is next to the folders
-of the classes or above them.
+`class_names.json` or `cat_to_name.json` has {folder: name}. The file is next to the
+folders of the classes or above them.
 """
 
 import collections
@@ -21,18 +21,18 @@ _MAX_LISTED = 5
 def names_by_folder(
     places: Iterable[str | os.PathLike], folders: Sequence[str]
 ) -> dict[str, str]:
-    """Return the name of each class from the first file that names the folders.
+    """Return the name of each class from the first file that lists the folders.
 
     Args:
-      places: folders that may have the file, the first has priority.
+      places: folders that may have the file, in order of priority.
       folders: names of the folders of the classes. A number may have leading zeros.
 
     Returns:
-      {folder: name of the class}; {} if no file names a folder. A name that several
-      folders have gets the folder, as in 'crane (12)'.
+      {folder: name of the class}; {} if no file lists a folder. If several folders have
+      the same name, the folder is added to it, as in 'crane (12)'.
 
     Raises:
-      ValueError: if a file has another form, or names only some of the folders.
+      ValueError: if a file has another format, or lists only some of the folders.
     """
     for place in places:
         for path in (pathlib.Path(place, name) for name in FILE_NAMES):
@@ -56,7 +56,7 @@ def names_by_folder(
 
 
 def name_of_folder(places: Iterable[str | os.PathLike], folder: str) -> str | None:
-    """Return the name of a class by its folder, None if no readable file has it."""
+    """Return the name of a class by its folder, or None if no readable file has it."""
     for path in (pathlib.Path(place, name) for place in places for name in FILE_NAMES):
         with contextlib.suppress(ValueError):
             if path.is_file() and (name := _name(_read(path), folder)):

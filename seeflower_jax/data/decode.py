@@ -1,9 +1,9 @@
-"""Decode images of files and data sets: upright, in RGB, resized.
+"""Decode images of files and data sets to upright, resized RGB.
 
 pixels = load_pixels(path.read_bytes, shortest_side=320, name=path)   # uint8 [h, w, 3]
 
-Whatever Pillow raises for a file becomes one error, `UnreadableImage`, with the name of
-the file. Metadata that cannot be read never refuses the pixels.
+Every error of Pillow becomes an `UnreadableImage` with the name of the file. If only
+the metadata is damaged, the pixels are still read.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ with contextlib.suppress(ImportError):
     pillow_heif.register_heif_opener()
 
 Image.init()
-# Formats that Pillow names but cannot decode here (BUFR, GRIB, HDF5, MPEG, WMF), or
-# decodes by starting another program (EPS).
+# Formats that Pillow lists but cannot decode here (BUFR, GRIB, HDF5, MPEG, WMF), or
+# decodes with another program (EPS).
 _LEFT_OUT = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 FORMATS = tuple(name for name in Image.ID if name not in _LEFT_OUT)
-# The endings of the names of image files, of all formats that Pillow can read here.
+# The file name extensions of all formats that Pillow can read here.
 SUFFIXES = tuple(
     sorted(
         ending
@@ -38,7 +38,7 @@ SUFFIXES = tuple(
         if name in FORMATS
     )
 )
-# The largest ratio of the longer to the shorter side. A longer image is cut to its
+# The largest ratio of the longer to the shorter side. A longer image is cropped to its
 # centre.
 MAX_ASPECT = 2.0
 # An environment variable: the largest number of pixels of an image that is decoded.
@@ -55,8 +55,8 @@ _TRANSPOSE_BY_ORIENTATION = {
 # The chunks of a PNG file that the pixels need.
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-# Pillow warns at half of the number of pixels that it refuses, and of damaged metadata.
-# These lines do not name the file, and the image is read.
+# Pillow warns about images of more than half of the pixels that it allows, and about
+# damaged metadata. The warnings do not name the file, and the image is read.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", module=r"PIL\.")
 
@@ -96,11 +96,11 @@ def _reason(error: Exception) -> str:
 def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image:
     """Decode an image to RGB, upright by its EXIF orientation.
 
-    Transparent pixels are composed on white. Gray images of more than 8 bits become 8
-    bits, as `value_range` says.
+    Transparent pixels are composited on white. `value_range` converts gray images of
+    more than 8 bits to 8 bits.
 
     Args:
-      encoded: content of a file; of an animation, the first image is decoded.
+      encoded: content of a file. For an animation, the first image is decoded.
       name: name of the file, for errors.
 
     Raises:
@@ -117,7 +117,7 @@ def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image
             value_range.check_colour_depth(image)
         if orientation in _TRANSPOSE_BY_ORIENTATION:
             image = image.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
-        if image.mode in ("La", "RGBa"):  # colours are multiplied by their opacity
+        if image.mode in ("La", "RGBa"):  # colours premultiplied by their opacity
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
@@ -169,7 +169,7 @@ def _without_metadata(png: bytes) -> bytes:
 
 
 def _describe_content(start: bytes) -> str:
-    """Return what a file is that is not an image of a known format, by its start."""
+    """Describe a file that is not an image of a known format, by its first bytes."""
     start = start.lstrip().lower()
     if not start:
         return "the file is empty"
@@ -192,7 +192,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def resize(image: Image.Image, shortest_side: int) -> Image.Image:
-    """Cut an image to `MAX_ASPECT`, then resize its shortest side, given in pixels."""
+    """Crop an image to `MAX_ASPECT`, and resize its shortest side, in pixels."""
     longest = round(min(image.size) * MAX_ASPECT)
     if max(image.size) > longest:
         width, height = (min(side, longest) for side in image.size)
@@ -222,8 +222,8 @@ def load_pixels(
       name: name of the file, for errors.
 
     Raises:
-      UnreadableImage: if the file cannot be read or decoded; the message has the name
-        and the reason.
+      UnreadableImage: if the file cannot be read or decoded; the message states the
+      name and the reason.
     """
     return load_with_size(encoded, shortest_side, name)[0]
 
@@ -233,9 +233,9 @@ def load_with_size(
     shortest_side: int,
     name: str | os.PathLike = "the image",
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
-    """Decode and resize an image; return its `upright_size`, too.
+    """Decode and resize an image, and also return its `upright_size`.
 
-    Args, Raises: as of `load_pixels`.
+    See `load_pixels` for arguments and errors.
     """
     with _naming(name):
         image = decode(encoded() if callable(encoded) else encoded, name)

@@ -1,12 +1,12 @@
-"""Decode the images of a source into a pixel cache, and go on after an interruption.
+"""Decode the images of a source into a pixel cache, and resume after interruptions.
 
     with reserved(path) as folder:
         write(source, 320, folder, path)
 
-`PixelCache` of `data.cache` reads the file. It is a .npy of all pixels, a .npy of all
-sizes, a checksum of the sizes, and the digest of the encoded images. Until the file is
-complete, it is in a hidden folder next to its place, with a journal of the images that
-are decoded. The folder of a process that was killed is where the next one goes on.
+`PixelCache` of `data.cache` reads the file. The file is a .npy of all pixels, a .npy of
+all sizes, a checksum of the sizes, and the digest of the encoded images. Until the file
+is complete, it is in a hidden folder next to its final path, with a journal of the
+decoded images. If a process is killed, the next process continues in its folder.
 """
 
 import concurrent.futures
@@ -21,24 +21,24 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
-import tqdm
 from jaxtyping import Int, UInt8
 
 from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
 from seeflower_jax.records import files
+from seeflower_jax.records.progress_bar import progress_bar
 
 DIGEST_SIZE = 16
 _ENTRY = np.dtype([("size", np.int32, 2), ("digest", np.uint8, DIGEST_SIZE)])
-_CHUNK = 256  # images that are decoded before the journal is written
+_CHUNK = 256  # images to decode before each entry of the journal
 _SUFFIX, _PIXELS, _JOURNAL, _LOCK = ".decoding", "pixels", "journal", "lock"
 _MAX_LISTED = 10
-# The pixels and the digest of an image, or why it cannot be read.
+# The pixels and the digest of an image, or the reason why it cannot be read.
 _Loaded = tuple[UInt8[np.ndarray, "h w 3"], bytes] | str
 
 
 def checksum(sizes: Int[np.ndarray, "n 2"]) -> bytes:
-    """Return 4 bytes that show whether sizes are damaged."""
+    """Return a checksum of sizes, 4 bytes."""
     return zlib.crc32(sizes.tobytes()).to_bytes(4, "little")
 
 
@@ -47,7 +47,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def content_digest(source: ImageSource) -> bytes:
-    """Return a digest of all encoded images, whatever their names and times are."""
+    """Return a digest of all encoded images, independent of their names and times."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         indices = range(len(source.keys))
         return _digest(b"".join(pool.map(lambda i: _digest(source.read(i)), indices)))
@@ -60,7 +60,7 @@ def unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
 
 @contextlib.contextmanager
 def reserved(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the folder in which the file `path` is made, to one process at a time.
+    """Yield the folder in which `path` is written, to one process at a time.
 
     The folder is removed at the end, except after an interruption.
     """
@@ -112,7 +112,7 @@ def _is_at(path: pathlib.Path, descriptor: int) -> bool:
 def write(
     source: ImageSource, shortest_side: int, folder: pathlib.Path, path: pathlib.Path
 ) -> None:
-    """Decode the images that are missing in a folder of `reserved`, and write `path`.
+    """Decode the images that a folder of `reserved` lacks, and write `path`.
 
     Raises:
       ValueError: if images cannot be decoded; the message lists them.
@@ -148,7 +148,7 @@ def write(
 
 
 def _go_on(pixels: BinaryIO, journal: BinaryIO) -> np.ndarray:
-    """Cut both files to the images that they both have; return their entries."""
+    """Truncate both files to the images that both have; return their entries."""
     start = _write_header(pixels, 0)
     journal.seek(0)
     content = journal.read()
@@ -171,11 +171,11 @@ def _decode(
     first: int,
     files: tuple[BinaryIO, BinaryIO],
 ) -> list[str]:
-    """Decode the images from `first` on; return why some of them cannot be read."""
+    """Decode the images from `first` on; return the errors of unreadable images."""
     (pixels, journal), count, broken = files, len(entries), []
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm.tqdm(total=count, initial=first, desc="decoding", unit="image") as bar,
+        progress_bar("decoding", count, "image", first) as bar,
     ):
         for start in range(first, count, _CHUNK):  # bounds the memory for images
             chunk = range(start, min(start + _CHUNK, count))
@@ -190,7 +190,7 @@ def _decode(
                 bar.update()
             if not broken:
                 pixels.flush()
-                os.fsync(pixels.fileno())  # before the journal says that they are there
+                os.fsync(pixels.fileno())  # before the journal lists them
                 journal.write(entries[chunk.start : chunk.stop].tobytes())
                 journal.flush()
     return broken
@@ -209,7 +209,7 @@ def _describe(source: ImageSource, broken: list[str]) -> str:
 
 
 def _complete(pixels: BinaryIO, entries: np.ndarray) -> None:
-    """Write what follows the pixels, and the header with their number."""
+    """Write the data after the pixels, and the header with the number of pixels."""
     sizes = np.ascontiguousarray(entries["size"])
     np.save(pixels, sizes)
     pixels.write(checksum(sizes))
@@ -220,9 +220,9 @@ def _complete(pixels: BinaryIO, entries: np.ndarray) -> None:
 
 
 def _write_header(file: BinaryIO, count: int) -> int:
-    """Write the header of a .npy of `count` bytes; return where the bytes start."""
+    """Write the header of a .npy of `count` bytes; return the offset of the bytes."""
     file.seek(0)
-    # NumPy pads this header, so that every count fits in.
+    # NumPy pads this header, so every count fits.
     header = {"descr": "|u1", "fortran_order": False, "shape": (count,)}
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()

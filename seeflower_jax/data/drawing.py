@@ -1,4 +1,4 @@
-"""Draw flowers of invented species that differ as real species do.
+"""Draw flowers of invented species that differ like real species.
 
     image, mask = draw(species("target", 3), seed=0, index=7)
 
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter
 SIDE = 96  # side of the images in pixels
 # The two splits have no species in common.
 SPLITS = ("source", "target")
-MAX_SPECIES = 100  # species of a split: the name parts below make 100 names
+MAX_SPECIES = 100  # species of a split; the name parts below give 100 names
 _STEMS = ("al", "be", "cor", "da", "el", "fen", "gil", "ho", "is", "jun")
 _ENDINGS = {
     "source": "ria lina nola tessa vane mira wyn phora gea dris".split(),
@@ -54,8 +54,8 @@ class Species:
       key: integers that identify the species; they seed its images.
       name: an invented name.
       petals: the number of petals in each ring.
-      rings: the number of rings of petals, one within the other.
-      width: half the width of a petal at its widest.
+      rings: the number of concentric rings of petals.
+      width: half the largest width of a petal.
       base, tip: the exponents of the outline at both ends of a petal, from 0.3 (round)
         to 1.5 (pointed).
       notch: the depth of the cut in the tip.
@@ -169,7 +169,7 @@ def _draw_blossom(
 
 
 def _draw_background(rng: np.random.Generator, side: int) -> Image.Image:
-    """Draw light and shade, blossoms out of focus, leaves and blades."""
+    """Draw light and shade, blurred blossoms, leaves and blades."""
     far = [_green(rng), _rgb(rng.uniform(0.05, 0.6), 0.3, rng.uniform(0.2, 0.9))]
     coarse = rng.random((4, 4, 1)) * far[0] + rng.random((4, 4, 1)) * far[1]
     image = Image.fromarray((255 * coarse.clip(0, 1)).astype(np.uint8))

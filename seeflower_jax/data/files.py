@@ -5,10 +5,10 @@ for key, entry in image_files("photos/", left_out):     # "rose/1.jpg", an os.Di
     ...
 left_out.log("photos/")     # photos/: left out 3 files: 2 .txt, 1 hidden
 
-A folder gives the images of all its sub-folders. The ending of a file name decides if
-the file is an image: Pillow must be able to read the format here. Other files are left
-out. Hidden files and folders, with a dot at the start of their names, are left out too.
-`LeftOut` counts what is left out.
+The images of a folder include the images of its sub-folders. A file is an image if
+Pillow can read the format of its extension here. Other files are left out. Files and
+folders are also left out if their name starts with a dot. `LeftOut` counts the files
+that are left out.
 """
 
 import collections
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from seeflower_jax.data.decode import SUFFIXES
 
-# For messages: all endings would be a line of their own.
+# For messages, because the list of all extensions is long.
 COMMON_SUFFIXES = ".jpg, .png, .webp, .tif or another ending that Pillow can read"
 _HEIF = (".heic", ".heif", ".hif")
 _MAX_KINDS = 8
@@ -36,7 +36,7 @@ class LeftOut(collections.Counter):
         return ", ".join(listed)
 
     def only(self) -> str:
-        """Return the counts for the message that there is no image; '' without any."""
+        """Return the counts for the message that there is no image; '' if all are 0."""
         return f", only {self}" if self.total() else ""
 
     def log(self, where: str | os.PathLike) -> None:
@@ -47,7 +47,7 @@ class LeftOut(collections.Counter):
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether the rule leaves out a file or folder by its name."""
+    """Return whether the rule leaves out a file or folder because of its name."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -90,12 +90,12 @@ def image_files(
 
     Args:
       folder: the folder; links to folders are followed.
-      left_out: counts of the other files, which are added to.
-      above: identities of all folders above it, for links in a circle; by default
-        those above its real path.
+      left_out: counts of the other files, which the function updates.
+      above: identities of all folders above it, to detect circular links; by default
+        the folders above its real path.
 
     Yields:
-      The path in the folder, with '/', and the entry of the file.
+      The path relative to the folder, with '/', and the entry of the file.
     """
     if not above:
         above = tuple(map(_identity, pathlib.Path(folder).resolve().parents))
@@ -114,7 +114,7 @@ def image_files(
 
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int]:
-    """Return what tells a folder from all others, whatever its path."""
+    """Return the identity of a folder, which does not depend on its path."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 

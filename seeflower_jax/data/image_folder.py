@@ -2,9 +2,9 @@
 
     source = load("photos/")
 
-`load` splits a tree `photos/<class>/*.jpg` class by class, as `split` says. A tree may
-also have a folder for each split: `photos/train/<class>/*.jpg`. The folders next to
-`train` are `val` or `validation`, and `test`; `split_folders` knows further names.
+`load` splits a tree `photos/<class>/*.jpg` class by class, as `split` specifies. A tree
+may also have a folder for each split: `photos/train/<class>/*.jpg`. The folders next to
+`train` are `val` or `validation`, and `test`. `split_folders` accepts further names.
 `load` keeps the splits of such a tree. Sub-folders of a class belong to the class.
 
 The name of a class is the name of its folder, unless `class_names.json` or
@@ -54,7 +54,7 @@ class _File:
 def class_name(folder: str) -> str:
     """Return the name of the class of a folder.
 
-    A letter with an accent has several encodings. All encodings give the same class.
+    Letters with accents have several encodings, which all give the same class.
 
     Raises:
       ValueError: if the name of the folder is not UTF-8.
@@ -74,7 +74,7 @@ def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
     Args:
       dir: the root folder of the tree.
       split: 'official' keeps the splits that are folders of the tree. If the tree has
-        no such folders, 'official' stands for `DEFAULT_SPLIT`. '80/10/10' draws these
+        no such folders, 'official' means `DEFAULT_SPLIT`. '80/10/10' draws these
         percentages of each class for training, validation and test. '80/10/10:1' sets
         the seed to 1; the default seed is 0. Each split of more than 0 % gets at least
         one image of each class. If a class has too few images, training comes first,
@@ -209,7 +209,7 @@ def _is_loose_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
 
 
 def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
-    """Check that a class folder has an image, not only its sub-folders.
+    """Check that some class folder has images outside of sub-folders.
 
     If all images are in sub-folders, the sub-folders may be the classes.
 
@@ -232,12 +232,14 @@ def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
     if split_of(inner):
         advice = f"expected {inner}/{top} instead of {top}/{inner}"
     elif prefix:
-        advice = f"move the folders of the classes from {root / prefix / top} one up"
+        advice = (
+            f"move the folders of the classes from {root / prefix / top} up one level"
+        )
     else:
         advice = f"for the classes in {top}, give --config.data.dir={root / top}"
     raise ValueError(
         f"{root / prefix} has images only in sub-folders of its folders, such as "
-        f"{'/'.join(deep[0])}, so its folders are no classes; {advice}"
+        f"{'/'.join(deep[0])}, so its folders are not classes; {advice}"
     )
 
 

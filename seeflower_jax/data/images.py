@@ -30,13 +30,13 @@ class Images:
 
     Attributes:
       names: name of each image in outputs and records.
-      labels: class index of each image, None if it is not known.
+      labels: class index of each image, or None if it is not known.
       read: function from a position to the decoded and resized pixels. It raises
         `UnreadableImage` if the image cannot be read.
       original_size: function from a position to the (width, height) in pixels of the
         upright image before it was resized.
-      read_both: function from a position to what `read` and `original_size` return, if
-        it is faster than these two.
+      read_both: function from a position to the results of `read` and `original_size`,
+        if it is faster than both.
     """
 
     names: Sequence[str]
@@ -75,10 +75,11 @@ class Images:
         """Return the images of a folder, a pattern, a .txt list or several paths.
 
         Args:
-          where: what `find_files` takes, or several of them.
+          where: a path or pattern for `find_files`, or several.
           shortest_side: shortest side of the decoded images in pixels.
           class_names: names of the classes, in the order of their labels. An image gets
-            a label if its folder has the name of a class, also in `class_names.json`.
+            a label if its folder, or the entry of its folder in `class_names.json`, is
+            the name of a class.
 
         Raises:
           FileNotFoundError: if there are no images.
@@ -130,11 +131,11 @@ def _label(
 
 
 def _possible_classes(folder: pathlib.Path) -> Iterator[str]:
-    """Yield the classes that a folder may stand for, by its name or a file of names."""
+    """Yield the possible classes of a folder, by its name or a file of names."""
     try:
         own = class_name(folder.name)
         yield own
-        # The file may be next to the folder, above it, or above the folder of a split.
+        # The file is next to the folder, above it, or above the folder of a split.
         places = list(folder.absolute().parents)[:3]
         name = class_names.name_of_folder(places, own)
     except ValueError:  # The name is not text.
@@ -147,8 +148,9 @@ def _possible_classes(folder: pathlib.Path) -> Iterator[str]:
 def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
     """List the image files of a folder and its subfolders, of a pattern or of a list.
 
-    A folder or a pattern gives only images, as `files` says. The log has a line with
-    the number of other files. A file that is named itself is always returned.
+    For a folder or a pattern, the result has only images, by the rule of `files`. A
+    line of the log counts the other files. The path of a single file is always
+    returned.
 
     Args:
       where: a folder, an image, a pattern with `*`, `?` or `**`, or a .txt file. Each

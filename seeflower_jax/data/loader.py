@@ -33,11 +33,11 @@ from seeflower_jax.data.images import Images
 
 Batch = dict[str, jax.Array]
 Made = TypeVar("Made")
-# What was read of an image: its pixels, and its original size or None.
+# The pixels of an image and its original size or None, or the error of reading it.
 _Read = tuple[np.ndarray, tuple[int, int] | None] | UnreadableImage
-# Two batches smooth out files that are slow to decode, and take little memory.
+# Two batches bridge files that decode slowly, and take little memory.
 _BATCHES_AHEAD = 2
-# Threads that copy pixels are soon limited by the memory that they share.
+# More threads would not copy pixels faster: the bandwidth of memory limits them.
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -74,7 +74,7 @@ class PixelsByIndex(Protocol):
 class ImageReader:
     """A reader of the images of a pixel cache, as canvases of one shape.
 
-    The pixels of a canvas beyond its image have any values. `View` ignores them.
+    Pixels of a canvas outside of its image may have any value. `View` ignores them.
     """
 
     def __init__(self, cache: PixelsByIndex):
@@ -149,8 +149,8 @@ class TrainLoader:
       batch_size: number of examples in a batch, over all devices.
       mesh: the devices, from `sharding.make_mesh`.
       seed: integers that seed the order of each epoch.
-      balance: one of `balance.BALANCES`. 'none' gives every example once an epoch.
-        'sampling' gives every class equally often, in as many steps.
+      balance: one of `balance.BALANCES`. 'none' yields every example once per epoch.
+        'sampling' yields every class equally often, in the same number of steps.
 
     Raises:
       ValueError: if the examples do not fill a batch.
@@ -167,7 +167,7 @@ class TrainLoader:
     def __post_init__(self) -> None:
         if len(self.indices) < self.batch_size:
             raise ValueError(
-                f"a batch of {self.batch_size} does not fit {len(self.indices)} "
+                f"a batch of {self.batch_size} is more than the {len(self.indices)} "
                 "training examples; set the stage's batch_size to at most "
                 f"{len(self.indices)}"
             )
@@ -180,10 +180,9 @@ class TrainLoader:
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps from `start` to `stop` - 1.
 
-        `indices` of a batch numbers the examples, for their random numbers. With
-        balanced sampling, the k-th repeat in an epoch adds k times the number of
-        labels. If the devices do not divide a batch, copies of its first examples
-        follow its `batch_size` examples.
+        `indices` of a batch seeds the random numbers of the examples. With balanced
+        sampling, the k-th repeat in an epoch adds k times the number of labels. If the
+        devices do not divide a batch, copies of its first examples pad it.
         """
 
         def make(indices: np.ndarray, numbers: np.ndarray) -> Batch:
@@ -196,7 +195,7 @@ class TrainLoader:
         return _prefetch(make, self._rows(start, stop))
 
     def _rows(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield what this process loads in each step: indices, and their numbers."""
+        """Yield the indices and numbers of this process's examples in each step."""
         columns = self.columns
         while start < stop:
             epoch, first = divmod(start, self.steps_per_epoch)
@@ -227,11 +226,11 @@ class TrainLoader:
             values[: self.steps_per_epoch * self.batch_size].reshape(shape)
             for values in (order, repeats)
         )
-        # A repeated image needs other random numbers, so it gets another index.
+        # A repeated image gets another index, and so other random numbers.
         return rows, self.indices[rows] + repeats * len(self.labels)
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of an epoch, and how often each row came before."""
+        """Return the rows of an epoch, and the earlier occurrences of each row."""
         count = len(self.indices)
         if self.balance == NONE:
             return epoch_order(self.seed, epoch, count), np.zeros(count, np.int64)
@@ -240,7 +239,7 @@ class TrainLoader:
 
 @dataclasses.dataclass(frozen=True)
 class InTurns:
-    """The batches of several loaders of the same examples, which take turns by epoch.
+    """The batches of several loaders of the same examples, which alternate by epoch.
 
     Attributes:
       loaders: the loader of the first epoch, of the second, and so on.
@@ -265,10 +264,10 @@ class InTurns:
 def eval_batches(
     reader: Reader, indices: Int[np.ndarray, " m"], batch_size: int, mesh: Mesh
 ) -> Iterator[Batch]:
-    """Yield batches of all examples in order; copies of examples fill the last batch.
+    """Yield batches of all examples in order; copies of examples pad the last batch.
 
-    The caller cuts its results to `len(indices)` rows. `batch_size` is a multiple of
-    the devices.
+    The caller must cut the results to `len(indices)` rows. `batch_size` must be a
+    multiple of the devices.
     """
 
     def make(first: int) -> Batch:
@@ -311,7 +310,7 @@ def read_batches(
       batch_size: number of images in a batch, readable or not.
       parts: positions of the images to read; all by default. A batch has images of one
         part only.
-      with_sizes: whether to read the original sizes, too.
+      with_sizes: whether to read the original sizes as well.
     """
     chosen = (
         part[first : first + batch_size]
@@ -336,7 +335,7 @@ def read_batches(
 
 
 def _gather(futures: Mapping[int, concurrent.futures.Future[_Read]]) -> ImageBatch:
-    """Return the batch of images that are being read."""
+    """Wait for the images of a batch, and return the batch."""
     results = {position: future.result() for position, future in futures.items()}
     errors = {i: r for i, r in results.items() if isinstance(r, UnreadableImage)}
     read = {i: r for i, r in results.items() if not isinstance(r, UnreadableImage)}
@@ -351,7 +350,7 @@ def _gather(futures: Mapping[int, concurrent.futures.Future[_Read]]) -> ImageBat
 def _prefetch(
     make: Callable[..., Made], arguments: Iterable[tuple[Any, ...]]
 ) -> Iterator[Made]:
-    """Yield make(*values) of all arguments in order; threads make the next ones."""
+    """Yield make(*values) for all arguments in order; threads make the next results."""
     workers = concurrent.futures.ThreadPoolExecutor(THREADS, "loader")
     try:
         futures = (workers.submit(make, *values) for values in arguments)
@@ -364,7 +363,7 @@ def _prefetch(
 def ahead(items: Iterable[Made], count: int) -> Iterator[Made]:
     """Yield items in order, each after the next `count` items were taken.
 
-    An item is work that was started and goes on meanwhile.
+    Taking an item starts its work, which continues in the background.
 
     Example:
       >>> list(ahead(range(3), 1))

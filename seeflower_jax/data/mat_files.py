@@ -1,9 +1,9 @@
-"""Read MATLAB files of integers in a process of their own.
+"""Read MATLAB files of integers in a separate process.
 
 arrays = read(pathlib.Path("setid.mat"), ("trnid", "valid", "tstid"))
 
-SciPy's reader ends the process for some damaged files: 7 of 400 files with flipped bits
-gave a segmentation fault. It therefore runs in another process, with limits on time and
+SciPy's reader crashes for some damaged files: 7 of 400 files with flipped bits gave a
+segmentation fault. It therefore runs in another process, with limits on time and
 memory, unless the hash of the file is known.
 """
 
@@ -60,13 +60,14 @@ def read(
     except Exception as error:  # SciPy raises many types for a damaged file.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{path} is no MATLAB file with the variables {', '.join(keys)}: {reason}"
+            f"{path} is not a MATLAB file with the variables {', '.join(keys)}: "
+            f"{reason}"
         ) from error
 
 
 @functools.lru_cache(maxsize=8)
 def _read_apart(content: bytes, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read variables in a process of their own.
+    """Read variables in a separate process.
 
     Raises:
       ValueError: if the process fails; the message has the reason.

@@ -62,7 +62,7 @@ class _Files:
     Attributes:
       labels: the label of each image, from 0.
       indices: the indices of the images of each official part.
-      sizes: the sizes of the files, which tell whether the files have changed.
+      sizes: the sizes of the files, which show whether the files have changed.
       read: a function from an index to the encoded image.
     """
 
@@ -234,14 +234,21 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
             files.workspace(jpg) as partial,
             tarfile.open(archive) as tar,
         ):
-            tar.extractall(partial, filter="data")
-            if not (partial / "jpg").is_dir():
-                raise tarfile.ReadError("it has no folder jpg")
-            os.replace(partial / "jpg", jpg)
+            unpacked = partial / "jpg"
+            unpacked.mkdir()
+            for member in tar:
+                path = pathlib.PurePosixPath(member.name)
+                # Regular files by their last name, so that no path leads elsewhere.
+                if member.isfile() and path.parent.name == "jpg":
+                    if content := tar.extractfile(member):
+                        (unpacked / path.name).write_bytes(content.read())
+            if not any(unpacked.iterdir()):
+                raise tarfile.ReadError("it has no images in a folder jpg")
+            os.replace(unpacked, jpg)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if jpg.is_dir():  # another process has just unpacked the archive
             return
-        if isinstance(error, OSError) and error.errno:  # as of a full disk
+        if isinstance(error, OSError) and error.errno:  # such as a full disk
             raise OSError(
                 f"{archive} cannot be unpacked to {jpg}: {error.strerror}"
             ) from error

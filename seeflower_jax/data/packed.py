@@ -1,4 +1,4 @@
-"""Batches of images for `augment`, with the pixels of each image in one piece.
+"""Batches of images for `augment`, with the pixels of each image contiguous.
 
 reader = PackedReader(cache, indices)
 batch = reader(indices[:32])        # {'pixels' [32, a, 3], 'sizes' [32, 2]}
@@ -15,13 +15,13 @@ from seeflower_jax.data.loader import PixelsByIndex
 class PackedReader:
     """A reader of images for `augment`, with the pixels of each image in one row.
 
-    An image is copied in one piece. The rows of all batches have the size of the
-    largest image, so a step is compiled once. What an image leaves of its row is not
-    written, so a size for each batch would save no time here.
+    Each image is copied in one operation. The rows of all batches have the size of the
+    largest image, so a step is compiled once. The rest of a row is not written, so
+    smaller rows for some batches would save no time here.
 
     Args:
       cache: the images.
-      indices: the images that are read.
+      indices: the indices of the images that are read.
     """
 
     def __init__(self, cache: PixelsByIndex, indices: Int[np.ndarray, " n"]):

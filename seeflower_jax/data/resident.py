@@ -42,12 +42,12 @@ class Store:
 def is_resident(
     choice: str, cache: PixelsByIndex, indices: Int[np.ndarray, " n"], mesh: Mesh
 ) -> bool:
-    """Return whether the images of a stage shall live on the devices.
+    """Return whether the images of a stage live on the devices.
 
     Args:
-      choice: one of `CHOICES`. 'auto' is for GPUs that tell how much memory they have.
-        The images may take an eighth of the memory. On a CPU, 'auto' is False, because
-        the pages of the cache file are in its memory anyway.
+      choice: one of `CHOICES`. 'auto' is True on GPUs that report their memory, if the
+        images take at most an eighth of it. On a CPU, 'auto' is False, because the
+        pages of the cache file are in its memory anyway.
       cache: the images.
       indices: the images of the stage.
       mesh: the devices, from `sharding.make_mesh`.
@@ -69,7 +69,7 @@ def is_resident(
 
 
 def _memory(device: jax.Device) -> int:
-    """Return the bytes of memory of a GPU, 0 if they are unknown."""
+    """Return the bytes of memory of a GPU, or 0 if they are unknown."""
     stats = device.memory_stats() if device.platform == "gpu" else None
     return (stats or {}).get("bytes_limit", 0)
 
@@ -88,11 +88,11 @@ def put(cache: PixelsByIndex, indices: Int[np.ndarray, " n"], mesh: Mesh) -> Sto
 class ResidentLoader:
     """The batches of a `TrainLoader`, of images on the devices.
 
-    The host sends the order of the examples once an epoch. The devices count the steps
-    themselves.
+    The host sends the order of the examples once per epoch. The devices count the
+    steps.
 
     Attributes:
-      loader: says which examples are in each batch; its reader is not used.
+      loader: decides which examples are in each batch; its reader is not used.
       store: the images of `loader.indices`.
       arrays: further arrays of the batches, with a row for each example by its index.
     """
@@ -109,8 +109,8 @@ class ResidentLoader:
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps from `start` to `stop` - 1.
 
-        `pixels` of a batch has the pixels of all training images, and `starts` says
-        where each image of the batch starts.
+        `pixels` of a batch has the pixels of all training images, and `starts` has the
+        first pixel of each image of the batch.
         """
         while start < stop:
             epoch, first = divmod(start, self.steps_per_epoch)
@@ -124,7 +124,7 @@ class ResidentLoader:
 
     @functools.cached_property
     def _examples(self) -> dict[str, jax.Array]:
-        """Return what the batches have of each training example, on every device."""
+        """Return the arrays of all training examples, on every device."""
         loader, store = self.loader, self.store
         rows = {"labels": loader.labels, **self.arrays}
         rows = {name: values[loader.indices] for name, values in rows.items()}

@@ -21,7 +21,7 @@ class DataSettings:
       source: name of the source, a key of `SOURCES`.
       dir: folder of the files; '' downloads the official files.
       split: how the images are split; each source defines its own values.
-      balance: how training draws from uneven classes, one of `balance.BALANCES`.
+      balance: how training samples uneven classes, one of `balance.BALANCES`.
       logit_adjustment: strength of the adjustment of logits by class counts in
         training; 0 is off.
       verify: whether hashes and counts of the official files are checked.

@@ -34,7 +34,7 @@ def split_of(name: str) -> str | None:
 
 
 def split_folders(root: pathlib.Path, left_out: LeftOut) -> dict[str, str]:
-    """Return {folder: split} of a tree with a folder for each split, else {}.
+    """Return {folder: split} of a tree with a folder for each split; if not, {}.
 
     `train` may also be the name of a class. The folder of a split contains folders of
     classes. Images of `val` or `test` without class folders have no label. They are

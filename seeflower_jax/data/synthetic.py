@@ -41,7 +41,7 @@ def load(
       split: one of `SPLITS`.
       species_count: the number of species, which are the classes.
       images_per_class: the numbers of images of a species for training, validation and
-        test; 0 omits a part.
+        test; 0 omits the split.
       seed: the seed of the images; the species do not depend on it.
 
     Raises:

@@ -36,7 +36,7 @@ def write(
 
     Raises:
       ValueError, FileNotFoundError: for the reasons that `oxford_flowers.load` lists,
-        and if the folder exists but is not complete.
+        or if the folder exists but is not complete.
       OSError: if the folder cannot be written.
     """
     source = oxford_flowers.load(source_dir, "official", verify)

@@ -1,11 +1,12 @@
-"""Convert images of more than 8 bits a channel to 8 bits, by their range of values.
+"""Convert images of more than 8 bits per channel to 8 bits, by their range of values.
 
 image = Image.open("scan.tif")              # mode I, I;16 or F
 gray = to_8_bits(image, "scan.tif")         # mode L
 
-The range is what the file states. Many files state none: 12 bits in 16, integers of 32
-bits, floating-point numbers. The range is then assumed from the values of the image,
-and a log line names the first such image. No value is clipped.
+The range is the range that the file states. Many files state no range, such as files of
+12 bits in 16, of 32-bit integers or of floating-point numbers. The range is then
+assumed from the values of the image, and a log line names the first such image. No
+value is clipped.
 """
 
 import logging
@@ -17,15 +18,15 @@ from PIL import Image
 # Numbers of TIFF tags.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _LOWEST, _HIGHEST = 258, 262, 339, 340, 341
 _UNSIGNED, _WHITE_IS_ZERO = 1, 0
-# Numbers of bits that cameras, scanners and microscopes use.
+# Bit depths of cameras, scanners and microscopes.
 _DEPTHS = (8, 10, 12, 14, 16)
 _FULL_RANGE = ("JPEG2000", "PPM")  # Pillow scales these to 16 bits by their headers.
-# The first image with an assumed range is named; naming all would be a line an image.
+# Only the first image with an assumed range is logged, not a line for each image.
 _named: list[str] = []
 
 
 def to_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Return a gray image of 8 bits from a gray image of more bits.
+    """Convert a gray image of more than 8 bits to 8 bits.
 
     Args:
       image: image of mode I, I;16 or F, as Pillow opened it.
@@ -42,7 +43,7 @@ def to_8_bits(image: Image.Image, name: str) -> Image.Image:
     if count := np.count_nonzero(~np.isfinite(values)):
         raise ValueError(
             f"{count} of {values.size} pixels are not finite numbers; replace "
-            "them by a color"
+            "them by a number"
         )
     lowest, highest = values.min().item(), values.max().item()
     low, high = _stated_range(image, lowest, highest) or _assumed_range(
@@ -55,7 +56,7 @@ def to_8_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def check_colour_depth(image: Image.Image) -> None:
-    """Check that an image of 16 bits a channel uses the upper bits.
+    """Check that an image of 16 bits per channel uses the upper bits.
 
     Pillow keeps the upper 8 bits of each channel of such an image. An image of 12 bits
     in 16 would become almost black.
@@ -67,20 +68,20 @@ def check_colour_depth(image: Image.Image) -> None:
     pairs = [extrema] if isinstance(extrema[0], float | int) else extrema
     if max(high for _, high in pairs) < 64:
         raise ValueError(
-            "it has 16 bits a channel, but no value uses the upper 2 bits, and only "
-            "the upper 8 bits can be read; convert it to 8 bits a channel"
+            "it has 16 bits per channel, but no value uses the upper 2 bits, and only "
+            "the upper 8 bits can be read; convert it to 8 bits per channel"
         )
 
 
 def _first(value):
-    """Return the value of a TIFF tag, which may be a tuple with a value a channel."""
+    """Return the value of a TIFF tag, or the first value if it is a tuple."""
     return value[0] if isinstance(value, tuple) and value else value
 
 
 def _stated_range(
     image: Image.Image, lowest: float, highest: float
 ) -> tuple[float, float] | None:
-    """Return the range of values that a file states, if its values agree."""
+    """Return the range that a file states, if the values of the image agree with it."""
     if image.format in _FULL_RANGE and image.mode != "F":
         return 0, 2**16 - 1
     tags = getattr(image, "tag_v2", {})
@@ -94,7 +95,7 @@ def _stated_range(
 def _assumed_range(
     mode: str, lowest: float, highest: float, name: str
 ) -> tuple[float, float]:
-    """Return the range that the values of an image suggest."""
+    """Return the range that follows from the values of an image."""
     integers = mode != "F"
     depths = (bits for bits in _DEPTHS if highest < 2**bits)
     depth = next(depths, None) if lowest >= 0 else None
@@ -117,7 +118,7 @@ def _assumed_range(
 def _scale(
     values: Shaped[np.ndarray, "h w"], low: float, high: float
 ) -> UInt8[np.ndarray, "h w"]:
-    """Return values of the range from `low` to `high` as uint8, from 0 to 255."""
+    """Scale values from [low, high] to [0, 255], as uint8."""
     depth = next((bits for bits in _DEPTHS if (low, high) == (0, 2**bits - 1)), None)
     if depth and values.dtype.kind in "iu":
         return (values >> (depth - 8)).astype(np.uint8)

@@ -37,7 +37,7 @@ class View:
       size: side of the square in pixels.
       shortest_side: shortest side of the decoded images in pixels.
       crop: share of the shortest side that the square covers.
-      keep_aspect: False takes the share `crop` of each side and squashes the part to a
+      keep_aspect: False takes the share `crop` of each side and squashes it to a
         square.
     """
 
@@ -70,7 +70,7 @@ class View:
         Args:
           canvas: images, each in the upper left corner.
           sizes: (height, width) of each image.
-          mirror: whether to exchange left and right.
+          mirror: whether to flip the images horizontally.
         """
         count = len(sizes)
         images = self.zoom(canvas, sizes, jnp.zeros((count, 2)), jnp.ones(count))
@@ -100,10 +100,10 @@ class View:
         return jax.vmap(one)(canvas, sizes, centers, halves)
 
     def trim(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h v 3"]:
-        """Cut off what the view does not show, the same amount on both sides.
+        """Crop the parts that the view does not show, equally on both sides.
 
-        The cut image has the same view. A smaller canvas makes the view faster: 2.9 ms
-        for an image of 320 pixels on a CPU, compared with 7.7 ms on a canvas for any
+        The cropped image has the same view. A smaller canvas makes the view faster: 2.9
+        ms for an image of 320 pixels on a CPU, compared with 7.7 ms on a canvas for any
         image.
         """
         if not self.keep_aspect:
@@ -121,7 +121,7 @@ class View:
 
     @property
     def _reach(self) -> int:
-        """Return how many pixels beyond the view resampling reads at most."""
+        """Return the largest number of pixels that resampling reads beyond the view."""
         return math.ceil(max(self.shortest_side * self.crop / self.size, 1)) + 1
 
     def _half_sides(self, size: Int[Array, "2"]) -> Float[Array, "2"]:

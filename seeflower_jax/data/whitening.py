@@ -41,7 +41,7 @@ class Whitening:
     kernel: Float[np.ndarray, "k k 3 3"]
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-        """Whiten images in [0, 255]; pixels are repeated beyond the border.
+        """Whiten images in [0, 255]; the border pixels are repeated outside.
 
         Returns:
           float32 images with mean 127.5 and standard deviation about 64, not clipped.
@@ -59,7 +59,7 @@ class Whitening:
         return _CENTER + _SCALE * whitened
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Write the whitening to a .npz file, all or nothing."""
+        """Write the whitening to a .npz file, completely or not at all."""
         with records.replacing(path) as partial:
             np.savez(partial, mean=self.mean, kernel=self.kernel)
 
@@ -75,7 +75,7 @@ class Whitening:
                 fitted = cls(arrays["mean"], arrays["kernel"])
             size = len(fitted.kernel)
             if fitted.mean.shape != (3,) or fitted.kernel.shape != (size, size, 3, 3):
-                raise ValueError("its arrays have other shapes than a whitening")
+                raise ValueError("its arrays do not have the shapes of a whitening")
         except Exception as error:  # NumPy and zipfile raise errors of many types.
             raise records.DamagedFileError(
                 f"{path} is damaged: {error or type(error).__name__}"

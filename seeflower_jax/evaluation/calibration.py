@@ -5,7 +5,7 @@
     reliability(logits, labels, temperature).error  # expected calibration error
 
 Source: Guo et al. 2017, arXiv 1706.04599, sections 2 and 4.2. The prior of the
-temperature is this project's.
+temperature is an addition of this project.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from jaxtyping import Float, Int
 from seeflower_jax.evaluation import metrics
 
 BINS = 15
-# With fewer images, the calibration error says little: of simulated networks that are
-# perfectly calibrated, it is 0.08 on average with 200 images, and 0.20 with 20 images.
+# With fewer images, the calibration error says little. For simulated networks with
+# perfect calibration, it is 0.08 on average with 200 images, and 0.20 with 20 images.
 MIN_IMAGES = 200
-# On a split without mistakes, the most likely temperature is 0, which makes the
-# probability of every predicted class 1, however few the images are. The prior of the
-# temperature's logarithm is therefore normal, with mean 0 and this standard deviation:
-# 95 % of it lies between temperatures of 0.37 and 2.7. The prior weighs as much as a
-# few images. With the 1,020 validation images of Oxford 102 Flowers, it changes
-# temperatures like those of the recorded runs by less than 1 %.
+# On a split without mistakes, the most likely temperature is 0, even with few images.
+# It would give every predicted class the probability 1. The prior of the temperature's
+# logarithm is therefore normal, with mean 0 and this standard deviation: 95 % of it
+# lies between temperatures of 0.37 and 2.7. The prior weighs as much as a few images.
+# With the 1,020 validation images of Oxford 102 Flowers, it changes the temperatures of
+# the recorded runs by less than 1 %.
 _PRIOR_DEVIATION = 0.5
 _LOG_LIMITS = np.log(0.1), np.log(10.0)
 
@@ -56,7 +56,7 @@ class Reliability:
 def fit_temperature(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> float:
-    """Return the most probable T in [0.1, 10], of softmax(logits / T).
+    """Return the most probable T in [0.1, 10] for softmax(logits / T).
 
     The posterior multiplies the likelihood of the labels and a normal prior of log T
     around 0. With few images, T is therefore near 1. With many images, T minimises the
@@ -126,7 +126,7 @@ def summary(
 
 
 def describe(content: Mapping[str, float | None]) -> str:
-    """Return what `summary` found, in one line."""
+    """Format the content of `summary` in one line."""
     if content["ece_before"] is None:
         return (
             f"temperature {content['temperature']:.2f}; the calibration error needs "

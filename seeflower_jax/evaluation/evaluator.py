@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -23,6 +22,7 @@ from seeflower_jax import models, sharding
 from seeflower_jax.data import loader
 from seeflower_jax.data.loader import Batch, Reader
 from seeflower_jax.data.view import View
+from seeflower_jax.records.progress_bar import progress_bar
 from seeflower_jax.sharding import processes
 
 # (variables, batch) -> rows, one for each example, or a dict of such rows.
@@ -53,7 +53,7 @@ class Evaluator:
 
     @property
     def looks(self) -> list[tuple[View, bool]]:
-        """Return (view, whether it is mirrored) for all that is averaged."""
+        """Return (view, whether it is mirrored) for each view and mirror image."""
         mirrors = (False, True) if self.mirror else (False,)
         return list(itertools.product(self.views, mirrors))
 
@@ -108,10 +108,10 @@ class Evaluator:
         """
         variables = sharding.replicate(variables, self.mesh)
         left = len(indices)
-        # A batch is no larger than the examples on all devices need.
+        # A batch is not larger than necessary for the examples.
         batch_size = sharding.whole_size(min(self.batch_size, left), self.mesh)
         hidden = not (name and processes.is_main())
-        with tqdm.tqdm(total=left, desc=name, unit="image", disable=hidden) as bar:
+        with progress_bar(name, left, "image", hidden=hidden) as bar:
             for batch in loader.eval_batches(reader, indices, batch_size, self.mesh):
                 output = compute(variables, batch)
                 output = multihost_utils.process_allgather(output, tiled=True)

@@ -27,7 +27,7 @@ def compute(
 
     Returns:
       top1: share of examples with the largest logit at the label.
-      mean_class_top1: mean of the top1 of each class, over the classes that occur.
+      mean_class_top1: mean of the top1 of all classes with examples.
       top5: share of examples with the label among the five largest logits.
       loss: mean cross entropy, with the natural logarithm.
       count: number of examples.
@@ -119,8 +119,8 @@ def format_table(metrics_by_split: Mapping[str, Any]) -> str:
 
     Args:
       metrics_by_split: the metrics of 'train', 'validation' and 'test', as `compute`
-        returns them. Missing splits and other keys are skipped, so the content of a
-        `result.json` can be given as it is.
+        returns them. Missing splits and other keys are skipped, so the argument can be
+        the content of a `result.json`.
     """
     rows = [["", "top-1", "mean class", "top-5", "loss", "images"]]
     for split in ("train", "validation", "test"):

@@ -24,7 +24,7 @@ from seeflower_jax.models.spec import is_expression
 from seeflower_jax.pretrained.loading import HEADS
 from seeflower_jax.training.stages import SCHEDULES, SOLVERS
 
-# The largest values; beyond them memory or the types of JAX end.
+# The largest values that memory and the types of JAX allow.
 _MAX_BATCH, _MAX_COUNT = 2**16, 2**31 - 1
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
@@ -50,7 +50,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a number that float32 has, up to rounding."""
+    """Return whether a value is a number that float32 can hold, up to rounding."""
     if not (_is_integer(value) or isinstance(value, float)):
         return False
     return abs(value) <= _MAX_FLOAT and (value == 0 or bool(np.float32(value)))
@@ -71,7 +71,7 @@ def _integer(low: int, high: int = _MAX_COUNT) -> Rule:
 
 
 def _number(expected: str, accepts: Callable[[float], bool]) -> Rule:
-    """Return a rule of a number that also holds when float32 has rounded it."""
+    """Return a rule for numbers, which is checked again after rounding to float32."""
     return Rule(
         f"a number {expected}",
         lambda v: _is_number(v) and accepts(v) and accepts(float(np.float32(v))),
@@ -122,8 +122,8 @@ def _is_alpha(value: float) -> bool:
 
 
 _BOOLEAN = Rule("True or False", lambda v: isinstance(v, bool))
-_TEXT = Rule("a text without null characters", _is_text)
-_NAME = Rule("a text that is not empty", lambda v: _is_text(v) and v != "")
+_TEXT = Rule("a string without null characters", _is_text)
+_NAME = Rule("a string that is not empty", lambda v: _is_text(v) and v != "")
 _NOT_NEGATIVE = _number("of 0 or more that float32 can hold", lambda v: v >= 0)
 _POSITIVE = _number("above 0 that float32 can hold", lambda v: v > 0)
 _SHARE = _number("from 0 to below 1", lambda v: 0 <= v < 1)
@@ -302,14 +302,14 @@ def _check_section(
     for key, rule in rules.items():
         if key not in values:
             yield (
-                f"{prefix}{key} is missing; expected {rule.expected}, as the default "
-                "in configs/base.py"
+                f"{prefix}{key} is missing; expected {rule.expected}, such as the "
+                "default in configs/base.py"
             )
         elif not rule.accepts(values[key]):
             yield f"{prefix}{key} is {values[key]!r}; expected {rule.expected}"
     for key in values.keys() - rules.keys():
         hint = hints.did_you_mean(key, rules)
-        yield f"{prefix}{key} is not a key that is read{hint}"
+        yield f"{prefix}{key} is not a known key{hint}"
 
 
 def check_values(config: Mapping) -> list[str]:
@@ -331,8 +331,8 @@ def check_values(config: Mapping) -> list[str]:
     pretraining = config["init"].get("pretraining")
     if not isinstance(pretraining, Mapping):
         errors.append(
-            f"config.init.pretraining is {pretraining!r}; expected the values in which "
-            "that run differs, or {}"
+            f"config.init.pretraining is {pretraining!r}; expected the values that "
+            "differ in the pretraining run, or {}"
         )
     for name, stage in config["stages"].items():
         prefix = f"config.stages.{name}."

@@ -28,20 +28,20 @@ _SPLITS = (_FITTED, "test")
 def mean_probabilities(
     runs: Sequence[Run], command: str = "", splits: Sequence[str] = _SPLITS
 ) -> dict:
-    """Evaluate the mean of the runs' probabilities, each run with equal weight.
+    """Evaluate the mean probabilities of several runs, which have equal weights.
 
     The logits of a run are averaged over its test-time views. A temperature, fitted on
     the validation split, then divides the logits. Without the temperatures, a network
     with high confidence would outweigh the other networks.
 
     Args:
-      runs: two or more runs, of the same split of the same images.
+      runs: two or more runs on the same split of the same images.
       command: command line, for the record.
       splits: the splits to evaluate.
 
     Returns:
-      The content of a `result.json`, and `members`: model, config hash, seed, recipe,
-      temperature and weights of each run.
+      The content of a `result.json`, with the further entry `members`. It lists the
+      model, config hash, seed, recipe, temperature and weights of each run.
 
     Raises:
       ValueError: if a run is not finished, if there are fewer than two runs, or if
@@ -74,21 +74,22 @@ def joint_head(
 ) -> dict:
     """Solve one linear head on the features of all runs, and evaluate it.
 
-    The head is a ridge regression, see `training.ridge`. The features of each run,
-    standardised, have the same weight altogether. A run's features are the input of its
-    head, of the single view that a prediction uses.
+    The head is a ridge regression, see `training.ridge`. It reads the standardised
+    features of all runs, and each run has the same total weight. The features of a run
+    are the inputs of its head for the single view that a prediction uses.
 
     Args:
       runs, command, splits: as for `mean_probabilities`.
-      teacher_path: file to write the logits of the training images to, each image
-        predicted by a head that was solved without it, see `teacher`.
+      teacher_path: file that gets logits of the training images. A head that was solved
+        without an image predicts this image, see `teacher`.
 
     Returns:
-      The content of a `result.json`, and `members`. `loss` is of calibrated logits.
+      The content of a `result.json`, and `members`. `loss` is the loss of calibrated
+      logits.
 
     Raises:
-      ValueError: as `mean_probabilities`, and for a teacher with a network that was
-        trained on the images.
+      ValueError: as for `mean_probabilities`; also if there is a `teacher_path` and a
+        run trained its network on these images.
     """
     _check(runs)
     if teacher_path:
@@ -124,20 +125,20 @@ def _check(runs: Sequence[Run]) -> None:
                 "its training command again"
             )
     if len(runs) < 2:
-        raise ValueError(f"an ensemble takes two runs or more, got {len(runs)}")
+        raise ValueError(f"an ensemble needs two or more runs, got {len(runs)}")
     data_splits = {run.config["data"]["split"] for run in runs}
     if len(data_splits) > 1 or len({run.network.class_names for run in runs}) > 1:
         raise ValueError(
             f"these runs are not of the same split and classes: {sorted(data_splits)}; "
-            "an ensemble would have seen some of its test images in training"
+            "give runs of one split, so that no run was trained on test images"
         )
 
 
 def _check_teacher(runs: Sequence[Run]) -> None:
     """Raise an error if a network has learned the labels of the training images.
 
-    Its features of these images then reveal their labels, also to a head that was
-    solved without them.
+    The features of these images then reveal their labels, even to a head that was
+    solved without the images.
     """
     for run in runs:
         settings = settings_of(run)
@@ -155,8 +156,8 @@ def _check_teacher(runs: Sequence[Run]) -> None:
         if names:
             raise ValueError(
                 f"{run.workdir} trained its network on these images in stage "
-                f"{names[0]!r}, so its features reveal their labels; a teacher takes "
-                "runs that train the head alone, such as those of the recipe linear"
+                f"{names[0]!r}, so its features reveal their labels; a teacher needs "
+                "runs that train only the head, such as runs of the recipe linear"
             )
 
 

@@ -134,7 +134,7 @@ def _evaluate(
 def _kept_logits(
     run: Run, dataset: Dataset, split: str, averaged: bool
 ) -> Float[np.ndarray, "n c"]:
-    """Return logits of a split, from a file of the run directory if it has them.
+    """Return the logits of a split, from the run directory if it has them.
 
     The file records the origin of its logits: the config, the images, the variables
     and their step. Logits of another origin are computed again.
@@ -205,7 +205,7 @@ def write(
 ) -> dict:
     """Write metrics.json, per_class.csv, confusion_matrix.csv, and two plots.
 
-    Of several processes, only the first one writes.
+    Only the first of several processes writes.
 
     Returns:
       The content of metrics.json.

@@ -36,13 +36,14 @@ def compute(
     """Return the features of all training and validation images.
 
     Args:
-      path: the file that has the features, or gets them.
+      path: the file of the features, which is written if necessary.
       origin: what the features are computed from, except the views of `training`.
       dataset: the images.
-      variables: of the network.
+      variables: the variables of the network.
       single: evaluator with the view of a prediction, for validation images.
-      training: evaluator for training images; its first look is the one of `single`.
-        If all looks are `ridge.MAX_VIEWS` or more, `single` takes its place.
+      training: evaluator for training images. Its first look is the look of `single`.
+        If the training images have `ridge.MAX_VIEWS` or more looks in total, `single`
+        replaces `training`.
 
     Returns:
       A reader of the single view of each image, and the features of all looks at the
@@ -53,8 +54,8 @@ def compute(
     count = len(train) * len(training.looks)
     if training is not single and count >= ridge.MAX_VIEWS:
         logging.info(
-            "the head is solved on one view of each image, because all %d views are "
-            "more than %d",
+            "the head is solved on one view of each image, because there are %d views "
+            "in total, more than %d",
             count,
             ridge.MAX_VIEWS - 1,
         )
@@ -84,17 +85,17 @@ def compute(
 def make_draws(
     evaluator: Evaluator, augmentation: augmentations.Augmentation, key: PRNGKeyArray
 ) -> Callable[[int], Compute]:
-    """Return a function from a number to a random draw of features.
+    """Return a function from the number of a random draw to a function of features.
 
     Args:
-      evaluator: has the network.
-      augmentation: of the images.
-      key: of all draws.
+      evaluator: evaluator with the network.
+      augmentation: augmentation of the images.
+      key: key of all draws.
 
     Returns:
-      A function from a number to a jitted function of (variables, batch), which returns
-      the features [b, c] of augmented images. They depend on the key, the number and
-      the `indices` of the batch.
+      A function from a number to a jitted function of (variables, batch). The jitted
+      function returns the features [b, c] of augmented images, which depend on the key,
+      the number and the `indices` of the batch.
     """
 
     @jax.jit
@@ -123,18 +124,18 @@ def compute_draws(
     """Return features of several random draws of all training images.
 
     Args:
-      path: the file that has the features of the validation images, or gets them. The
-        file of draw 0 has `_draw0` before its ending. An interruption loses the file
-        that is being written, and no other.
+      path: the file of the features of the validation images. The file of draw 0 has
+        `_draw0` before its ending. Files are written if necessary. An interruption
+        loses only the file that is being written.
       origin: what the features are computed from.
       dataset: the images.
-      variables: of the network.
+      variables: the variables of the network.
       evaluator: evaluator with the view of a prediction, for validation images.
-      draws: of `make_draws`.
+      draws: the draws, from `make_draws`.
 
     Returns:
       A reader for each draw, and a reader of the single view of the validation images.
-      Without validation images, it is the reader of the first draw.
+      Without validation images, the second value is the reader of the first draw.
     """
     readers = [
         _one_row_each(

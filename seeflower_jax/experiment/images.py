@@ -23,7 +23,7 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
     """Open the images that a config describes; decode them if no cache has them.
 
     Raises:
-      ValueError: if the run was trained on images of other names, or if the source
+      ValueError: if the run was trained on images with other names, or if the source
         cannot be loaded.
     """
     source = sources.load_source(settings.data)
@@ -31,7 +31,7 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
         trained_on, description = read_images(workdir)[0], source.describe()
         if trained_on not in (None, description):
             raise ValueError(
-                f"{workdir} was trained on other images than there are now: "
+                f"{workdir} was trained on other images: "
                 f"{trained_on} then, {description} now; restore the original images, "
                 "or train in another --workdir"
             )
@@ -44,11 +44,11 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
 def of_run(run: Run) -> Dataset:
     """Open the images of a run directory.
 
-    If the config has a relative `data.dir`, the images are opened in the folder that
-    `data.dir` meant in training, unless `load_run` got another folder.
+    A relative `data.dir` of the config means the same folder as in training, unless
+    `load_run` got another folder.
 
     Raises:
-      FileNotFoundError: if the images are not there; the message names --data_dir.
+      FileNotFoundError: if the images do not exist; the message names --data_dir.
       ValueError: as `open_dataset`.
     """
     settings, typed = settings_of(run), load_config(run.workdir)["data"].get("dir")
@@ -62,15 +62,15 @@ def of_run(run: Run) -> Dataset:
     except FileNotFoundError as error:
         moved = f" from {recorded}" if recorded else ""
         raise FileNotFoundError(
-            f"{error}; if the images of {run.workdir} have moved{moved}, name their "
-            "folder by --data_dir"
+            f"{error}; if the images of {run.workdir} have moved{moved}, pass their "
+            "folder as --data_dir"
         ) from error
 
 
 def fit_whitening(
     settings: Settings, dataset: Dataset, workdir: pathlib.Path
 ) -> whitening.Whitening | None:
-    """Return the whitening of a run, None if it has none; fit it if not yet done."""
+    """Return the whitening of a run, fitted if necessary; None if the run has none."""
     if settings.whitening is None:
         return None
     try:

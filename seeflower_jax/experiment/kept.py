@@ -3,8 +3,8 @@
     logits = kept.read_logits(path, origin)         # None if they must be computed
     kept.write_logits(path, origin, logits)
 
-Arrays of another origin and damaged files are computed again. A damaged file is named
-in the log.
+Arrays of another origin and damaged files are computed again. The log names each
+damaged file.
 """
 
 import collections
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from seeflower_jax import records
 from seeflower_jax.sharding import processes
 
-_CHUNK = 1 << 12  # rows of which a checksum is computed at a time
+_CHUNK = 1 << 12  # number of rows that a checksum reads at a time
 
 
 def read_logits(
@@ -56,7 +56,7 @@ def write_logits(
 def read_features(
     path: pathlib.Path, origin: str, count: int
 ) -> Float[np.ndarray, "n c"] | None:
-    """Return features of `count` images, memory-mapped; None if they are not there."""
+    """Return features of `count` images, memory-mapped; None if the file lacks them."""
     if not path.exists():
         return None
     try:
@@ -86,8 +86,8 @@ def features(
     All processes compute them, and the first one writes the file.
 
     Args:
-      path: the file that has the features, or gets them.
-      origin: what they are computed from.
+      path: the file of the features, which is written if necessary.
+      origin: what the features are computed from.
       count: number of images.
       compute: returns the features in batches.
 

@@ -65,7 +65,7 @@ def _shapes(spec: models.ModelSpec) -> dict:
 
 
 def empty_endpoint(spec: models.ModelSpec, size: int) -> str:
-    """Return what has no pixels if images have `size` pixels; '' if all is well."""
+    """Return which endpoint has no pixels for images of this size; '' if none."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     network = functools.partial(models.apply, spec)
     try:
@@ -77,7 +77,7 @@ def empty_endpoint(spec: models.ModelSpec, size: int) -> str:
 
 
 def _partition_error(spec: models.ModelSpec, rules: partition.Rules) -> str:
-    """Return what is wrong with partition rules; '' if all is well."""
+    """Return what is wrong with partition rules; '' if they are valid."""
     try:
         partition.split(_shapes(spec)["params"], rules)
     except ValueError as error:

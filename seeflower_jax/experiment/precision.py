@@ -19,7 +19,7 @@ class DeviceSettings:
     """How the devices compute.
 
     Attributes:
-      matmul_precision: precision of products and convolutions of float32, one of
+      matmul_precision: precision of matrix products and convolutions in float32, one of
         `OF_PRODUCTS`.
       compilation_cache: whether compiled functions are kept for the next process.
     """
@@ -38,9 +38,9 @@ def resolve(dtype: str) -> str:
 def of_products(name: str) -> contextlib.AbstractContextManager:
     """Return a context with a precision of `OF_PRODUCTS` for float32.
 
-    Functions have the precision of the context in which they are called first. CPUs
-    always compute in float32. 'default' changes nothing: JAX then takes TensorFloat-32
-    on NVIDIA GPUs from Ampere on, unless JAX_DEFAULT_MATMUL_PRECISION says otherwise.
+    A function has the precision of the context of its first call. CPUs always compute
+    in float32. 'default' changes nothing: JAX uses TensorFloat-32 on NVIDIA GPUs since
+    Ampere, unless JAX_DEFAULT_MATMUL_PRECISION is set.
     """
     if name == DEFAULT:
         return contextlib.nullcontext()

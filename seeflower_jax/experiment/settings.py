@@ -249,7 +249,7 @@ def _check_order(values: Mapping) -> list[str]:
         ]
     if not any(stages[name]["epochs"] for name in order):
         return [
-            f"config.stages.*.epochs are all 0 in {order}; expected one to be trained"
+            f"config.stages.*.epochs are all 0 in {order}; expected 1 or more in one"
         ]
     return []
 

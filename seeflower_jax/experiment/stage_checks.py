@@ -20,9 +20,10 @@ def check_stage(
     """Return a line for each value of a stage that does not fit the others.
 
     Args:
-      stage, spec: the stage, and its network.
-      view: of the evaluation.
-      views: of the test-time augmentation.
+      stage: the stage.
+      spec: the network.
+      view: view of the evaluation.
+      views: views of the test-time augmentation.
     """
     key, errors = f"config.stages.{stage.name}", []
     if stage.solver == "ridge":
@@ -82,13 +83,14 @@ def _check_head_alone(
     needed: Mapping[str, tuple[Any, Any]],
     cause: str,
 ) -> list[str]:
-    """Return a line for each value of a stage of the head alone that is not as needed.
+    """Return a line for each value that a stage of the head alone cannot have.
 
     Args:
-      key: of the stage.
-      stage, spec: the stage, and its network.
+      key: config key of the stage.
+      stage: the stage.
+      spec: the network.
       needed: (value, expected value) by key.
-      cause: why these values are needed, for the lines.
+      cause: why these values are expected, for the lines.
     """
     errors = [
         f"{name} is {value!r}; expected {expected!r}, because {cause}"

@@ -57,7 +57,7 @@ class Start:
       spec, variables: the network before the first stage.
       weights: record of the origin of the variables.
       preprocess: whitening, or None.
-      teacher: the logits that the network learns, or None.
+      teacher: logits that the network learns from, or None.
       mesh: the devices, from `sharding.make_mesh`.
       checkpoint_seconds: time between checkpoints, see `StagePlan`.
       traced_steps: number of steps of each stage in a trace in `profile/`.
@@ -88,7 +88,7 @@ class Start:
 
     @functools.cached_property
     def store(self) -> Store | None:
-        """Return the training images on the devices; None if they do not live there."""
+        """Return the training images on the devices; None if they stay on the host."""
         choice, cache = self.settings.data.on_device, self.dataset.cache
         indices = self.dataset.indices("train")
         if not processes.agree(is_resident(choice, cache, indices, self.mesh)):
@@ -97,12 +97,12 @@ class Start:
 
     @functools.cached_property
     def targets(self) -> dict[str, np.ndarray]:
-        """Return what a batch has besides labels, with a row for each image."""
+        """Return the arrays that join the labels in a batch, a row for each image."""
         return {"teacher": self.teacher.by_index(self.dataset)} if self.teacher else {}
 
     @functools.cached_property
     def loss(self) -> Loss:
-        """Return what a stage that is trained by gradients minimises."""
+        """Return the loss of the stages that are trained by gradients."""
         strength, adjustment = self.settings.data.logit_adjustment, None
         if strength:
             labels = self.dataset.labels("train")
@@ -133,8 +133,8 @@ def plan_stage(
         and stage.freezes_backbone(spec.head)
         and not stage.train_batch_stats
     )
-    reader: Reader = dataset.reader  # of the validation images
-    training: list[Reader] = []  # of features
+    reader: Reader = dataset.reader  # reads the validation images
+    training: list[Reader] = []  # read features
     if stage.draws:
         training, reader = _drawn_features(start, stage, variables, key)
     elif on_features:
@@ -184,7 +184,7 @@ def plan_stage(
 
 
 def _trace(start: Start, stage: Stage) -> Trace | None:
-    """Return the trace that the first process writes of a stage, if there is one."""
+    """Return the trace of a stage; None if this process writes no trace."""
     if not start.traced_steps or not processes.is_main():
         return None
     return Trace(start.folder / "profile" / stage.name, start.traced_steps)
@@ -208,7 +208,7 @@ def _image_batches(start: Start, stage: Stage) -> TrainLoader | ResidentLoader:
 def _feature_batches(
     start: Start, stage: Stage, readers: Sequence[Reader]
 ) -> TrainLoader | InTurns:
-    """Return batches of features; epochs take turns between the readers."""
+    """Return batches of features; the epochs alternate between the readers."""
     for name, rows in start.targets.items():
         readers = [Annotated(reader, name, rows) for reader in readers]
     loaders = [

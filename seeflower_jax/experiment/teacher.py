@@ -19,7 +19,7 @@ from jaxtyping import Float
 from seeflower_jax import records
 from seeflower_jax.data.dataset import Dataset
 
-_ADVICE = "write it by python -m scripts.ensemble --joint_head --teacher=FILE"
+_ADVICE = "write it with python -m scripts.ensemble --joint_head --teacher=FILE"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class Teacher:
     """The logits of a teacher.
 
     Attributes:
-      logits: of all training images, in the order of the split.
-      sha256: of their file.
+      logits: logits of all training images, in the order of the split.
+      sha256: SHA-256 of the file of the logits.
     """
 
     logits: Float[np.ndarray, "n c"]
@@ -58,7 +58,7 @@ def read(path: str | os.PathLike, dataset: Dataset) -> Teacher:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the file is damaged, or of other images or another split.
+      ValueError: if the file is damaged, or belongs to other images or another split.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
@@ -72,7 +72,7 @@ def read(path: str | os.PathLike, dataset: Dataset) -> Teacher:
         raise ValueError(f"{path} is damaged: {error}; {_ADVICE}") from error
     if identity != _identity(dataset):
         raise ValueError(
-            f"{path} has the logits of other training images than those of "
+            f"{path} does not have the logits of the training images of "
             f"{dataset.source.name}; {_ADVICE}, from runs of the same split"
         )
     return Teacher(logits, hashlib.sha256(path.read_bytes()).hexdigest())

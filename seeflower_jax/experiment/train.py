@@ -49,7 +49,7 @@ def train(
 ) -> dict:
     """Train all stages of a config, evaluate the best variables, record the result.
 
-    If the run directory holds a run of the same config, training resumes, also if the
+    If the run directory holds a run of the same config, training resumes, even if the
     config now has further stages. A finished run is only read. If `config.test_time`
     has changed, a finished run is evaluated again.
 
@@ -59,7 +59,8 @@ def train(
         the initial weights.
       folder: the run directory.
       command: command line, for the record.
-      checkpoint_seconds: time between checkpoints; the end of a stage is always saved.
+      checkpoint_seconds: seconds between checkpoints; the end of a stage is always
+        saved.
       test: whether to evaluate the test split too. To choose between several runs, set
         `test` to False. Then evaluate the test split of the chosen run in a later call.
       traced_steps: number of steps of each stage in a trace in `profile/` for XProf and
@@ -98,7 +99,7 @@ def train(
 
 
 def _finished_result(settings: Settings, folder: pathlib.Path, test: bool) -> dict:
-    """Return the result of a finished run; {} if there is something left to do."""
+    """Return the result of a finished run; {} if there is work left."""
     workdir.check_workdir(folder, settings)
     try:
         result = records.read_result(folder)
@@ -129,9 +130,8 @@ def _has_whitening(folder: pathlib.Path) -> bool:
 def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
     """Train what is left of a run, and return its result."""
     check_network(settings)
-    provenance = records.provenance(
-        options.command
-    )  # describes the code before the training
+    # The provenance describes the code before the training.
+    provenance = records.provenance(options.command)
     if settings.pretraining:
         settings = dataclasses.replace(
             settings, weights=_pretrain(settings, folder, options)
@@ -243,7 +243,7 @@ def _run_stages(start: Start) -> Progress:
             progress = Progress(**meta["progress"])
             _check_weights(start, meta.get("weights", start.weights))
             _check_teacher(start, meta.get("teacher"))
-            logging.info("going on at stage %s, step %d", progress.stage, progress.step)
+            logging.info("resuming at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
         log = MetricsLog(start.folder, progress.run_step)

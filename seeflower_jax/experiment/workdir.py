@@ -17,7 +17,7 @@ CONFIG, IMAGES = "config.json", "data.json"  # file names in a run directory
 _DIR = "dir"  # the key of the folder of the images in `IMAGES`
 # These values may change after the training. The run is then evaluated again.
 _AFTER_TRAINING = "test_time."
-# What an attempt that trained nothing can leave besides `CONFIG` and `IMAGES`.
+# Further files that a run can leave before its first checkpoint.
 _OF_AN_ATTEMPT = ("whitening.npz", "features_*.npy", "logits_*.npz", records.LOG_FILE)
 
 
@@ -54,8 +54,8 @@ def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
     if before is None:
         if meta["config_hash"] != settings.config_hash:
             raise ValueError(
-                f"{workdir} holds a run whose {CONFIG} is missing or damaged, and its "
-                f"checkpoint is of another config, {meta['config_hash']} there, "
+                f"{workdir / CONFIG} is missing or damaged, and the checkpoint is of "
+                f"another config, {meta['config_hash']} there, "
                 f"{settings.config_hash} now; give another --workdir, or the same "
                 "config to resume that run"
             )
@@ -135,7 +135,7 @@ def read_images(workdir: pathlib.Path) -> tuple[dict | None, str]:
     path = workdir / IMAGES
     if not path.exists():
         return None, ""
-    advice = "remove the file if the images are those that the run was trained on"
+    advice = "remove the file if the run was trained on the current images"
     description = records.read_json(path, advice)
     folder = description.pop(_DIR, "")
     return description, folder if isinstance(folder, str) else ""

@@ -5,5 +5,5 @@
     maximise.maximise_classes(run, "activation_max", classes=["7"])
     evaluate(run, "test", evaluator, compute=closer.make_closer_look(run.network))
 
-`attribute` takes any network, the others take a run.
+`attribute` takes any network. The other functions take a run.
 """

@@ -1,16 +1,15 @@
-"""Compute attribution maps of many images, from files to files.
+"""Compute attribution maps of many image files, and write them to disk.
 
     network = load("runs/inception_seed0")
     attribute(network, network.images("photos/"), ["grad_cam"], out="maps")
 
-The maps are written in shards, by `explain.store`, so memory does not grow with the
-number of images. An interrupted call is continued by the same call. One call at a time
-writes to a folder.
+`explain.store` writes the maps in shards, so memory does not grow with the number of
+images. To continue an interrupted call, repeat it. Only one call at a time writes to a
+folder.
 
 The device computes a batch while other threads read the next batches, draw the last
-overlays and write the last shard. A single thread would write the same files.
-Several machines share the images by `part`, and `explain.merge` puts their maps
-together.
+overlays and write the last shard. A single thread would write the same files. With
+`part`, several machines share the images. `explain.merge` merges their maps.
 """
 
 import contextlib
@@ -21,7 +20,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tqdm
 from jaxtyping import Int32
 
 from seeflower_jax import records
@@ -37,6 +35,7 @@ from seeflower_jax.explain.store import MapStore
 from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
+from seeflower_jax.records.progress_bar import progress_bar
 
 _SHEET_IMAGES = 24
 
@@ -59,35 +58,35 @@ def attribute(
     """Write maps, their index and contact sheets; resume an interrupted call.
 
     The index has the predicted class and its calibrated probability, as
-    `Network.predict` gives it.
+    `Network.predict` returns them.
 
     Args:
-      network: of `seeflower_jax.load`.
-      images: of `Network.images`, or of a dataset.
+      network: network from `seeflower_jax.load`.
+      images: images from `Network.images` or from a dataset.
       methods: keys of `attribution.registry.METHODS`.
-      out: the folder.
+      out: the folder to write to.
       target: see `inputs.target_labels`.
-      layer: of class activation maps, several of them, or "head". The default is
+      layer: layer of class activation maps, several layers, or "head". The default is
         `attribution.batch.map_layer`.
-      options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
-      batch_size: images at once, rounded up to a multiple of the devices.
-      dtype: of the maps on disk, 'float16' or 'float32'. `MapStore.read` restores
+      options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
+      batch_size: number of images at once, rounded up to a multiple of the devices.
+      dtype: type of the maps on disk, 'float16' or 'float32'. `MapStore.read` restores
         float16 maps to within 0.05 % of the map's largest magnitude.
-      overlays: whether to write a PNG per image and method too.
-      boxes: whether the index has a `box` for each class activation map, [left, top,
-        right, bottom] in pixels of the original image, upright, and overlays show it.
-        See `regions.bounding_boxes`.
-      part: of the shards of 256 images, for one of several machines. A part is written
-        to the folder `part_2_of_4` in `out`.
+      overlays: whether to also write a PNG per image and method.
+      boxes: whether the index and the overlays have a `box` for each class activation
+        map: [left, top, right, bottom] in pixels of the upright original image. See
+        `regions.bounding_boxes`.
+      part: part of the shards of 256 images, for one of several machines. A part is
+        written to a folder such as `part_2_of_4` in `out`.
 
     Returns:
-      The images without maps, because a file cannot be read or a map is not finite:
-      dicts of `image` and `error`.
+      A dict of `image` and `error` for each image without maps, because its file cannot
+      be read or a map is not finite.
 
     Raises:
-      ValueError: for unknown methods, layers, targets and types, for a batch size below
-        1, and for a folder with maps of other settings.
-      DamagedFileError: if the folder has maps, and a file of them is damaged.
+      ValueError: if a method, a layer, the target or the type is unknown, if the batch
+        size is below 1, or if the folder has maps of other settings.
+      DamagedFileError: if a file of the maps in the folder is damaged.
       FullDiskError: if the disk is full.
       OSError: if a file cannot be written; the message names it.
       FolderInUseError: if another process writes to the folder.
@@ -98,7 +97,7 @@ def attribute(
     registry.check_methods(methods)
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     explainer = Explainer(network, methods, layer, batch_size, options)
-    # A file name may have bytes that are not text.
+    # A file name may have bytes that are not valid UTF-8.
     names = "\n".join(images.names).encode(errors="backslashreplace")
     settings = {
         "network": network.origin,
@@ -126,7 +125,7 @@ def attribute(
 def _all_options(
     methods: Sequence[str], options: Mapping[str, Mapping]
 ) -> dict[str, dict]:
-    """Return the options of methods with their defaults, which may change one day."""
+    """Return the options of methods with today's defaults, which may change later."""
     return {
         method: registry.options_of(method) | dict(options.get(method, {}))
         for method in methods
@@ -149,7 +148,7 @@ def _write_shards(
     with (
         contextlib.closing(batches),
         contextlib.closing(explained_batches),
-        tqdm.tqdm(total=total, desc="attribution", unit="image") as bar,
+        progress_bar("attribution", total, "image") as bar,
     ):
         for shard, positions in shards.items():
             count = -(-len(positions) // size)

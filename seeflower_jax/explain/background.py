@@ -15,12 +15,12 @@ from typing import Any, Self
 class Background:
     """Threads that call functions in the order of their submission.
 
-    At the end of a `with` block without an error, all calls have ended. After an error,
-    the calls that have not begun are dropped.
+    A `with` block that ends without an error waits for all calls. After an error, the
+    calls that have not started are dropped.
 
     Args:
       threads: number of threads.
-      limit: largest number of calls that have not ended. It bounds the memory of their
+      limit: largest number of unfinished calls. It bounds the memory of their
         arguments.
     """
 
@@ -30,10 +30,10 @@ class Background:
         self._limit = limit
 
     def submit(self, function: Callable, *arguments: Any) -> None:
-        """Call a function on a thread; wait first if there are too many calls.
+        """Call a function on a thread; wait first if `limit` calls are unfinished.
 
         Raises:
-          Exception: what an earlier call raised.
+          Exception: the error that an earlier call raised.
         """
         while len(self._calls) >= self._limit or (
             self._calls and self._calls[0].done()
@@ -45,7 +45,7 @@ class Background:
         """Wait until all calls have ended.
 
         Raises:
-          Exception: what the first call that failed raised.
+          Exception: the error of the first call that failed.
         """
         while self._calls:
             self._calls.popleft().result()

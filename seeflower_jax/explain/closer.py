@@ -1,10 +1,10 @@
-"""Classify images by two looks: the whole view, and the part that Grad-CAM highlights.
+"""Classify images by two views: the whole view, and the part that Grad-CAM highlights.
 
     compute = make_closer_look(run.network)
     evaluator = single_view(run)
     evaluation = evaluate(run, "validation", evaluator, compute)
 
-`single_view` and `evaluate` are of `seeflower_jax.experiment.evaluate`.
+`single_view` and `evaluate` come from `seeflower_jax.experiment.evaluate`.
 """
 
 import jax
@@ -24,16 +24,17 @@ def make_closer_look(
     threshold: float = regions.THRESHOLD,
     whole: float = 0.5,
 ) -> Compute:
-    """Return a jitted function that computes logits of two looks at each image.
+    """Return a jitted function that computes logits from two views of each image.
 
-    The Grad-CAM of the predicted class gives a box, without any labelled boxes. The
-    network then sees this part of the image as large as the whole view.
+    The box comes from the Grad-CAM of the predicted class, so no labelled boxes are
+    needed. The network then sees this part of the image, enlarged to the size of the
+    view.
 
     Source: the See-Flower paper, which proposes it as future work.
 
     Args:
-      network: that classifies.
-      layer: of the Grad-CAM, several of them, or "head". The default is
+      network: the network that classifies.
+      layer: layer of the Grad-CAM, several layers, or "head". The default is
         `attribution.batch.map_layer`.
       threshold: share of the map's maximum that the box encloses.
       whole: weight of the logits of the whole view, in [0, 1]. The logits of the part

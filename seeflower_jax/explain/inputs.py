@@ -18,16 +18,16 @@ from seeflower_jax.inference.network import class_index
 def target_labels(
     target: str, images: Images, class_names: Sequence[str]
 ) -> Int32[np.ndarray, " n"]:
-    """Return the class to explain for each image; -1 stands for the predicted one.
+    """Return the class to explain for each image; -1 stands for the predicted class.
 
     Args:
       target: 'predicted', 'true', a class name or a class index.
-      images: to explain.
-      class_names: of the network.
+      images: the images to explain.
+      class_names: class names of the network.
 
     Raises:
-      ValueError: for an unknown name, an index out of range, or 'true' where the class
-        of an image is not known.
+      ValueError: if a name is unknown, an index is out of range, or `target` is 'true'
+        and the class of an image is not known.
     """
     if target != "true":
         label = class_index(target, class_names, other_words=("predicted", "true"))
@@ -35,8 +35,8 @@ def target_labels(
     if None in images.labels:
         name = images.names[list(images.labels).index(None)]
         raise ValueError(
-            f"the true class of {name} is not known: its folder is not named as a "
-            "class; use another target"
+            f"the true class of {name} is not known: its folder is not named "
+            "after a class; use another target"
         )
     return np.array(images.labels, np.int32)
 
@@ -48,10 +48,10 @@ def class_indices(
 
     Args:
       classes: names or indices; None stands for all classes.
-      class_names: of the network.
+      class_names: class names of the network.
 
     Raises:
-      ValueError: for no class, an unknown class, and a class that is given twice.
+      ValueError: if no class is given, or a class is unknown or given twice.
     """
     if classes is None:
         return np.arange(len(class_names), dtype=np.int32)

@@ -1,11 +1,11 @@
-"""Maximise the scores of classes for a run's network: an image for each class.
+"""Compute the image that maximises the score of each class, for a run's network.
 
     run = load_run("runs/inception_seed0")
     result = maximise_classes(run, "activation_max", ["7", "sunflower"])
     for label, image in read_images("activation_max"):
         ...
 
-`attribution.activation_max` has the optimisation itself.
+The optimisation is in `attribution.activation_max`.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
@@ -36,17 +35,18 @@ from seeflower_jax.figures import text
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import whole_batch_size
 from seeflower_jax.inference.run import Run
+from seeflower_jax.records.progress_bar import progress_bar
 
 _NATURAL_IMAGES = 256  # training images that `Form.naturalness` compares with
-_BATCH_SIZE = 32  # of images that are only classified
+_BATCH_SIZE = 32  # for images that are only classified
 
 
 @dataclasses.dataclass(frozen=True)
 class _Optimisation:
-    """How images are optimised; see the arguments of `maximise_classes`.
+    """Settings of the optimisation; see the arguments of `maximise_classes`.
 
     Raises:
-      ValueError: for an unknown form, and a number below 1.
+      ValueError: if the form is unknown or a number is below 1.
     """
 
     form: str
@@ -86,31 +86,31 @@ def maximise_classes(
     command: str = "",
     results: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Write an image for each class, a sheet, the score curves and result.json.
+    """Write an image for each class, a contact sheet, score curves and result.json.
 
     Args:
       run: the run with the network to maximise.
-      out: the folder.
-      classes: names or indices, each once. The default is all classes.
-      form: key of `activation_max.FORMS`. The robust form compares with training
+      out: the folder to write to.
+      classes: names or indices of classes, without repeats. The default is all classes.
+      form: key of `activation_max.FORMS`. The robust form uses statistics of training
         images.
       size: side of the images in pixels. The default is the network's input size.
-      steps: of each optimisation.
+      steps: number of steps of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
-      batch_size: classes at once, on all devices.
+      batch_size: number of classes at once, over all devices.
       observer: a run of another network. The result counts the images that it
         classifies correctly.
-      command: what was typed, for the record.
-      results: a folder; the counts are entered into its activation_max.json. It needs
-        an observer.
+      command: the command that the user typed, for the record.
+      results: a folder; the counts are written to its activation_max.json. It needs an
+        observer.
 
     Returns:
       The content of `result.json`.
 
     Raises:
-      ValueError: for an unknown form, for no class, an unknown class or a class that
-        is given twice, for a number below 1 or a size that is too small, and for
-        `results` without an observer.
+      ValueError: if the form or a class is unknown, or a class is missing or repeated.
+        Also if a number is below 1, the size is too small, or `results` has no
+        observer.
       FolderInUseError: if another process writes to the folder.
       FloatingPointError: if a score becomes NaN or infinite.
     """
@@ -118,7 +118,7 @@ def maximise_classes(
     if results is not None and observer is None:
         raise ValueError(
             "results is given without an observer; expected the run of another "
-            "network, because its predictions are what is recorded"
+            "network, because its predictions are recorded"
         )
     names = network.class_names
     labels = class_indices(classes, names)
@@ -162,7 +162,7 @@ def maximise_classes(
 def _record(
     folder: pathlib.Path, run: Run, observer: Run, result: dict[str, Any]
 ) -> None:
-    """Enter the counts of a result into activation_max.json."""
+    """Write the counts of a result to activation_max.json."""
     entry = {key: value for key, value in result.items() if key != "scores"}
     entry |= {
         "recognised": result["recognised"][observer.network.spec.name],
@@ -187,7 +187,7 @@ def _maximise_all(
     total = len(firsts) * optimisation.seeds * optimisation.steps
     mesh, parts = sharding.make_mesh(), []
     variables = sharding.replicate(network.variables, mesh)
-    with tqdm.tqdm(total=total, desc="maximising", unit="step") as bar:
+    with progress_bar("maximising", total, "step") as bar:
 
         @jax.jit
         def maximise(variables, labels, key, natural):
@@ -204,7 +204,7 @@ def _maximise_all(
 
         for first in firsts:
             chosen = labels[first : first + optimisation.batch_size]
-            # Repeats fill the last batch, so that nothing is compiled again.
+            # Repeats fill the last batch, which avoids a second compilation.
             size = min(optimisation.batch_size, len(labels))
             rows = sharding.shard_rows(np.resize(chosen, size), mesh)
             by_seed = (
@@ -214,7 +214,7 @@ def _maximise_all(
             part = _to_host(functools.reduce(_better, by_seed), len(chosen))
             _write_images(out, part, [network.class_names[i] for i in chosen], chosen)
             parts.append(part)
-        jax.effects_barrier()  # The last steps of the bar are reported before it ends.
+        jax.effects_barrier()  # Wait for the last reports to the progress bar.
     return _Maximised(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.curves for part in parts]),
@@ -262,7 +262,7 @@ def _write_images(
 
 
 def _natural_statistics(run: Run, size: int) -> NaturalStatistics:
-    """Compute `activation_max.statistics` of training images, seen at a size."""
+    """Compute `activation_max.statistics` of training images at a size."""
     network, dataset = run.network, of_run(run)
     shuffled = np.random.default_rng(0).permutation(dataset.indices("train"))
     view = dataclasses.replace(network.view, size=size)
@@ -290,12 +290,12 @@ def count_recognised(
     images: Float[np.ndarray, "k h w 3"],
     labels: Int[np.ndarray, " k"],
 ) -> int:
-    """Count the images that a network classifies correctly, at the size of its view.
+    """Count the images that a network classifies correctly, resized to its view.
 
     Args:
-      network: that classifies.
-      images: square, in [0, 255], of any size.
-      labels: the classes that the images were made for.
+      network: the network that classifies.
+      images: square images in [0, 255], of any size.
+      labels: the maximised class of each image.
     """
     side, mesh = network.view.size, sharding.make_mesh()
     variables = sharding.replicate(network.variables, mesh)

@@ -1,9 +1,9 @@
-"""Put together the maps that several machines computed of the same images.
+"""Merge the maps that several machines computed for parts of the same images.
 
     merge(["maps/part_1_of_2", "maps/part_2_of_2"], "maps")
 
-The result is the folder that a single call of `attribute` writes, byte for byte. Where
-the file system allows it, files are linked, which takes no space.
+The result is the folder that a single call of `attribute` writes, byte for byte. If the
+file system allows hard links, the merged files take no space.
 """
 
 import os
@@ -21,15 +21,15 @@ _LOCAL = ("network", "part")  # settings that may differ among the parts
 def merge(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
     """Merge all parts of a job into one folder.
 
-    An interrupted call is repeated by the same call. The folders stay as they are.
+    To continue an interrupted call, repeat it. The folders of the parts do not change.
 
     Args:
-      folders: the parts, in any order, which `attribute` wrote.
-      out: the folder to write to; the parts may lie in it.
+      folders: the parts that `attribute` wrote, in any order.
+      out: the folder to write to; the parts may be inside it.
 
     Raises:
       ValueError: if a part is missing, given twice or incomplete, or if the parts have
-        different settings; names the folders and the settings.
+        different settings. The message names the folders and the settings.
       FileNotFoundError: if a folder has no maps.
       DamagedFileError: if a file of a folder is damaged.
       FullDiskError: if the disk is full.
@@ -75,7 +75,7 @@ def _in_order(stores: Sequence[MapStore]) -> list[MapStore]:
         if part in by_part:
             raise ValueError(
                 f"{by_part[part].folder} and {store.folder} both are part {part}; give "
-                "one of them"
+                "only one of them"
             )
         by_part[part] = store
     if not by_part:
@@ -103,7 +103,8 @@ def _shard_files(store: MapStore) -> list[pathlib.Path]:
 def _link_files(store: MapStore, target: pathlib.Path) -> None:
     """Link or copy the maps, overlays and sheets of a store to another folder.
 
-    A sheet shows the first images, so it is taken from the first part that has one.
+    A contact sheet shows the first images, so it comes from the first part that has
+    one.
     """
     sheets = {
         path for path in store.folder.glob("*.png") if not (target / path.name).exists()

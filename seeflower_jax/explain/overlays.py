@@ -20,7 +20,7 @@ class Overlays:
     """The overlays of a folder, by method, image position and image name.
 
     Args:
-      folder: of the overlays; each method has a folder in it.
+      folder: folder of the overlays; each method has a folder in it.
       names: names of the images, by position.
     """
 
@@ -39,15 +39,15 @@ class Overlays:
         """Write the overlay of a map.
 
         Args:
-          position: of the image.
-          method: of the map.
+          position: position of the image.
+          method: method of the map.
           image: what the network sees.
           values: the map.
           box: left, top, right and bottom of a box to draw, in pixels of `image`.
 
         Raises:
           FullDiskError: if the disk is full.
-          OSError: if the file cannot be written; names the file.
+          OSError: if the file cannot be written; the message names it.
         """
         stem = text.file_stem(pathlib.Path(self._names[position]).stem)
         path = self._folder_of(method) / f"{position:06d}_{stem}.png"

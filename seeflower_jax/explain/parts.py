@@ -1,9 +1,9 @@
-"""Share a list among machines in parts, each a range of the list.
+"""Split a list into parts for several machines; each part is a range.
 
     part = parse("2/4")
     part.of(10)             # range(2, 5)
 
-`store` shares the shards of a job in this way, and `merge` puts its parts together.
+`store` splits the shards of a job in this way, and `merge` merges the parts.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Part:
         return f"part_{self.number}_of_{self.count}"
 
     def of(self, length: int) -> range:
-        """Return the part of a list of so many items.
+        """Return the part of a list of `length` items.
 
         The lengths of parts differ by one at most. If there are more parts than items,
         some parts are empty.
@@ -46,10 +46,10 @@ WHOLE = Part()
 
 
 def parse(text: str) -> Part:
-    """Return the part that a user types as "2/4".
+    """Parse a part as a user types it, such as "2/4".
 
     Raises:
-      ValueError: unless the text is such a part.
+      ValueError: if the text is not such a part.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):

@@ -3,7 +3,7 @@
     images = of_run(run).images("test")           # of `experiment.images`
     table = score_methods(run, images, ["saliency", "grad_cam"], "attribution_eval")
 
-Only correctly classified images count. `attribution.metrics` says what each metric is.
+Only correctly classified images are scored. `attribution.metrics` defines the metrics.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Bool, Float, Int
 
 from seeflower_jax import hints, records, sharding
@@ -30,6 +29,7 @@ from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import place_images, whole_batch_size
 from seeflower_jax.inference.run import Run
+from seeflower_jax.records.progress_bar import progress_bar
 
 # {group of metrics: {column: its heading}}
 METRICS = {
@@ -94,33 +94,33 @@ def score_methods(
     command: str = "",
     results: str | os.PathLike | None = None,
 ) -> str:
-    """Compute metrics of methods; write result.json, table.md and table.png.
+    """Compute metrics of methods, and write result.json, table.md and table.png.
 
     Args:
       run: the run with the network to explain. Its seed makes choices repeatable.
-      images: with known labels.
+      images: images with known labels.
       methods: keys of `attribution.registry.METHODS`.
-      out: the folder.
+      out: the folder to write to.
       metrics: keys of `METRICS`.
       masks: function from the position of an image to the mask of its object, for the
         metrics `localisation`.
-      limit: number of images, all correctly classified, and of grids. The randomisation
-        check takes the first batch only.
-      layer: of class activation maps, several of them, or "head". The default is
+      limit: number of correctly classified images, and of grids. The randomisation
+        check uses the first batch only.
+      layer: layer of class activation maps, several layers, or "head". The default is
         `attribution.batch.map_layer`.
-      options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
+      options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
       grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
-      batch_size: images at once.
-      command: what was typed, for the record.
-      results: a folder; the scores are entered into its pointing_game.json,
+      batch_size: number of images at once.
+      command: the command that the user typed, for the record.
+      results: a folder; the scores are written to its pointing_game.json,
         faithfulness.json and localisation.json.
 
     Returns:
       The table, in Markdown.
 
     Raises:
-      ValueError: for unknown metrics, methods and layers, for an odd `grid_size`, for
-        a number below 1, for `localisation` without masks, and if too few images are
+      ValueError: if a metric, a method or a layer is unknown, `grid_size` is odd, a
+        number is below 1, or `localisation` has no masks. Also if too few images are
         classified correctly.
     """
     check_metrics(metrics)
@@ -184,7 +184,8 @@ def check_metrics(metrics: Sequence[str]) -> None:
     """Check that all metrics are known and that there is at least one.
 
     Raises:
-      ValueError: lists the known metrics.
+      ValueError: if a metric is unknown, or there is none. The message lists the known
+        metrics.
     """
     known = ", ".join(METRICS)
     if not metrics:
@@ -201,14 +202,14 @@ def choose_correct(
     """Return up to `limit` images that a network classifies correctly.
 
     Args:
-      network: that classifies.
-      images: with known labels.
-      limit: how many.
-      batch_size: images at once, rounded up to a multiple of the devices.
-      seed: of the order in which images are tried.
+      network: the network that classifies.
+      images: images with known labels.
+      limit: largest number of images.
+      batch_size: number of images at once, rounded up to a multiple of the devices.
+      seed: seed of the order in which images are classified.
 
     Raises:
-      UnreadableImage: names a file that is not an image.
+      UnreadableImage: if a file is not an image; the message names it.
     """
     mesh = sharding.make_mesh()
     batch_size = whole_batch_size(batch_size, mesh)
@@ -226,7 +227,7 @@ def choose_correct(
     correct_labels = [np.zeros(0, np.int32)]
     correct_positions = [np.zeros(0, np.int32)]
     count = 0
-    with tqdm.tqdm(total=limit, desc="choosing", unit="image") as bar:
+    with progress_bar("choosing", limit, "image") as bar:
         for batch in loader.read_batches(shuffled, batch_size):
             if batch.errors:
                 raise next(iter(batch.errors.values()))
@@ -248,7 +249,7 @@ def choose_correct(
 def draw_grids(
     labels: Sequence[int] | Int[np.ndarray, " n"], count: int, seed: int
 ) -> Int[np.ndarray, "count 4"]:
-    """Draw grids: four images each, of four classes, as positions in `labels`.
+    """Draw four images of different classes for each grid, as positions in `labels`.
 
     Raises:
       ValueError: if there are fewer than four classes.
@@ -258,7 +259,7 @@ def draw_grids(
     if class_count < 4:
         raise ValueError(
             f"the correctly classified images have {class_count} classes; expected "
-            "images of four classes, because a grid takes four"
+            "four or more, because a grid has images of four classes"
         )
     rng, rows = np.random.default_rng(seed), []
     while len(rows) < count:
@@ -274,13 +275,13 @@ def _play(
     grids: Int[np.ndarray, "n 4"],
     batch_size: int,
 ) -> dict[str, list[float]]:
-    """Play the grid pointing game: {method: a score for each grid}.
+    """Play the grid pointing game; return {method: a score for each grid}.
 
-    A grid has the pixels of four images, so a quarter of the batch size is used.
+    A grid has the pixels of four images, so the batch size is a quarter.
     """
     scores: dict[str, list[float]] = {}
     quarter = max(1, batch_size // 4)
-    with tqdm.tqdm(total=len(grids), desc="pointing game", unit="grid") as bar:
+    with progress_bar("pointing game", len(grids), "grid") as bar:
         for first in range(0, len(grids), quarter):
             rows = np.arange(first, first + quarter) % len(grids)
             images = examples.images[grids[rows]].astype(np.float32)
@@ -302,10 +303,10 @@ def _score_images(
     """Compute the metrics of single images, and the levels of randomisation."""
     scores: Scores = {}
     levels: dict[str, list[float]] = {}
-    with tqdm.tqdm(total=len(examples), desc="metrics", unit="image") as bar:
+    with progress_bar("metrics", len(examples), "image") as bar:
         for first in range(0, len(examples), batch_size):
             count = min(batch_size, len(examples) - first)
-            # Repeats fill the last batch, so that nothing is compiled again.
+            # Repeats fill the last batch, which avoids a second compilation.
             rows = np.resize(np.arange(first, first + count), batch_size)
             images = examples.images[rows].astype(np.float32)
             labels = examples.labels[rows]
@@ -335,7 +336,7 @@ def _score_images(
 
 
 def _record(folder: pathlib.Path, run: Run, result: Mapping[str, Any]) -> None:
-    """Enter scores into the files of the metrics, by network and method."""
+    """Write scores to the files of the metrics, by network and method."""
     common = {"run": records.config_hash(run.config), "layer": result["layer"]}
     common |= {
         key: result[key] for key in ("command", "git_commit", "versions", "device")

@@ -48,16 +48,16 @@ class Scorer:
     """The compiled functions of one network and its methods.
 
     Args:
-      network: to be explained.
+      network: the network to explain.
       methods: keys of `attribution.registry.METHODS`.
-      layer: of class activation maps, several of them, or "head".
-      options: of methods by name, `{"integrated_gradients": {"steps": 8}}`.
-      grid_size: side of the grids in pixels, even; 0 is twice the side of an image.
-        With `spec.pooling == "flatten"`, grids have the side of an image.
-      seed: of random methods and of the randomised parameters.
+      layer: layer of class activation maps, several layers, or "head".
+      options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
+      grid_size: side of the grids in pixels, even; 0 is twice the side of an image. If
+        `spec.pooling` is "flatten", grids have the side of an image.
+      seed: seed of random methods and of the randomised parameters.
 
     Raises:
-      ValueError: for an unknown method, and for a layer without a map.
+      ValueError: if a method is unknown, or a layer has no map.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Scorer:
         Args:
           images: what the network sees, or grids of such images.
           labels: the classes to explain.
-          variables: of the network; its own by default.
+          variables: variables of the network; its own by default.
         """
         if variables is not None:
             variables = sharding.replicate(variables, self._mesh)
@@ -162,7 +162,7 @@ class Scorer:
             keys,
             labels,
             perturb=remove_square(max(1, images.shape[1] // 5)),
-            normalise=True,  # because methods have units of their own
+            normalise=True,  # because the units of methods differ
         )
 
     def infidelity(
@@ -223,7 +223,7 @@ class Scorer:
         """Compute {method: share of each grid's map in the cell of its target}.
 
         Args:
-          images, labels: of the four cells of each grid.
+          images, labels: images and labels of the four cells of each grid.
           cells: the target's cell in each grid, from 0 to 3.
         """
         grids = localisation.grid_images(jnp.asarray(images))

@@ -1,12 +1,12 @@
-"""Turn the maps of batches into the files of shards, while the device computes.
+"""Write the maps of batches as shards, while the device computes.
 
     with ShardWriter(store, network, images.names, overlays=True, boxes=True) as writer:
         for batch, explained in explainer.stream(batches, labels):
             writer.add(batch, explained)
         writer.write(shard)
 
-Overlays are drawn by a pool of threads, and a shard is written by a thread of its own.
-Their queues are bounded, so memory does not grow if a disk is slow.
+A pool of threads draws overlays, and another thread writes shards. Their queues are
+bounded, so memory does not grow if a disk is slow.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from seeflower_jax.explain.store import MapStore, ShardContent
 from seeflower_jax.inference.explainer import Explained
 from seeflower_jax.inference.network import Network
 
-# Each holds the images of its batch in memory.
+# Each of them keeps the images of its batch in memory.
 _PENDING_OVERLAYS = 32
 
 
 class ShardWriter:
-    """Collects the maps of a shard's batches, and writes them on other threads.
+    """Collect the maps of a shard's batches, and write them on other threads.
 
-    At the end of a `with` block without an error, everything is written. `add` and
-    `write` raise the error of an earlier call, with the name of the file.
+    A `with` block that ends without an error waits until all files are written. `add`
+    and `write` raise the error of an earlier call, with the name of the file.
 
     Args:
-      store: that gets the shards.
-      network: that was explained.
+      store: the store to write to.
+      network: the explained network.
       names: names of the images, by position.
       overlays: whether to write overlays.
       boxes: whether the index has the boxes of class activation maps.
@@ -70,7 +70,7 @@ class ShardWriter:
         self._threads.__exit__(*error)
 
     def add(self, batch: ImageBatch, explained: Explained | None) -> None:
-        """Add a batch; `explained` is of its images that could be read, if any."""
+        """Add a batch; `explained` has its readable images, or is None without any."""
         content = self._content
         content.skipped += [
             {"image": self._names[position], "error": str(error)}
@@ -94,7 +94,7 @@ class ShardWriter:
             self._draw(self._overlays, positions, explained)
 
     def write(self, shard: int) -> None:
-        """Write what was added as a shard, and start anew."""
+        """Write the added batches as a shard, and start the next shard."""
         self._drawing.wait()  # A shard counts only if all its overlays are on disk.
         self._writing.submit(self._store.write, shard, self._content)
         self._content = ShardContent()
@@ -116,7 +116,7 @@ class ShardWriter:
         return rows
 
     def _describe(self, positions: Sequence[int], explained: Explained) -> list[dict]:
-        """Return what the index says of images, a dict each."""
+        """Return a dict for each image, with its values in the index."""
         names = self._network.class_names
         probabilities = self._network.probabilities(explained.logits)
         return [
@@ -135,7 +135,7 @@ class ShardWriter:
     def _in_originals(
         self, boxes: Int[np.ndarray, "n 4"], sizes: Sequence[tuple[int, int]]
     ) -> list[dict]:
-        """Return boxes in pixels of the original images, as the index has them."""
+        """Return boxes in pixels of the original images, in the order of the index."""
         view = self._network.view
         return [
             {"box": view.box_in_original(box / view.size, size)}
@@ -145,7 +145,7 @@ class ShardWriter:
     def _draw(
         self, overlays: Overlays, positions: Sequence[int], explained: Explained
     ) -> None:
-        """Start to draw the overlays of a batch."""
+        """Start drawing the overlays of a batch."""
         for method, values in explained.maps.items():
             boxes: Sequence = [None] * len(positions)
             if self._boxes and method in explained.boxes:

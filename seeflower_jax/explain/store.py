@@ -10,13 +10,13 @@
 
 `<method>/<shard>.npy` holds the maps [rows, h, w] of a method, each divided by its
 `scale`. `index.jsonl` has a line for each image and method, with the scale.
-`skipped.jsonl` has a line for each image without maps. `state.json` is written last in
-each shard, so a run that was interrupted goes on with the first shard that it does not
-count.
+`skipped.jsonl` has a line for each image without maps. `state.json` counts the complete
+shards and is written last. A job that was interrupted therefore continues with the
+first shard that is not counted.
 
-The number of a shard says which images it has. Several machines can therefore write
-different shards of the same images, each to a folder of its own. `explain.merge` puts
-them together.
+The number of a shard determines its images. Several machines can therefore write
+different shards of the same images, each to its own folder. `explain.merge` merges
+them.
 """
 
 import dataclasses
@@ -39,12 +39,12 @@ _LOGS = ("index.jsonl", "skipped.jsonl")
 
 @dataclasses.dataclass
 class ShardContent:
-    """What is written of a shard's images.
+    """The content of a shard.
 
     Attributes:
-      maps: {method: batches of maps [rows, h, w]}, finite.
-      lines: a dict for each row; it is written once per method.
-      extras: {method: a dict for each row}, what the lines of this method alone have.
+      maps: {method: batches of finite maps [rows, h, w]}.
+      lines: a dict for each row, written once per method.
+      extras: {method: a dict for each row}, added to the lines of this method only.
       skipped: a dict for each image without maps.
     """
 
@@ -57,20 +57,21 @@ class ShardContent:
 
 
 class MapStore:
-    """A folder that attribution maps are written to.
+    """A folder of attribution maps, to write to or to read.
 
-    The caller holds the `records.lock` of the folder while it writes. A folder is read
-    by `open`.
+    To write, the caller must hold the `records.lock` of the folder. To read a folder,
+    use `open`.
 
     Args:
-      folder: made if absent.
-      settings: JSON-serialisable; everything that the maps depend on. `dtype` is the
+      folder: the folder, which is created if it is absent.
+      settings: everything that the maps depend on, JSON-serialisable. `dtype` is the
         type of the maps on disk, 'float16' or 'float32'.
       count: number of all images.
       part: the part of the shards of all images that the folder will have.
 
     Raises:
-      ValueError: if the folder holds maps of other settings; lists what differs.
+      ValueError: if the folder has maps of other settings. The message lists the
+        differences.
       DamagedFileError: if a file of the folder is damaged.
     """
 
@@ -98,7 +99,7 @@ class MapStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "MapStore":
-        """Open the maps of a folder to read them, of whatever settings.
+        """Open the maps of a folder for reading, whatever their settings.
 
         Another process may be writing further shards. The store has the maps of the
         shards that were complete when it was opened.
@@ -114,7 +115,7 @@ class MapStore:
         return store
 
     def _logs(self) -> list[tuple[pathlib.Path, int]]:
-        """Return the path of each log and the bytes of it that count."""
+        """Return the path and the valid size in bytes of each log."""
         logs = []
         for name, size in zip(_LOGS, self._state["bytes"], strict=True):
             path = self.folder / name
@@ -137,7 +138,7 @@ class MapStore:
         if differing:
             raise ValueError(
                 f"{self.folder} holds maps of other settings ({differing}); give "
-                "another --out, or the same settings to go on"
+                "another --out, or the same settings to continue"
             )
 
     @property
@@ -187,8 +188,8 @@ class MapStore:
         """Count the shards of another store, which are in this folder already.
 
         Raises:
-          ValueError: unless this store has all shards before these, and none of these
-            or all.
+          ValueError: if this store lacks earlier shards, or has some of these shards
+            but not all.
         """
         shards, written = store._shards(), self._state["shards"]
         if written >= shards.stop:
@@ -232,7 +233,7 @@ class MapStore:
                     ) from error
 
     def read(self, line: dict) -> Float32[np.ndarray, "h w"]:
-        """Return the map that a line of the index names, in its own units.
+        """Return the map of a line of the index, in the units of its method.
 
         Raises:
           DamagedFileError: if the shard is damaged.
@@ -251,11 +252,11 @@ class MapStore:
 def differences(
     first: Mapping, second: Mapping, names: tuple[str, str], but: Sequence[str] = ()
 ) -> str:
-    """Return the settings in which two stores differ, in words; "" if in none.
+    """Describe the settings in which two stores differ; "" if there are none.
 
     Args:
       first, second: settings of the stores.
-      names: of the stores in the result.
+      names: names of the stores in the result.
       but: keys to leave out.
     """
     return "; ".join(
@@ -283,8 +284,8 @@ def _scale(
 ) -> tuple[Float[np.ndarray, "n h w"], Float32[np.ndarray, " n"]]:
     """Return maps as they are stored, and the factor that restores each.
 
-    A map is divided by its largest magnitude, because float16 has no values below 6e-8:
-    the gradient of a small probability would become zero. float32 needs no scale.
+    A map is divided by its largest magnitude, because float16 has no values below 6e-8.
+    The gradient of a small probability would become zero. float32 needs no scale.
     """
     maps = maps.astype(np.float32)
     if dtype == "float32":

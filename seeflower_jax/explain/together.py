@@ -32,15 +32,14 @@ def attribute(
     """Write the maps that `explain.attribute.attribute` writes in a single process.
 
     Args:
-      network, images, methods, out, part, options: as `explain.attribute.attribute`
-        takes them. The folder `out` is on a disk that all processes share. Several
-        processes take no `part`.
+      network, images, methods, out, part, options: see `explain.attribute.attribute`.
+        All processes must share the disk of `out`. Several processes take no `part`.
 
     Returns:
       The images without maps, as `explain.attribute.attribute` returns them.
 
     Raises:
-      ValueError: if `out` is not shared, if several processes get a `part`, and as
+      ValueError: if `out` is not shared, if several processes get a `part`, or see
         `explain.attribute.attribute`.
     """
     if processes.count() == 1:

@@ -1,4 +1,4 @@
-"""Draw how many images each class has.
+"""Draw the number of images of each class.
 
 write_class_counts("figure_4_1.png", source.labels, source.splits, num_classes)
 """
@@ -21,7 +21,7 @@ def write_class_counts(
     """Draw the number of images of each class (the paper's Figure 4.1).
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       labels: class index of each image.
       splits: indices of images by the name of the split; splits are stacked.
       num_classes: number of bars.

@@ -1,4 +1,4 @@
-"""Draw what runs logged, epoch by epoch.
+"""Draw the learning curves of runs.
 
 write_learning_curves("learning_curves.png", records.read_log("runs/vgg16_seed0"))
 write_comparison("figure_4_4.png", {"VGG16": vgg16_log, "VGG19": vgg19_log})
@@ -15,11 +15,11 @@ Epoch = Mapping[str, Any]
 
 
 def write_learning_curves(path: str | os.PathLike, log: Sequence[Epoch]) -> None:
-    """Draw loss and accuracy over the epochs, one column a stage.
+    """Draw loss and accuracy over the epochs, one column per stage.
 
     Args:
-      path: of the PNG.
-      log: of one run, as `records.read_log` returns it.
+      path: path of the PNG.
+      log: log of a run, as `records.read_log` returns it.
     """
     columns: dict[str, list[tuple[int, Epoch]]] = {}
     for epoch in log:
@@ -30,13 +30,13 @@ def write_learning_curves(path: str | os.PathLike, log: Sequence[Epoch]) -> None
 def write_comparison(
     path: str | os.PathLike, logs: Mapping[str, Sequence[Epoch]]
 ) -> None:
-    """Draw loss and accuracy of several runs, one column a run.
+    """Draw loss and accuracy of several runs, one column per run.
 
     The stages of a run follow one another.
 
     Args:
-      path: of the PNG.
-      logs: by the title of the run.
+      path: path of the PNG.
+      logs: {title of the run: its log}.
     """
     columns = {title: list(enumerate(log, start=1)) for title, log in logs.items()}
     _write_columns(path, columns)
@@ -45,7 +45,7 @@ def write_comparison(
 def _write_columns(
     path: str | os.PathLike, columns: Mapping[str, Sequence[tuple[int, Epoch]]]
 ) -> None:
-    """Draw loss above accuracy; a column has its (epoch number, epoch)."""
+    """Draw loss above accuracy; a column is a list of (epoch number, epoch)."""
     size = 4.5 * len(columns), 6
     with canvas.png(
         path, rows=2, columns=len(columns), size=size, share_y="row"

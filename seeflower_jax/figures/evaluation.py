@@ -1,4 +1,4 @@
-"""Draw an evaluated split: its confusion matrix and its reliability.
+"""Draw the confusion matrix and the reliability diagrams of a split.
 
 write_confusion_matrix("confusion_matrix.png", confusion, class_names)
 write_reliability("reliability.png", {1.0: calibration.reliability(logits, labels)})
@@ -42,7 +42,7 @@ def write_confusion_matrix(
 def write_reliability(
     path: str | os.PathLike, reliability_by_temperature: Mapping[float, Reliability]
 ) -> None:
-    """Draw accuracy by confidence, one diagram a temperature.
+    """Draw accuracy by confidence, one diagram per temperature.
 
     The title has the calibration error, unless there are too few images for it.
     """
@@ -59,7 +59,7 @@ def write_reliability(
             count = reliability.counts.sum()
             quality = f"calibration error {reliability.error:.3f}"
             if count < calibration.MIN_IMAGES:
-                quality = f"{count} images, too few to judge"
+                quality = f"{count} images, too few to measure"
             axis.set_title(f"temperature {temperature:.2f}: {quality}", fontsize=10)
             axis.set_xlabel("probability of the predicted class")
             axis.set_xlim(0, 1)

@@ -1,4 +1,4 @@
-"""Draw attribution maps, sheets of images, and what describes them.
+"""Draw attribution maps, sheets of images, score curves and tables.
 
     pixels = overlay(image, values, signed=False)              # uint8 [h, w, 3]
     write_contact_sheet("sheet.png", images, maps, titles, signed=False)
@@ -38,7 +38,7 @@ def overlay(image: Pixels, values: Map, signed: bool) -> UInt8[np.ndarray, "h w 
     """Draw a map in colours over its image in grey.
 
     Args:
-      image: what the map is of.
+      image: the explained image.
       values: the map.
       signed: True draws positive values in red and negative values in blue; False
         draws values from black to yellow.
@@ -49,8 +49,8 @@ def overlay(image: Pixels, values: Map, signed: bool) -> UInt8[np.ndarray, "h w 
     red, green, blue = np.moveaxis(np.asarray(image, np.float32), -1, 0)
     brightness = ((red + green + blue) / 3 / 255)[..., None]
     colours = _colours("seismic" if signed else "inferno")
-    # In place, because thousands of overlays may be drawn: 2 ms instead of 8 ms for 320
-    # x 320 pixels.
+    # Computing in place takes 2 ms instead of 8 ms for 320 x 320 pixels, and thousands
+    # of overlays may be drawn.
     mixed = np.take(colours, np.minimum(values * 256, 255).astype(np.intp), axis=0)
     mixed *= opacity
     mixed += (1 - opacity) * brightness
@@ -121,12 +121,12 @@ def write_contact_sheet(
     """Draw each image next to the overlay of its map.
 
     Args:
-      path: of the PNG.
-      images: up to a few dozen.
-      maps: one an image.
-      titles: one an image, on as many lines as it needs.
-      signed: as of `overlay`.
-      columns: pairs in a row.
+      path: path of the PNG.
+      images: up to a few dozen images.
+      maps: one map per image.
+      titles: one title per image, of any number of lines.
+      signed: see `overlay`.
+      columns: number of pairs in a row.
     """
     pairs = [
         np.concatenate([_to_uint8(image), overlay(image, values, signed)], 1)
@@ -158,7 +158,7 @@ def _write_grid(
 ) -> None:
     """Draw images with titles in a grid of cells of (width, height) inches.
 
-    The options are those of `canvas.png`.
+    The function passes the options to `canvas.png`.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -211,10 +211,10 @@ def _to_uint8(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def write_png(path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write an image as a PNG, whole or not at all.
+    """Write an image as a PNG, completely or not at all.
 
-    The compression without a search for repeats takes a fifth of the time of Pillow's
-    default. Overlays of photos have few repeats: the files are about as small.
+    Compression without a search for repeats takes a fifth of the time of Pillow's
+    default. Overlays of photos have few repeats, so the files are about as small.
 
     Raises:
       FullDiskError: if the disk is full.

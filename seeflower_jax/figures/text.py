@@ -1,4 +1,4 @@
-r"""Show text of users, such as class names and file names, as it is.
+r"""Escape text from users, such as class names and file names, for drawing.
 
     printable("rose\x07")               # 'rose\\x07'
     file_stem("rose/dog rose", limit=100)
@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
 
 def file_stem(text: str, limit: int = 150) -> str:
-    """Return a text as a part of a file name: letters, digits, `_` and `-`.
+    """Return a text that is safe in a file name: letters, digits, `_` and `-`.
 
     Args:
       text: any text.

@@ -85,7 +85,7 @@ class Explainer:
             options,
         )
         # Within `jit`, `explain` does not wait for the images to check them. They are
-        # finite, because the view makes them of integers.
+        # finite, because the view computes them from integers.
         self._explain = jax.jit(explain)
         self._layered = [m for m in methods if registry.METHODS[m].layered]
         self._boxes = jax.jit(regions.bounding_boxes)
@@ -119,7 +119,7 @@ class Explainer:
         """Yield each batch with its maps, while the device computes the next batch.
 
         Args:
-          batches: of `data.loader.read_batches`.
+          batches: batches from `data.loader.read_batches`.
           targets: class index of each image by its position; -1 is the predicted class.
 
         Yields:
@@ -142,7 +142,7 @@ class Explainer:
         pixels: Sequence[UInt8[np.ndarray, "h w 3"]],
         targets: Sequence[int] | Int[np.ndarray, " n"],
     ) -> tuple:
-        """Start to compute the values of `Explained`, and do not wait for them."""
+        """Start the computation of `Explained`, without waiting for it."""
         rows = np.resize(np.arange(len(pixels)), self.batch_size)
         placed = place_images(
             pixels,

@@ -70,7 +70,7 @@ def is_export(folder: str | os.PathLike) -> bool:
 
 
 def missing_files(folder: str | os.PathLike) -> list[str]:
-    """Return the names of the files that a folder lacks to be an export."""
+    """Return the names of the files of an export that a folder lacks."""
     folder = pathlib.Path(folder).expanduser()
     return [name for name in _FILES if not (folder / name).is_file()]
 
@@ -183,7 +183,7 @@ def describe(folder: str | os.PathLike) -> dict:
 
 @contextlib.contextmanager
 def _damaged(path: pathlib.Path) -> Iterator[None]:
-    """Name a file of an export in the error that reading it raises."""
+    """Turn all errors of reading a file into an error with its name."""
     try:
         yield
     except OSError as error:

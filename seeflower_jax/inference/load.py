@@ -28,9 +28,9 @@ def load(
         'imagenet:top' downloads a weight file.
       model: name of the network of a weight file, a key of `models.MODELS`; None for
         runs and exports.
-      preprocess: with `model` only, what the weights expect of pixel values, a key of
-        `models.PREPROCESS`. By default it is what the file tells, or its hash, or what
-        is usual for its format; a warning says if it is assumed.
+      preprocess: only with `model`: the preprocessing that the weights expect, a key of
+        `models.PREPROCESS`. By default it follows from the file, from its hash, or from
+        its format. A warning says if it is assumed from the format.
 
     Raises:
       FileNotFoundError: if the file or folder does not exist.

@@ -79,7 +79,7 @@ def place_images(
       mesh: the devices, from `sharding.make_mesh`.
 
     Returns:
-      A dict of `canvas` and `sizes`, as `View` takes them, with `batch_size` rows.
+      A dict of `canvas` and `sizes` for `View`, with `batch_size` rows each.
     """
     side = view.canvas_side
     rows = np.resize(np.arange(len(pixels)), batch_size).tolist()

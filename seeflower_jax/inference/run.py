@@ -74,8 +74,8 @@ def load_run(
     Args:
       workdir: the run directory.
       data_dir: folder of the images, if they have moved since the training.
-      in_training: whether the run is known to have no temperature yet. By default, a
-        warning says so.
+      in_training: True if the run is still in training and has no temperature yet. This
+        turns off the warning about the missing temperature.
 
     Raises:
       FileNotFoundError: if the folder is not a run directory.
@@ -89,14 +89,14 @@ def load_run(
     try:
         meta, spec, variables = _read_best(workdir)
     except DamagedCheckpointError:
-        # A run that is still trained may have replaced its checkpoint in the meantime.
+        # A run in training may have replaced its checkpoint in the meantime.
         meta, spec, variables = _read_best(workdir)
     result = records.read_result(workdir)
     best, best_step = result.get("best", {}), meta["progress"]["best_step"]
     hashes = result.get("config_hash"), records.config_hash(config)
     # Results of early versions of 0.2 have no step.
     if best["step"] != best_step if "step" in best else hashes[0] != hashes[1]:
-        result = {}  # of the variables before further stages
+        result = {}  # It belongs to the variables before further stages.
     calibration = result.get("calibration", {})
     if not calibration and not in_training:
         logging.warning(
@@ -117,13 +117,13 @@ def load_run(
 
 
 def _read_best(workdir: pathlib.Path) -> tuple[dict, models.ModelSpec, dict]:
-    """Return meta, spec and best variables of the last checkpoint."""
+    """Return metadata, spec and best variables of the last checkpoint."""
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         meta = checkpoints.meta()
         if meta is None and (workdir / "checkpoints" / "best").is_dir():
             raise NoCheckpointError(
                 f"{workdir} was trained by version 0.1, whose checkpoints have another "
-                "form; train it again"
+                "format; train it again"
             )
         if meta is None or not meta["has_best"]:
             raise NoCheckpointError(

@@ -6,10 +6,10 @@
     variables = models.init(spec, jax.random.key(0))
     logits, endpoints = models.apply(spec, variables, images)   # RGB in [0, 255]
 
-`spec` says what identifies a network, `registry` which networks exist, `functional`
-what can be computed with them. `inception`, `vgg`, `small` and `baseline` are the
-networks, `classifier` is the head that all networks share. Names are imported when they
-are used, so `seeflower_jax.models.spec` needs neither JAX nor Flax.
+`spec` describes a network, `registry` lists all networks, and `functional` initialises
+and applies them. `inception`, `vgg`, `small` and `baseline` are the networks.
+`classifier` is the head that all networks share. Names are imported when they are used,
+so `seeflower_jax.models.spec` needs neither JAX nor Flax.
 """
 
 import importlib

@@ -28,7 +28,7 @@ class Baseline(nn.Module):
       features: channels of each convolution.
       width: factor on the number of channels; 1 is the paper's network.
       dropout: rate after each pooling.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     features: tuple[int, ...] = (16, 32)

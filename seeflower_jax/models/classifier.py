@@ -1,4 +1,4 @@
-"""A network of convolutions with a classifier on top.
+"""Build a network of convolutions with a classifier on top.
 
     model = Classifier(InceptionV3(), num_classes=102, dropout=0.2)
     logits, endpoints = model.apply(variables, images)
@@ -33,7 +33,7 @@ def _average(x: Features) -> Pooled:
 def _hellinger(x: Pooled) -> Pooled:
     """Compute square roots, scaled to root mean square 1.
 
-    The features of a network without normalisation are of any size, up to hundreds for
+    Without normalisation, the features of a network can be large, up to hundreds for
     VGG. A few channels then outweigh all others, and a linear head hardly converges.
     Square roots before the norm are the Hellinger kernel.
 
@@ -128,7 +128,8 @@ def pooled_endpoints(pooled: Sequence[str], endpoints: Sequence[str]) -> list[st
     """Return the names of the endpoints that a head reads.
 
     Args:
-      pooled: regular expressions on whole names; only the last endpoint if empty.
+      pooled: regular expressions that match whole names; if empty, the head reads only
+        the last endpoint.
       endpoints: the names of all endpoints, in the order of the computation.
 
     Raises:
@@ -158,13 +159,13 @@ class Classifier(nn.Module):
 
     Attributes:
       backbone: module of (images, taps) that returns {endpoint: [n, h, w, c]}.
-      num_classes: of the head.
-      dropout: of the head.
-      hidden: of the head.
+      num_classes: number of logits.
+      dropout: rate in the head, see `Head`.
+      hidden: widths of the head's layers before the last.
       pooling: key of `POOLING`.
       pooled: regular expressions on the names of the endpoints that are pooled and
-        concatenated; only the last endpoint if empty.
-      standardize: of the head.
+        concatenated; if empty, only the last endpoint is pooled.
+      standardize: whether the head standardises its features first.
     """
 
     backbone: nn.Module

@@ -87,9 +87,9 @@ def apply(
       images: RGB in [0, 255], uint8 or floating point.
       taps: {endpoint name: array}, added to these endpoints. The gradient with respect
         to a zero tap is the gradient at that endpoint.
-      **options: of `flax.linen.Module.apply`. `rngs={'dropout': key}` makes dropout
-        active; `mutable=['batch_stats']` normalises by the statistics of the batch and
-        updates the running statistics.
+      **options: options of `flax.linen.Module.apply`. `rngs={'dropout': key}`
+        makes dropout active. `mutable=['batch_stats']` normalises by the statistics of
+        the batch and updates the running statistics.
 
     Returns:
       (logits float32 [n, num_classes], endpoints {name: [n, h, w, c]}). With `mutable`,
@@ -118,8 +118,8 @@ def bind(
     Args:
       spec: the network.
       variables: {'params', 'batch_stats'}.
-      preprocess: applied to images before the network (whitening). It is part of the
-        function, so gradients pass through it.
+      preprocess: function applied to images before the network (whitening). Gradients
+        pass through it.
     """
 
     def network(
@@ -152,8 +152,8 @@ def apply_head(
     Args:
       spec: the network.
       variables: {'params', 'batch_stats'}.
-      features: as `features` returns them.
-      **options: of `flax.linen.Module.apply`. With `mutable`, the result is a pair of
-        the logits and the updated collections.
+      features: features from `features`.
+      **options: options of `flax.linen.Module.apply`. With `mutable`, the result is a
+        pair of the logits and the updated collections.
     """
     return build(spec).apply(variables, features, method="apply_head", **options)

@@ -4,8 +4,8 @@
     variables = model.init(jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
     endpoints = model.apply(variables, images)   # images in [-1, 1]
 
-Layers, padding and block outputs `mixed0` ... `mixed10` are those of the network whose
-ImageNet weights Keras publishes. The stem's endpoints have their TF-Slim names.
+Layers, padding and block outputs `mixed0` ... `mixed10` are the same as in the network
+of Keras with ImageNet weights. The stem's endpoints have their TF-Slim names.
 """
 
 import flax.linen as nn
@@ -42,11 +42,11 @@ class InceptionV3(nn.Module):
 
     Attributes:
       width: factor on the number of channels; 1 is Inception-v3.
-      epsilon: of batch normalisation; Keras' weights have 1e-3.
+      epsilon: added to the variance in batch normalisation; Keras' weights need 1e-3.
       use_scale: whether batch normalisation has a scale; Keras' weights have none.
-      count_include_pad: whether average pooling counts the padding. Keras' weights were
-        trained without; torchvision's network counts the padding.
-      dtype: of the computation; parameters are float32.
+      count_include_pad: whether average pooling counts the padding. Keras' network does
+        not count it, torchvision's network does.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     width: float = 1.0
@@ -199,7 +199,7 @@ class InceptionV3(nn.Module):
 
     @nn.nowrap
     def _block_8x8(self, end, x, block):
-        """Compute a block of figure 7, whose filter bank is expanded."""
+        """Compute a block of figure 7, with an expanded filter bank."""
         y = self._branch(end, x, block, ("branch3x3_1", 384, (1, 1)))
         z = self._branch(
             end,

@@ -47,7 +47,7 @@ class Conv(nn.Module):
       strides: (vertical, horizontal).
       padding: 'SAME' or 'VALID'.
       use_bias: whether a bias is added.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     features: int
@@ -77,11 +77,11 @@ class ConvBN(nn.Module):
     inference function.
 
     Attributes:
-      features, kernel_size, strides, padding: of the convolution, see `Conv`.
+      features, kernel_size, strides, padding: options of the convolution, see `Conv`.
       epsilon: added to the variance.
       use_scale: whether the normalisation has a learned scale.
-      momentum: of the running statistics.
-      dtype: of the computation; parameters are float32.
+      momentum: momentum of the running statistics.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     features: int

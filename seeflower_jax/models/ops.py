@@ -5,8 +5,8 @@
 
 Every function computes the standard operation, with derivatives of every order in
 forward and reverse mode. On a GPU or TPU it is the standard XLA operation. XLA's CPU
-backend reaches its speed only for some shapes, so on a CPU the same sums are computed
-in forms that are fast there. The form is chosen when the function is lowered.
+backend is fast only for some shapes. On a CPU, the functions therefore compute the same
+sums in forms that are fast on a CPU. The form is chosen when a function is lowered.
 """
 
 from seeflower_jax.models.convolution import conv2d

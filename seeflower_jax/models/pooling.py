@@ -46,10 +46,10 @@ def _cpu_max(x: Images, windows: Windows) -> Outputs:
 
 
 def _first_maxima(x: Images, windows: Windows) -> list[Bool[Array, "n out_h out_w c"]]:
-    """Return for each position of the window where the first maximum is there.
+    """Return for each position in a window whether it has the first maximum.
 
-    The maximum itself does not tell: XLA may compute `x` again where it is used, with
-    other rounding, so that no position equals the maximum that was computed before.
+    A comparison with the maximum would not work. XLA may compute `x` again with other
+    rounding, and then no position equals the maximum that was computed before.
     """
     first, *rest = windows.gather(x)
     best, winner = first, jnp.zeros(first.shape, jnp.int8)
@@ -70,8 +70,8 @@ def _cpu_max_tangent(
 
 def _cpu_max_gradient(x: Images, y: Outputs, g: Outputs, windows: Windows) -> Images:
     # The first maximum of a window receives its gradient, as in XLA's
-    # select-and-scatter. XLA runs that one element at a time on a CPU: this is 4 times
-    # as fast.
+    # select-and-scatter. On a CPU, XLA runs select-and-scatter one element at a time,
+    # so this is 4 times as fast.
     zero = jnp.zeros((), g.dtype)
     masks = _first_maxima(x, windows)
     return windows.scatter(jnp.where(first, g, zero) for first in masks)
@@ -112,10 +112,20 @@ def _cpu_sum(x: Images, windows: Windows) -> Images:
     return functools.reduce(jnp.add, windows.gather(x))
 
 
+def _cpu_sum_gradient(g: Images, windows: Windows) -> Images:
+    # Without the barriers, XLA would fuse the shifted sums into the loops that use them
+    # and compute them again each time. The standard sum, which it does not fuse, is
+    # slower.
+    return lax.optimization_barrier(_cpu_sum(lax.optimization_barrier(g), windows))
+
+
 _window_sum = pooling_primitive("window_sum", _standard_sum, _cpu_sum)
-# The sum is its own transpose. In gradients XLA would write the shifted sum into the
-# loops that use it, over and over; it keeps the standard sum apart.
-define_linear(_window_sum, _standard_sum)
+# The sum is its own transpose, because its windows are centred.
+_window_sum_gradient = pooling_primitive(
+    "window_sum_gradient", _standard_sum, _cpu_sum_gradient
+)
+define_linear(_window_sum, _window_sum_gradient.bind)
+define_linear(_window_sum_gradient, _window_sum.bind)
 
 
 def average_pool(x: Images, window: int, count_include_pad: bool = False) -> Images:
@@ -124,7 +134,7 @@ def average_pool(x: Images, window: int, count_include_pad: bool = False) -> Ima
     Args:
       x: the images.
       window: side of the window, odd.
-      count_include_pad: whether the zeros beyond the border are counted.
+      count_include_pad: whether the mean includes the zeros beyond the border.
     """
     _, height, width, _ = x.shape
     pad = (window // 2, window // 2)

@@ -1,4 +1,4 @@
-"""From pixel values to what the weights of a network expect.
+"""Preprocess pixel values as the weights of a network expect.
 
 x = PREPROCESS["tf"](images)   # images RGB in [0, 255]
 """
@@ -36,8 +36,8 @@ def _torch(images: Images) -> Images:
     return (images / 255 - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
 
 
-# In this order: to [0, 1], to [-1, 1], to centred BGR, to centred RGB, to standardised
-# RGB.
+# The functions return, in this order: [0, 1], [-1, 1], centred BGR, centred RGB,
+# standardised RGB.
 PREPROCESS: dict[str, Callable[[Images], Images]] = {
     "unit": _unit,
     "tf": _tf,

@@ -1,4 +1,4 @@
-"""JAX primitives with one form for CPUs and the standard form for other platforms.
+"""Make JAX primitives with one form for CPUs and a standard form for other platforms.
 
     convolution = bilinear_primitive("convolution", standard, cpu, axes)
     y = convolution.bind(x, kernel, windows=windows)
@@ -65,8 +65,9 @@ def bilinear_primitive(
     Args:
       name: the name of the primitive in jaxprs.
       standard: the function in XLA operations that fit every platform.
-      cpu: the same function in operations that XLA's CPU backend is fast at.
-      shared_axes: for each array, (its axis, the result's axis) of that fold.
+      cpu: the same function in operations that are fast in XLA's CPU backend.
+      shared_axes: for each array, the axis of the fold as (array's axis, result's
+        axis).
     """
     primitive = _primitive(name, standard, cpu)
 
@@ -95,7 +96,7 @@ def pooling_primitive(name: str, standard: Form, cpu: Form) -> Primitive:
     Args:
       name: the name of the primitive in jaxprs.
       standard: the function in XLA operations that fit every platform.
-      cpu: the same function in operations that XLA's CPU backend is fast at.
+      cpu: the same function in operations that are fast in XLA's CPU backend.
     """
     primitive = _primitive(name, standard, cpu)
 
@@ -151,5 +152,6 @@ def define_linear(primitive: Primitive, transpose: Form, arrays: int = 1) -> Non
         return [*others, transpose(*primals[:-1], cotangent, windows=windows)]
 
     ad.deflinear2(primitive, transpose_rule)
-    # `deflinear2` takes the primitive as linear in all arrays; this replaces its rule.
+    # `deflinear2` assumes that the primitive is linear in all arrays. `defjvp` replaces
+    # its rule for derivatives.
     ad.defjvp(primitive, *others, differentiate)

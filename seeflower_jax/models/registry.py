@@ -1,4 +1,4 @@
-"""The networks that are known by name.
+"""Register networks and look them up by name.
 
 register(ModelSpec("mine", input_size=64, preprocess="tf", cam_layer="block3"),
          lambda spec, **options: Mine(epsilon=spec.epsilon, **options))
@@ -27,8 +27,8 @@ class Model:
     """A network that configs and scripts know by name.
 
     Attributes:
-      spec: what its published weights need.
-      backbone: makes the layers below the head from a spec.
+      spec: spec of its published weights.
+      backbone: function from a spec to the layers below the head.
     """
 
     spec: ModelSpec
@@ -42,7 +42,7 @@ def register(spec: ModelSpec, backbone: Backbone) -> None:
     """Make a network known by the name in its spec.
 
     Args:
-      spec: what the network needs by default.
+      spec: the default spec of the network.
       backbone: backbone(spec, width=, dtype=) returns a Linen module. The module
         takes preprocessed images and taps, and returns its endpoints by name.
 
@@ -64,8 +64,8 @@ def get_model(name: str) -> Model:
     if name not in MODELS:
         hint = hints.did_you_mean(name, MODELS)
         raise ValueError(
-            f"unknown model {name!r}: known are {sorted(MODELS)}{hint}; scripts know "
-            "others by --plugins"
+            f"unknown model {name!r}: known are {sorted(MODELS)}{hint}; use --plugins "
+            "to import a module that registers others"
         )
     return MODELS[name]
 

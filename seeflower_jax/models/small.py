@@ -27,9 +27,9 @@ class Small(nn.Module):
     Attributes:
       features: channels of each block.
       width: factor on the number of channels.
-      epsilon: of batch normalisation.
+      epsilon: added to the variance in batch normalisation.
       use_scale: whether batch normalisation has a learned scale.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     features: tuple[int, ...] = (24, 32, 64, 128, 128)

@@ -1,4 +1,4 @@
-"""What identifies a network, apart from its variables; without JAX or Flax.
+"""Describe a network except for its variables, without JAX or Flax.
 
 spec = ModelSpec("vgg16", input_size=224, preprocess="caffe",
                  cam_layer="block5_conv3")
@@ -30,7 +30,7 @@ class ModelSpec:
     Attributes:
       name: the network, a key of `registry.MODELS`.
       input_size: side in pixels that the network is trained at.
-      preprocess: what the weights expect of pixel values, a key of
+      preprocess: the preprocessing that the weights expect, a key of
         `preprocess.PREPROCESS`.
       cam_layer: the default endpoint of class activation maps.
       num_classes: number of logits.
@@ -39,13 +39,13 @@ class ModelSpec:
       count_include_pad: whether average pooling counts the padding.
       head: regular expression that matches the parameters of the new layers.
       pooling: how endpoints become features, a key of `classifier.POOLING`.
-      pooled: regular expressions on the names of the endpoints that are pooled; only
-        the last endpoint if empty.
+      pooled: regular expressions on the names of the endpoints that are pooled; if
+        empty, only the last endpoint is pooled.
       standardize: whether the head standardises each feature first.
       hidden: widths of the head's layers before the logits.
-      dropout: rate while training, in the head and after the baseline's pooling.
+      dropout: rate in training, in the head and after the baseline's pooling.
       width: factor on the number of channels; 1 is the published network.
-      dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+      dtype: dtype of the computation, 'float32' or 'bfloat16'; parameters are float32.
 
     Raises:
       ValueError: if a value is out of range.

@@ -25,7 +25,7 @@ VGG19 = (2, 2, 4, 4, 4)
 
 
 def conv_names(convs: tuple[int, ...]) -> list[str]:
-    """Return the names of all convolutions, from `block1_conv1` on."""
+    """Return the names of all convolutions, starting with `block1_conv1`."""
     return [
         f"block{block}_conv{number}"
         for block, count in enumerate(convs, start=1)
@@ -39,7 +39,7 @@ class VGG(nn.Module):
     Attributes:
       convs: number of convolutions in each block.
       width: factor on the number of channels; 1 is the published network.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     convs: tuple[int, ...] = VGG16

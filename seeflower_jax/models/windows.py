@@ -17,7 +17,7 @@ Pair = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The places of a window on an image; hashable, so that primitives can hold it.
+    """The positions of a window on an image. It is hashable, so primitives can hold it.
 
     Attributes:
       image_size: (height, width) of the images.
@@ -52,7 +52,7 @@ class Windows:
     def gather(
         self, images: Float[Array, "n h w c"]
     ) -> Iterator[Float[Array, "n out_h out_w c"]]:
-        """Yield the pixels that lie at each position of the window, row by row."""
+        """Yield the pixels at each position in the window, row by row."""
         (rows, columns), (down, right) = self.output_size, self.strides
         padded = jnp.pad(images, ((0, 0), *self.padding, (0, 0)))
         for i in range(self.size[0]):

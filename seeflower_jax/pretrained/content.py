@@ -1,4 +1,4 @@
-"""What a weight file is by its first bytes, and how large its content may be.
+"""Check what a weight file is by its first bytes, and how much content it declares.
 
 check_kind("vgg16.pth", [PYTORCH])      # raises for a web page or a safetensors file
 check_size("vgg16.pth", declared_bytes)
@@ -27,8 +27,8 @@ SUFFIXES = {
 }
 _LFS = b"version https://git-lfs.github.com/"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-# Weights seldom shrink to less than half when they are compressed. A file that declares
-# far more content than it has is damaged, or made to fill the memory.
+# Compression seldom shrinks weights to less than half. A file that declares far more
+# content than it has is damaged, or was made to fill the memory.
 _MAX_RATIO = 50
 _SMALL = 64 << 20  # bytes that any file may declare
 
@@ -36,7 +36,8 @@ _SMALL = 64 << 20  # bytes that any file may declare
 def check_kind(path: str | os.PathLike, expected: Collection[str] = ()) -> None:
     """Check that a file is a weight file of an expected kind.
 
-    A file of no known kind is accepted: its reader says what is wrong with it.
+    A file of unknown kind is accepted, because its reader reports what is wrong with
+      it.
 
     Args:
       path: the file.
@@ -47,7 +48,7 @@ def check_kind(path: str | os.PathLike, expected: Collection[str] = ()) -> None:
       WeightFileError: if the file is empty, a web page, a pointer of git-lfs or a
         weight file of another kind; the message says what to do.
     """
-    if not os.path.isfile(path):  # Reading from a pipe could wait for ever.
+    if not os.path.isfile(path):  # Reading from a pipe could wait forever.
         raise WeightFileError(f"{path} is not a regular file; give a weight file")
     with open(path, "rb") as file:
         start = file.read(1024)
@@ -62,7 +63,7 @@ def check_kind(path: str | os.PathLike, expected: Collection[str] = ()) -> None:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
         raise WeightFileError(
             f"{path} is a web page, not a weight file; download it again from a direct "
-            "link, and open it in a browser to see what the server answered"
+            "link; a browser shows the message of the server"
         )
     kind = _kind(path, start)
     if expected and kind and kind not in expected:
@@ -109,19 +110,19 @@ def check_size(path: str | os.PathLike, declared: int) -> None:
     """Check that a file does not declare far more bytes of content than it has.
 
     Raises:
-      WeightFileError: if it does.
+      WeightFileError: if the file declares far more.
     """
     size = os.path.getsize(path)
     if declared > max(_SMALL, _MAX_RATIO * size):
         raise WeightFileError(
             f"{path} ({size:,} bytes) declares {declared:,} bytes of content and is "
-            "refused before it is read: it is damaged, or made to fill the memory; "
-            "download it again, or save the weights uncompressed"
+            "refused before it is read, because it is damaged or made to fill the "
+            "memory; download it again, or save the weights uncompressed"
         )
 
 
 def check_zip_size(path: str | os.PathLike) -> None:
-    """Check as `check_size` what a zip archive declares; accept any other file.
+    """Check the size that a zip archive declares, as `check_size`; accept other files.
 
     Raises:
       WeightFileError: if the archive declares too much.
@@ -132,7 +133,7 @@ def check_zip_size(path: str | os.PathLike) -> None:
 
 
 def raise_unreadable(path: str | os.PathLike, kind: str, error: Exception) -> NoReturn:
-    """Raise what a library said about a damaged file, with the file's name.
+    """Raise the error of a library about a damaged file, with the file's name.
 
     Raises:
       WeightFileError: always.

@@ -1,4 +1,4 @@
-"""Folders of converted weights, as `scripts.convert_weights` writes them.
+"""Write and read folders of converted weights, for `scripts.convert_weights`.
 
     save(folder, spec, variables, source={"name": ..., "sha256": ...})
     description, variables = load(folder)
@@ -51,7 +51,7 @@ def save(
 ) -> None:
     """Write a folder of converted weights, which must not exist yet.
 
-    The folder appears when it is complete.
+    The folder appears only when it is complete.
 
     Raises:
       FileExistsError: if the folder exists.
@@ -92,8 +92,8 @@ def describe(folder: str | os.PathLike) -> Description:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightFileError(
-            f"{path} is damaged or of another version ({reason}); convert the weights "
-            "again"
+            f"{path} is damaged or from another version ({reason}); convert the "
+            "weights again"
         ) from error
     return description
 

@@ -1,4 +1,4 @@
-"""The error for weight files that do not hold what is expected."""
+"""Define the error for weight files that do not hold what is expected."""
 
 import os
 

@@ -1,10 +1,10 @@
-"""Reading of HDF5 groups that trusts nothing that a file declares.
+"""Read HDF5 groups without trusting what a file declares.
 
     with h5py.File(path) as file:
         kernel = Hdf5(file, path).group("block1_conv1").array("kernel:0")
 
-An HDF5 file can refer to other files and can declare any size. `Hdf5` reads only what
-the file itself holds, and checks sizes first.
+An HDF5 file can refer to other files and can declare any size. `Hdf5` reads only arrays
+in the file itself, and checks sizes first.
 """
 
 import os
@@ -23,7 +23,7 @@ class Hdf5:
 
     Attributes:
       path: the file, for messages and for its size.
-      names: the names of what is in the group.
+      names: the names of the groups and arrays in the group.
       attributes: the attributes of the group.
     """
 
@@ -52,7 +52,7 @@ class Hdf5:
         """Return a group in this group.
 
         Raises:
-          KeyError: if there is none.
+          KeyError: if there is no such group.
           WeightFileError: if the name refers to another file.
         """
         child = self._child(name)
@@ -64,7 +64,7 @@ class Hdf5:
         """Return an array in this group.
 
         Raises:
-          KeyError: if there is none.
+          KeyError: if there is no such array.
           WeightFileError: if the values are in another file, are not numbers, or would
             need far more memory than the file has bytes.
         """
@@ -74,7 +74,7 @@ class Hdf5:
         if dataset.external or dataset.is_virtual:
             raise WeightFileError(
                 f"{self.path} is refused: the values of {dataset.name} are in another "
-                "file; expected a file that holds its weights"
+                "file; expected a file that holds its own weights"
             )
         if dataset.dtype.kind not in "fiuc":
             raise WeightFileError(
@@ -86,7 +86,7 @@ class Hdf5:
         return np.asarray(dataset[()])
 
     def _child(self, name: str) -> h5py.Group | h5py.Dataset:
-        """Return what a path in this group names, without following links."""
+        """Return the group or array at a path in this group; refuse links."""
         child = self._group
         for part in name.split("/"):
             if not isinstance(child, h5py.Group):
@@ -95,7 +95,7 @@ class Hdf5:
             if link is not None and not isinstance(link, h5py.HardLink):
                 raise WeightFileError(
                     f"{self.path} is refused: {child.name}/{part} is a link; expected "
-                    "a file that holds its weights"
+                    "a file that holds its own weights"
                 )
             child = child[part]
         return child

@@ -1,4 +1,4 @@
-"""The names of ImageNet's 1,000 classes, in the order of every network's logits.
+"""List the names of ImageNet's 1,000 classes, in the order of the logits.
 
 class_names()[0]    # 'tench'
 """

@@ -1,13 +1,13 @@
-"""The layers of Keras 3's weight files: `.weights.h5`, and the one inside `.keras`.
+"""Read the layers of Keras 3's weight files, `.weights.h5` and `.keras`.
 
     with h5py.File(path) as file:
         layers = read_layers(Hdf5(file))    # {'conv2d_5': [kernel], ...}, by layer name
 
 Such a file has a group for each layer. The name of a group is the class of the layer
-and a count in the order of `model.layers`. That order differs from the order of the
+and a count in the order of `model.layers`. This order differs from the order of the
 numbers in the layers' names. Newer files also store the names, as attributes. For older
-files this module derives the names from the order. A network inside of another, as in
-`Sequential([VGG16(), Dense(4)])`, has groups of its own; its layers come first.
+files, this module derives the names from the order. A network inside another network,
+as in `Sequential([VGG16(), Dense(4)])`, has its own groups, and its layers come first.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from seeflower_jax.models import vgg
 from seeflower_jax.pretrained.hdf5 import Hdf5
 
 # The blocks of Inception-v3 in the order of `model.layers`, which sorts layers by
-# depth. c is a convolution, b a batch normalisation. The number is the place in the
+# depth. c is a convolution, b a batch normalisation. The number is the position in the
 # order in which Keras creates the layers of a block.
 _STEM = "c0 b0 c1 b1 c2 b2 c3 b3 c4 b4"
 _A = "c3 b3 c1 c4 b1 b4 c0 c2 c5 c6 b0 b2 b5 b6"
@@ -50,7 +50,7 @@ def read_layers(file: Hdf5) -> dict[str, list[np.ndarray]]:
 
     Raises:
       KeyError: if Keras 3 did not write the file.
-      WeightFileError: as `Hdf5.array`.
+      WeightFileError: as for `Hdf5.array`.
     """
     nested: dict[str, list[np.ndarray]] = {}
     names: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def _kind_and_count(group: str) -> tuple[str, int]:
 
 
 def _names_by_order(groups: Iterable[str]) -> dict[str, str]:
-    """Return {group: layer name} of a network that the number of layers identifies."""
+    """Return {group: layer name}; the number of layers identifies the network."""
     kinds = {group: _kind_and_count(group)[0] for group in groups}
     convs = [group for group, kind in kinds.items() if kind == "conv2d"]
     dense = [group for group, kind in kinds.items() if kind == "dense"]

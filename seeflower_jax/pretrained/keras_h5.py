@@ -4,7 +4,7 @@
     write(path, to_layers("vgg16", variables))
 
 `read` takes the HDF5 files of Keras 1 and 2, weights alone or whole models, and both
-archives of Keras 3, `.weights.h5` and `.keras`. It reads arrays and names only, and
+archives of Keras 3, `.weights.h5` and `.keras`. It reads only arrays and names, and
 runs no code from a file.
 """
 
@@ -66,8 +66,8 @@ _VGGS = {"vgg16": vgg.VGG16, "vgg19": vgg.VGG19}
 def read(path: str | os.PathLike) -> Layers:
     """Return the arrays of each layer with weights, in the order of a Keras file.
 
-    The layers of a network inside of another, such as the base of a Sequential model,
-    are returned like all others.
+    The layers of a network inside another network, such as the base of a Sequential
+    model, are returned like all others.
 
     Raises:
       OSError: if the file does not exist or cannot be opened.
@@ -92,15 +92,15 @@ def read(path: str | os.PathLike) -> Layers:
             return _read_legacy(root.group("model_weights") if whole else root)
     except WeightFileError:
         raise
-    except Exception as error:  # HDF5 and zip raise almost anything for damaged files.
+    except Exception as error:  # HDF5 and zip raise errors of many types.
         content.raise_unreadable(path, "Keras weight", error)
 
 
 def _read_legacy(group: Hdf5) -> Layers:
     """Read the layers of a file of Keras 1 or 2.
 
-    A network inside of another is one layer of the file. The names of its weights start
-    with the names of its layers.
+    A network inside another network is one layer of the file. The names of its weights
+    start with the names of its layers.
     """
     layers: Layers = {}
     for layer in _names(group, "layer_names"):
@@ -144,11 +144,11 @@ def convert(
 
     Returns:
       {'params': {'backbone': ..., 'head': ...}, 'batch_stats': ...}; 'head' is absent
-      if the file has no dense layers. A layer of another head than Keras' is in 'head'
-      by its name in the file.
+      if the file has no dense layers. If the head is not Keras' head, its layers have
+      their names of the file in 'head'.
 
     Raises:
-      WeightFileError: lists everything that is missing or not expected.
+      WeightFileError: if layers are missing or unexpected; the message lists all.
     """
     if model == "inception_v3":
         return convert_inception_v3(layers, path)
@@ -183,11 +183,11 @@ def _numbered(layers: Layers, kind: str) -> Layers:
 def convert_inception_v3(
     layers: Layers, path: str | os.PathLike = "the file"
 ) -> Variables:
-    """Convert the layers of Inception-v3, as `convert`.
+    """Convert the layers of Inception-v3, see `convert`.
 
-    A file has 94 convolutions, numbered from any number, and as many batch
-    normalisations. Each batch normalisation has beta, mean and variance, or gamma,
-    beta, mean and variance.
+    A file has 94 convolutions and 94 batch normalisations. Their numbers may start with
+    any number. Each batch normalisation has beta, mean and variance, or gamma, beta,
+    mean and variance.
     """
     convs, norms = _numbered(layers, "conv2d"), _numbered(layers, "batch_normalization")
     # Layers of the head are made later and have higher numbers.
@@ -237,7 +237,7 @@ def _inception_v3_defects(
 def convert_vgg(
     convs: tuple[int, ...], layers: Layers, path: str | os.PathLike = "the file"
 ) -> Variables:
-    """Convert the layers of a VGG, as `convert`.
+    """Convert the layers of a VGG, see `convert`.
 
     A file has kernel and bias of each `block1_conv1`, ..., and of the dense layers
     `fc1`, `fc2` and `predictions` if it has a head.
@@ -311,7 +311,7 @@ def _kernel_first(names: Iterable[str]) -> list[str]:
 
 def write(path: str | os.PathLike, layers: NamedLayers) -> None:
     """Write layers as a weight file in Keras' HDF5 format."""
-    # HDF5 prints tracebacks if it meets a full disk, so it writes to memory.
+    # HDF5 prints tracebacks on a full disk, so it writes to memory.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name, _ in layers])

@@ -1,4 +1,4 @@
-"""Loading of a network with pretrained weights.
+"""Load a network with pretrained weights.
 
     spec, variables, record = load_pretrained(spec, "imagenet", key=jax.random.key(0))
     spec, variables, record = load_classifier("vgg16", "vgg16-397923af.pth")
@@ -27,7 +27,7 @@ from seeflower_jax.pretrained.spec_inference import infer_spec
 from seeflower_jax.pretrained.types import Variables, WeightRecord
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax/weights"
-# The fields of a ModelSpec that a weight file determines, besides the shapes.
+# The fields of a ModelSpec that a weight file determines in addition to shapes.
 _RULES = ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad")
 # The part of a file's classifier that `load_pretrained` takes.
 HEADS = ("new", "hidden", "all")
@@ -53,15 +53,16 @@ def load_pretrained(
         scale of batch normalisation and the pooling rule of the file.
       weights: 'imagenet' downloads Keras' file, 'imagenet:top' Keras' file with the
         classifier, 'imagenet:torchvision' the file of torchvision. '' initialises all
-        variables. Any other text is the path of a weight file or of a folder that
+        variables. Any other value is the path of a weight file or of a folder that
         scripts.convert_weights wrote.
       head: 'new' initialises the whole head. 'hidden' takes the dense layers below the
         last one from the file. 'all' takes the whole head from the file.
       key: the key for the variables that are initialised; `jax.random.key(0)` by
         default.
       cache_dir: the folder of downloads; ~/.cache/seeflower_jax/weights by default.
-      preprocess: what the weights expect of pixel values, a key of `models.PREPROCESS`;
-        None for what the file tells, or its hash, or what is usual for its format.
+      preprocess: the preprocessing that the weights expect, a key of
+        `models.PREPROCESS`. By default it comes from the file or its hash. For an
+        unknown file, it is the usual preprocessing of the format.
 
     Returns:
       (spec, variables, record); all values of the record are None without a file.
@@ -156,7 +157,7 @@ def load_classifier(
 ) -> Loaded:
     """Load a network exactly as a weight file holds it, with its classifier.
 
-    Arguments and values are those of `load_source`.
+    Arguments and results are the same as in `load_source`.
 
     Raises:
       WeightFileError: if the file has no classifier.
@@ -176,7 +177,7 @@ def load_classifier(
 def _locate(
     model: str, weights: str, cache_dir: str | os.PathLike | None
 ) -> pathlib.Path:
-    """Return the path of a weight file, which is downloaded if it is published."""
+    """Return the path of a weight file; download it if it is published."""
     if weights.partition(":")[0] == published.PREFIX:
         file = published.find(model, weights)
         folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser()
@@ -203,7 +204,7 @@ def without_head(variables: Variables) -> Variables:
 
 
 def _read(model: str, path: pathlib.Path) -> tuple[Variables, models.ModelSpec]:
-    """Read as `readers.read`; leave out a head without values.
+    """Read a weight file by `readers.read`; leave out a head without values.
 
     torchvision's VGG16 without a classifier has a head of NaN.
     """
@@ -217,7 +218,7 @@ def _read(model: str, path: pathlib.Path) -> tuple[Variables, models.ModelSpec]:
 
 
 def _report_ignored(path: pathlib.Path, head: Variables) -> None:
-    """Say which layers of a head that this package does not know are not loaded."""
+    """Log which layers of an unknown head are not loaded."""
     if others := [name for name in head if name not in _HEAD_LAYERS]:
         more = " ..." * (len(others) > 8)
         logging.info(
@@ -250,7 +251,7 @@ def _merge(
     initialised: Variables,
     allow_missing: Iterable[str] = (),
 ) -> Variables:
-    """Merge as `merge` does; its error names the file."""
+    """Merge variables by `merge`; the error names the file."""
     try:
         return merge(loaded, initialised, allow_missing)
     except MergeError as error:

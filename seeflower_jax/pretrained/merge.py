@@ -1,4 +1,4 @@
-"""Merging of loaded variables into initialised ones.
+"""Merge loaded variables into initialised variables.
 
 variables = merge(loaded, initialised, allow_missing=["params/head/.*"])
 """
@@ -23,7 +23,7 @@ def merge(
     initialised: Mapping[str, Any],
     allow_missing: Iterable[str] = (),
 ) -> Variables:
-    """Return the loaded variables, completed with initialised ones where allowed.
+    """Return the loaded variables; initialised variables replace allowed gaps.
 
     Args:
       loaded, initialised: nested dicts of arrays.
@@ -34,9 +34,9 @@ def merge(
       Nested dicts with the structure of `initialised`; loaded arrays are float32.
 
     Raises:
-      MergeError: lists every variable that only one side has (`-` is missing, `+` is
-        not expected), every shape that differs and every array with values that are
-        not finite float32 numbers.
+      MergeError: if the variables do not fit. The message lists every missing variable
+        (`-`), every unexpected variable (`+`), every shape that differs and every array
+        with values that are not finite float32 numbers (`!`).
     """
     loaded_by_name = traverse_util.flatten_dict(loaded, sep="/")
     expected_by_name = traverse_util.flatten_dict(initialised, sep="/")
@@ -71,7 +71,7 @@ def merge(
 def _value_defect(array: Any) -> str:
     """Return why the values of an array cannot be float32; '' if they can."""
     if jnp.issubdtype(array.dtype, np.complexfloating):
-        return "complex values, expected real ones"
+        return "complex values, expected real values"
     if not jnp.issubdtype(array.dtype, np.number):
         return f"values of type {array.dtype}, expected numbers"
     with np.errstate(over="ignore"):

@@ -1,9 +1,10 @@
-"""The preprocessing that the weights of a file expect, if their file does not tell it.
+"""Find the preprocessing that weights expect, if their file does not state it.
 
     name = choose("vgg16", path, variables, usual="torch", chosen=None)
 
-Files of Keras and torchvision hold no preprocessing. `choose` recognises known files by
-their hash. For any other file it warns which preprocessing it assumes.
+Files of Keras and torchvision do not state a preprocessing. `choose` recognises known
+files by their hash. For any other file, it logs a warning with the preprocessing that
+it assumes.
 """
 
 import logging
@@ -21,8 +22,8 @@ DESCRIPTIONS = {
     "caffe_rgb": "RGB in [0, 255] minus the channel means",
     "torch": "RGB in [0, 1], standardised by ImageNet's mean and deviation",
 }
-# {network: {first digits of the SHA-256 of a file: preprocessing}}, beside the files of
-# `published`.
+# {network: {first digits of the SHA-256 of a file: preprocessing}}, in addition to the
+# files of `published`.
 KNOWN = {
     "vgg16": {
         "88682ab5": "caffe_rgb",  # torchvision, vgg16_features-amdegroot
@@ -59,8 +60,8 @@ def choose(
 
     Returns:
       `chosen` if it is not None, else the preprocessing of a known file, else `usual`.
-      A warning says if `usual` is an assumption, or if `chosen` is not what a known
-      file expects.
+      A warning is logged if `usual` is an assumption, or if a known file expects
+      another preprocessing than `chosen`.
     """
     known = recognise(model, path, variables, usual)
     if chosen is not None:
@@ -76,7 +77,7 @@ def choose(
     if known is not None:
         return known
     logging.warning(
-        "%s does not tell its preprocessing: assuming %r (%s). If the weights expect "
+        "%s does not state its preprocessing: assuming %r (%s). If the weights expect "
         "another, set --config.model.preprocess (scripts.train) or --preprocess (other "
         "scripts) to one of %s",
         path,
@@ -115,7 +116,7 @@ def recognise(
 
 
 def _reversed(variables: Variables) -> Variables:
-    """Return variables of a VGG with the input channels in the other order."""
+    """Return variables of a VGG with the input channels reversed."""
     backbone = dict(variables["params"]["backbone"])
     first = backbone["block1_conv1"]
     backbone["block1_conv1"] = {**first, "kernel": first["kernel"][:, :, ::-1]}

@@ -1,4 +1,4 @@
-"""The published weight files: their addresses and hashes.
+"""List the published weight files with their addresses and hashes.
 
 CATALOG["vgg16"].url
 published = find("inception_v3", "imagenet:torchvision")
@@ -57,9 +57,9 @@ def _torch(name: str, sha256: str) -> PublishedWeights:
     return PublishedWeights(url, sha256=sha256)
 
 
-# The keys are a network and a source: `vgg16` is Keras' file without the classifier,
-# `vgg16:top` Keras' file with it, `vgg16:torchvision` the file of torchvision. A config
-# calls them 'imagenet', 'imagenet:top' and 'imagenet:torchvision'.
+# The keys are a network and a source. `vgg16` is Keras' file without the classifier,
+# `vgg16:top` is Keras' file with the classifier, and `vgg16:torchvision` is the file of
+# torchvision. Configs call them 'imagenet', 'imagenet:top' and 'imagenet:torchvision'.
 CATALOG = {
     "inception_v3": _keras("inception_v3", "bcbd6486424b2319ff4ef7d526e38f63"),
     "inception_v3:top": _keras("inception_v3", "9a0d58056eeedaa3f26cb7ebd46da564", ""),
@@ -114,12 +114,12 @@ def backbone_hash(variables: Variables) -> str:
 
 
 def is_published(model: str, path: str | os.PathLike, variables: Variables) -> bool:
-    """Return whether a file is published, or holds the variables of a published one.
+    """Return whether a file is published, or has the variables of a published file.
 
     Args:
       model: the name of the network.
       path: the weight file.
-      variables: the variables of the network with those of the file.
+      variables: the variables of the network, loaded from the file.
     """
     published = of_network(model).values()
     return any(weights.matches(path) for weights in published) or any(

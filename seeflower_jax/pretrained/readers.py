@@ -1,4 +1,4 @@
-"""Reading of weight files: the suffix of a file name chooses the reader.
+"""Read weight files; the suffix of a file name chooses the reader.
 
 variables, spec = read("vgg16", "vgg16-397923af.pth")
 register([".npz"], read_npz)    # files of another framework
@@ -35,9 +35,9 @@ class Reader(Protocol):
       path: the weight file.
 
     Returns:
-      (variables, spec): the variables by the names of this package, and the spec with
-      the preprocessing, the pooling rule and the epsilon that the weights expect. The
-      variables may lack the head. The reader need not check that they are complete:
+      (variables, spec). The variables have the names of this package and may lack the
+      head. The spec has the preprocessing, the pooling rule and the epsilon that the
+      weights expect. The reader need not check whether variables are missing, because
       `merge` checks names and shapes.
 
     Raises:
@@ -68,7 +68,7 @@ def _read_torch(model: str, path: pathlib.Path) -> tuple[Variables, models.Model
 def _own_spec(metadata: Mapping[str, str], path: pathlib.Path) -> dict[str, Any] | None:
     """Return the fields of the ModelSpec in the metadata of a safetensors file.
 
-    Return None if there is none, or if another program wrote 'spec'.
+    Return None if there is no 'spec', or if another program wrote it.
     """
     try:
         fields = json.loads(metadata["spec"])
@@ -103,7 +103,7 @@ READERS: dict[str, Reader] = {
 
 
 def register(suffixes: Iterable[str], reader: Reader) -> None:
-    """Make `read`, and so every config and script, use a reader for some suffixes.
+    """Register a reader for some suffixes, for `read` and for every config and script.
 
     A reader that is registered later replaces the earlier reader of the same suffix.
 
@@ -138,8 +138,9 @@ def read(model: str, path: str | os.PathLike) -> tuple[Variables, models.ModelSp
       path: the file or the folder.
 
     Returns:
-      (variables, spec): the variables, with the head if the file has one; the spec with
-      the preprocessing, the pooling rule and the batch normalisation of the weights.
+      (variables, spec). The variables include the head if the file has one. The spec
+      has the preprocessing, the pooling rule and the batch normalisation of the
+      weights.
 
     Raises:
       WeightFileError: if the format is unknown or the file holds another network.
@@ -166,7 +167,7 @@ def read(model: str, path: str | os.PathLike) -> tuple[Variables, models.ModelSp
 
 
 def tells_preprocessing(path: str | os.PathLike) -> bool:
-    """Return whether a file, a folder or its registered reader tells the preprocessing.
+    """Return whether a file, a folder or its reader states the preprocessing.
 
     Files of Keras and torchvision do not. Their readers return the usual preprocessing.
     """
@@ -199,6 +200,6 @@ def _stored_spec(
         return models.get_spec(**fields)
     except (TypeError, ValueError) as error:
         raise WeightFileError(
-            f"{path} describes {model} by values that are not valid: {error}. The file "
-            "is damaged or of another version: convert the weights again"
+            f"{path} describes {model} with invalid values: {error}. The file is "
+            "damaged or from another version: convert the weights again"
         ) from error

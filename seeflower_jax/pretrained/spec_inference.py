@@ -1,4 +1,4 @@
-"""The spec of a network, inferred from the shapes of its parameters.
+"""Infer the spec of a network from the shapes of its parameters.
 
 spec = infer_spec(models.get_spec("vgg16"), variables["params"], "vgg16.h5")
 spec.width, spec.num_classes, spec.hidden, spec.pooling
@@ -69,7 +69,7 @@ def _fits(spec: models.ModelSpec, shapes: Shapes) -> bool:
 
 
 def _infer_width(spec: models.ModelSpec, backbone: Params) -> float:
-    """Return the factor on channels that gives a network the shapes of parameters."""
+    """Return the factor on channels of a network with these shapes of parameters."""
     published = models.shapes(models.get_spec(spec.name))["params"]["backbone"]
     low, high = 0.0, np.inf
     for name, layer in published.items():
@@ -78,7 +78,8 @@ def _infer_width(spec: models.ModelSpec, backbone: Params) -> float:
             part.get("conv", part)["kernel"].shape[-1]
             for part in (layer, backbone[name])
         )
-        # The number of channels is rounded, so each layer leaves an interval.
+        # The number of channels is rounded, so each layer allows an interval of
+        # factors.
         low = max(low, (actual - 0.5) / full)
         high = min(high, (actual + 0.5) / full)
     return (low + high) / 2

@@ -3,7 +3,7 @@
     state, metadata = read("vgg16-397923af.pth")       # {'features.0.weight': ...}, {}
     write("vgg16.safetensors", state, {"spec": "{...}"})
 
-A `.pth` file is a pickle. PyTorch's restricted unpickler reads it: the unpickler makes
+A `.pth` file is a pickle. PyTorch's restricted unpickler reads it. The unpickler makes
 tensors and containers and refuses everything else. A `.pth` file needs PyTorch, a
 `.safetensors` file does not.
 """
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 StateDict: TypeAlias = dict[str, np.ndarray]
 
 # The keys under which training code saves the state dict of its network, the most
-# usual first.
+# common first.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 
 
 def read(path: str | os.PathLike) -> tuple[StateDict, dict[str, str]]:
     """Return the arrays of a file by name, and the metadata of a safetensors file.
 
-    A state dict in a training checkpoint is unwrapped. Arrays keep their precision,
-    except that types that NumPy does not have become float32.
+    A state dict in a training checkpoint is unwrapped. Arrays keep their precision. A
+    type that NumPy lacks becomes float32.
 
     Raises:
-      ImportError: for a `.pth` file without PyTorch; says how to install it.
+      ImportError: for a `.pth` file without PyTorch; the message says how to install
+        it.
       OSError: if the file cannot be opened.
       WeightFileError: if the file is incomplete or of another format, or if reading it
         would run code.
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike) -> tuple[StateDict, dict[str, str]]:
 def _read_safetensors(path: str | os.PathLike) -> tuple[StateDict, dict[str, str]]:
     arrays, types = {}, {}
     try:
-        # The library checks that all declared sizes are those of the file.
+        # The library checks all declared sizes against the file.
         with safetensors.safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118
                 types[name] = file.get_slice(name).get_dtype()
@@ -108,7 +109,7 @@ def _read_pickle(path: str | os.PathLike) -> StateDict:
 
 
 def _unwrap(path: str | os.PathLike, loaded: Any) -> "dict[str, torch.Tensor]":
-    """Return the tensors of a state dict, which may be inside of a checkpoint."""
+    """Return the tensors of a state dict, which may be inside a checkpoint."""
     import torch
 
     if not isinstance(loaded, dict):

@@ -43,7 +43,7 @@ RULES: dict[str, dict[str, Any]] = {
 IGNORED = (r"AuxLogits\..*", r".*\.num_batches_tracked")
 # The names of all tensors below the classifier start with one of these.
 _BACKBONE = ("features.", "Conv2d_", "Mixed_")
-# The VGGs that were converted from Caffe count the dropout before a dense layer.
+# In VGGs converted from Caffe, the numbers also count the dropout before a dense layer.
 _CAFFE_HEAD = {"classifier.1.": "classifier.0.", "classifier.4.": "classifier.3."}
 
 _BLOCKS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
@@ -107,11 +107,11 @@ def convert(
 
     Returns:
       {'params': {'backbone': ..., 'head': ...}, 'batch_stats': ...}; 'head' is absent
-      if the file has no dense layers. A tensor of another head than torchvision's is in
-      'head' by its name in the file.
+      if the file has no dense layers. If the head is not torchvision's head, its
+      tensors have their names of the file in 'head'.
 
     Raises:
-      WeightFileError: lists everything that is missing or not expected.
+      WeightFileError: if tensors are missing or unexpected; the message lists all.
     """
     state = _without_prefix(model, state, path)
     names = {torch_name: name for name, torch_name in torch_names(model).items()}
@@ -144,15 +144,15 @@ def convert(
 def _without_prefix(model: str, state: StateDict, path: str | os.PathLike) -> StateDict:
     """Return a state dict with torchvision's names.
 
-    A network inside of another module, such as DataParallel, has a prefix in all names.
+    A network inside another module, such as DataParallel, has a prefix in all names.
     """
     first = next(iter(torch_names(model).values()))
     prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
     prefixes = [prefix for prefix in prefixes if not prefix or prefix[-1] == "."]
     if len(prefixes) > 1:
         raise WeightFileError(
-            f"{path} holds {len(prefixes)} networks, by the prefixes {prefixes}; save "
-            "one of them alone"
+            f"{path} holds {len(prefixes)} networks, with the prefixes {prefixes}; "
+            "save only one of them"
         )
     prefix = "".join(prefixes)
     if prefix:
@@ -190,15 +190,15 @@ def state_dict(model: str, variables: Variables) -> StateDict:
 
 
 def _reorder_flattened(flat: StateDict, channels_first: bool) -> StateDict:
-    """Reorder the rows of a VGG's first dense kernel if it is on a flattened map.
+    """Reorder the rows of a VGG's first dense kernel if it reads a flattened map.
 
     PyTorch flattens a map of the last block as channel, row, column; this package
     flattens it as row, column, channel.
 
     Args:
       flat: {name in this package: array}.
-      channels_first: True from PyTorch's order to the order of this package, False for
-        the inverse.
+      channels_first: True converts from PyTorch's order to the order of this package,
+        False converts back.
     """
     kernels = ("params/head/fc1/kernel", "params/head/logits/kernel")
     first_dense = next((name for name in kernels if name in flat), None)
@@ -217,7 +217,7 @@ def _reorder_flattened(flat: StateDict, channels_first: bool) -> StateDict:
 
 
 def _map_side(kernel: Float[np.ndarray, "rows units"], channels: int) -> int:
-    """Return the side of the map whose flattening has `rows` entries, 0 if none has."""
+    """Return the side of the map that flattens to `rows` entries; 0 if none does."""
     rows = kernel.shape[0]
     side = math.isqrt(rows // channels)
     return side if side * side * channels == rows else 0

@@ -1,4 +1,4 @@
-"""Variables -> files that Keras and PyTorch read.
+"""Write variables as files that Keras and PyTorch read.
 
 write("model.h5", "keras_h5", spec, variables, source={"name": ..., "sha256": ...})
 """
@@ -18,7 +18,7 @@ FORMATS = ("orbax", "keras_h5", "safetensors")
 _FRAMEWORKS = {"keras_h5": "Keras'", "safetensors": "torchvision's"}
 # The fields of a ModelSpec that a framework's own network fixes. A weight file cannot
 # change them. A scale of ones replaces a missing scale in torchvision. Keras' networks
-# are used with their own preprocessing, torchvision's with any.
+# fix the preprocessing, and torchvision's networks take any preprocessing.
 _FIXED = {
     "keras_h5": ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad"),
     "safetensors": ("epsilon", "count_include_pad"),
@@ -38,9 +38,9 @@ def write(
     variables: Variables,
     source: Mapping[str, Any],
 ) -> None:
-    """Write variables, with the head if they have one.
+    """Write variables, including the head if there is one.
 
-    The file or folder appears when it is complete.
+    The file or folder appears only when it is complete.
 
     Args:
       path: the file, or the folder for 'orbax'; it must not exist yet.
@@ -100,8 +100,8 @@ def _check_backbone(spec: models.ModelSpec, file_format: str) -> None:
 def _check_head(spec: models.ModelSpec, variables: Variables, file_format: str) -> None:
     """Check that a framework can build the head from its own layers.
 
-    Keras loads weights in the order of layers, so any stack of dense layers on one
-    pooled or flattened map will do. torchvision's classifiers are fixed.
+    Keras loads weights in the order of layers, so it accepts any stack of dense layers
+    on one pooled or flattened map. torchvision's classifiers are fixed.
     """
     framework, layers = _FRAMEWORKS[file_format], variables["params"]["head"]
     reasons = []
@@ -122,7 +122,7 @@ def _check_head(spec: models.ModelSpec, variables: Variables, file_format: str) 
             channels = variables["params"]["backbone"]["block5_conv1"]["bias"].shape[0]
             rows = layers["fc1"]["kernel"].shape[0]
             if rows != channels * _TORCH_VGG_MAP**2:
-                reasons.append(f"it takes {rows} features, not those of a 7 x 7 map")
+                reasons.append(f"it takes {rows} features, not a 7 x 7 map")
     if spec.pooling not in pooling:
         reasons.append(f"it pools by {spec.pooling!r}, not {' or '.join(pooling)}")
     if not fits:

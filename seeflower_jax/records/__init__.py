@@ -74,7 +74,7 @@ LOCAL_KEYS = (
 
 
 class DamagedFileError(ValueError):
-    """A file has other content than a process of this package writes."""
+    """A file does not have the content that this package writes."""
 
 
 def to_dict(config: Mapping) -> dict:
@@ -90,8 +90,8 @@ def plain(config: Mapping) -> dict:
 def config_hash(config: Mapping) -> str:
     """Return 12 hex digits of the SHA-256 of a config without its local paths.
 
-    A key that older configs lack does not count while it has the value that stands for
-    its absence. The hash of an old config therefore stays the same.
+    If a newer key has the value that means its absence, the hash leaves out the key.
+    The hash of an old config therefore stays the same.
     """
     hashed = plain(config)
     for section, key in LOCAL_KEYS:
@@ -119,7 +119,7 @@ def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a value as indented JSON, to the complete file or not at all."""
+    """Write a value as indented JSON, completely or not at all."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
@@ -192,9 +192,9 @@ _RESULT: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict]:
-    """Return the objects of `metrics.jsonl`, one for each epoch; [] if it is absent.
+    """Return the objects of `metrics.jsonl`, one for each epoch; [] without the file.
 
-    An incomplete last line is left out. The run is still writing the line, or was
+    An incomplete last line is left out: the run still writes this line, or was
     interrupted. Damaged lines are left out with a warning that names the file.
     """
     path = pathlib.Path(workdir).expanduser() / LOG_FILE

@@ -2,8 +2,9 @@
 
 callbacks.silence_closed_loops()        # before Orbax reads or writes
 
-Python prints a traceback of an error that nobody can catch, such as that of a callback.
-Callbacks run up to the end of the process, so what is silenced stays silenced.
+Python prints the traceback of an error that no code can catch, such as an error of a
+callback. Callbacks can run until the process ends, so an error that is silenced once
+stays silenced.
 """
 
 import sys
@@ -26,7 +27,7 @@ def silence_interruptions() -> None:
 
 
 def _silence(name: str, is_expected: Callable[[Any], bool]) -> None:
-    """Leave out errors from the hook that prints them, unless it does so already."""
+    """Make the hook that prints errors skip some, unless it does so already."""
     original = sys.unraisablehook
     silenced = getattr(original, "silenced", ())
     if name in silenced:

@@ -42,7 +42,7 @@ class FullDiskError(OSError):
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Return whether an error, also one of another library, is about a full disk."""
+    """Return whether an error of any library is about a full disk."""
     if isinstance(error, FullDiskError):
         return True
     if isinstance(error, OSError) and error.errno is not None:
@@ -52,7 +52,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yield another path to write to, which becomes `path` once it is complete.
+    """Yield a temporary path to write to; the complete file replaces `path`.
 
     The file is on disk before it gets its name. After an error the incomplete file is
     removed, and `path` is as it was.
@@ -126,10 +126,10 @@ def workspace(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def lock_descriptor(descriptor: int, wait: bool) -> bool:
     """Lock an open file or folder for this process; the end of the process unlocks it.
 
-    Some network disks have no locks, nor has Windows. There, every call returns True.
+    Windows and some network disks have no locks. There, every call returns True.
 
     Args:
-      descriptor: of the open file or folder.
+      descriptor: descriptor of the open file or folder.
       wait: whether to wait until another process unlocks it.
 
     Returns:
@@ -153,7 +153,7 @@ def _workspace_prefix(path: pathlib.Path) -> str:
 
 def _check_new(path: pathlib.Path) -> None:
     if os.path.lexists(path):
-        # A process that was killed after the rename has left its empty workspace.
+        # A process that was killed after the rename leaves its empty workspace.
         _remove_abandoned(path.parent, _workspace_prefix(path))
         raise FileExistsError(f"{path} exists; give another name")
 
@@ -176,7 +176,7 @@ def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:
             continue
         try:
             descriptor = os.open(folder, os.O_RDONLY)
-        except OSError:  # its process has just removed it
+        except OSError:  # the process has just removed its folder
             continue
         try:
             if lock_descriptor(descriptor, wait=False):

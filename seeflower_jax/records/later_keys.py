@@ -1,4 +1,4 @@
-"""Read configs from before a key existed.
+"""Read configs that are older than some keys.
 
 config = with_later_keys(old_config)      # as if it had been written today
 without_later_keys(config) == old_config
@@ -8,8 +8,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-# By section, the keys that older configs lack, with the value that has the effect of
-# their absence. `stages` stands for each stage.
+# The keys that older configs lack, by section. The value of a key has the same effect
+# as its absence. `stages` stands for each stage.
 LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
     "data": {"logit_adjustment": 0.0, "on_device": "auto"},
     "device": {"matmul_precision": "default", "compilation_cache": True},

@@ -23,7 +23,7 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 _LOCK_FILE = ".lock"  # in every folder that a process is writing to
-_held = threading.local()  # its `folders` are those that the thread has locked
+_held = threading.local()  # `folders` lists the folders that the thread has locked
 
 
 class FolderInUseError(RuntimeError):
@@ -36,8 +36,8 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
 
     The lock is a `flock` of the file `.lock` in the folder, which names the process.
     The system frees the lock when the process ends, however it ends. A thread may lock
-    a folder again. On a file system without `flock`, a warning is logged instead. Of
-    the processes of one run, only the first takes the lock.
+    a folder again. On a file system without `flock`, a warning is logged instead. Only
+    the first process of a run takes the lock.
 
     Args:
       folder: the folder, which is created if it is missing. A created folder that is
@@ -61,11 +61,12 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         folders.remove(folder)
-        # While the file is still locked: `_open_lock` then notices that it is gone.
+        # The file is removed while it is locked, so that `_open_lock` notices the
+        # removal.
         (folder / _LOCK_FILE).unlink(missing_ok=True)
         os.close(descriptor)
         if created:
-            with contextlib.suppress(OSError):  # The folder is not empty.
+            with contextlib.suppress(OSError):  # the folder may not be empty
                 folder.rmdir()
 
 
@@ -101,7 +102,7 @@ def _open_lock(folder: pathlib.Path) -> int:
 
 
 def _is_at(path: pathlib.Path, descriptor: int) -> bool:
-    """Return whether a path is that of an open file."""
+    """Return whether a path leads to an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -124,6 +125,6 @@ def _in_use(folder: pathlib.Path, holder: str) -> str:
         who = "process {pid} on {host} has been writing to it since {since}".format(
             **json.loads(holder)
         )
-    except (ValueError, TypeError, KeyError):  # The other process writes it just now.
+    except (ValueError, TypeError, KeyError):  # the other process is writing the file
         who = "another process is writing to it"
     return f"{folder} is in use: {who}; wait until it ends, or give another folder"

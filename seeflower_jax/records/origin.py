@@ -1,4 +1,4 @@
-"""Say what command, code, versions and device gave a result.
+"""Describe the command, code, versions and devices of a result.
 
 result |= provenance(typed_command())
 """
@@ -40,7 +40,7 @@ def _git_commit() -> str | None:
 
 
 def _matmul_precision() -> str:
-    """Return the precision of float32 products in this context."""
+    """Return the precision of float32 matrix products in this context."""
     chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return str(chosen or "default")
 
@@ -57,7 +57,7 @@ def provenance(command: str) -> dict:
     """Return the provenance of a result.
 
     The dict has the command, commit, versions, compiler flags, precision of float32
-    products, and devices.
+    matrix products, and devices.
     """
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {

@@ -3,7 +3,7 @@
     for chart in curves(log):      # lines of metrics.jsonl
         chart.lines, chart.x_ticks, chart.y_ticks
 
-Coordinates are SVG's: y grows downwards.
+Coordinates follow SVG, so y grows downwards.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ class Frame:
     bottom: float
 
     def x(self, share: float) -> float:
-        """Return the place of a share of the horizontal axis."""
+        """Return x for a share of the horizontal axis, from the left."""
         return round(self.left + share * (self.right - self.left), 2)
 
     def y(self, share: float) -> float:
-        """Return the place of a share of the vertical axis, from the bottom."""
+        """Return y for a share of the vertical axis, from the bottom."""
         return round(self.bottom - share * (self.bottom - self.top), 2)
 
 
@@ -67,10 +67,10 @@ class Chart:
     """Curves with their axes.
 
     Attributes:
-      title: of the chart.
+      title: title of the chart.
       summary: the last values, in words.
       lines: the curves.
-      x_ticks, y_ticks: of the axes.
+      x_ticks, y_ticks: ticks of the axes.
     """
 
     title: str
@@ -82,12 +82,12 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class _Quantity:
-    """What a row of charts shows.
+    """The quantity that a row of charts shows.
 
     Attributes:
-      name: for titles.
+      name: name in titles.
       keys: path to the value in an epoch, by split.
-      shared: whether all stages have one vertical axis.
+      shared: whether all stages share the vertical axis.
       is_share: whether the axis is from 0 to 100 %.
     """
 
@@ -134,7 +134,7 @@ def optimisation_curves(log: Sequence[Epoch]) -> list[Chart]:
 
 
 def _row(log: Sequence[Epoch], quantity: _Quantity) -> list[Chart]:
-    """Lay out a quantity, one chart a stage."""
+    """Lay out a quantity, one chart per stage."""
     epochs_by_stage: dict[str, list[Epoch]] = {}
     for epoch in log:
         epochs_by_stage.setdefault(epoch["stage"], []).append(epoch)
@@ -207,7 +207,7 @@ class Cell:
     Attributes:
       x, y: place of the upper left corner.
       correct: whether the cell lies on the diagonal.
-      strength: of the colour, in [0, 1].
+      strength: opacity of the colour, in [0, 1].
       title: the count in words.
     """
 
@@ -223,10 +223,10 @@ class Matrix:
     """A confusion matrix.
 
     Attributes:
-      frame: of the drawing.
+      frame: frame of the drawing.
       size: side of a cell.
-      cells: those that are not empty.
-      x_ticks, y_ticks: of the classes.
+      cells: the cells that are not empty.
+      x_ticks, y_ticks: ticks of the classes.
       named: whether ticks are class names rather than class indices.
     """
 
@@ -293,8 +293,8 @@ class Bar:
 
     Attributes:
       x, y: place of the upper left corner.
-      width, height: of the bar.
-      share: of all predictions that are in the bin.
+      width, height: size of the bar.
+      share: share of all predictions that are in the bin.
       title: the values in words.
     """
 

@@ -1,4 +1,4 @@
-"""Collect what the page of a run shows, and write the page.
+"""Collect the content of a run's page, and write the page.
 
     path = write("runs/inception_seed0")     # report.html in the run directory
 
@@ -46,7 +46,7 @@ _TITLES = {
 
 
 def is_current(workdir: str | os.PathLike) -> bool:
-    """Return whether a run directory has a whole page of its present content."""
+    """Return whether a run directory has a complete page of its current content."""
     workdir = pathlib.Path(workdir).expanduser()
     return html.is_made_from(workdir / _PAGE, _sources(workdir))
 
@@ -70,7 +70,7 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
 
     Raises:
       FileNotFoundError: if `workdir` is not a run directory.
-      DamagedFileError: if a file of the run lacks what the page shows.
+      DamagedFileError: if a file of the run lacks values that the page shows.
     """
     workdir = pathlib.Path(workdir).expanduser()
     path, sources = workdir / _PAGE, _sources(workdir)
@@ -87,7 +87,7 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
 
 
 def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
-    """Return what the page of a run shows."""
+    """Return the content of the page of a run."""
     config, result = load_config(workdir), records.read_result(workdir)
     page = Page(
         title=_title(config),
@@ -98,9 +98,9 @@ def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
     try:
         run = load_run(workdir, data_dir)
     except NoCheckpointError:
-        logging.warning("%s has no checkpoint yet: nothing is evaluated", workdir)
+        logging.warning("%s has no checkpoint yet, so no split is evaluated", workdir)
         return page
-    # After --notest and before the end, the test split is left alone.
+    # With --notest or an unfinished run, the test split is not evaluated.
     splits = ("validation", "test") if "test" in result else ("validation",)
     evaluations = _evaluate(run, splits)
     page = dataclasses.replace(
@@ -125,15 +125,15 @@ def _title(config: Mapping[str, Any]) -> str:
 
 
 def _without_home(config: Mapping[str, Any]) -> dict:
-    """Return a config in whose paths ~ stands for the home folder."""
+    """Return a config with ~ in place of the home folder in its paths."""
     return json.loads(json.dumps(config).replace(str(pathlib.Path.home()), "~"))
 
 
 def _evaluate(run: Run, splits: Sequence[str]) -> list[Evaluation]:
     """Evaluate the splits that the run's images have.
 
-    All evaluations have one temperature. The result of a finished run has it; for an
-    unfinished run it is fitted to the validation split.
+    All evaluations have the same temperature. It comes from the result of a finished
+    run. For an unfinished run, it is fitted to the validation split.
     """
     available = images.of_run(run).source.splits
     evaluations = [evaluate.evaluate(run, name) for name in splits if name in available]
@@ -145,7 +145,7 @@ def _evaluate(run: Run, splits: Sequence[str]) -> list[Evaluation]:
 
 
 def _maximised(run: Run) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-    """Return (class name, image) of activation maximisation, where it was run."""
+    """Return (class name, image) of activation maximisation, if the run has it."""
     maximised = maximise.read_images(run.workdir / "activation_max")
     return [
         (run.network.class_names[label], image)
@@ -190,7 +190,7 @@ def _examples(run: Run, evaluation: Evaluation) -> tuple[list[Example], list[Exa
 def _most_confident(
     is_mistake: Bool[np.ndarray, " n"], confidence: Float[np.ndarray, " n"]
 ) -> Int[np.ndarray, " m"]:
-    """Return the positions of the mistakes of the highest confidence."""
+    """Return the positions of the most confident mistakes."""
     mistakes = np.flatnonzero(is_mistake)
     order = np.argsort(-confidence[mistakes], kind="stable")
     return mistakes[order][:_EXAMPLES]
@@ -199,12 +199,12 @@ def _most_confident(
 def _spread(
     positions: Int[np.ndarray, " n"], labels: Int[np.ndarray, " m"]
 ) -> Int[np.ndarray, " k"]:
-    """Return some of the positions, of classes that are spread over the class list."""
+    """Return some of the positions, with classes spread over the class list."""
     positions = positions[np.argsort(labels[positions], kind="stable")]
     sorted_labels = labels[positions]
     # The rank of each image within its class.
     rank = np.arange(len(positions)) - np.searchsorted(sorted_labels, sorted_labels)
-    # First one image of each class, then the second ones, until there are enough.
+    # The first image of each class comes first, then the second image of each class.
     positions = positions[np.argsort(rank, kind="stable")]
     positions = positions[: max(_EXAMPLES, len(np.unique(sorted_labels)))]
     count = min(_EXAMPLES, len(positions))

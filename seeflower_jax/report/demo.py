@@ -1,9 +1,9 @@
-"""A page that explains the predictions for images that users drop on it.
+"""A web page that predicts and explains the images that users drop on it.
 
     demo.page(network).launch(**demo.PRIVATE)
 
 The page needs Gradio: `pip install seeflower_jax[demo]`. `PRIVATE` keeps the page on
-this machine: it asks no other server for anything.
+this machine, without requests to other servers.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_LAYER = "default"
 PREDICTED, NO_CLASS = "predicted class", "no class"
 MAX_FILE_SIZE = "30mb"
-METHOD = "grad_cam"  # of the start, and of "why this class and not that one"
+METHOD = "grad_cam"  # the default, and the method of the third map
 _TOP = 5
 
 
@@ -44,7 +44,7 @@ class Answer:
       image: what the network sees of the image, and its caption.
       first: overlay of the map of the first class, and its caption.
       second: overlay of the map of the second class, if there is one.
-      contrast: overlay of what speaks for the first class and not for the second.
+      contrast: overlay of the evidence for the first class and not for the second.
     """
 
     probabilities: dict[str, float]
@@ -58,7 +58,7 @@ class Demo:
     """Predictions and maps of one network, compiled once for each choice of a user.
 
     Args:
-      network: of `seeflower_jax.load`.
+      network: network from `seeflower_jax.load`.
     """
 
     def __init__(self, network: Network):
@@ -152,7 +152,7 @@ def page(network: Network) -> "gradio.Blocks":
         try:
             answer = demo.answer(path, *choices)
         except (ValueError, OSError) as error:
-            # The file has the folder of the upload, which says nothing to the user.
+            # The folder of an upload means nothing to the user.
             message = str(error).replace(f"{os.path.dirname(path)}{os.sep}", "")
             raise gradio.Error(message, print_exception=False) from error
         shown = (answer.image, answer.first, answer.second, answer.contrast)
@@ -217,7 +217,7 @@ def _image(gradio: Any, pair: Captioned | None) -> Any:
 
 
 def _gradio() -> Any:
-    """Import Gradio, without its reports to its authors."""
+    """Import Gradio with its analytics off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
@@ -226,5 +226,5 @@ def _gradio() -> Any:
         raise ModuleNotFoundError(
             "the demo needs Gradio; pip install seeflower_jax[demo]"
         ) from error
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # It reports each request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It logs each request.
     return gradio

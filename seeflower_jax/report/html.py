@@ -2,8 +2,8 @@
 
     text = render(Page(title, config, result, log, class_names, evaluations=[...]))
 
-The page shows what it is given; `seeflower_jax.report.collect` reads that from a run
-directory. Text and structure are in templates/.
+`seeflower_jax.report.collect` reads the content of a page from a run directory. Text
+and structure are in templates/.
 """
 
 import base64
@@ -39,10 +39,10 @@ class Example:
 
     Attributes:
       image: RGB in [0, 255].
-      maps: by attribution method.
+      maps: {attribution method: map}.
       label: index of the true class.
       predicted: index of the predicted class.
-      probability: of the predicted class, calibrated.
+      probability: calibrated probability of the predicted class.
       training_image: an image of the predicted class, or None.
     """
 
@@ -56,17 +56,18 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Page:
-    """What the page of a run shows.
+    """The content of the page of a run.
 
     Attributes:
-      title: of the run.
+      title: title of the run.
       config: content of `config.json`.
       result: content of `result.json`; empty for an unfinished run.
       log: lines of `metrics.jsonl`.
-      class_names: of the logits.
-      evaluations: of the splits, with one temperature; the last has the examples.
-      averages_views: whether the evaluated logits are averaged over test-time views,
-        where a prediction uses a single view.
+      class_names: names of the classes, in the order of the logits.
+      evaluations: evaluations of the splits, with the same temperature; the examples
+        are from the last split.
+      averages_views: whether the evaluated logits are averaged over test-time views. A
+        prediction uses a single view.
       mistakes: wrong predictions, the most confident first.
       gallery: correct predictions.
       maximised: (class name, image) of activation maximisation.
@@ -85,12 +86,12 @@ class Page:
 
 
 def write(path: pathlib.Path, page: Page, sources: str) -> None:
-    """Write a page and then its marker, under another name, and rename the file.
+    """Write a page and its marker under another name, and rename the file.
 
     Args:
-      path: of the page.
-      page: what it shows.
-      sources: what the page is made from, as `is_made_from` compares it.
+      path: path of the page.
+      page: content of the page.
+      sources: hash of the files that the page is made from, for `is_made_from`.
 
     Raises:
       FullDiskError: if the disk is full.
@@ -101,7 +102,7 @@ def write(path: pathlib.Path, page: Page, sources: str) -> None:
 
 
 def is_made_from(path: pathlib.Path, sources: str) -> bool:
-    """Return whether a file is a whole page that `write` made from these sources."""
+    """Return whether a file is a complete page that `write` made from these sources."""
     marker = _marker(sources).encode()
     try:
         with open(path, "rb") as file:
@@ -112,7 +113,7 @@ def is_made_from(path: pathlib.Path, sources: str) -> bool:
 
 
 def _marker(sources: str) -> str:
-    """Return the last line of a page, which a half written page lacks."""
+    """Return the last line of a page, which an incomplete page lacks."""
     return f"\n<!-- made from {sources} -->\n"
 
 

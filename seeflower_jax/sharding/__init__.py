@@ -5,10 +5,10 @@
     batch = shard_batch({"labels": labels}, mesh)
 
 The devices form a mesh with one axis, `data`. Batches are split along this axis.
-Variables are copied to every device. A batch that the devices do not divide is filled
-with further rows, up to `whole_size`. Functions of single rows ignore the further rows
-of their outputs. A function that mixes rows, such as a mean, first takes the rows that
-count with `first_rows`.
+Variables are copied to every device. If the devices do not divide a batch, padding rows
+fill it up to `whole_size`. A function of single rows ignores the padding rows of its
+output. A function that mixes rows, such as a mean, first removes the padding with
+`first_rows`.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Copy a pytree of arrays to every device of the mesh.
 
-    Every process has the same arrays, on its host or on its devices.
+    Every process must have the same arrays, on its host or on its devices.
     """
     sharding = replicated(mesh)
     if sharding.is_fully_addressable:
@@ -62,7 +62,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def whole_size(size: int, mesh: Mesh) -> int:
-    """Return the smallest multiple of the devices that is not below a size."""
+    """Round a size up to a multiple of the number of devices."""
     return -(-size // mesh.size) * mesh.size
 
 
@@ -73,8 +73,8 @@ def fill(
 
     Args:
       positions: the positions of a batch, over all processes.
-      size: number of rows of the batch with its further rows, a multiple of the
-        devices. Copies of the positions, in order, fill the batch.
+      size: number of rows of the padded batch, a multiple of the devices. Copies of the
+        positions, in order, are the padding.
       mesh: the devices, from `make_mesh`.
     """
     owners = [device.process_index for device in mesh.devices.flat]
@@ -86,7 +86,7 @@ def fill(
 def shard_rows(tree: Any, mesh: Mesh) -> Any:
     """Split arrays by their first axis over the devices of this process.
 
-    Copies of rows, in order, fill the arrays up to a multiple of the devices.
+    Copies of rows, in order, pad the arrays to a multiple of the devices.
     """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -101,12 +101,12 @@ def shard_rows(tree: Any, mesh: Mesh) -> Any:
 def first_rows(tree: Tree, count: int, mesh: Mesh) -> Tree:
     """Return the first rows of global arrays, within a jitted function.
 
-    The rows stay on their devices. XLA computes with what each device has of `count`
-    rows, so sums, means and their gradients do not see the other rows.
+    The rows stay on their devices. XLA computes with the first `count` rows only, so
+    sums, means and their gradients do not see the other rows.
 
     Args:
       tree: arrays that `shard_batch` placed.
-      count: number of rows that count.
+      count: number of rows to return.
       mesh: the devices of the arrays.
     """
     sharding = NamedSharding(mesh, PartitionSpec("data"))

@@ -18,14 +18,14 @@ _chosen: list[str] = []  # the folders that `keep` has chosen
 
 
 def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
-    """Let JAX keep compiled functions in a cache directory, and read them from there.
+    """Let JAX keep compiled functions in a cache directory and reuse them.
 
-    A setting of the user comes first: JAX_COMPILATION_CACHE_DIR,
+    Settings of the user take precedence: JAX_COMPILATION_CACHE_DIR,
     JAX_ENABLE_COMPILATION_CACHE=false, or the same keys of `jax.config`.
 
     Args:
       cache_dir: the cache directory; '' is ~/.cache/seeflower_jax.
-      enabled: False takes back what an earlier call has set.
+      enabled: False undoes an earlier call.
     """
     current = jax.config.values[_KEY]
     if current is not None and current not in _chosen:
@@ -37,17 +37,19 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logging.info("no compiled functions are kept in %s: %s", folder, error.strerror)
+        logging.info(
+            "compiled functions cannot be kept in %s: %s", folder, error.strerror
+        )
         return
     _chosen.append(str(folder))
     jax.config.update(_KEY, str(folder))
 
 
 def _machine() -> str:
-    """Return a name for the kind of this machine's processor.
+    """Return a name for the processor type of this machine.
 
-    A function that is compiled for a processor may crash on an older one, and several
-    machines may share a home folder.
+    A function that is compiled for a processor may crash on an older processor, and
+    several machines may share a home folder.
     """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

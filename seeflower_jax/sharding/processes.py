@@ -3,13 +3,13 @@
     processes.initialize()              # before JAX uses a device
     if processes.is_main():
         path.write_text(content)
-    processes.barrier("report")         # no process goes on before all are here
+    processes.barrier("report")         # wait for all processes
     latest = processes.on_main(lambda: find_latest(folder))     # the same everywhere
 
-JAX starts the processes' coordination and notices a process that dies; see
-`jax.distributed.initialize`. Everything here is trivial in a single process. All
-processes call `barrier`, `on_main`, `main_first` and `Vote` in the same order, except
-within `alone`, where a process works by itself.
+JAX coordinates the processes and detects a process that dies; see
+`jax.distributed.initialize`. In a single process, nothing here waits or communicates.
+All processes call `barrier`, `on_main`, `main_first` and `Vote` in the same order,
+except within `alone`, where a process works by itself.
 """
 
 import collections
@@ -29,9 +29,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 Value = TypeVar("Value")
-_HEARTBEAT_SECONDS = 15  # without a heartbeat, after which a process counts as dead
+_HEARTBEAT_SECONDS = 15  # A process without a heartbeat for this time is dead.
 _FAILED, _FAIL_SECONDS = "seeflower/failed", 2.0
-_WAIT_MS = 7 * 24 * 3600 * 1000  # a dead process ends the waiting much sooner
+_WAIT_MS = 7 * 24 * 3600 * 1000  # a dead process ends the wait much sooner
 _TOKEN, _SHARED_SECONDS = ".processes", 10.0  # network disks show new files late
 _calls: collections.Counter[str] = collections.Counter()  # by name
 _is_alone = False
@@ -50,10 +50,10 @@ def initialize(
       process_id: number of this process, from 0.
 
     Raises:
-      ValueError: if a value is missing and no cluster tells it.
+      ValueError: if a value is missing and no cluster provides it.
       RuntimeError: if the processes do not find each other.
     """
-    # Its handler of SIGTERM would replace the one that ends a run after its step.
+    # Its SIGTERM handler would replace the handler that ends a run after its step.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
@@ -68,7 +68,7 @@ def initialize(
 
 
 def is_main() -> bool:
-    """Return whether this process writes files and decides: process 0, or `alone`."""
+    """Return whether this process writes files and decides. It is 0, or `alone`."""
     return index() == 0 or _is_alone
 
 
@@ -91,7 +91,7 @@ def devices() -> list[jax.Device]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Let this process work by itself, with its own devices, as if it were the only."""
+    """Let this process work as if it were the only one, with its own devices."""
     global _is_alone
     before, _is_alone = _is_alone, True
     try:
@@ -109,7 +109,7 @@ def barrier(name: str) -> None:
 def on_main(function: Callable[[], Value]) -> Value:
     """Return what `function` returns in process 0; no other process calls it.
 
-    The value is pickled. It should be small: arrays belong into files or on devices.
+    The value is pickled, so it should be small. Arrays belong in files or on devices.
     """
     if count() == 1:
         return function()
@@ -122,9 +122,9 @@ def on_main(function: Callable[[], Value]) -> Value:
 
 
 def agree(value: Value) -> Value:
-    """Return the value of process 0, where the values of all may differ a little.
+    """Return the value of process 0, for values that differ slightly among processes.
 
-    Processors of different kinds, for instance, round differently.
+    For example, different types of processors round differently.
     """
     return on_main(lambda: value)
 
@@ -133,8 +133,8 @@ def agree(value: Value) -> Value:
 def main_first(name: str) -> Iterator[None]:
     """Let process 0 run the block before the others.
 
-    Files that process 0 writes are there when the others look for them. On a disk that
-    the processes do not share, each process writes its own.
+    The files that process 0 writes then exist for the others. If the processes do not
+    share a disk, each process writes its own files.
     """
     if not is_main():
         barrier(f"{name} by process 0")
@@ -145,11 +145,11 @@ def main_first(name: str) -> Iterator[None]:
 
 
 class Vote:
-    """Whether any process says yes, known to all processes in the same round.
+    """Tell all processes, in the same round, whether any process votes yes.
 
-    The devices count the votes behind the step that they work on, so nobody waits. The
-    outcome of a round is therefore known one round later. A single process knows it at
-    once.
+    The devices count the votes after their current step, so no process waits. The
+    outcome of a round is therefore known one round later. A single process knows it
+    immediately.
     """
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ def check_shared(folder: str | os.PathLike) -> None:
     """Check that all processes see the same folder.
 
     Raises:
-      ValueError: in every process but the first, if the folder is on a disk of its own.
+      ValueError: in every process but the first, if it does not share the folder.
     """
     if count() == 1:
         return
@@ -199,7 +199,7 @@ def check_shared(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Wait after the block until all processes are there, unless this one fails."""
+    """Wait after the block until all processes reach its end, unless this one fails."""
     try:
         yield
     except SystemExit:
@@ -261,7 +261,7 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 def _end(status: int) -> NoReturn:
-    if index() == 0:  # The others read why from a service of this process.
+    if index() == 0:  # The others read the reason from its service.
         time.sleep(_FAIL_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -269,7 +269,7 @@ def _end(status: int) -> NoReturn:
 
 
 def _next_key(name: str) -> str:
-    """Return a key that all processes get for the same call of a name."""
+    """Return a key for a call by name, the same in all processes."""
     _calls[name] += 1
     return f"seeflower/{name}/{_calls[name]}"
 
@@ -284,9 +284,9 @@ def _write_token(path: pathlib.Path) -> str:
 def _client() -> Any:
     """Return the client of JAX's coordination service.
 
-    JAX has no public functions for a barrier and for values that use no device. Waiting
-    on a device does not suit work on the host, such as a download: collectives of CPUs
-    and GPUs give up after minutes.
+    JAX has no public functions for barriers and values that use no device. Waiting on a
+    device does not suit work on the host, such as a download, because collectives of
+    CPUs and GPUs time out after minutes.
     """
     from jax._src import distributed
 

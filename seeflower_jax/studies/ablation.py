@@ -1,12 +1,12 @@
-"""What the ablation changes in the recipes, one thing at a time, as data.
+"""List the changes of the ablation; each changes one thing in a recipe.
 
     for change in select(["vgg16_*"]):
         for script, arguments in change.commands("runs"):
             print(records.command_line(script, arguments))
 
-A change is of values of the config, or of how a trained network is evaluated. Metrics
-are of the validation split, official images, seed 0. `scripts.evaluate --ablation=NAME`
-records a row.
+A change sets values of the config, or changes how a trained network is evaluated. The
+metrics are validation metrics of the official split, seed 0. `scripts.evaluate
+--ablation=NAME` records a row.
 """
 
 import dataclasses
@@ -27,8 +27,9 @@ class Change:
 
     Attributes:
       model: the network whose recipe is changed.
-      name: of the row.
-      values: of the config, by their flat keys; empty if only the evaluation differs.
+      name: name of the row.
+      values: changed values of the config, by their flat keys; empty if only the
+        evaluation differs.
       evaluation: flags of `scripts.evaluate`.
       recipe: name of the recipe that is changed.
     """
@@ -41,7 +42,7 @@ class Change:
 
     @property
     def key(self) -> str:
-        """The name of its run directory, by which it is selected too."""
+        """The name of its run directory, which also selects the row."""
         slug = re.sub(r"\W+", "_", self.name).lower().strip("_")
         return "_".join([self.model, *suffix(self.recipe), slug])
 
@@ -51,8 +52,8 @@ class Change:
         """Return the scripts and arguments that make the row, in their order.
 
         Args:
-          out: the folder of the run directories. If only the evaluation differs, it
-            must have the run of the recipe, named as `reproduce.plan` names it.
+          out: the folder of the run directories. If only the evaluation differs, the
+            folder must have the run of the recipe, with its name from `reproduce.plan`.
           changes: further values of the config, by their flat keys.
           weights_dir: folder of the published weight files; '' downloads them.
         """
@@ -75,7 +76,7 @@ class Change:
 def _literal(value: Any) -> str:
     """Format a value for a command line.
 
-    Texts get double quotes, because the shell uses single ones.
+    Strings get double quotes, because the shell uses single quotes.
     """
     return str(value).replace("'", '"')
 
@@ -89,7 +90,7 @@ def load_results(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
     path = pathlib.Path(folder).expanduser() / "ablation.json"
     if not path.exists():
         return {}
-    advice = "restore it, or delete it and record the rows by scripts.ablation"
+    advice = "restore it, or delete it and record the rows with scripts.ablation"
     rows = records.read_json(path, advice)
     for model, entries in rows.items():
         for name, entry in entries.items() if isinstance(entries, dict) else [("", 0)]:
@@ -105,7 +106,7 @@ def select(patterns: Sequence[str]) -> list[Change]:
     """Return the changes whose keys match one of the patterns; [] selects all.
 
     Raises:
-      ValueError: if a pattern matches nothing; lists similar keys.
+      ValueError: if a pattern matches nothing; the message lists similar keys.
     """
     keys = hints.matching(patterns, [change.key for change in CHANGES], "row")
     return [change for change in CHANGES if change.key in keys]

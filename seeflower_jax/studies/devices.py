@@ -3,9 +3,9 @@
     record = measure(pathlib.Path("runs/devices"))
     record["devices"]["4"]["difference"]        # largest difference of any metric
 
-Each run is a process of its own, on forced CPU devices, so that one machine shows what
-several devices compute. The recipes have the same batch sizes. The time of the runs
-says nothing about the speed of real devices.
+Each run is a separate process on forced CPU devices, so one machine can show what
+several devices compute. The batch sizes are the same as in the recipes. The time of the
+runs says nothing about the speed of real devices.
 """
 
 import os
@@ -97,7 +97,7 @@ def _free_port() -> int:
 
 
 def _metrics(folder: pathlib.Path) -> dict[str, float]:
-    """Return all metrics of a run, of training and of validation, in each epoch."""
+    """Return all training and validation metrics of a run, for each epoch."""
     return {
         f"{number}.{split}.{name}": value
         for number, line in enumerate(records.read_log(folder))
@@ -122,7 +122,7 @@ def _compare(
 
 
 class _RandomImages:
-    """Images of random pixels in memory, in the sizes of the flowers at 320 pixels."""
+    """Images of random pixels in memory, as large as the flowers at 320 pixels."""
 
     def __init__(self, count: int):
         rng = np.random.default_rng(0)

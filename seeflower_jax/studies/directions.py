@@ -4,8 +4,8 @@
     rows = {name: study.row(name, "validation") for name in VARIANTS}
 
 Every variant solves one linear head on the features of one or more crops of an image,
-side by side. The crops are found without labels, see `discovery`. The network is not
-trained further.
+side by side. The crops are found without labels, see `discovery`. The network stays as
+it is.
 
 Source: the See-Flower paper, section 5.
 """
@@ -61,7 +61,7 @@ class Study:
     Features of crops are kept in the folder `directions` of the run directory.
 
     Args:
-      run: whose network computes the features.
+      run: the run with the network that computes the features.
       layer: endpoint in which objects and parts are found.
     """
 
@@ -94,7 +94,7 @@ class Study:
 
     @functools.cached_property
     def components(self) -> discovery.Components:
-        """What the training images have in common."""
+        """The components of the training images, see `discovery`."""
         rng = np.random.default_rng(0)
         descriptors, central = [], []
         for rows in self._layer_features("train"):
@@ -126,7 +126,7 @@ class Study:
         return self._boxes[split][crop]
 
     def _find(self, features: Float[np.ndarray, "h w c"]) -> dict[str, discovery.Box]:
-        """Return the box of each crop of an image, except of the whole image."""
+        """Return the box of each crop of an image, except the whole image."""
         boxes = {"object": discovery.object_box(self.components.object_map(features))}
         for count in PARTS:
             for i, box in enumerate(self.components.part_boxes(features, count)):
@@ -200,7 +200,7 @@ def draw(study: Study, path: str | os.PathLike, count: int = 10) -> None:
 
     Args:
       study: the study.
-      path: of the image to write.
+      path: path of the image file to write.
       count: number of images.
     """
     split = "validation"
@@ -232,7 +232,7 @@ def record(
     Args:
       study: the study.
       rows: {variant: {split: metrics}}.
-      folder: of recorded results.
+      folder: the folder of recorded results.
       command: command line, for the record.
     """
     path = pathlib.Path(folder).expanduser() / "directions.json"
@@ -264,7 +264,7 @@ def load_rows(folder: str | os.PathLike) -> dict:
     path = pathlib.Path(folder).expanduser() / "directions.json"
     if not path.exists():
         return {}
-    advice = "restore it, or delete it and record the rows by scripts.directions"
+    advice = "restore it, or delete it and record the rows with scripts.directions"
     content = records.read_json(path, advice)
     if not isinstance(content.get("rows"), dict):
         raise records.DamagedFileError(f"{path} is damaged: it has no rows; {advice}")

@@ -4,8 +4,8 @@
     box = object_box(components.object_map(features))     # features [h, w, c]
     components.part_boxes(features, 4)                    # [4, 3]
 
-A descriptor is the feature vector of one place of a layer. Boxes are squares in the
-coordinates of a view, (y, x, half the side), in which a view extends from -1 to 1.
+A descriptor is the feature vector at one position of a layer. A box is a square (y, x,
+half the side) in the coordinates of a view, which extends from -1 to 1.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import scipy.ndimage
 from jaxtyping import Float
 
 WHOLE = (0.0, 0.0, 1.0)  # the box of a whole view
-# Half the side of a part, of a view that extends from -1 to 1.
+# Half the side of a part, in a view that extends from -1 to 1.
 PART = 0.4
 _MARGIN = 1.1  # the factor on the side of an object's box
 _SMALLEST = 0.3  # half the side of the smallest box of an object
@@ -27,10 +27,10 @@ Box = Float[np.ndarray, "3"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Components:
-    """What the descriptors of many images have in common.
+    """The components of the descriptors of many images.
 
     Attributes:
-      mean: of the descriptors.
+      mean: mean of the descriptors.
       direction: first principal component, with positive values on objects.
       centres: {k: unit vectors [k, c]}, the cluster centres of objects' descriptors.
     """
@@ -52,10 +52,10 @@ class Components:
     def part_boxes(
         self, features: Float[np.ndarray, "h w c"], count: int
     ) -> Float[np.ndarray, "k 3"]:
-        """Return a box around the place that is most similar to each cluster centre.
+        """Return a box around the position that is most similar to each cluster centre.
 
         Args:
-          features: of an image.
+          features: features of an image.
           count: number of parts, a key of `centres`.
         """
         height, width, _ = features.shape
@@ -81,11 +81,11 @@ def fit(
     """Return the components of the descriptors of many images.
 
     Args:
-      descriptors: of random places of the images.
-      central: whether each place is in the centre of its image, 0 or 1. Objects are
-        more often in the centre, which gives the principal component its sign.
+      descriptors: descriptors at random positions of the images.
+      central: whether each position is in the centre of its image, 0 or 1. Objects are
+        more often in the centre, which determines the sign of the principal component.
       counts: numbers of parts.
-      seed: of the clustering.
+      seed: seed of the clustering.
     """
     mean = descriptors.mean(0)
     centred = descriptors - mean

@@ -3,9 +3,9 @@
     rows = measure(config, out="runs/outside_data", species=(0, 48), seeds=(0, 1, 2))
     record(rows, config, "results", command)
 
-A row has a number of outside species. The network is pretrained on them, and then
-trained in two stages on other species. The row of 0 trains the same network from random
-parameters for about the same time.
+Each row has a number of outside species. The network is pretrained on these species and
+then trained in two stages on other species. The row with 0 outside species trains the
+same network from scratch for about the same time.
 
 Source: the See-Flower paper, section 5, proposes outside data.
 """
@@ -25,10 +25,10 @@ def configs(config: Mapping, species: int, seed: int) -> dict:
     """Return the config of a run.
 
     Args:
-      config: as configs/quickstart.py: its section `quickstart` says how the network is
-        trained from random parameters.
+      config: config such as configs/quickstart.py. Its section `quickstart` describes
+        the training from scratch.
       species: number of outside species; 0 is no outside data.
-      seed: of the run and of the drawn images.
+      seed: seed of the run and of the drawn images.
     """
     values = records.to_dict(config)
     changes: dict = {"seed": seed, "data": {"seed": seed}}
@@ -48,16 +48,16 @@ def measure(
     seeds: Sequence[int],
     command: str = "",
 ) -> dict[str, dict]:
-    """Train all runs, and return test top-1 of each; finished runs are only read.
+    """Train all runs, and return their test top-1; finished runs are only read.
 
     Args:
-      config, species, seeds: of `configs`.
+      config, species, seeds: arguments of `configs`.
       out: the folder of the run directories.
       command: command line, for the records of the runs.
 
     Returns:
       {species: {"top1": [...], "mean": ..., "seconds": [...]}} with a value for each
-      seed. `seconds` are of the training, with the pretraining.
+      seed. `seconds` is the time of the training and the pretraining.
     """
     rows = {}
     for count in species:

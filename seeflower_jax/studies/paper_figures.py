@@ -1,10 +1,10 @@
-"""Figures 4.5 and 4.6 of the paper, for any run.
+"""Draw Figures 4.5 and 4.6 of the paper for any run.
 
     draw(load_run("runs/inception_seed0"), "figures")
 
 The class names under the paper's Figure 4.6 are probably not the names of its images.
-The paper's code sorted the class folders, which are numbers, as texts, but the names by
-number. In this project a class is its index in the official order everywhere.
+The paper's code sorted the numbers of the class folders as strings, but the names by
+number. In this project, a class always is its index in the official order.
 """
 
 import os
@@ -17,7 +17,7 @@ from seeflower_jax.figures import maps
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.run import Run
 
-PAPER_CLASSES = (5, 7, 33, 100, 73)  # of Figure 4.6, by index from 0
+PAPER_CLASSES = (5, 7, 33, 100, 73)  # the classes of Figure 4.6, counted from 0
 # As in the paper: guided backpropagation from the softmax.
 SALIENCY = "paper_saliency"
 STEPS = 256  # of the maximisation
@@ -27,7 +27,7 @@ def first_of_classes(labels: Sequence[int | None], classes: Sequence[int]) -> li
     """Return the position of the first image of each class.
 
     Raises:
-      ValueError: for a class without an image.
+      ValueError: if a class has no image.
     """
     labels = list(labels)
     for label in classes:
@@ -42,19 +42,19 @@ def attribution_figure(
     classes: Sequence[int] = PAPER_CLASSES,
     split: str = "test",
 ) -> None:
-    """Draw Figure 4.5: originals, saliency and Grad-CAM in rows, of the true class.
+    """Draw Figure 4.5: rows of originals, saliency and Grad-CAM of the true class.
 
-    The images are the first of each class in the split, whether their predictions are
-    correct or not. The titles give the predictions.
+    The figure shows the first image of each class in the split, even if its prediction
+    is wrong. The titles give the predictions.
 
     Args:
-      run: of `load_run`.
-      path: of the PNG.
-      classes: class indices, a column each.
-      split: of the run's images.
+      run: run from `load_run`.
+      path: path of the PNG.
+      classes: class indices, one for each column.
+      split: a split of the run's images.
 
     Raises:
-      ValueError: for a class without an image in the split.
+      ValueError: if a class has no image in the split.
     """
     images = run_images.of_run(run).images(split)
     positions = first_of_classes(images.labels, classes)
@@ -88,13 +88,13 @@ def activation_figure(
     size: int | None = None,
     command: str = "",
 ) -> None:
-    """Draw Figure 4.6: activation maximisation, the paper's form above the robust one.
+    """Draw Figure 4.6: activation maximisation in the paper's form and the robust form.
 
     Args:
-      run: of `load_run`.
-      out: a folder; it gets figure_4_6.png, and what `maximise_classes` writes.
-      classes: class indices, a column each.
-      steps, size, command: as of `maximise.maximise_classes`.
+      run: run from `load_run`.
+      out: the folder that gets figure_4_6.png and the files of `maximise_classes`.
+      classes: class indices, one for each column.
+      steps, size, command: as in `maximise.maximise_classes`.
     """
     out = pathlib.Path(out)
     rows = {}
@@ -126,10 +126,10 @@ def draw(
     """Write figure_4_5.png and figure_4_6.png.
 
     Args:
-      run: of `load_run`.
+      run: run from `load_run`.
       out: the folder.
-      classes: class indices, a column each.
-      steps, size, command: as of `maximise.maximise_classes`.
+      classes: class indices, one for each column.
+      steps, size, command: as in `maximise.maximise_classes`.
     """
     out = pathlib.Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Recorded results: the files of results/, and RESULTS.md, which shows them.
+"""Record results in results/, and write RESULTS.md from them.
 
     record("runs/inception_v3_official_seed0", "results")
     write_results("results", "RESULTS.md")
 
-A result is called <model>_<split>_<recipe>_seed<n>.json, without the recipe if that is
-`best`, as the run directories of `reproduce` are.
+A result has the name <model>_<split>_<recipe>_seed<n>.json, without the recipe if it is
+`best`. The run directories of `reproduce` have the same names.
 """
 
 import glob
@@ -22,26 +22,26 @@ _INTRODUCTION = (
     "files in `results/`.\n"
 )
 
-# What the tables show of a result, and of the metrics of a split.
+# The keys of a result and of the metrics of a split that the tables show.
 _KEYS = ("model", "split", "recipe", "seed", "weights", "device", "seconds")
 _KEYS += ("versions", "git_commit", "config_hash", "command")
 _METRICS = ("top1", "mean_class_top1", "count")
 
 
 def result_name(result: Mapping) -> str:
-    """Return the name of the run that a result is of."""
+    """Return the name of the run of a result."""
     row = Row("", result["model"], result["split"], result["recipe"], "")
     return f"{row.name}_seed{result['seed']}"
 
 
 def load_results(folder: str | os.PathLike) -> list[dict]:
-    """Read the recorded results of runs, in the order of their files' names.
+    """Read the recorded results of runs, in the order of their file names.
 
-    Files that are not called ..._seed<n>.json record other things and are left out.
+    Files with other names than ..._seed<n>.json are left out.
 
     Raises:
-      DamagedFileError: for a file that is not the result of a run.
-      ValueError: for a file whose content belongs under another name.
+      DamagedFileError: if a file is not the result of a run.
+      ValueError: if the content of a file belongs under another name.
     """
     results = []
     for path in sorted(pathlib.Path(folder).glob("*.json")):
@@ -51,15 +51,15 @@ def load_results(folder: str | os.PathLike) -> list[dict]:
         if path.stem != result_name(result):
             raise ValueError(
                 f"{path} holds the result of {result_name(result)}; rename it, or "
-                "record the run again by scripts.reproduce --record"
+                "record the run again with scripts.reproduce --record"
             )
         results.append(result)
     return results
 
 
 def _read(path: pathlib.Path) -> dict:
-    """Return the content of a result that has what the tables show."""
-    advice = "start the command of its run again, which evaluates the run again"
+    """Return the content of a result; check that it has all that the tables show."""
+    advice = "start the command of the run again, which evaluates the run again"
     result = records.read_json(path, advice)
     missing = [key for key in _KEYS if key not in result]
     for split in ("validation", "test"):
@@ -74,7 +74,7 @@ def _read(path: pathlib.Path) -> dict:
 
 
 def find_runs(pattern: str) -> list[str]:
-    """Return the finished runs among the folders of a pattern; a path unchanged.
+    """Return the finished runs that match a pattern; a path is returned as it is.
 
     Raises:
       FileNotFoundError: if the pattern matches no finished run.
@@ -86,8 +86,8 @@ def find_runs(pattern: str) -> list[str]:
     finished = [run for run in folders if os.path.exists(f"{run}/result.json")]
     if not finished:
         raise FileNotFoundError(
-            f"{pattern} matches no finished run, of {len(folders)} runs; a "
-            "finished run has a result.json"
+            f"{pattern} matches {len(folders)} runs, and none is finished; a finished "
+            "run has a result.json"
         )
     return finished
 
@@ -98,11 +98,13 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
     Raises:
       FileNotFoundError: if the run is not finished.
       DamagedFileError: if `result.json` is damaged.
-      ValueError: for a run of the smoke budget, and for a result without a test split.
+      ValueError: if the run has the smoke budget, or the result has no test split.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path.parent} is no finished run: no {path.name}")
+        raise FileNotFoundError(
+            f"{path.parent} is not a finished run: it has no {path.name}"
+        )
     result = _read(path)
     if result["recipe"].endswith("_smoke"):
         raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")

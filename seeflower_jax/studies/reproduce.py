@@ -1,11 +1,11 @@
-"""Make the runs of the paper's tables, and a report of them.
+"""Train the runs of the paper's tables, and write a report about them.
 
     runs = plan(rows.select(["table_4.1"], "full"), seeds=[0], out="runs")
     print([(run.name, run.state, run.command) for run in runs])
     failed = run_all(runs)
     write_report("runs", runs)
 
-A run directory is called <name of the row>_seed<n>.
+A run directory has the name <name of the row>_seed<n>.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ from seeflower_jax.studies.rows import PUBLISHED, ROWS, Row
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """A run of a row, whether it was made or not.
+    """A run of a row, trained or not.
 
     Attributes:
-      row: that it belongs to.
-      name: of the run.
+      row: the row of the run.
+      name: name of the run.
       workdir: the run directory.
-      config: of the run.
-      command: that makes it.
+      config: config of the run.
+      command: command line that trains the run.
     """
 
     row: Row
@@ -50,7 +50,7 @@ class PlannedRun:
 
     @property
     def is_smoke(self) -> bool:
-        """Whether it is a tiny run, which only shows that everything runs."""
+        """Whether this is a tiny run, which only tests that everything works."""
         return self.config.recipe.endswith("_smoke")
 
     @property
@@ -82,7 +82,7 @@ class PlannedRun:
           The content of `result.json`.
 
         Raises:
-          ValueError: as `experiment.train.train`.
+          ValueError: as for `experiment.train.train`.
         """
         return train.train(self.config, self.workdir, self.command)
 
@@ -95,13 +95,13 @@ def plan(
     changes: Mapping[str, Any] | None = None,
     weights_dir: str = "",
 ) -> list[PlannedRun]:
-    """Return the runs of some rows, those of the first seed first.
+    """Return the runs of some rows, ordered by seed.
 
     Args:
-      rows: of `rows.select`.
-      seeds: of each row.
+      rows: rows from `rows.select`.
+      seeds: seeds of each row.
       out: the folder of the run directories.
-      budget: of `rows.BUDGETS`; 'smoke' shrinks networks, images and epochs.
+      budget: one of `rows.BUDGETS`; 'smoke' shrinks networks, images and epochs.
       changes: values of every config by their flat keys, `{"data.dir": "flowers"}`.
       weights_dir: folder of the published weight files; '' downloads them.
     """
@@ -170,7 +170,7 @@ def _shrink(config: ConfigDict) -> None:
 
 
 def run_all(runs: Sequence[PlannedRun]) -> list[str]:
-    """Make runs in their order; go on with the next run if one fails.
+    """Train runs in their order; if one fails, continue with the next run.
 
     Returns:
       The names of the failed runs. The log has the reasons.
@@ -186,7 +186,7 @@ def run_all(runs: Sequence[PlannedRun]) -> list[str]:
         except Exception:
             logging.exception("%s failed", run.name)
             failed.append(run.name)
-        jax.clear_caches()  # no other run has the same programs
+        jax.clear_caches()  # other runs compile other functions
     return failed
 
 
@@ -195,7 +195,7 @@ def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.
 
     Args:
       out: the folder.
-      runs: of one budget; runs that are not finished are shown as missing.
+      runs: runs of one budget; the report shows unfinished runs as missing.
 
     Returns:
       The path of REPORT.md.
@@ -210,7 +210,7 @@ def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.
             "**From a smoke run**: narrow random networks, trained for one epoch. The "
             "values show only that everything runs.\n\n"
         )
-    # The recipe of the row, also for a smoke run of it.
+    # Smoke runs count for the recipe of their row, too.
     results = [(run.result or {}) | {"recipe": run.row.recipe} for run in finished]
     text += tables.paper_tables(ROWS, PUBLISHED, results) + "\n"
     for title, name in figures.items():
@@ -222,7 +222,7 @@ def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.
 
 def _draw_figures(out: pathlib.Path, finished: Sequence[PlannedRun]) -> dict[str, str]:
     """Draw the figures that finished runs allow; return {title: file name}."""
-    first_by_row: dict[Row, PlannedRun] = {}  # of several seeds
+    first_by_row: dict[Row, PlannedRun] = {}  # with several seeds, the first run
     for run in finished:
         first_by_row.setdefault(run.row, run)
     figures = {"Figure 4.1: images of each class": _draw_distribution(out, finished[0])}
@@ -266,7 +266,7 @@ def _draw_curves(
 
 
 def _draw_paper_figures(out: pathlib.Path, row: Row, run: PlannedRun) -> dict[str, str]:
-    """Draw what a network looks at, unless it was drawn before."""
+    """Draw the paper's figures of a run, unless they exist."""
     folder = out / f"figures_{row.name}"
     if not (folder / "figure_4_6.png").exists():
         steps = 2 if run.is_smoke else paper_figures.STEPS

@@ -1,11 +1,11 @@
-"""The rows of the paper's tables, as data.
+"""List the rows of the paper's tables.
 
     for row in select(["table_4.1", "inception_v3_*"], "full"):
         print(row.name, row.config, row.paper)
 
 A row is one network on one split with one recipe, for any number of seeds. Its name is
-<model>_<split>_<recipe>, without the recipe if that is `best`. Accuracies are test
-top-1, in [0, 1].
+<model>_<split>_<recipe>, without the recipe if it is `best`. Accuracies are test top-1,
+in [0, 1].
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ NAMES = {
 def _reversed_linear(size: int) -> tuple[tuple[str, Any], ...]:
     """Return the values of the recipe `linear` on the reversed split.
 
-    It trains on 20 to 238 images of a class, and tests on 10 of each. Four views of
-    each image would be more than `ridge.MAX_VIEWS`, so each image has one view.
+    It trains on 20 to 238 images of each class, and tests on 10. Four views of each
+    image would exceed `ridge.MAX_VIEWS` in total, so each image has one view.
     """
     return (
         ("data.balance", "sampling"),
@@ -43,7 +43,7 @@ def _reversed_linear(size: int) -> tuple[tuple[str, Any], ...]:
 
 
 def suffix(recipe: str) -> list[str]:
-    """Return the recipe as names have it: nothing for `best`, the default."""
+    """Return the part of a name for a recipe; [] for `best`, the default."""
     return [] if recipe == "best" else [recipe]
 
 
@@ -52,13 +52,13 @@ class Row:
     """A row of a table.
 
     Attributes:
-      table: of the paper, 'trainval', or 'other' for other recipes.
-      model, split, recipe: as a result names them.
+      table: table of the paper, 'trainval', or 'other' for other recipes.
+      model, split, recipe: names, as in a result.
       config: module of configs/ and its argument, 'inception:paper'.
       paper: the accuracy in the paper, or None.
-      code: the accuracy in the repository of the paper's code, which is of another run
-        of the author's, or None.
-      cpu: whether two CPU cores train it within hours.
+      code: the accuracy in the repository of the paper's code, from another run of the
+        author, or None.
+      cpu: whether two CPU cores train the row within hours.
       changes: values of the config that the row changes, (flat key, value) pairs.
     """
 
@@ -91,8 +91,8 @@ def _transfer_rows(
     """Return the rows of the ImageNet networks on a split.
 
     Args:
-      split: of the official images.
-      accuracies: by model, of the paper and of its code.
+      split: split of the official images.
+      accuracies: {model: (accuracy of the paper, accuracy of its code)}.
     """
     return tuple(
         Row(
@@ -153,10 +153,10 @@ class Published:
     """A published method on the official test split, of table 4.3.
 
     Attributes:
-      authors: with the year.
-      method: in a few words.
-      accuracy: as published.
-      origin: 'table 4.3', or 'added' if the paper does not have it.
+      authors: authors and year.
+      method: short description.
+      accuracy: published accuracy.
+      origin: 'table 4.3', or 'added' if the paper does not list the method.
     """
 
     authors: str
@@ -178,12 +178,11 @@ def select(patterns: Sequence[str], budget: str) -> list[Row]:
     """Return the rows of a budget whose names or tables match.
 
     Args:
-      patterns: names, tables (`table_4.1`) or patterns of them with `*`; [] selects
-        all rows.
-      budget: of `BUDGETS`; 'cpu' leaves out the rows that need a GPU.
+      patterns: names, tables (`table_4.1`) or patterns with `*`; [] selects all rows.
+      budget: one of `BUDGETS`; 'cpu' leaves out the rows that need a GPU.
 
     Raises:
-      ValueError: if a pattern matches nothing; lists similar names.
+      ValueError: if a pattern matches nothing; the message lists similar names.
     """
     labels = {row: (row.name, f"table_{row.table}") for row in ROWS}
     known = list(dict.fromkeys(label for pair in labels.values() for label in pair))

@@ -1,9 +1,9 @@
-"""Tables of results next to the accuracies of the paper, in Markdown.
+"""Format results next to the accuracies of the paper, as Markdown tables.
 
     text = paper_tables(rows.ROWS, rows.PUBLISHED, results)   # of `record.load_results`
 
-Measured values come from results alone. The tables show what was measured; `gaps` lists
-the rest.
+All measured values come from results. The tables show what was measured, and `gaps`
+lists what was not.
 """
 
 import dataclasses
@@ -32,17 +32,18 @@ _HEADER = (
 )
 _NOTES = """\
 - `paper` and `its code` are the accuracies in the paper and in the repository of its
-  code. They are of different runs of the author's.
-- `test top-1` is the share of correct images. `mean class` is the mean of this share
-  over the classes. Of several seeds, both are means, with the range in brackets.
+  code. The author measured them in different runs.
+- `test top-1` is the share of images that are classified correctly. `mean class` is the
+  mean of this share over the classes. For several seeds, the table has the mean and the
+  range of both.
 - `s.e.` is the standard error of `test top-1`. It comes from the number of test images
   and is the same for any number of seeds.
 - `validation` is top-1 on the validation split.
-- `weights` says whether the ImageNet weights are the published ones or an approximation
-  of them. The hash of the file, or of its content, decides.
+- `weights` says whether the ImageNet weights are published or approximate. The hash of
+  the file, or of its content, decides.
 - `training` is the time of one run, without the evaluation.
 """
-# Commits with recorded results whose views did not antialias.
+# Commits of recorded results with views that were not antialiased.
 _WITHOUT_ANTIALIASING = (
     "7a04ffbc16bdbdd862f802558755b72ba420b158",
     "48d0d9ad4b34d9a8607a99cd5e0fe88048d6b969",
@@ -59,7 +60,7 @@ def share(value: float | None, digits: int = 4) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Format the mean and, of several values, the range."""
+    """Format the mean, and the range if there are several values."""
     if len(values) == 1:
         return share(values[0])
     low, high = min(values), max(values)
@@ -73,7 +74,7 @@ def _unique(values: Iterable[str]) -> str:
 def _duration(result: Mapping) -> str:
     seconds = sum(s for k, s in result["seconds"].items() if k != "evaluation")
     if not seconds:
-        return ""  # of an ensemble, which is not trained
+        return ""  # an ensemble is not trained
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
@@ -87,8 +88,8 @@ class Group:
     """The results of one row, by seed.
 
     Attributes:
-      model, split, recipe: of all of them.
-      results: in the order of their seeds.
+      model, split, recipe: names, the same in all results.
+      results: results in the order of their seeds.
     """
 
     model: str
@@ -97,7 +98,7 @@ class Group:
     results: tuple[Mapping, ...]
 
     def values(self, split: str, metric: str) -> list[float]:
-        """Return a metric of a split, of each seed that has it."""
+        """Return a metric of a split for each seed that has it."""
         return [r[split][metric] for r in self.results if split in r]
 
     def cells(self) -> list[str]:
@@ -164,7 +165,7 @@ def _comparison(published: Sequence[Published], groups: Mapping[Key, Group]) -> 
         if split == "official" and recipe in ("best", "linear")
     ]
     lines += measured
-    return _markdown(("who", "method", "top-1", "mean class", "from"), lines)
+    return _markdown(("authors", "method", "top-1", "mean class", "source"), lines)
 
 
 def _antialiasing(results: Iterable[Mapping]) -> str:
@@ -181,7 +182,7 @@ def _antialiasing(results: Iterable[Mapping]) -> str:
 
 
 def _other_recipes(rows: Sequence[Row], groups: Mapping[Key, Group]) -> str:
-    """Format the results that are in no table of the paper; '' if there are none."""
+    """Format the results of recipes that the paper does not have; '' if none."""
     code = {_key(row): row.code for row in rows if row.table == "other"}
     known = set(map(_key, rows)) - code.keys()
     cells = [
@@ -200,12 +201,12 @@ def _other_recipes(rows: Sequence[Row], groups: Mapping[Key, Group]) -> str:
 def paper_tables(
     rows: Sequence[Row], published: Sequence[Published], results: Iterable[Mapping]
 ) -> str:
-    """Format the paper's tables 4.1, 4.2 and 4.3, and what goes beyond them.
+    """Format the paper's tables 4.1, 4.2 and 4.3, and results beyond the paper.
 
     Args:
-      rows: of `rows.ROWS`; a row without a result is left out.
-      published: of `rows.PUBLISHED`.
-      results: as `result.json` has them.
+      rows: rows such as `rows.ROWS`; a row without a result is left out.
+      published: methods such as `rows.PUBLISHED`.
+      results: contents of `result.json`.
 
     Returns:
       Sections of Markdown from level 2.
@@ -229,7 +230,7 @@ def paper_tables(
         section("Table 4.2 (b): the splits reversed", "4.2", ("reversed",)),
         section("Beyond the paper: 2,040 training images", "trainval", ("trainval",)),
         "## Table 4.3: other methods on the official split\n\n"
-        "The accuracies of others are as published, most of them as mean class "
+        "The accuracies of other methods are published values, mostly mean class "
         "accuracy. `added` marks methods that the paper does not have.\n\n"
         + _comparison(published, groups),
         _other_recipes(rows, groups),
@@ -241,12 +242,12 @@ Ablated = Mapping[str, Mapping[str, Mapping]]
 
 
 def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
-    """Format what changes of the recipes do on validation; from level 2.
+    """Format the effect of each change on validation; Markdown from level 2.
 
     Args:
-      ablated: of `ablation.load_results`.
-      results: as `result.json` has them; the changes are compared with the recipes of
-        seed 0 among them.
+      ablated: rows from `ablation.load_results`.
+      results: contents of `result.json`. The changes are compared with the recipes of
+        seed 0 in these results.
     """
     unchanged = {
         (r["model"], r["recipe"]): r["validation"]["top1"]
@@ -257,7 +258,7 @@ def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
     for model, entries in ablated.items():
         for recipe in dict.fromkeys(e.get("recipe", "best") for e in entries.values()):
             before = unchanged.get((model, recipe))
-            lines.append([NAMES[model], recipe, "as it is", share(before), "", ""])
+            lines.append([NAMES[model], recipe, "unchanged", share(before), "", ""])
             lines += [
                 [NAMES[model], recipe, name, *_change_cells(entry, before)]
                 for name, entry in entries.items()
@@ -268,9 +269,10 @@ def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
     header = ("network", "recipe", "change", "validation top-1", "difference", "config")
     return (
         "## Ablation\n\nEach row changes one thing in a recipe on the official "
-        "split, seed 0. The metrics are of the 1,020 validation images (standard error "
-        "0.008 to 0.015). `head alone` trains only the first stage, so the network "
-        "under the new head has the weights of ImageNet. The test split was not used. "
+        "split, seed 0. The metrics are for the 1,020 validation images (standard "
+        "error 0.008 to 0.015). `head alone` trains only the first stage, so the "
+        "layers below the new head keep the ImageNet weights. The test split was not "
+        "used. "
         "`results/ablation.json` has the commands.\n\n" + _markdown(header, lines)
     )
 
@@ -283,10 +285,10 @@ def _change_cells(entry: Mapping, before: float | None) -> list[str]:
 
 
 def directions_table(measured: Mapping) -> str:
-    """Format what crops of objects and parts do; Markdown from level 2.
+    """Format the results of crops of objects and parts; Markdown from level 2.
 
     Args:
-      measured: of `directions.load_rows`; {} gives an empty text.
+      measured: content from `directions.load_rows`; {} gives ''.
     """
     if not measured:
         return ""
@@ -304,8 +306,8 @@ def directions_table(measured: Mapping) -> str:
         "## The paper's directions: segmentation and parts\n\nA linear head in closed "
         f"form on features of {NAMES[measured['model']]}, which was not trained on the "
         "images. Objects and parts are found without labels in the features of "
-        f"`{measured['layer']}`. Validation chose the variant that the test split was "
-        "evaluated for. `results/directions.json` has the command.\n\n"
+        f"`{measured['layer']}`. Validation selected the variant that was evaluated on "
+        "the test split. `results/directions.json` has the command.\n\n"
         + _markdown(header, lines)
     )
 
@@ -317,14 +319,14 @@ def gaps(
     changes: Iterable[Change],
     ablated: Ablated,
 ) -> str:
-    """List the runs and the rows of the ablation that are missing; from level 2.
+    """Format the missing runs and rows of the ablation; Markdown from level 2.
 
     Args:
-      rows: of `rows.ROWS`.
-      seeds: of each row that depends on the seed.
-      results: as `result.json` has them.
-      changes: of `ablation.CHANGES`.
-      ablated: of `ablation.load_results`.
+      rows: rows such as `rows.ROWS`.
+      seeds: seeds of each row that depends on the seed.
+      results: contents of `result.json`.
+      changes: changes such as `ablation.CHANGES`.
+      ablated: rows from `ablation.load_results`.
     """
     groups = group(results)
     commands: dict[bool, list[str]] = {True: [], False: []}
@@ -352,8 +354,8 @@ def gaps(
     }
     parts = [f"{title}\n\n{''.join(lines)}" for title, lines in lists.items() if lines]
     introduction = (
-        "## Gaps\n\nThese were not measured. Each command makes the runs of one row. "
-        "`python -m scripts.reproduce --record='runs/*'` records finished runs.\n"
+        "## Gaps\n\nThese runs were not measured. Each command makes the runs of one "
+        "row. `python -m scripts.reproduce --record='runs/*'` records finished runs.\n"
     )
     return "\n".join([introduction, *parts]) if parts else ""
 
@@ -362,7 +364,7 @@ def origins(results: Iterable[Mapping], name: Callable[[Mapping], str]) -> str:
     """Format the commands and versions of all results; Markdown from level 2.
 
     Args:
-      results: as `result.json` has them.
+      results: contents of `result.json`.
       name: function of a result, the name of its run.
     """
     parts = ["## Records\n"]

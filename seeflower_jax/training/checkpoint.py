@@ -13,8 +13,8 @@ commits all items together, so no interruption can separate the latest state fro
 best variables. The optimizer states of two stages differ in structure. `meta` names the
 stage, so the caller can build a state of the right structure to restore into. All
 arrays are saved from host copies. A checkpoint is therefore independent of the devices
-and can be restored on any number of them. Of several processes, the first one writes,
-and each one reads by itself.
+and can be restored on any number of them. The first of several processes writes, and
+each process reads by itself.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ def host_copy(tree: Tree) -> Tree:
 class Checkpoints:
     """The folder `checkpoints/` of a run, which keeps only the last checkpoint.
 
-    Every checkpoint has checksums of its items. A damaged file therefore never gives
-    other variables than those that were saved.
+    Every checkpoint has checksums of its items. A damaged file therefore never yields
+    wrong variables.
 
     Attributes:
       best: the best variables so far, on the host; None until there are any. Every
@@ -67,9 +67,8 @@ class Checkpoints:
 
         Args:
           workdir: the run directory.
-          read_only: whether nothing is written. Otherwise the folder is created, and
-            what an interrupted process left incomplete is removed. Only the first of
-            several processes writes.
+          read_only: whether to leave the folder as it is. If False, the first process
+            creates the folder and removes incomplete files of an interrupted process.
         """
         read_only = read_only or not processes.is_main()
         self.best: dict | None = None
@@ -96,8 +95,8 @@ class Checkpoints:
         """Save the state of a stage and `best`, after `step` steps of the run.
 
         Raises:
-          FullDiskError: if a checkpoint does not fit on the disk. As checkpoints are
-            written in the background, this may be an earlier one.
+          FullDiskError: if a checkpoint does not fit on the disk. Checkpoints are
+            written in the background, so the error may concern an earlier checkpoint.
           CheckpointError: if a checkpoint cannot be written for another reason.
         """
         if not processes.is_main() or step in self._manager.all_steps():
@@ -188,7 +187,7 @@ class Checkpoints:
 
 
 def _by_itself() -> ocp.options.MultiprocessingOptions:
-    """Return options of Orbax by which a process waits for no other process."""
+    """Return Orbax options with which a process does not wait for other processes."""
     if not jax.distributed.is_initialized():
         return ocp.options.MultiprocessingOptions()
     process = processes.index()

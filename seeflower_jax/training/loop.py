@@ -6,13 +6,13 @@ The plan provides the training step, the batches and the validation. The progres
 decides which variables are the best and when the stage ends.
 """
 
-import logging
 import sys
 from contextlib import nullcontext
 
 import jax
 import tqdm
 
+from seeflower_jax.records.progress_bar import progress_bar
 from seeflower_jax.sharding import processes
 from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import Checkpoints, host_copy
@@ -64,7 +64,9 @@ def _fit(
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
     epoch_start, vote = progress.step, processes.Vote()
     speed = Speed(lambda: plan.step.lower(state, batch, plan.key))  # type: ignore[attr-defined]
-    with _progress_bar(plan, progress) as bar, plan.trace or nullcontext():
+    hidden = not processes.is_main()
+    shown = progress_bar(name, plan.steps, "step", progress.step, hidden)
+    with shown as bar, plan.trace or nullcontext():
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
             if plan.trace is not None:
@@ -115,22 +117,7 @@ def _fit(
             if progress.done:
                 break
     checkpoints.wait()
-    logging.info(
-        "stage %s: %d steps, %.0f s", name, progress.step, progress.seconds[name]
-    )
     return state, progress
-
-
-def _progress_bar(plan: StagePlan, progress: Progress) -> tqdm.tqdm:
-    """Return the progress bar of a stage, which only one process shows."""
-    return tqdm.tqdm(
-        total=plan.steps,
-        initial=progress.step,
-        desc=plan.stage.name,
-        unit="step",
-        mininterval=0.5,
-        disable=not processes.is_main(),
-    )
 
 
 def _log_line(plan: StagePlan, progress: Progress, rate: float) -> dict:

@@ -24,14 +24,15 @@ def log_prior(
 ) -> Float[np.ndarray, " c"]:
     """Return `strength` times the logarithm of each class's share of the images.
 
-    Added to the logits in training, it asks for a larger margin of rare classes. The
-    logits of a prediction are not adjusted.
+    Training adds this value to the logits, so rare classes need a larger margin.
+    Predictions do not add it.
 
     Source: Menon et al. 2021, "Long-tail learning via logit adjustment", arXiv
     2007.07314, equation 10.
 
     Args:
-      labels: of the training images. A class without an image counts as one image.
+      labels: labels of the training images. A class without an image counts as one
+        image.
       num_classes: number of classes.
       strength: the paper's tau.
 
@@ -52,7 +53,7 @@ class Distillation:
 
     Attributes:
       weight: share of the teacher in the loss; the labels have the rest.
-      temperature: what the logits of the teacher and of the network are divided by.
+      temperature: divisor of the logits of the teacher and of the network.
     """
 
     weight: float
@@ -72,7 +73,7 @@ class Loss:
     """The mean loss of a batch; at most one of its options is set.
 
     Attributes:
-      adjustment: what is added to the logits of each class, see `log_prior`.
+      adjustment: value added to the logit of each class, see `log_prior`.
       distillation: the teacher's part of the loss.
     """
 
@@ -80,7 +81,7 @@ class Loss:
     distillation: Distillation | None = None
 
     def targets(self, labels: Targets, teacher: Logits | None = None) -> jax.Array:
-        """Return what the logits are compared with, a row for each example.
+        """Return the targets of the logits, a row for each example.
 
         With a teacher, its distribution follows the labels in the same row, [n, 2 * c].
         Mixing two images therefore mixes both.
@@ -101,5 +102,5 @@ class Loss:
         log_probabilities = jax.nn.log_softmax(logits / temperature)
         divergence = optax.losses.kl_divergence(log_probabilities, softened).mean()
         cross_entropy = optax.softmax_cross_entropy(logits, labels).mean()
-        # The square keeps the size of the gradient at every temperature.
+        # The squared temperature keeps the size of the gradient.
         return (1 - weight) * cross_entropy + weight * temperature**2 * divergence

@@ -37,7 +37,7 @@ def _kernels(params: dict) -> dict:
 
 
 def _mask_name(parameters: Collection[str]) -> str:
-    """Return the argument that says what is decayed; '' if there is none."""
+    """Return the argument that selects what is decayed; '' if there is none."""
     names = ("mask", "weight_decay_mask")
     return next((name for name in names if name in parameters), "")
 
@@ -62,7 +62,7 @@ def check_optimizer(stage: Stage) -> str:
     if stage.weight_decay and not decays:
         return (
             f"weight_decay is {stage.weight_decay}; expected 0, because "
-            f"optax.{stage.optimizer} has no weight decay for kernels alone; adamw has"
+            f"optax.{stage.optimizer} has no weight decay for kernels alone; use adamw"
         )
     params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     try:

@@ -61,7 +61,8 @@ def split(params: Mapping, rules: Rules) -> tuple[dict, dict]:
             raise ValueError(f"partition rule {rule!r} matches no parameter")
         if factor is not None and factor <= 0:
             raise ValueError(
-                f"partition rule {rule!r} has factor {factor}; use None to freeze"
+                f"partition rule {rule!r} has factor {factor}; expected above 0, or "
+                "None to freeze"
             )
     trainable, frozen = {}, {}
     for name, value in flat.items():
@@ -99,7 +100,7 @@ def describe(trainable: Mapping, frozen: Mapping) -> str:
         return [int(part) if part.isdigit() else part for part in parts]
 
     def kind(block: str) -> tuple:
-        """Return the part of a block, and whether it has trained, frozen parameters."""
+        """Return a block's part, and whether it has trained and frozen parameters."""
         return block.split("/")[0], *(count > 0 for count in counts[block])
 
     rows: list[tuple[str, int, int]] = []

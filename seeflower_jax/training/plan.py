@@ -45,9 +45,9 @@ class StagePlan:
       key: key of all random numbers of the stage.
       learning_rate: function from a step to the learning rate.
       description: values that every checkpoint includes.
-      checkpoint_seconds: time between checkpoints. The first step that ends after this
-        time saves the state; the end of the stage saves it too.
-      trace: the trace of some steps that is written, or None.
+      checkpoint_seconds: seconds between checkpoints. The first step that ends after
+        this time saves the state. The end of the stage saves it too.
+      trace: the trace to write of some steps, or None.
     """
 
     stage: Stage

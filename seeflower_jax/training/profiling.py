@@ -15,7 +15,7 @@ import types
 
 import jax
 
-_SKIPPED = 2  # steps of a stage that compile, and wait for the first batch
+_SKIPPED = 2  # the first steps of a stage, which compile and wait for the first batch
 
 
 class Trace:
@@ -39,7 +39,7 @@ class Trace:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        """End the trace, also if the stage has fewer steps."""
+        """End the trace, even if the stage has fewer steps."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

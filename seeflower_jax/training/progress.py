@@ -89,7 +89,7 @@ class Progress:
         if not np.isfinite(values["loss"]):
             raise NonFiniteLossError(
                 f"the loss is {values['loss']} at step {step} of stage "
-                f"{self.stage!r}; the checkpoints from before it are kept. Lower "
+                f"{self.stage!r}; earlier checkpoints are kept. Lower "
                 f"config.stages.{self.stage}.learning_rate or set its clip_norm"
             )
         values["steps"] = 1

@@ -31,8 +31,8 @@ from seeflower_jax.training.step import Step
 
 # Multiples of the mean eigenvalue of the features' covariance.
 STRENGTHS = tuple(np.geomspace(1e-3, 10, 13))
-# With so many views of all images, only one view of each is used: the time grows with
-# the cube of their number.
+# With this total number of views or more, the head is solved on one view of each image,
+# because the time grows with the cube of the number.
 MAX_VIEWS = 2**14
 _BLOCK = 1024  # features or images at a time, which bounds the memory
 _LOG_SCALES = np.log(1.0), np.log(1e3)
@@ -46,11 +46,12 @@ class Fit:
     """A linear head, and how well it predicts training images that it has not seen.
 
     Attributes:
-      mean, variance: of each feature over the training images, [d].
-      kernel: [d, c], of standardised features.
-      bias: [c].
+      mean: mean of each feature over the training images, [d].
+      variance: variance of each feature over the training images, [d].
+      kernel: kernel for standardised features, [d, c].
+      bias: bias of each class, [c].
       strength: the regularisation, a multiple of the mean eigenvalue.
-      scale: what the regression is multiplied by; `kernel` and `bias` include it.
+      scale: factor from the regression to logits; `kernel` and `bias` include it.
       logits: leave-one-out logits of the training images, the mean of their views,
         [n, c].
       loss: mean cross entropy of `logits`.
@@ -121,14 +122,14 @@ def solve(
     learning", sections 3.4.1 and 18.3.5, and equation 7.64.
 
     Args:
-      features: of the training images, [m, d], in memory or mapped from a file. An
-        image may have several views, which are consecutive rows. All views of an image
-        are left out together.
+      features: features of the training images, [m, d], in memory or mapped from a
+        file. An image may have several views, which are consecutive rows. All views of
+        an image are left out together.
       labels: class of each image, [n]; m is a multiple of n.
       num_classes: number of logits.
       balanced: whether all classes have the same weight. By default, all images have
         the same weight.
-      factors: on the standardised features. A feature with a larger factor is
+      factors: factors on the standardised features. A feature with a larger factor is
         regularised less.
       targets: distribution over the classes that the head learns for each image; its
         label by default. The strength, the scale and the leave-one-out logits still
@@ -193,8 +194,8 @@ def _left_out(
 ) -> Float[np.ndarray, "m c"]:
     """Return the residuals of each image after a fit without its rows.
 
-    They are (1 - H)^-1 times the residuals of the fit with all rows, with H the part of
-    the hat matrix that belongs to the image.
+    They are (1 - H)^-1 times the residuals of the fit with all rows, where H is the
+    block of the hat matrix that belongs to the image.
     """
     blocks = left.reshape(-1, views, left.shape[1])
     hat = blocks * shrink @ blocks.swapaxes(1, 2)
@@ -311,7 +312,7 @@ def make_ridge_step(
 ) -> Step:
     """Build step(state, batch, key) -> (state, metrics), which solves the head.
 
-    The metrics are those of `step.make_image_step`, for leave-one-out logits.
+    The metrics are the same as in `step.make_image_step`, for leave-one-out logits.
 
     Args:
       spec: spec of a network whose head standardises features and has one layer.

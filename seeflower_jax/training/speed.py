@@ -14,7 +14,8 @@ import jax
 from seeflower_jax import records
 
 # The largest FLOP/s of dense products in bfloat16 (V100: float16), by a part of JAX's
-# name of the device; from the data sheets of NVIDIA and Google. JAX does not tell them.
+# name of the device; from the data sheets of NVIDIA and Google. JAX does not report
+# them.
 _PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -43,8 +44,8 @@ class Speed:
     """The speed of a stage.
 
     Args:
-      lower: function that returns the lowered step, a `jax.stages.Lowered`. It is only
-        called for devices whose largest FLOP/s are known.
+      lower: function that returns the lowered step, a `jax.stages.Lowered`. It is
+        called only for devices with known largest FLOP/s.
     """
 
     def __init__(self, lower: Callable[[], Any]):
@@ -53,8 +54,9 @@ class Speed:
     def metrics(self, steps_per_second: float) -> dict:
         """Return the device, its peak memory, and the share of its largest FLOP/s.
 
-        Values that JAX does not tell are left out. The share is the FLOPs of the step,
-        as XLA counts them, divided by its time and by the largest FLOP/s in bfloat16.
+        Values that JAX does not report are left out. The share is the FLOPs of the
+        step, as XLA counts them, divided by its time and by the largest FLOP/s in
+        bfloat16.
         """
         devices = jax.local_devices()
         peaks = [

@@ -33,8 +33,9 @@ class Stage:
       all_views: whether the head is solved on all test-time views of the training
         images, only with the solver 'ridge'.
       epochs: number of passes over the training images.
-      draws: number of augmented draws of each image whose features are computed once,
-        for a stage that trains the head alone; epochs take turns. 0 is off.
+      draws: number of augmented draws of each image, for a stage that trains the head
+        alone. The features of each draw are computed once, and the epochs alternate
+        between the draws. 0 is off.
       batch_size: number of images in a batch, over all devices.
       accum_steps: number of parts of a batch. The parts are computed one after the
         other, and their gradients are added up.
@@ -113,5 +114,5 @@ class Stage:
             )
         raise ValueError(
             f"unknown schedule {self.schedule_name!r} in stage {self.name!r}; "
-            f"known are {', '.join(SCHEDULES)}"
+            f"expected one of {', '.join(SCHEDULES)}"
         )

@@ -48,18 +48,18 @@ def make_image_step(
 ) -> Step:
     """Build step(state, batch, key) -> (state, metrics) on images.
 
-    A batch has `canvas`, `sizes`, `labels` and `indices`, for distillation also the
-    logits `teacher`. For augmentation, packed `pixels` may take the place of `canvas`,
-    with or without `starts`, as `augment` takes them. The metrics `loss` and `correct`
-    are sums over the batch, and `count` is the size of the batch.
-    `gradient_norm` and `update_norm` are norms over all trainable parameters.
+    A batch has `canvas`, `sizes`, `labels` and `indices`. Distillation also needs the
+    logits `teacher`. If the stage augments images, packed `pixels` may replace
+    `canvas`, with or without `starts`, see `augment`. The metrics `loss` and `correct`
+    are sums over the batch, and `count` is the size of the batch. `gradient_norm` and
+    `update_norm` are norms over all trainable parameters.
 
     Args:
       spec: the spec of the network.
       stage: settings of the stage, such as augmentation and label smoothing.
       optimizer: optimizer of the flat dict of trainable parameters.
       preprocess: function applied to the images before the network (whitening).
-      loss: what is minimised.
+      loss: the loss that the step minimises.
     """
 
     def prepare(batch, targets, key):
@@ -101,7 +101,7 @@ def make_feature_step(
 
     Features are the inputs of the head. A stage that trains only the head uses this
     step instead of `make_image_step`, with the same metrics. A batch has `features`,
-    `labels` and `indices`, for distillation also the logits `teacher`.
+    `labels` and `indices`. Distillation also needs the logits `teacher`.
     """
 
     def forward(variables, features, options):
@@ -119,13 +119,13 @@ def compile_step(step: Step, batch_size: int, mesh: Mesh) -> Step:
 
     Args:
       step: a step of this module. The compiled step reuses the memory of its state.
-      batch_size: number of examples; the rows behind them only fill the devices.
+      batch_size: number of examples; further rows only fill the devices.
       mesh: the devices, from `sharding.make_mesh`.
     """
 
     def on_rows(state, batch, key):
         rows = dict(batch)
-        # With `starts`, `pixels` are those of all images, not of a row each.
+        # With `starts`, `pixels` holds all images and has no row for each image.
         shared = {"pixels": rows.pop("pixels")} if "starts" in rows else {}
         rows = sharding.first_rows(rows, batch_size, mesh)
         return step(state, rows | shared, key)

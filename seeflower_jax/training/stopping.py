@@ -33,7 +33,7 @@ def clear() -> None:
 
 
 def requested() -> bool:
-    """Return whether the loop shall end."""
+    """Return whether the loop should end."""
     return _requested.is_set()
 
 
@@ -44,7 +44,7 @@ def is_deferred() -> bool:
 
 @contextlib.contextmanager
 def after_step() -> Iterator[None]:
-    """Tell signal handlers that the code within acts on the request itself."""
+    """Tell signal handlers that the code in the block acts on the request itself."""
     _deferred.set()
     try:
         yield

@@ -145,7 +145,7 @@ def test_unknown_objective():
 
 
 def test_feature_noise_is_in_units_of_photographs_and_not_in_large_maps():
-    """The noise of maps that vary by 2 and 5 has half of these deviations."""
+    """For maps with standard deviations of 2 and 5, the noise has half of them."""
     natural = {
         "edges": (jnp.array([0.0, 2.0]), jnp.ones(2)),
         "parts": (jnp.array([0.0, 0.0, 2.0, 5.0]), jnp.ones(4)),

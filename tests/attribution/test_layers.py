@@ -205,7 +205,7 @@ def test_layers_above_what_the_head_reads_are_refused(network, images):
     "layer,message",
     [
         ("heads", "layer 'heads' is unknown; layers are .*did you mean 'head'?"),
-        ([], r"layer is \[\]; expected the name of a layer, several or 'head'"),
+        ([], r"layer is \[\]; expected one name, several names or 'head'"),
         (["block3_pool"] * 2, "layer 'block3_pool' is given more than once"),
         (["block3_pool", "block9"], "layer 'block9' is unknown"),
     ],

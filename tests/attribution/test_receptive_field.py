@@ -77,8 +77,9 @@ class Layers(nn.Module):
 def _reach(function, size):
     """Return the middle of the pixels that reach each cell, by axis.
 
-    Zeros in the padding and the gate do not count: each pixel is changed by itself, in
-    a network of positive weights, and the cells that change are seen.
+    Each pixel is changed separately, in a network of positive weights. The pixel
+    reaches the cells that change. Zeros in the padding and the gate therefore do not
+    count.
     """
     middles = []
     for axis in (0, 1):
@@ -149,7 +150,7 @@ def test_operations_that_move_cells():
     assert centres["sliced"] == ((3, 6, 9), _from(1, 1, 11))
     for name in ("swapped", "turned", "tokens"):
         assert centres[name] == (whole, whole), name
-    # Unknown places are equal tiles: a transposed image, one that is turned, a resize.
+    # Unknown places are equal tiles: after a transpose, a rotation or a resize.
     assert centres["transposed"][0] == _from(0.5, 2, 6)
     assert centres["turned once"] == (whole, whole)
     assert centres["resized"] == (_from(0.5, 2, 6),) * 2

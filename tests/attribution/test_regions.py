@@ -20,7 +20,7 @@ def test_boxes_enclose_what_stands_out():
 def test_squares_hold_their_boxes_and_lie_in_the_image():
     boxes = jnp.array([[2, 3, 5, 9], [0, 0, 2, 2], [0, 0, 10, 10]])
     centers, halves = regions.squares(boxes, 10, margin=0.25)
-    # The first is 6 wide, 9 with its margins; its centre moves to keep it inside.
+    # The first square is 6 wide, and 9 with its margins. It moves to stay inside.
     np.testing.assert_allclose(halves, [0.9, 0.3, 1.0], rtol=1e-6)
     np.testing.assert_allclose(centers[0], [-0.1, 0.1], atol=1e-6)
     np.testing.assert_allclose(centers[1], [-0.7, -0.7], rtol=1e-6)

@@ -31,7 +31,7 @@ def _keys(count, seed=0):
 
 @pytest.mark.parametrize("keep_aspect", [True, False])
 def test_without_options_it_is_the_view(keep_aspect):
-    """So it is where the view enlarges, and samples as it does, but at the border."""
+    """Where the view enlarges, both sample alike, except at the border."""
     canvas, sizes = _batch(_image(20, 30))
     images = _augment(_keys(1), canvas, sizes, 24, keep_aspect=keep_aspect)
     seen = View(24, 20, keep_aspect=keep_aspect)(canvas, sizes)
@@ -60,7 +60,7 @@ def _augment(keys, canvas, sizes, size, **options):
 
 
 def _points(**options):
-    """Where, in [-1, 1], the corners and centre of 500 outputs come from."""
+    """Return the sources, in [-1, 1], of the corners and the centre of 500 outputs."""
     matrices = jax.vmap(
         lambda key: augmentation._random_affine(key, Augmentation(8, **options))
     )(_keys(500))
@@ -91,7 +91,7 @@ def test_random_crop_has_the_asked_area_and_ratio_and_stays_inside():
     area = 4 * half.prod(axis=1) / 15000
     assert 0.3 < area.min() and area.max() <= 1
     assert (center - half >= -1e-3).all() and (center + half <= size + 1e-3).all()
-    small = area < 0.6  # these fit whatever their ratio
+    small = area < 0.6  # these fit with any ratio
     ratio = (half[:, 1] / half[:, 0])[small]
     assert 0.74 < ratio.min() and ratio.max() < 1.34
 
@@ -145,7 +145,7 @@ def test_mixed_targets_are_the_share_of_the_pixels(options):
     white = images.mean((1, 2, 3)) / 255
     np.testing.assert_allclose(targets[:, 1], white, atol=1e-5)
     own = np.take_along_axis(np.asarray(targets), values[:, None], 1)[:, 0]
-    assert own.min() >= 0.35 and own.std() > 0.1  # half, but for whole pixels
+    assert own.min() >= 0.35 and own.std() > 0.1  # half, except for rounding to pixels
     distinct = [len(np.unique(image)) for image in np.asarray(images)]
     if "mixup" in options:
         assert max(distinct) == 1

@@ -205,7 +205,7 @@ def test_copied_images_are_not_decoded_again(flowers, tmp_path, monkeypatch):
     assert _pixels(cache.open_cache(copy, 32, tmp_path)) == _pixels(opened)
     assert not decoded
     assert len({p.stat().st_ino for p in (tmp_path / "pixels").iterdir()}) == 1
-    # An image that changes, but not its size in bytes, is noticed.
+    # A change of an image that keeps its size in bytes is detected.
     path = next((tmp_path / "copy").rglob("*.jpg"))
     content = bytearray(path.read_bytes())
     content[-20] ^= 1

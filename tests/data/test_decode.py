@@ -44,7 +44,7 @@ def test_all_kinds_of_images_become_rgb():
 
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10)).save(buffer, "JPEG", exif=exif)
     assert decode.decode(buffer.getvalue()).size == (10, 20)
@@ -188,7 +188,7 @@ def test_range_that_a_file_states(caplog, monkeypatch):
         tags[tag], tags.tagtype[tag] = value, TiffTags.FLOAT
     gray = np.asarray(decode.decode(_encode(half, "TIFF", tiffinfo=tags)))[..., 0]
     assert abs(int(gray.max()) - 127) <= 1 and not caplog.text
-    # A range that the values leave is not believed.
+    # A stated range is ignored if values are outside of it.
     tags[341] = 100.0
     gray = np.asarray(decode.decode(_encode(half, "TIFF", tiffinfo=tags)))[..., 0]
     assert gray.max() > 200 and len(np.unique(gray)) == 24
@@ -202,7 +202,7 @@ def test_range_that_a_file_states(caplog, monkeypatch):
 
 
 def _write_png16(values: np.ndarray) -> bytes:
-    """Return an RGB PNG of 16 bits a channel, which Pillow cannot write."""
+    """Return an RGB PNG of 16 bits per channel, which Pillow cannot write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         crc = zlib.crc32(name + data).to_bytes(4)

@@ -86,7 +86,7 @@ def test_split_is_a_function_of_seed_and_names_in_the_class(tree):
 
 def test_splits_that_are_folders(tmp_path):
     for folder, count in (("Train", 3), ("valid", 2), ("test", 1)):
-        _write(tmp_path / folder / "train", count)  # a class may be called so
+        _write(tmp_path / folder / "train", count)  # a class may have this name
         _write(tmp_path / folder / "x", count)
     source = image_folder.load(tmp_path)
     assert source.class_names == ("train", "x")
@@ -236,7 +236,7 @@ def test_trees_that_would_give_wrong_classes_are_refused(tmp_path):
     refused("flat", "test, train without folders of classes in them")
     refused("inside", "only in sub-folders .*expected t[a-z]+/rose instead of rose/t")
     refused(
-        "twice", "move the folders of the classes from .*twice/t[a-z]+/t[a-z]+ one up"
+        "twice", "move the folders of the classes from .*twice/t[a-z]+/t[a-z]+ up one"
     )
     refused("above", "give --config.data.dir=.*above/photos")
     refused("half", "half/train has images, but no folders of classes")
@@ -248,7 +248,7 @@ def _training_labels(source):
 
 
 def _labels_of_training_files(root, source):
-    """Return {folder: label} of the training images, as files are labelled."""
+    """Return {folder: label} of the training images, by the rule for lists of files."""
     paths = [root / source.keys[i] for i in source.splits["train"]]
     images = Images.of_files(paths, 8, source.class_names)
     pairs = zip(images.names, images.labels, strict=True)

@@ -48,7 +48,7 @@ def test_rule_for_folders_patterns_and_named_files(folder, caplog):
     assert f"{folder}: left out 3 files: 2 hidden, 1 .md" in caplog.text
     assert [path.name for path in find_files(folder / "*")] == names
     assert "*: left out 2 files: " in caplog.text and "1 folders" in caplog.text
-    # A file that is named is read, whatever its name.
+    # A single file is read, whatever its name.
     assert find_files(folder / "notes.md") == [folder / "notes.md"]
     only = folder / "only"
     only.mkdir()

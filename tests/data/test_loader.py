@@ -37,7 +37,7 @@ def test_batches_from_the_middle_are_those_of_the_whole(mesh):
     assert len(whole) == 14 and len(rest) == 5
     for ours, theirs in zip(rest, whole[9:], strict=True):
         np.testing.assert_array_equal(ours["indices"], theirs["indices"])
-    # 6 full batches an epoch, no image twice within one.
+    # 6 full batches per epoch, with no image twice in an epoch.
     epoch = np.concatenate([batch["indices"] for batch in whole[:6]])
     assert len(set(epoch.tolist())) == 24 and set(epoch.tolist()) <= set(TRAIN)
     for batch in whole:
@@ -46,7 +46,7 @@ def test_batches_from_the_middle_are_those_of_the_whole(mesh):
 
 
 def test_loaders_take_turns_by_epoch(mesh):
-    """The examples are those of one loader; the features are those of its turn."""
+    """All loaders give the same examples, and each gives its own features."""
     readers = [
         loader.FeatureReader(FEATURES + shift, np.arange(50), np.arange(50))
         for shift in (0, 100)
@@ -95,7 +95,7 @@ def test_images_of_different_sizes_share_a_canvas(mesh):
 
 def test_batch_larger_than_the_training_set(mesh):
     reader = loader.FeatureReader(FEATURES, np.arange(50), np.arange(50))
-    with pytest.raises(ValueError, match="batch of 64 does not fit 27"):
+    with pytest.raises(ValueError, match="batch of 64 is more than the 27"):
         loader.TrainLoader(reader, LABELS, TRAIN, 64, mesh, (0,))
 
 

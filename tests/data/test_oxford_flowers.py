@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import shutil
 import tarfile
 
@@ -19,7 +20,7 @@ CRASHING_BITS = ((145, 3), (172, 7), (184, 2), (281, 5))
 
 @pytest.fixture
 def copy(flowers, tmp_path):
-    """A copy of the small set, to damage."""
+    """Return a copy of the small set, to damage it."""
     shutil.copytree(flowers, tmp_path / "flowers")
     return tmp_path / "flowers"
 
@@ -75,7 +76,7 @@ def test_archive_is_unpacked_once_beside_it(copy):
 
 
 def test_tensorflow_datasets_folder_is_the_same_set(copy, tmp_path):
-    """Written without TensorFlow, read by stock tensorflow-datasets and by us."""
+    """Read files that were written without TensorFlow, also by tensorflow-datasets."""
     import sys
 
     import tensorflow_datasets as tfds
@@ -112,7 +113,7 @@ def test_unknown_split_and_source_suggest_the_nearest(flowers):
 def test_missing_and_damaged_label_files(copy, name):
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{name} is no MATLAB file"):
+    with pytest.raises(ValueError, match=f"{name} is not a MATLAB file"):
         oxford_flowers.load(copy, verify=False)
     (copy / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
@@ -168,6 +169,24 @@ def test_missing_image_and_missing_archive(copy):
         oxford_flowers.load(copy, verify=False)
 
 
+def test_archive_with_hostile_paths_writes_into_its_folder_alone(copy, tmp_path):
+    expected = oxford_flowers.load(copy, verify=False)
+    with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
+        tar.add(copy / "jpg", "jpg")
+        for name in ("../jpg/evil.jpg", f"{tmp_path}/jpg/evil.jpg", "../evil.jpg"):
+            tar.add(next((copy / "jpg").iterdir()), name)
+        link = tarfile.TarInfo("jpg/evil_link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    shutil.rmtree(copy / "jpg")
+    before = set(tmp_path.rglob("*"))
+    source = oxford_flowers.load(copy, verify=False)
+    assert source.fingerprint == expected.fingerprint
+    written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert {path.parent for path in written} == {copy / "jpg"}
+    assert not any(path.is_symlink() for path in written)
+
+
 def test_truncated_archive_leaves_nothing(copy):
     with tarfile.open(copy / "102flowers.tgz", "w:gz") as tar:
         tar.add(copy / "jpg", "jpg")
@@ -185,7 +204,7 @@ def test_damaged_label_files_do_not_end_the_process(copy, monkeypatch):
         mat_files, "_PROGRAM", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     )
     mat_files._read_apart.cache_clear()
-    with pytest.raises(ValueError, match="imagelabels.mat is no MATLAB .* SIGSEGV"):
+    with pytest.raises(ValueError, match="imagelabels.mat is not a MATLAB .* SIGSEGV"):
         oxford_flowers.load(copy, verify=False)
     monkeypatch.setattr(mat_files, "_PROGRAM", "import time; time.sleep(60)")
     monkeypatch.setattr(mat_files, "_SECONDS", 0.1)
@@ -201,7 +220,7 @@ def test_flipped_bits_of_label_files(copy):
         damaged = bytearray(content)
         damaged[position] ^= 1 << bit
         (copy / "setid.mat").write_bytes(damaged)
-        with pytest.raises(ValueError, match="setid.mat is no MATLAB file"):
+        with pytest.raises(ValueError, match="setid.mat is not a MATLAB file"):
             oxford_flowers.load(copy, verify=False)
 
 
@@ -209,7 +228,7 @@ def test_flipped_bits_of_label_files(copy):
 def test_values_that_are_no_integers(tmp_path, values):
     path = tmp_path / "labels.mat"
     scipy.io.savemat(path, {"labels": np.array(values)})
-    with pytest.raises(ValueError, match="labels.mat is no MATLAB .* a variable has"):
+    with pytest.raises(ValueError, match="is not a MATLAB .* a variable has"):
         mat_files.read(path, ("labels",))
 
 
@@ -221,7 +240,7 @@ def test_full_disk_is_not_blamed_on_the_archive(copy, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match="cannot be unpacked to .*jpg: No space left"):
         oxford_flowers.load(copy, verify=False)
     assert not list(copy.glob(".*partial-*"))

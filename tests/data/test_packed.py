@@ -80,7 +80,7 @@ def test_buffers_are_few(images):
     train = loader.TrainLoader(reader, labels, INDICES, 4, sharding.make_mesh(), (0,))
     for batch in train(0, 60):
         jax.block_until_ready(batch)
-    # Those that are made ahead, the one in use, and the one that takes its place.
+    # The batches made ahead, the batch in use, and the batch that replaces it.
     assert len(reader._buffers) <= loader.THREADS + 3
 
 

@@ -64,7 +64,7 @@ def test_a_step_reads_nothing_from_the_host(loaders):
 
 @dataclasses.dataclass
 class Device:
-    """A device that tells how much memory it has."""
+    """A device that reports its memory."""
 
     platform: str = "gpu"
     limit: int | None = None
@@ -74,7 +74,7 @@ class Device:
 
 
 def test_automatic_choice():
-    """On GPUs, where the images take at most an eighth of the smallest memory."""
+    """Images live on GPUs if they take at most an eighth of the smallest memory."""
     needed = 8 * sum(IMAGES[index].size for index in INDICES)
 
     def choose(*devices, choice="auto"):
@@ -83,7 +83,7 @@ def test_automatic_choice():
 
     assert choose(Device(limit=needed), Device(limit=2 * needed))
     assert not choose(Device(limit=needed), Device(limit=needed - 1))
-    assert not choose(Device())  # it does not tell its memory
+    assert not choose(Device())  # It does not report its memory.
     assert not choose(Device("cpu", 2 * needed))
     assert choose(Device("cpu"), choice="always")
     assert not choose(Device(limit=needed), choice="never")

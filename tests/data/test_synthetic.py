@@ -42,7 +42,7 @@ def test_species_differ():
 def test_mask_is_where_the_flower_is():
     for number in range(6):
         kind = drawing.species("source", number)
-        # The same flower in other colours: other pixels, exactly where it is.
+        # The same flower in other colours changes exactly the pixels of its mask.
         other = dataclasses.replace(
             kind, colours=kind.colours[:, ::-1] * 0.2, disc_colour=kind.disc_colour / 4
         )

@@ -40,7 +40,7 @@ def test_at_full_size_it_is_the_central_square_itself(height, width):
 @pytest.mark.parametrize("size", [9, 33, 40, 100])
 @pytest.mark.parametrize("crop", [1.0, 0.8])
 def test_it_resamples_as_pillow_does(size, crop):
-    """It is antialiased when it shrinks, and sees what surrounds the crop."""
+    """It is antialiased when it shrinks, and reads the pixels around the crop."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     margin = 40 * (1 - crop) / 2
@@ -104,7 +104,7 @@ def test_a_box_in_the_view_is_that_of_the_original(size, keep_aspect):
     seen = _see(view, np.asarray(decode.resize(original, 160)))[..., 0] > 127
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 128
-    # A pixel of the view has up to 2.5 of the widest image.
+    # A pixel of the view covers up to 2.5 pixels of the widest image.
     assert np.abs(np.subtract(view.box_in_original(edges, size), box)).max() <= 3
     whole = View(128, 160, 1.0, keep_aspect).box_in_original([0, 0, 1, 1], size)
     side = min(width, 2 * height) if not keep_aspect else min(size)

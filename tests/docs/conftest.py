@@ -1,4 +1,4 @@
-"""The folder that the commands and the examples of the pages are run in."""
+"""Define the folder in which the commands and examples of the pages run."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ from tests.harness import ROOT
 def place(
     tmp_path, flowers, small_run, small_arguments, tiny_run, linear_run, monkeypatch
 ):
-    """A folder with what the README's commands name, as small files, to be run in."""
+    """Return a folder with small versions of the files in the README's commands."""
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "results").mkdir()
@@ -37,9 +37,9 @@ def place(
     shutil.copy(
         ROOT / "tests/extending/attribution_method.py", tmp_path / "my_module.py"
     )
-    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` has the current folder
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` adds the current folder
     monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
-    monkeypatch.setitem(sys.modules, "my_module", None)  # what is imported is restored
+    monkeypatch.setitem(sys.modules, "my_module", None)  # is restored afterwards
     del sys.modules["my_module"]
     spec = models.get_spec("small")
     variables = fixtures.random_variables(spec, 0)
@@ -55,7 +55,7 @@ def place(
     def unchecked(folder, split="official", *_, **__):
         return load(folder, split, verify=False)
 
-    # scripts.reproduce refuses other images than the official ones.
+    # scripts.reproduce refuses images that are not official.
     monkeypatch.setattr(oxford_flowers, "load", unchecked)
     monkeypatch.chdir(tmp_path)
     return tmp_path

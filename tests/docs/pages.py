@@ -1,4 +1,4 @@
-"""The pages that users read, and the commands in them."""
+"""Read the documentation pages and their commands."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ is run, on small files."""
+"""Test every command of README.md and docs/ on small files."""
 
 import configparser
 import dataclasses
@@ -19,11 +19,11 @@ class Run:
     """How a command is run on small files.
 
     Attributes:
-      words: {what the README has: what is there instead}, see `place`.
+      words: {word of the page: word of the test}, see `place`.
       more: arguments added at the end.
-      makes: files that are there afterwards, and were not before.
-      before: script and arguments of what has to be run first.
-      slow: why it is not run by default.
+      makes: files that the command creates.
+      before: script and arguments of a command that must run first.
+      slow: why the command does not run by default.
     """
 
     words: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -34,7 +34,7 @@ class Run:
 
 
 IMAGES = {"IMAGE...": "photos/0.jpg photos/1.jpg"}
-CLASSES = ("--classes=0,2",)  # the small set has four
+CLASSES = ("--classes=0,2",)  # the small data set has four
 TRAIN = "python -m scripts.train --config=configs/inception.py"
 RUN = "--workdir=runs/inception_seed0"
 # Make the recipe `linear` take seconds.
@@ -219,7 +219,7 @@ RUNS |= {
         ),
     ),
 }
-# Commands that are run elsewhere: by a test, or for every change.
+# Commands that run elsewhere: in another test, or for every change.
 COVERED = {
     f"python -m scripts.demo {RUN}": (
         "tests/report/test_demo.py::test_script_serves_the_page_until_it_is_interrupted"
@@ -289,7 +289,7 @@ def test_commands_run(block, place, small_arguments):
         assert not any((place / name).exists() for name in how.makes)
         stdout = run(script.removeprefix("scripts."), *arguments, *how.more)
         assert all((place / name).exists() for name in how.makes)
-        assert "failed" not in stdout  # which benchmarks go on after
+        assert "failed" not in stdout  # benchmarks continue after a failure
 
 
 def test_every_command_is_run():

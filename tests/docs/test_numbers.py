@@ -1,4 +1,4 @@
-"""The numbers in README.md and docs/ are those of results/."""
+"""Test the numbers in README.md and docs/ against results/."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def _rows(*header):
 
 
 def _short(value, digits):
-    """Format a number as tables do, without the zero before the point."""
+    """Format a number as in tables, without the zero before the point."""
     return f"{value:.{digits}f}".removeprefix("0")
 
 
@@ -62,7 +62,7 @@ def test_changes_of_accuracy(cells):
 
 
 def test_changes_without_effect_are_about_one_standard_error():
-    text = pages.PAGES["docs/results.md"].split("## What did not move accuracy")[1]
+    text = pages.PAGES["docs/results.md"].split("## What did not improve accuracy")[1]
     ((_, rows), *_) = pages.tables(text)
     assert len(rows) > 5 and all(row in CHANGES for row in rows)
     for _, before, after, *_ in rows:
@@ -88,7 +88,7 @@ def test_quick_starts():
         entry = record[f"data_seed_{seed}"]
         summary = entry["quickstart"]
         values = summary["transfer"]["top1"], summary["from_scratch"]["top1"]
-        # 0.8375 is 0.838 and 0.7875 is 0.788: half is rounded up.
+        # 0.8375 becomes 0.838 and 0.7875 becomes 0.788: half is rounded up.
         expected = [int(value * 1000 + 0.5) / 1000 for value in values]
         expected.append(summary["pointing_game"]["grad_cam"])
         assert cells == [_short(value, 3) for value in expected]
@@ -209,6 +209,6 @@ def test_activation_maximisation():
         for model, forms in record.items()
     }
     robust, plain = counts["inception_v3"]
-    assert f"classifies {robust} of them correctly, and {plain} of the plain" in text
+    assert f"classifies {robust} of them correctly, and {plain} of the images" in text
     robust, plain = counts["vgg16"]
     assert f"classifies {robust} of its images correctly, and {plain} of the" in text

@@ -1,4 +1,4 @@
-"""README.md and docs/: their shape, their links and their Python examples."""
+"""Test the shape, the links and the Python examples of README.md and docs/."""
 
 import re
 
@@ -65,7 +65,7 @@ def test_every_page_is_linked():
 
 
 def test_every_page_is_on_the_site():
-    """`.ci/run` builds the site, with all its links checked."""
+    """`.ci/run` builds the site and checks all its links."""
     nav = yaml.safe_load((harness.ROOT / "mkdocs.yml").read_text())["nav"]
     listed = {uri for entry in nav[1:] for uri in sum(entry.values(), [])}
     names = {path.name for path in (harness.ROOT / "docs").glob("*.md")}
@@ -101,7 +101,7 @@ def test_python_examples_of_the_readme_run(place):
 
 
 def _network_of_flax():
-    """Return the names that the example of another network takes for granted."""
+    """Return the names that the example of another network does not define."""
     import flax.linen as nn
     import jax
 

@@ -1,4 +1,4 @@
-"""docs/tutorial.ipynb runs from its first to its last cell."""
+"""Test that docs/tutorial.ipynb runs from its first to its last cell."""
 
 import re
 
@@ -21,7 +21,7 @@ def _printed(cell):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Return the notebook with its outputs, without the cell that installs."""
+    """Return the notebook with its outputs, without the cell that installs packages."""
     notebook = nbformat.read(PATH, as_version=4)
     installing = [
         c for c in _cells(notebook) if "install" in c.metadata.get("tags", [])

@@ -1,4 +1,4 @@
-"""Temperature and calibration error."""
+"""Test the temperature and the calibration error."""
 
 import numpy as np
 import pytest

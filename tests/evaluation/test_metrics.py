@@ -1,4 +1,4 @@
-"""Metrics of a whole split."""
+"""Test the metrics of a whole split."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A head that is trained on the features of a few augmented draws."""
+"""Test a head that is trained on the features of a few augmented draws."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_features_are_those_of_augmented_images(run):
 
 
 def test_kept_draws_are_used_again(run, config, tmp_path):
-    """An interrupted run computes the draw that it lacks, and ends as a whole run."""
+    """A resumed run computes only missing draws, and ends like an uninterrupted run."""
     for name in ("config.json", "data.json"):
         (tmp_path / name).write_bytes((run.workdir / name).read_bytes())
     for number in range(DRAWS - 1):

@@ -1,4 +1,4 @@
-"""Several runs as one, and a run that is evaluated with other views."""
+"""Test ensembles of runs, and a run that is evaluated with other views."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
 
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):
-    with pytest.raises(ValueError, match="takes two runs or more"):
+    with pytest.raises(ValueError, match="needs two or more runs"):
         ensemble.mean_probabilities([tiny_run])
     config = tiny_run.config | {"data": tiny_run.config["data"] | {"split": "reversed"}}
     other = dataclasses.replace(tiny_run, config=config)
@@ -44,7 +44,7 @@ def test_ensemble_of_what_does_not_belong_together(tiny_run):
 
 
 def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):
-    """The features of a run twice, each with half of the weight, are its features."""
+    """Two copies of features, each with half the weight, are equal to the features."""
     result = ensemble.joint_head([tiny_run, tiny_run], splits=("validation",))
     assert "test" not in result and result["recipe"] == "joint_head"
     dataset, settings = images.of_run(tiny_run), settings_of(tiny_run)

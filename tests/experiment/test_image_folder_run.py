@@ -1,4 +1,4 @@
-"""From a folder of one's own images to all that is done with a trained network."""
+"""Test a run on an image folder: evaluation, attribution, prediction and export."""
 
 import csv
 import shutil
@@ -21,7 +21,7 @@ CLASSES = ("rote Tulpe", "δάφνη", "薔薇")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, narrow_weights):
-    """Return a tiny run on three classes, one of which has a single image."""
+    """Return a tiny run on three classes; one class has a single image."""
     root = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
     for label, (name, count) in enumerate(zip(CLASSES, (8, 6, 1), strict=True)):
@@ -89,5 +89,5 @@ def test_other_images_are_noticed(run, tmp_path):
     moved = load_run(run.workdir, data_dir=str(tmp_path / "photos"))
     assert evaluate(moved, "test").metrics["count"] == 4
     shutil.copytree(tmp_path / "photos" / CLASSES[0], tmp_path / "photos" / "aster")
-    with pytest.raises(ValueError, match="trained on other images than there are now"):
+    with pytest.raises(ValueError, match="trained on other images: "):
         evaluate(moved, "test")

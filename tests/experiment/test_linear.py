@@ -1,4 +1,4 @@
-"""The recipe `linear`, end to end on small files of the real layouts."""
+"""Test the recipe `linear` end to end, on small files in the real layouts."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_attribution_explains_all_that_the_head_reads(linear_run, flowers, tmp_p
 def test_head_of_all_views(linear_config, linear_run, tmp_path):
     """The head is the ridge regression on the features of all views and mirror images.
 
-    Validation during the training has the single view of a prediction.
+    Validation in training uses the single view of a prediction.
     """
     config = linear_config.copy_and_resolve_references()
     config.test_time.update(views=((80, 1.0), (80, 0.7)), hflip=True)
@@ -98,7 +98,7 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
 
 
 def test_refit_after_fine_tuning(linear_config, tmp_path):
-    """A later stage may train the network, and a further one solve the head again."""
+    """After a stage that trains the network, another stage can solve the head again."""
     config = linear_config.copy_and_resolve_references()
     stages = inception.get_config().stages
     stages.settle.update(epochs=1, batch_size=8, validate_every=1)

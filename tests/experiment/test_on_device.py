@@ -1,4 +1,4 @@
-"""A run whose training images live on the device."""
+"""Test a run with training images in the memory of the device."""
 
 from seeflower_jax import records
 from seeflower_jax.data import resident

@@ -1,4 +1,4 @@
-"""Training on folders: where the images are, uneven classes, files that fail."""
+"""Test training on folders: moved images, uneven classes, unreadable files."""
 
 import json
 

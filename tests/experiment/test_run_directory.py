@@ -1,4 +1,4 @@
-"""Run directories that are interrupted, damaged, claimed anew or in use."""
+"""Test run directories that are interrupted, damaged, claimed again or in use."""
 
 import fcntl
 import json
@@ -37,13 +37,13 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def config(flowers, cache):
-    """The config of `finished`: two stages of two steps on images of 32 pixels."""
+    """Return the config of `finished`: two stages of two steps, images of 32 pixels."""
     return _config(flowers, cache)
 
 
 @pytest.fixture(scope="module")
 def finished(flowers, cache, tmp_path_factory):
-    """The directory of a finished run."""
+    """Return the directory of a finished run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     train(_config(flowers, cache), workdir)
     return workdir
@@ -51,7 +51,7 @@ def finished(flowers, cache, tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of the finished run."""
+    """Return a copy of the finished run."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
@@ -63,7 +63,7 @@ def _result(workdir):
 
 
 def _request_after(monkeypatch, count):
-    """Ask the loop to end while step `count` of the run is under way."""
+    """Ask the loop to end during step `count` of the run."""
     original, batches = loader.TrainLoader.__call__, 0
 
     def counted(self, start, stop):
@@ -214,7 +214,7 @@ def test_damaged_features_are_computed_again(tmp_path, how, caplog):
     np.testing.assert_array_equal(kept.read_features(path, "origin", 5), features)
     assert kept.read_features(path, "another", 5) is None and not caplog.messages
     content = path.read_bytes()
-    if how == "flipped":  # of the features; the last bytes are the origin
+    if how == "flipped":  # a byte of the features; the last bytes are the origin
         path.write_bytes(content[:140] + bytes([content[140] ^ 1]) + content[141:])
     else:
         _damage(path, how)
@@ -345,7 +345,7 @@ def test_relative_folder_of_images_is_found_from_elsewhere(
     run = load_run(tmp_path / "run")
     assert evaluate(run, "test").metrics == _result(finished)["test"]
     (tmp_path / "flowers").rename(tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match="flowers, name their folder by --data"):
+    with pytest.raises(FileNotFoundError, match="flowers, pass their folder as --data"):
         evaluate(load_run(tmp_path / "run"), "test")
     run = load_run(tmp_path / "run", str(tmp_path / "moved"))
     assert evaluate(run, "test").metrics == _result(finished)["test"]
@@ -358,7 +358,7 @@ def test_evaluator_is_not_called_for_kept_logits(run, monkeypatch):
 
 
 def test_run_from_before_a_key_existed(run, config):
-    """It is finished, and its logits are used again."""
+    """The run counts as finished, and its logits are used again."""
     old = load_config(run)
     del old["distillation"], old["data"]["logit_adjustment"]
     for stage in old["stages"].values():

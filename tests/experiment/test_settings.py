@@ -1,4 +1,4 @@
-"""A config becomes typed values, and nonsensical ones are refused by their key."""
+"""Test the typed values of a config, and the errors for wrong values."""
 
 import math
 
@@ -80,7 +80,7 @@ NONSENSE = {
     STAGE + "augment.mixup": [-1.0, math.nan],
     STAGE + "augment.cutmix": [-1.0],
 }
-# Beyond the memory of a machine, or rounded by float32 to a value that is refused.
+# Values beyond the memory of a machine, or that float32 rounds to a refused value.
 NONSENSE_BY_SIZE = {
     "model.dropout": 1 - 1e-9,
     "model.hidden": (10**9,),
@@ -127,7 +127,7 @@ def _change(config, key, value):
 @pytest.mark.parametrize("key,value", CASES, ids=[f"{k}={v}" for k, v in CASES])
 def test_a_value_without_sense_is_refused_in_one_line(key, value, tmp_path):
     config = inception.get_config()
-    config.stages.finetune.weight_decay = 0.0  # which every optimizer has
+    config.stages.finetune.weight_decay = 0.0  # every optimizer accepts 0
     config = _change(config, key, value)
     with pytest.raises(SettingsError) as caught:
         train.train(config, tmp_path / "run")
@@ -206,7 +206,7 @@ def test_a_value_beyond_memory_or_precision_is_refused(key):
     ],
 )
 def test_values_that_do_not_fit_each_other(changes, message, tmp_path):
-    """They are refused before the images, which are not there, are opened."""
+    """They are refused before the images are opened, which do not exist."""
     config = inception.get_config()
     config.data.dir = str(tmp_path / "absent")
     for key, value in changes.items():
@@ -217,7 +217,7 @@ def test_values_that_do_not_fit_each_other(changes, message, tmp_path):
 
 
 def test_every_value_that_is_read_has_a_case():
-    """Texts and truth values, which have no range, are left out."""
+    """Strings and booleans have no range and are left out."""
     free = {"init.weights", "data.dir", "data.verify", "data.cache_dir"}
     free |= {"whitening.enabled", "whitening.patches_per_image", "eval.keep_aspect"}
     free |= {"test_time.hflip", "model.standardize"}
@@ -246,10 +246,7 @@ def test_missing_and_unknown_keys():
         read_settings(config)
     missing, unknown = str(caught.value).splitlines()
     assert missing.startswith("config.eval.crop is missing; expected a number")
-    assert (
-        unknown
-        == "config.eval.corp is not a key that is read; did you mean 'eval.crop'?"
-    )
+    assert unknown == "config.eval.corp is not a known key; did you mean 'eval.crop'?"
 
 
 def test_all_epochs_zero():

@@ -1,4 +1,4 @@
-"""What a run learns: a teacher, or labels with logits adjusted by class counts."""
+"""Test what a run learns from: a teacher, or labels with adjusted logits."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ CLASSES = 102
 
 @pytest.fixture(scope="module")
 def logits_path(linear_run, tmp_path_factory):
-    """The file of a teacher that has the features of `linear_run` twice."""
+    """Return the file of a teacher that reads the features of `linear_run` twice."""
     path = tmp_path_factory.mktemp("teacher") / "new" / "teacher.npz"
     runs = f"--workdirs={linear_run.workdir},{linear_run.workdir}"
     done = harness.run_here(
@@ -31,7 +31,7 @@ def logits_path(linear_run, tmp_path_factory):
 
 
 def _solve(run, **options):
-    """Solve the head of a run again, on the features that it kept."""
+    """Solve the head of a run again, on the features in its directory."""
     labels = images.of_run(run).labels("train")
     features = np.load(run.workdir / "features_linear.npy")[: len(labels)]
     return ridge.solve(features, labels, CLASSES, **options)
@@ -64,7 +64,7 @@ def test_closed_form_head_learns_what_the_teacher_predicts(
 
 @pytest.mark.parametrize("taught", [True, False], ids=["teacher", "class counts"])
 def test_loss_that_a_stage_logs(linear_run, logits_path, flowers, tmp_path, taught):
-    """The only step of a stage that hardly moves: its loss is that of the result."""
+    """The only step hardly moves the head, so its loss is the loss of the result."""
     config = tiny_config.make_small(tiny_config.get_config())
     config.data.update(dir=str(flowers), cache_dir=str(tmp_path / "cache"))
     config.model.dropout = 0.0
@@ -91,7 +91,7 @@ def test_loss_that_a_stage_logs(linear_run, logits_path, flowers, tmp_path, taug
         entropy = scipy.special.entr(targets).sum(-1)
     else:
         targets, entropy = np.eye(CLASSES)[dataset.labels("train")], 0.0
-        counts = np.ones(CLASSES)  # of a class without images
+        counts = np.ones(CLASSES)  # a class without images counts as one image
         counts[: fixtures.CLASSES] = fixtures.TRAIN
         logits = logits + 2 * np.log(counts / counts.sum())
     cross_entropy = -(targets * scipy.special.log_softmax(logits, -1)).sum(-1)
@@ -108,10 +108,10 @@ def test_files_that_are_no_teacher_of_these_images(linear_run, logits_path, tmp_
     other = dataclasses.replace(
         dataset, source=dataclasses.replace(dataset.source, splits=splits)
     )
-    with pytest.raises(ValueError, match="logits of other training images than those"):
+    with pytest.raises(ValueError, match="not have the logits of the training images"):
         teacher.read(logits_path, other)
     (tmp_path / "cut.npz").write_bytes(logits_path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="cut.npz is damaged: .*write it by"):
+    with pytest.raises(ValueError, match="cut.npz is damaged: .*write it with"):
         teacher.read(tmp_path / "cut.npz", dataset)
 
 

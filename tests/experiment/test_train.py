@@ -1,4 +1,4 @@
-"""Training end to end: the real scripts on small files of the real layouts."""
+"""Test training end to end: the real scripts on small files in the real layouts."""
 
 import csv
 import dataclasses
@@ -33,7 +33,7 @@ def arguments(flowers, narrow_weights, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(arguments, tmp_path_factory):
-    """A run of the real script."""
+    """Return the directory of a run of the real script."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     done = harness.run_apart("train", *arguments, f"--workdir={workdir}", "--json")
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def finished(arguments, tmp_path_factory):
 
 @pytest.fixture
 def config(arguments):
-    """The config that `arguments` describe."""
+    """Return the config of `arguments`."""
     config = tiny_config.get_config()
     for argument in arguments[1:]:
         key, value = argument.removeprefix("--config.").split("=")
@@ -182,7 +182,7 @@ def test_evaluate_script_repeats_the_result_and_writes_tables(finished):
 def test_logits_are_kept_for_the_variables_they_are_of(tiny_run, monkeypatch):
     logits = evaluate(tiny_run, "test").logits
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "stream", None)  # would be called to compute others
+        patch.setattr(Evaluator, "stream", None)  # would compute other logits
         np.testing.assert_array_equal(evaluate(tiny_run, "test").logits, logits)
         with pytest.raises(TypeError):
             evaluate(dataclasses.replace(tiny_run, step=7), "test")
@@ -207,13 +207,13 @@ class _Interrupted(BaseException):
 
 
 def _log(workdir):
-    """Return the lines of metrics.jsonl, without what depends on the clock."""
+    """Return the lines of metrics.jsonl, without values that depend on the clock."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) | {"images_per_second": None} for line in lines]
 
 
 def _train_and_break(config, workdir, monkeypatch, after):
-    """Trains until `after` batches were given, as if the process had died then."""
+    """Train on `after` batches and stop, as if the process had died."""
     count, original = 0, loader.TrainLoader.__call__
 
     def batches(self, start, stop):
@@ -303,11 +303,11 @@ def test_batch_statistics_are_trained_below_a_head_alone(config, flowers, tmp_pa
 
 
 def test_temperature_is_of_the_variables(finished, tmp_path):
-    """A run that is gone on with has none until it is finished again."""
+    """A continued run has no temperature until it is finished again."""
     shutil.copytree(finished[0], tmp_path / "run")
     path = tmp_path / "run/result.json"
     result = json.loads(path.read_text())
-    for best in ({"step": -1}, {}):  # of other variables; of an early version of 0.2
+    for best in ({"step": -1}, {}):  # other variables; an early version of 0.2
         path.write_text(json.dumps(result | {"best": best, "config_hash": "0" * 12}))
         assert load_run(tmp_path / "run").network.temperature == 1.0
 
@@ -330,19 +330,19 @@ def test_whitened_run(config, tmp_path):
     whitened = evaluate(run, "test")
     assert whitened.metrics["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
     plain = dataclasses.replace(run.network, preprocess=None)
-    other = dataclasses.replace(run, network=plain, step=-1)  # not of the kept logits
+    other = dataclasses.replace(run, network=plain, step=-1)  # no saved logits
     difference = np.abs(evaluate(other, "test").logits - whitened.logits).max()
     assert difference > 1e-4 * np.abs(whitened.logits).max()
 
 
 def test_few_steps_on_the_real_assets(assets, tmp_path):
-    """The committed config on the real files: the head alone, then two steps."""
+    """Run the committed config on the real files: the head alone, then two steps."""
     from seeflower_jax.pretrained import published
 
     config = inception.get_config()
     config.data.dir = str(assets / "oxford_flowers102")
     config.data.cache_dir = str(tmp_path)
-    config.data.shortest_side = 160  # for the time's sake
+    config.data.shortest_side = 160  # saves time
     name = published.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]
     config.init.weights = str(assets / "weights" / name)
     config.eval.update(size=96, batch_size=64)

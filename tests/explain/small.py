@@ -1,4 +1,4 @@
-"""A network and images that are small, for tests of jobs."""
+"""A small network and small images, for tests of jobs."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def baseline(variables=None, **options) -> Network:
 
 
 def images(count: int, unreadable: tuple[int, ...] = (), prepare=lambda _: None):
-    """Return images of random pixels; `prepare` is called before each is read."""
+    """Return images of random pixels; `prepare` is called before each read."""
 
     def read(position):
         prepare(position)

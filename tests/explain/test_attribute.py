@@ -264,7 +264,7 @@ def test_networks_that_have_no_splits(tmp_path):
         return harness.run_here("attribute", *arguments, f"--out={tmp_path}").stderr
 
     message = errors("--export=x", "--split=test")
-    assert "--split is of a run's data: give --workdir" in message
+    assert "--split needs a run: give --workdir" in message
     message = errors("--export=x", "--workdir=y", "--images=z")
     assert "expected one of --workdir, --weights and --export" in message
     message = errors("--export=x", "--model=vgg16", "--images=z")
@@ -284,12 +284,12 @@ def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
     pixels[box[1] : box[3], box[0] : box[2]] = 255
     Image.fromarray(pixels).save(tmp_path / "upright.png")
     exif = Image.Exif()
-    exif[0x0112] = 8  # to be turned by 90 degrees
+    exif[0x0112] = 8  # rotated by 90 degrees
     Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "turned.jpg", exif=exif)
     images = network.images(tmp_path)
     out = tmp_path / "out"
     attribute.attribute(network, images, ["grad_cam"], out, overlays=True)
-    # The convolutions and the pooling reach about four pixels of the view further.
+    # The convolutions and the pooling add about four pixels of the view.
     reach = 5.5 * np.array([400 if keep_aspect else 600, 400] * 2) / 32
     for line in store.MapStore.open(out).lines():
         beyond = np.subtract(line["box"], box) * [-1, -1, 1, 1]
@@ -332,8 +332,8 @@ def test_memory_does_not_grow_with_the_images(tmp_path, monkeypatch):
         return tracemalloc.get_traced_memory()[1] - before
 
     tracemalloc.start()
-    peak(32)  # what is imported and compiled
+    peak(32)  # imports and compiles
     few, many = peak(64), peak(512)
     tracemalloc.stop()
-    # Maps of one shard take 256 KiB, those of all images 2 MiB.
+    # The maps of one shard take 256 KiB, and the maps of all images 2 MiB.
     assert many < few + 2**19, (few, many)

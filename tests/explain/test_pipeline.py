@@ -1,4 +1,4 @@
-"""Attribution on several threads and machines writes what one thread would write."""
+"""Attribution on several threads and machines writes the same files as one thread."""
 
 import errno
 import json
@@ -56,7 +56,7 @@ def _content(folder: pathlib.Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(network, tmp_path_factory):
-    """Return the content of a folder that nothing disturbed."""
+    """Return the content of a folder that was written without interruption."""
     with pytest.MonkeyPatch.context() as patch:
         _shrink(patch)
         out = tmp_path_factory.mktemp("whole")

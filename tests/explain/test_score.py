@@ -28,7 +28,7 @@ def images(tiny_run) -> Images:
 
 @pytest.fixture
 def examples(tiny_run, images) -> score.Examples:
-    """Return correctly classified images, as if of four classes, which grids take.
+    """Return correctly classified images with four different labels, as grids need.
 
     The tiny network classifies only one class correctly.
     """
@@ -170,7 +170,7 @@ def test_metrics_with_masks_and_perturbations(
     groups = ("infidelity", "sensitivity", "localisation")
     assert list(columns) == [key for name in groups for key in score.METRICS[name]]
     assert columns["infidelity"] > 0 and columns["max_sensitivity"] > 0
-    # The half is its own box, and what is not in one half is in the other.
+    # Each half of the image equals its box, and each pixel is in one of the halves.
     assert columns["energy_in_box"] == columns["energy_in_mask"]
     right = scores(~left, "localisation")
     assert columns["energy_in_mask"] != right["energy_in_mask"]

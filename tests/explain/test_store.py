@@ -1,4 +1,4 @@
-"""Maps on disk: how exact they are, what is refused, and what is read."""
+"""Maps on disk: their precision, refused settings and damaged files."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """Return a network that is very sure, so that other classes have tiny gradients."""
+    """Return a very confident network, so that other classes have tiny gradients."""
     spec = models.get_spec("vgg16", num_classes=4, width=0.05, input_size=SIDE)
     variables = fixtures.random_variables(spec, 0)
     logits = variables["params"]["head"]["logits"]

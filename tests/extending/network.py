@@ -14,7 +14,7 @@ from seeflower_jax.models.layers import ConvBN, recorder
 
 
 class Residual(nn.Module):
-    """All layers below the head; returns a dict of endpoints [N, H, W, C]."""
+    """Compute all layers below the head; returns a dict of endpoints [N, H, W, C]."""
 
     features: tuple[int, ...] = (16, 32, 64)
     width: float = 1.0

@@ -1,4 +1,4 @@
-"""A network, a weight source and an attribution method that are added from outside."""
+"""Test a network, a weight source and an attribution method that plugins add."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ TABLES = (
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports an example; the tables are restored after the test."""
+    """Return a function that imports an example; restore the registries afterwards."""
     for module, table in TABLES:
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
 
@@ -45,7 +45,7 @@ def example(monkeypatch):
 
 @pytest.fixture
 def config(flowers, tmp_path):
-    """A config whose network and weights a test fills in, on images of 64 pixels."""
+    """Return a config on images of 64 pixels; a test sets its network and weights."""
     config = inception.get_config()
     config.data.update(dir=str(flowers), cache_dir=str(tmp_path), verify=False)
     config.data.shortest_side = 64
@@ -170,7 +170,7 @@ def test_scripts_use_an_attribution_method_plugin(small_run, tmp_path):
     for line in lines:
         maps[line["method"]].append(MapStore.open(out).read(line))
     assert len(maps["grad_cam_plus"]) == fixtures.CLASSES * fixtures.TEST
-    # Below an average, a channel's gradient is the same everywhere.
+    # Below an average, a channel's gradient is the same at all positions.
     expected = np.array(maps["layer_cam"])
     np.testing.assert_allclose(maps["grad_cam_plus"], expected, rtol=1e-4, atol=1e-5)
     assert expected.any() and (out / "grad_cam_plus.png").exists()

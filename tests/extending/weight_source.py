@@ -25,7 +25,7 @@ NAMES = {
 
 
 def read(model, path):
-    """Return (variables, spec) of a file; `merge` checks that none is missing."""
+    """Return (variables, spec) of a file; `merge` checks for missing variables."""
     with np.load(path) as file:
         arrays = dict(file)
     errors = [f"{name} is not expected" for name in arrays if name not in NAMES]

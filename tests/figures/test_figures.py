@@ -11,7 +11,7 @@ from seeflower_jax.figures import canvas, class_counts, curves, evaluation, maps
 
 # Matplotlib would refuse the first as mathematics, set the second in italics, and leave
 # the last out of legends. The last also has no glyphs: a control character, a zero, a
-# byte that is no UTF-8, and a mark that reverses the rest.
+# byte that is not UTF-8, and a mark that reverses the rest.
 NAMES = [r"$\oops$", "$a$", "_100\\$ & <b>\x07\x00\udce9\u202e\n"]
 IMAGE = np.full((12, 12, 3), 100.0)
 MAP = np.eye(12, dtype=np.float32)
@@ -52,7 +52,7 @@ def test_text_is_drawn_as_it_is(draw, tmp_path, monkeypatch):
     monkeypatch.setattr(mathtext.MathTextParser, "parse", parse)
     backend, parameters = matplotlib.get_backend(), dict(matplotlib.rcParams)
     draw(tmp_path / "figure.png")
-    # The figure is there, nothing else is, and Matplotlib is as it was.
+    # Only the figure was written, and the state of Matplotlib has not changed.
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     with Image.open(tmp_path / "figure.png") as image:
         assert image.format == "PNG" and min(image.size) > 50
@@ -110,6 +110,33 @@ def test_legend_names_every_curve(tmp_path, monkeypatch):
     monkeypatch.setattr(matplotlib.text.Text, "set_text", set_text)
     maps.write_score_curves(tmp_path / "curves.png", np.eye(3), NAMES)
     assert set(map(text.printable, NAMES)) <= set(drawn)
+
+
+def _write_title(path, title):
+    with canvas.png(path, size=(2, 1)) as axes:
+        axes[0, 0].set_title(title)
+    return path.read_bytes()
+
+
+def test_one_line_names_characters_that_no_font_has(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(canvas, "_FALLBACKS", ())
+    _write_title(tmp_path / "title.png", "薔薇 δάφνη 薔\nrose")
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'title.png'}: no font has 薇薔, ")
+
+
+def test_characters_come_from_an_installed_font_that_has_them(
+    tmp_path, monkeypatch, caplog
+):
+    whole = _write_title(tmp_path / "whole.png", "δ")
+    with matplotlib.rc_context({"font.family": "STIXSizeOneSym"}):
+        monkeypatch.setattr(canvas, "_FALLBACKS", ())
+        boxes = _write_title(tmp_path / "boxes.png", "δ")
+        assert "no font has" in caplog.text
+        caplog.clear()
+        monkeypatch.setattr(canvas, "_FALLBACKS", ("No Such Font", "DejaVu Sans"))
+        filled = _write_title(tmp_path / "filled.png", "δ")
+    assert not caplog.messages and len({whole, boxes, filled}) == 3
 
 
 def test_unprintable_text_is_escaped():

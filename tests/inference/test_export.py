@@ -1,4 +1,4 @@
-"""An exported network gives what its checkpoint gives, without the training code."""
+"""An exported network predicts like its checkpoint, without the training code."""
 
 import json
 import os
@@ -231,7 +231,7 @@ def test_values_that_make_no_sense(baseline, changes):
 
 @pytest.mark.parametrize("name", ["model.stablehlo", "parameters.safetensors"])
 def test_damaged_file_without_its_hash(baseline, name):
-    """Also a file whose hash was written for damaged content."""
+    """Test also a file with the hash of its damaged content."""
     (baseline[0] / name).write_bytes(b"half")
     hashes = export.describe(baseline[0])["sha256"]
     _rewrite(baseline[0], sha256=hashes | {name: file_hash(baseline[0] / name)})

@@ -28,7 +28,7 @@ COLOURS = {
     "dog": (200, 200, 40),
 }
 CLASSES = tuple(COLOURS)
-# (width, height) before the image is turned upright.
+# (width, height) before the image is rotated to be upright.
 SIZES = [
     *((300, 100), (100, 300), (7, 5), (1, 1), (40, 64)),
     *((64, 64), (33, 65), (500, 40), (61, 122), (90, 31)),
@@ -44,10 +44,10 @@ def _write_image(
     """Write spots and noise as a JPEG with an EXIF orientation.
 
     Args:
-      path: of the file.
-      size: (width, height) before the image is turned upright.
-      orientation: of EXIF, from 1 to 8.
-      colour: of the spots; each spot has its own by default.
+      path: path of the file.
+      size: (width, height) before the image is rotated to be upright.
+      orientation: EXIF orientation, from 1 to 8.
+      colour: colour of the spots; by default, each spot has a different colour.
     """
     rng = np.random.default_rng(sum(size))
     pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8)

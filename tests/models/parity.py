@@ -1,4 +1,4 @@
-"""Comparison of a network's endpoints with those of Keras' network."""
+"""Compare the endpoints of a network with the endpoints of Keras' network."""
 
 import jax
 import keras
@@ -21,14 +21,14 @@ def weight_file(assets, model):
 
 
 def pictures(assets, side):
-    """Three real pictures, uint8 [3, side, side, 3]."""
+    """Return three real images, uint8 [3, side, side, 3]."""
     names = ("image_00001.jpg", "image_04000.jpg", "image_08189.jpg")
     folder = assets / "oxford_flowers102/jpg"
     return np.stack([Image.open(folder / n).resize((side, side)) for n in names])
 
 
 def errors(model, path, keras_model, images, endpoints):
-    """{endpoint: max |difference| / max |reference|}, for the weights in a file."""
+    """Return {endpoint: max |difference| / max |reference|} for a weight file."""
     spec = models.get_spec(model, num_classes=102)
     spec, variables, _ = loading.load_pretrained(spec, str(path))
     ours = jax.jit(lambda v, x: models.apply(spec, v, x)[1])(variables, images)

@@ -1,4 +1,4 @@
-"""The paper's baseline: its layers, and a run of its config from random parameters."""
+"""Test the paper's baseline: its layers, and a run from random parameters."""
 
 import jax
 import numpy as np

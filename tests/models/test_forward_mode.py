@@ -1,4 +1,4 @@
-"""Forward-mode derivatives of whole networks."""
+"""Test forward-mode derivatives of whole networks."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Inception-v3: shapes, modes, taps, and parity with Keras."""
+"""Test Inception-v3: shapes, modes, taps, and parity with Keras."""
 
 import os
 
@@ -91,7 +91,7 @@ def test_gradient_of_a_tap_is_the_gradient_at_its_layer(narrow):
     taps = {"mixed10": jnp.zeros_like(endpoints["mixed10"])}
     score = lambda taps: models.apply(spec, variables, images, taps)[0][:, 3].sum()  # noqa: E731
     found = jax.grad(score)(taps)["mixed10"]
-    # Above mixed10 is a mean over the positions and a dense layer.
+    # The layers above mixed10 are a mean over the positions and a dense layer.
     kernel = variables["params"]["head"]["logits"]["kernel"][:, 3]
     expected = np.broadcast_to(kernel / np.prod(found.shape[1:3]), found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
@@ -130,7 +130,7 @@ def test_parity_with_keras_on_random_batch_statistics(tmp_path):
     )
     rng = np.random.default_rng(0)
     layers = []
-    for layer in keras_model.layers:  # in Keras' order, which is not that of creation
+    for layer in keras_model.layers:  # in Keras' order, not in order of creation
         if isinstance(layer, keras.layers.BatchNormalization):
             shape = layer.get_weights()[0].shape
             layer.set_weights(

@@ -1,4 +1,4 @@
-"""Convolution and pooling against XLA's own operations."""
+"""Test convolution and pooling against XLA's own operations."""
 
 import collections
 import re
@@ -299,7 +299,7 @@ def test_gradients_lower_for_a_gpu():
     args = jnp.ones((1, 9, 9, 2)), jnp.ones((3, 3, 2, 2))
     traced = jax.jit(jax.grad(loss, (0, 1))).trace(*args)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # XLA's own pooling gradient is what runs there.
+    # A GPU runs XLA's own pooling gradient.
     assert "select_and_scatter" in text
 
 
@@ -323,7 +323,7 @@ def test_input_gradient_in_a_loop_has_the_layout_that_a_cpu_is_fast_at():
 
 
 def test_max_pool_passes_on_all_gradients_of_a_compiled_network(monkeypatch):
-    """XLA rounds what it computes twice differently, as under batch statistics."""
+    """If XLA computes a value twice, as with batch statistics, the roundings differ."""
     spec = models.get_spec("small", num_classes=5, width=0.5)
     variables = models.init(spec, jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (3, 24, 24, 3), maxval=255.0)

@@ -1,4 +1,4 @@
-"""The small network."""
+"""Test the small network."""
 
 import jax
 import numpy as np

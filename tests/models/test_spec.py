@@ -1,4 +1,4 @@
-"""Specs and the registry of networks."""
+"""Test specs and the registry of networks."""
 
 import dataclasses
 import json

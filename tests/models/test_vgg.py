@@ -1,4 +1,4 @@
-"""VGG16 and VGG19: shapes, heads, and parity with Keras."""
+"""Test VGG16 and VGG19: shapes, heads, and parity with Keras."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Small networks of Keras and torchvision, and their outputs."""
+"""Build small networks of Keras and torchvision, and compute their outputs."""
 
 import os
 
@@ -37,7 +37,7 @@ def keras_vgg(top: bool = True) -> keras.Model:
 
 
 def randomised(network: keras.Model) -> keras.Model:
-    """Give a network biases that are not zero, and return it."""
+    """Give a network nonzero biases, and return the network."""
     rng = np.random.default_rng(1)
     for layer in network.layers:
         if layer.weights:

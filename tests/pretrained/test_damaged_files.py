@@ -1,4 +1,4 @@
-"""Weight files that are damaged, hostile or something else are named and refused."""
+"""Test that damaged and hostile weight files are refused with the name of the file."""
 
 import json
 import tracemalloc
@@ -61,7 +61,7 @@ def test_format_of_another_suffix_is_named(tmp_path, state):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_flipped_bytes_never_leave_a_file_unnamed(tmp_path, state, seed):
-    """Either the file is refused by its name, or the network of the file is loaded."""
+    """Either an error names the file, or the network of the file is loaded."""
     rng = np.random.default_rng(seed)
     torch.save(state, tmp_path / "v.pth")
     layers = [("block1_conv1", [("kernel:0", np.ones(3)), ("bias:0", np.ones(3))])]
@@ -287,7 +287,7 @@ def test_foreign_spec_in_the_metadata_is_ignored(tmp_path, state, caplog, foreig
     safetensors.numpy.save_file(arrays, path, {"spec": foreign})
     spec, _, _ = loading.load_pretrained(SPEC, str(path))
     assert spec.preprocess == "torch" and "ignored 'spec'" in caplog.text
-    assert "does not tell its preprocessing" in caplog.text
+    assert "does not state its preprocessing" in caplog.text
     own = models.get_spec("vgg16").to_dict()
     for change in ({"width": -1}, {"depth": 3}, {"preprocess": "vgg"}):
         metadata = {"spec": json.dumps(own | change)}

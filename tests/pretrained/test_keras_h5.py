@@ -1,4 +1,4 @@
-"""Reading of Keras' weight files, intact and damaged."""
+"""Test the reading of Keras' weight files, intact and damaged."""
 
 import h5py
 import jax
@@ -46,7 +46,7 @@ def test_layer_names_split_over_attributes(tmp_path, variables):
 
 
 def test_order_of_the_file_pairs_as_the_numbers_do(assets):
-    """Keras pairs by the depth-sorted order of layers; the numbers say the same."""
+    """Keras pairs layers by depth; pairing by their numbers gives the same pairs."""
     import keras
 
     path = assets / "weights" / published.CATALOG["inception_v3"].url.rsplit("/", 1)[-1]

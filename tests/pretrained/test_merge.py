@@ -1,4 +1,4 @@
-"""Merging loaded into initialised variables."""
+"""Test the merging of loaded into initialised variables."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which preprocessing weights get: told by the file, known, chosen or assumed."""
+"""Test the preprocessing of weights: stated by the file, known, chosen or assumed."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ VARIABLES = fixtures.random_variables(FLAT, 0)
 
 @pytest.fixture
 def weights(tmp_path):
-    """Return a file with torchvision's names, which tells no preprocessing."""
+    """Return a file with torchvision's names, which states no preprocessing."""
     path = tmp_path / "v.safetensors"
     safetensors.numpy.save_file(torch_state.state_dict("vgg16", VARIABLES), path)
     return path
@@ -38,7 +38,9 @@ def _preprocess(path, **options):
 
 def test_assumption_is_said(weights, caplog):
     assert _preprocess(weights) == "torch"
-    assert f"{weights} does not tell its preprocessing: assuming 'torch'" in caplog.text
+    assert (
+        f"{weights} does not state its preprocessing: assuming 'torch'" in caplog.text
+    )
     assert "to one of unit, tf, caffe, caffe_rgb, torch" in caplog.text
 
 
@@ -61,7 +63,7 @@ def test_known_file(weights, caplog, monkeypatch):
 
 @pytest.mark.parametrize("reverse,expected", [(False, "caffe"), (True, "caffe_rgb")])
 def test_known_variables_in_another_format(tmp_path, monkeypatch, reverse, expected):
-    """Caffe's weights by torchvision's names, with BGR or RGB input."""
+    """Caffe's weights are recognised with torchvision's names, and BGR or RGB input."""
     entry = published.PublishedWeights(
         "w.h5", md5="0" * 32, variables=published.backbone_hash(VARIABLES)
     )

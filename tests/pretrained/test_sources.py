@@ -1,4 +1,4 @@
-"""Weight files give the outputs of their framework, or are refused."""
+"""Test that weight files give the outputs of their framework, or are refused."""
 
 import json
 import pickle
@@ -97,7 +97,7 @@ def test_torchvision_inception_every_block(tmp_path):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_keras_inception_archive_every_block(tmp_path, named):
-    """Also without the layers' names, which then follow from their order."""
+    """Without the names of the layers, their order determines them."""
     images = networks.IMAGES[:, :75, :75]
     network = references.keras_network("inception_v3", 75)
     path = tmp_path / "i.weights.h5"

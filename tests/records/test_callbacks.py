@@ -1,4 +1,4 @@
-"""Errors of callbacks that are kept off the screen."""
+"""Test that expected errors of callbacks are not printed."""
 
 import sys
 import types
@@ -27,7 +27,7 @@ def test_only_expected_errors_are_silenced(printed):
         hook = sys.unraisablehook
         for error in (closed, interruption, other):
             _raise(error)
-    assert hook is sys.unraisablehook  # one hook, however often it is set
+    assert hook is sys.unraisablehook  # one hook, even if it is set several times
     assert printed == [interruption, other] * 2
     callbacks.silence_interruptions()
     callbacks.silence_closed_loops()

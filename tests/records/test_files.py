@@ -1,4 +1,4 @@
-"""Files and folders appear complete or not at all, also after kills and a full disk."""
+"""Test that files are complete or absent, even after a kill or with a full disk."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def test_file_and_folder(tmp_path):
     assert (tmp_path / "new/a.txt").read_text() == "all"
     assert (tmp_path / "b/c").is_dir()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b", "c", "new"]
-    (tmp_path / ".b.partial-x").mkdir()  # of a process that was killed at its end
+    (tmp_path / ".b.partial-x").mkdir()  # a process was killed at its end
     with pytest.raises(FileExistsError, match="b exists; give another name"):
         with files.creating(tmp_path / "b"):
             raise AssertionError
@@ -57,9 +57,8 @@ def test_failed_block_leaves_nothing(tmp_path):
 
 
 def test_killed_process_leaves_what_the_next_one_removes(tmp_path):
-    process = _writer(tmp_path / "a.txt")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with _writer(tmp_path / "a.txt") as process:
+        process.send_signal(signal.SIGKILL)
     assert [path.name for path in tmp_path.iterdir()] != []
     with files.creating(tmp_path / "a.txt") as partial:
         partial.write_text("all")
@@ -67,13 +66,12 @@ def test_killed_process_leaves_what_the_next_one_removes(tmp_path):
 
 
 def test_living_process_is_not_disturbed(tmp_path):
-    process = _writer(tmp_path / "a.txt")
-    with files.creating(tmp_path / "a.txt") as partial:
+    with _writer(tmp_path / "a.txt") as process:
+        with files.creating(tmp_path / "a.txt") as partial:
+            assert len(list(tmp_path.iterdir())) == 2
+            partial.write_text("all")
         assert len(list(tmp_path.iterdir())) == 2
-        partial.write_text("all")
-    assert len(list(tmp_path.iterdir())) == 2
-    process.kill()
-    process.wait()
+        process.kill()
     assert (tmp_path / "a.txt").read_text() == "all"
 
 

@@ -1,4 +1,4 @@
-"""Locks of folders, and files that are written whole."""
+"""Test locks of folders, and files that are written completely."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ with records.lock(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that has locked the folder `run`."""
+    """Start a process that locks the folder `run`."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, tmp_path / "run"],
         cwd=harness.ROOT,
@@ -125,7 +125,7 @@ def test_file_is_replaced_by_a_complete_one_or_not_at_all(tmp_path):
     with pytest.raises(records.FullDiskError, match=f"cannot write {path}: the disk"):
         with records.replacing(path) as partial:
             partial.write_text("{")
-            raise OSError("512 requested and 0 written")  # as NumPy says it
+            raise OSError("512 requested and 0 written")  # the message of NumPy
     with pytest.raises(PermissionError, match="denied"):
         with records.replacing(path):
             raise PermissionError(errno.EACCES, "Permission denied", "images/a.jpg")

@@ -45,7 +45,7 @@ def test_answer_is_the_prediction_and_the_map(network, image):
 
 
 def test_second_class_is_compared(network, image):
-    """The contrast is Grad-CAM of the difference of two logits."""
+    """The third map is Grad-CAM of the difference of two logits."""
     first, second = network.class_names[2:4]
     answer = demo.Demo(network).answer(image, "grad_cam", "block4", first, second)
     assert answer.second[1] == f"grad_cam: {second}"
@@ -115,7 +115,7 @@ def test_page(address, browser, network, image, tmp_path, width):
 
 
 def _choose_by_keyboard(browser, label, name):
-    """Move to a list with the tabulator, type a name, and press the enter key."""
+    """Move to a list with the Tab key, type a name, and press Enter."""
     for _ in range(30):
         browser.press("Tab", 9)
         focused = "document.activeElement.getAttribute('aria-label')"

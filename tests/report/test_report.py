@@ -1,4 +1,4 @@
-"""The page of a run, read as a browser reads it."""
+"""The page of a run, parsed and opened in a browser."""
 
 import dataclasses
 import html.parser
@@ -106,7 +106,7 @@ def test_gallery_is_of_many_classes():
 
 
 def test_temperature_is_of_the_evaluated_logits(run, tmp_path):
-    """Averaged views have a temperature of their own, and the page says so."""
+    """Averaged views have another temperature, and the page states it."""
     shutil.copytree(run.workdir, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     config["test_time"]["hflip"] = True
@@ -120,8 +120,8 @@ def test_temperature_is_of_the_evaluated_logits(run, tmp_path):
     assert (
         "1.75 was fitted on the validation split, to the logits that are averag" in text
     )
-    assert "A prediction uses a single view, whose temperature is 1.25." in text
-    assert "fewer than 200 images, which are too few to judge the calibration" in text
+    assert "A prediction uses a single view. Its temperature is 1.25." in text
+    assert "fewer than 200 images, which are too few to measure the calibration" in text
     assert "calibration error" not in text
     assert "are averaged over the test-time views" in _text(_section(tree, "result"))
 
@@ -292,7 +292,7 @@ def test_html_has_no_unknown_closing_tags():
 def test_run_without_a_checkpoint_and_no_run(run, tmp_path):
     shutil.copy(run.workdir / "config.json", tmp_path)
     tree = ElementTree.fromstring(collect.write(tmp_path).read_text())
-    assert "Nothing was evaluated yet" in _text(tree.find(".//header"))
+    assert "No split has been evaluated yet" in _text(tree.find(".//header"))
     with pytest.raises(FileNotFoundError, match="not a run directory"):
         collect.write(tmp_path / "absent")
 
@@ -314,7 +314,7 @@ def test_split_that_was_not_evaluated(run, tmp_path, monkeypatch, finished):
 
 
 def _problems(events) -> list[str]:
-    """Return what a page requested from the network, and its complaints."""
+    """Return the network requests of a page, and the errors of its console."""
     problems = []
     for event in events:
         method, params = event["method"], event["params"]

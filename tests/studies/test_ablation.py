@@ -1,4 +1,4 @@
-"""The rows of the ablation, and scripts.ablation, which makes them."""
+"""Test the rows of the ablation, and scripts.ablation, which measures them."""
 
 import importlib
 import json
@@ -18,11 +18,11 @@ from tests import harness, recorded
 
 
 def _config(change, monkeypatch):
-    """Return what scripts.train makes of the command of a change."""
+    """Return the config of scripts.train for the command of a change."""
     script, arguments = change.commands("runs")[0]
     assert script == "train" and "--notest" in arguments
     argv = [script, *(a for a in arguments if a.startswith("--config"))]
-    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for the keys
+    monkeypatch.setattr(sys, "argv", argv)  # ml_collections reads the keys here
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", flag_values=values)
     values(argv)
@@ -77,7 +77,7 @@ def test_table_compares_with_the_recipe():
     recipe["validation"] = {"top1": 0.9}
     rows = {"vgg16": {"one size": {"top1": 0.875, "config_hash": "abc"}}}
     text = tables.ablation_table(rows, [recipe])
-    assert "| VGG16 | best | as it is | .9000 |  |  |" in text
+    assert "| VGG16 | best | unchanged | .9000 |  |  |" in text
     assert "| VGG16 | best | one size | .8750 | -.0250 | abc |" in text
     linear = recipe | {"recipe": "linear", "validation": {"top1": 0.95}}
     rows["vgg16"]["one view"] = {"top1": 0.94, "config_hash": "d", "recipe": "linear"}
@@ -100,7 +100,7 @@ def test_script_records_what_is_missing(tiny_run, tmp_path, monkeypatch):
     planned = harness.run_here("ablation", *arguments, "--dry_run")
     rows = json.loads(planned.stdout)["rows"]
     assert [row["state"] for row in rows] == ["missing"] * 2
-    # There is no run of VGG19. The other row is made all the same.
+    # There is no run of VGG19. The other row is measured nevertheless.
     made = harness.run_here("ablation", *arguments)
     assert made.returncode == 1
     assert "these rows failed: vgg19_also_mirrored" in made.stderr

@@ -1,4 +1,4 @@
-"""The comparison of runs on several devices and in several processes."""
+"""Test the comparison of runs on several devices and in several processes."""
 
 import json
 

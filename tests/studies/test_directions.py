@@ -1,4 +1,4 @@
-"""Objects and parts without labels, and heads that read their crops."""
+"""Test objects and parts without labels, and heads that read their crops."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests import harness
 
 
 def _scene(rng, left, top):
-    """Return features [12, 12, 5] of an object of 6 x 4 places with two parts."""
+    """Return features [12, 12, 5] of an object of 6 x 4 positions with two parts."""
     features = rng.normal(0, 0.1, (12, 12, 5)) + [1, 0, 0, 0, 0]
     features[top : top + 3, left : left + 4] += [0, 3, 3, 2, 0]
     features[top + 3 : top + 6, left : left + 4] += [0, 3, 3, 0, 2]
@@ -74,7 +74,7 @@ def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
     assert completed.returncode == 0, completed.stderr
     rows = json.loads((tmp_path / "directions.json").read_text())["rows"]
     result = json.loads((linear_run.workdir / "result.json").read_text())
-    # The whole image alone is what the run's own head reads.
+    # The run's own head reads the whole image alone.
     for split in ("validation", "test"):
         assert rows["whole image"][split]["top1"] == result[split]["top1"]
     assert rows["whole image and 2 parts"].keys() == {"validation"}

@@ -1,4 +1,4 @@
-"""What outside images add: a small study by the real script."""
+"""Test a small study of outside images with the real script."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Figures 4.5 and 4.6 of the paper, for a tiny run."""
+"""Test Figures 4.5 and 4.6 of the paper for a tiny run."""
 
 import pytest
 from PIL import Image
@@ -19,7 +19,7 @@ def test_both_figures_are_drawn(tiny_run, tmp_path):
 
 
 def test_classes_of_the_paper_have_their_official_names():
-    """The paper calls index 7 lotus, by an order of folders as texts."""
+    """The paper calls index 7 lotus, because it sorts folders as strings."""
     names = [CLASS_NAMES[index] for index in paper_figures.PAPER_CLASSES]
     assert names == [
         *("tiger lily", "bird of paradise", "mexican aster", "trumpet creeper"),

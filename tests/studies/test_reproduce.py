@@ -1,4 +1,4 @@
-"""The rows of the paper's tables: what is planned, made, shown and recorded."""
+"""Test the rows of the paper's tables: plans, runs, reports and records."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def test_committed_results_are_those_of_the_records(tmp_path):
     record.write_results(harness.ROOT / "results", tmp_path / "RESULTS.md")
     written = (tmp_path / "RESULTS.md").read_text()
     assert (harness.ROOT / "RESULTS.md").read_text() == written, (
-        "write it again by python -m scripts.reproduce --report"
+        "write it again with python -m scripts.reproduce --report"
     )
     assert written.count("were measured without antialiasing") == 1
     assert "antialiasing" not in tables.paper_tables(ROWS, PUBLISHED, [_result()])
@@ -80,7 +80,7 @@ def test_every_row_has_its_config_and_command():
 
 @pytest.fixture(scope="module")
 def smoke(flowers, tmp_path_factory):
-    """The runs of two rows, one of which cannot be made."""
+    """Return the runs of two rows; one of them fails."""
     out = tmp_path_factory.mktemp("smoke")
     changes = {
         "data.dir": str(flowers),
@@ -139,13 +139,13 @@ def test_tables_of_several_seeds():
     change = ablation.Change("vgg16", "without decay")
     gaps = tables.gaps(ROWS, (0, 1, 2), [*results, linear], [change], {})
     assert "--only=vgg16_without_decay\n" in gaps
-    assert "vgg16_official_linear" not in gaps  # its other seeds have the same result
+    assert "vgg16_official_linear" not in gaps  # its result does not depend on the seed
     assert "--only=vgg16_official_paper --seeds=2\n" in gaps
     assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
 
 
 def test_recording(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(FileNotFoundError, match="not a finished run"):
         record.record(tmp_path, tmp_path)
     (tmp_path / "run").mkdir()
     records.write_json(tmp_path / "run/result.json", _result(seed=2))
@@ -180,7 +180,7 @@ def test_damaged_results_are_named(tmp_path, content, message):
         record.record(tmp_path, tmp_path)
     (tmp_path / "ablation.json").write_text(content.replace('"model"', '"top1"'))
     with pytest.raises(records.DamagedFileError, match="ablation.json is damaged"):
-        if ablation.load_results(tmp_path) == {}:  # of no rows, which is no damage
+        if ablation.load_results(tmp_path) == {}:  # no rows, which is not damage
             raise records.DamagedFileError("ablation.json is damaged")
 
 
@@ -196,7 +196,7 @@ def test_run_with_a_damaged_result_is_planned_again(smoke, tmp_path):
 def test_patterns_that_match_no_finished_run(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="no finished run, of 1 runs"):
+    with pytest.raises(FileNotFoundError, match="matches 1 runs, and none is finished"):
         record.find_runs(f"{tmp_path}/*")
     (tmp_path / "begun/result.json").write_text("{}")
     assert record.find_runs(f"{tmp_path}/b*") == [str(tmp_path / "begun")]

@@ -1,4 +1,4 @@
-"""Checkpoints that are interrupted, damaged, or do not fit on the disk."""
+"""Test checkpoints that are interrupted, damaged, or do not fit on the disk."""
 
 import contextlib
 import resource
@@ -25,7 +25,7 @@ def _values(step):
 
 
 def _run(workdir):
-    """Run the steps that are missing, each with a line in the log and a checkpoint."""
+    """Run the missing steps; each writes a line of the log and a checkpoint."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         meta = checkpoints.meta()
         done = meta["progress"]["step"] if meta else 0
@@ -41,7 +41,7 @@ def _run(workdir):
 
 
 class _Copies:
-    """Copies of a folder, each as a kill at the next write would leave the folder.
+    """Copies of a folder; each copy shows the folder after a kill at the next write.
 
     The hook of Python's audit events cannot be removed, so it can be switched off.
     """
@@ -90,7 +90,7 @@ def test_kill_at_every_write_leaves_one_state(tmp_path):
         _run(folder)
         assert (folder / "metrics.jsonl").read_bytes() == log
         names = [path.name for path in (folder / "checkpoints").iterdir()]
-        # After its last save, the run could not remove the checkpoint before.
+        # After its last save, the run could not remove the previous checkpoint.
         assert set(names) in ({"3"}, {"2", "3"}) and not list(folder.glob("partial_*"))
     assert steps == {0, 1, 2, 3}
 
@@ -144,7 +144,7 @@ def test_damaged_checkpoint_is_named_or_has_the_saved_values(tmp_path, how):
 
 @contextlib.contextmanager
 def _small_files(size):
-    """Let no file exceed `size` bytes, which is as if the disk were full."""
+    """Limit files to `size` bytes, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""The loop of a stage: what is best, when it stops, what is kept."""
+"""Test the loop of a stage: the best variables, early stopping, and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ PROGRESS = Progress("head")
 
 
 def _step(state, batch, key):
-    """Counts steps in the only parameter."""
+    """Count steps in the only parameter."""
     metrics = {"loss": 1.0, "correct": 1, "count": 2}
     metrics |= {"gradient_norm": 3.0, "update_norm": 0.5}
     trainable = {"w": state.trainable["w"] + 1}
@@ -34,7 +34,7 @@ def _step(state, batch, key):
 
 
 def _plan(values, metric="top1", step=_step, **changes):
-    """Return a plan, one step an epoch, whose validations give `values` in turn."""
+    """Return a plan with one step an epoch; its validations return `values` in turn."""
     settings = {"epochs": len(values), "batch_size": 2, "rules": (), "index": 0}
     settings |= {"learning_rate": 0.1, "view": View(1, 1)}
     remaining = iter(values)
@@ -57,7 +57,7 @@ def _plan(values, metric="top1", step=_step, **changes):
 
 
 class _Scalar:
-    """A scalar of a step on the device; `events` notes when the host asks for it."""
+    """A scalar of a step on the device; `events` records when the host fetches it."""
 
     def __init__(self, value, step, events):
         self._value, self._note = value, lambda: events.append(f"fetch {step}")
@@ -203,7 +203,7 @@ def test_metrics_of_a_step_are_fetched_once_the_next_one_has_started(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         log = MetricsLog(tmp_path, 0)
         loop.fit(plan, _state(), PROGRESS, checkpoints, log)
-    scalars = 5  # of each step; the last step is fetched at the end of its epoch
+    scalars = 5  # in each step; the last step is fetched at the end of its epoch
     assert events == [
         *("start 1", "start 2", *["fetch 1"] * scalars),
         *("start 3", *["fetch 2"] * scalars, *["fetch 3"] * scalars),

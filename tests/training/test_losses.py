@@ -1,4 +1,4 @@
-"""The loss of a step against formulas of the papers and PyTorch's functions."""
+"""Test the loss of a step against formulas of the papers and PyTorch's functions."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def test_hot_distillation_matches_logits(logits, teacher):
 
 
 def test_blend_and_targets_have_the_same_gradient_at_temperature_1(logits, teacher):
-    """There, the loss of both parts is the cross entropy with their mean."""
+    """At temperature 1, the loss is the cross entropy with the mean of both targets."""
     distillation = Distillation(0.4, 1.0)
     one_hot = jax.nn.one_hot(LABELS, CLASSES)
     loss, plain = Loss(distillation=distillation), Loss()

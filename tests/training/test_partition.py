@@ -1,4 +1,4 @@
-"""Which optimizer moves which parameter."""
+"""Test partitions of parameters and their optimizers."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_split_and_join():
         ((("head/.*", 1.0),), "backbone/conv/kernel: no rule"),
         ((("head/.*", 1.0), (".*", None)), r"head/kernel: \['head/\.\*', '\.\*'\]"),
         ((("head/.*", 1.0), ("b.*", None), ("tail", 1.0)), "'tail' matches no param"),
-        ((("head/.*", 0.0), ("backbone/.*", None)), "factor 0.0; use None to freeze"),
+        ((("head/.*", 0.0), ("backbone/.*", None)), "factor 0.0; expected above 0"),
         (((".*", None),), "nothing to train"),
     ],
 )

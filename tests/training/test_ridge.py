@@ -1,4 +1,4 @@
-"""A linear head in closed form."""
+"""Test a linear head in closed form."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def _reference(features, targets, weights, strength):
 def test_solution_and_leave_one_out_logits(count, width, balanced, soft):
     features, labels = _problem(count, width)
     targets = one_hot = np.eye(CLASSES)[labels]
-    if soft:  # of a teacher, who does not change what is left out
+    if soft:  # a teacher's targets do not change what is left out
         rng = np.random.default_rng(1)
         targets = scipy.special.softmax(targets + rng.normal(size=targets.shape), -1)
     counts = np.bincount(labels)
@@ -94,7 +94,7 @@ def test_all_views_of_an_image_are_left_out_together(count, width, balanced):
 
 @pytest.mark.parametrize("count,width", [(30, 25), (60, 12)])
 def test_factors_of_features(count, width):
-    """A factor of 0 takes a feature out, and equal factors change nothing."""
+    """A factor of 0 removes a feature, and equal factors change nothing."""
     features, labels = _problem(count, width)
     alone = ridge.solve(features, labels, CLASSES)
     other = np.random.default_rng(1).normal(size=features.shape).astype(np.float32)

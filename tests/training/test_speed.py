@@ -1,4 +1,4 @@
-"""What the metrics log says of the devices, and the trace of some steps."""
+"""Test the speed of devices in the metrics log, and the trace of some steps."""
 
 import gzip
 import json

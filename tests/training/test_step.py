@@ -1,4 +1,4 @@
-"""A training step: what moves, what stays, what it costs."""
+"""Test a training step: what it changes, what it keeps, and what it costs."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def batch():
 
 
 def _stage(name, augment=None, **changes):
-    """Return a stage of the recipe of Inception-v3, at a small size."""
+    """Return a stage of the Inception-v3 recipe for small images."""
     config = inception.get_config()
     config.stages[name].augment.update({"size": SIZE, **(augment or {})})
     stages = {stage.name: stage for stage in read_settings(config).stages}
@@ -103,7 +103,7 @@ def test_finetune_stage_keeps_stem_and_statistics(variables, batch):
         for name in state.trainable
     ]
     assert np.mean(moved) > 0.9
-    # After the first step the average has forgotten 9 tenths of the initial value.
+    # After the first step, the average keeps one tenth of the initial value.
     name = "head/logits/kernel"
     expected = 0.1 * state.trainable[name] + 0.9 * after.trainable[name]
     np.testing.assert_allclose(after.average[name], expected, rtol=1e-4, atol=1e-7)
@@ -207,7 +207,7 @@ def test_accumulated_gradients_are_those_of_the_batch(variables, batch, name):
 
 
 def test_without_augmentation_it_trains_on_what_evaluation_sees(variables, batch):
-    """The loss of a step without randomness is that of the view."""
+    """The loss of a step without randomness is the loss on the view."""
     spec = dataclasses.replace(SPEC, dropout=0.0)
     stage = _stage("head", label_smoothing=0.0)
     assert stage.augmentation is None

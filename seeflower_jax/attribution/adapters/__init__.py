@@ -5,8 +5,8 @@
 
 An adapter names the outputs of the modules while JAX traces the network (`names`). The
 network function reads the named values from the trace, and adds taps to them (`taps`).
-An adapter therefore needs no change of the network, and leaves the objects of the user
-as they were.
+An adapter therefore needs no change to the network and does not modify the user's
+objects.
 
 No module imports its framework until its adapter is called.
 """

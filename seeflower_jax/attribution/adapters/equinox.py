@@ -34,12 +34,12 @@ def from_equinox(
     network maps it over a batch.
 
     Args:
-      model: an `equinox.Module` of one image. The network calls a copy, which
+      model: an `equinox.Module` that takes one image. The network calls a copy, which
         `equinox.nn.inference_mode` returns.
       state: an `equinox.nn.State`, for a model that takes and returns one. The network
         ignores the state that the model returns.
       preprocess, output, channels_first, input_shape: see `AdaptedNetwork`. `output`
-        gets what the model returns for one image, without the state.
+        receives what the model returns for one image, without the state.
       **arguments: more arguments of `model.__call__`, such as `key`.
 
     Example:
@@ -88,7 +88,7 @@ def _named(module: Any, path: str) -> Any:
     return named
 
 
-@functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
+@functools.cache  # JAX keeps pytree classes forever, so each has one.
 def _naming(cls: type) -> type:
     """Return a subclass of a module that names the outputs of its calls."""
     import equinox as eqx

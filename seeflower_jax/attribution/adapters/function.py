@@ -1,4 +1,4 @@
-"""Functions: values that `jax.ad_checkpoint.checkpoint_name` names.
+"""Functions: the values that `jax.ad_checkpoint.checkpoint_name` names.
 
 Example:
     network = from_function(f)

@@ -1,4 +1,4 @@
-"""Haiku: the outputs of modules, named as the modules.
+"""Haiku: the outputs of modules, by the names of the modules.
 
 Example:
     network = from_haiku(transformed.apply, params, state, is_training=False)
@@ -34,17 +34,19 @@ def from_haiku(
     module has in `params`, such as `res_net50/~/initial_conv`.
 
     Args:
-      apply: of `hk.transform`, `hk.transform_with_state` or `hk.without_apply_rng`.
+      apply: the function `apply` of `hk.transform`, `hk.transform_with_state` or
+        `hk.without_apply_rng`.
       params: the parameters.
       state: the state, for `hk.transform_with_state`. The network ignores the state
         that `apply` returns.
-      rng: a random key, for an `apply` that takes and needs one.
+      rng: a random key, if `apply` needs one.
       preprocess, output, channels_first, input_shape: see `AdaptedNetwork`. `output`
-        gets what the function returns, without the state.
+        receives what the function returns, without the state.
       **arguments: more arguments of `apply`, such as `is_training=False`.
 
     Raises:
-      ValueError: `apply` takes a state and none is given, or the other way round.
+      ValueError: `apply` takes a state and none is given, or takes none and one is
+        given.
 
     Example:
       >>> import haiku as hk

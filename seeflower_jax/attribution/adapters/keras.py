@@ -34,18 +34,19 @@ def from_keras(
 
     A layer is the output of a Keras layer or operation, and has its name. The name of a
     layer within a layer starts with the outer names, as in `encoder/attention`. The
-    network has copies of the variables.
+    network holds copies of the variables.
 
     The attention weights of `keras.layers.MultiHeadAttention` are the layer `softmax`
     within it. Keras computes them explicitly, rather than in one fused operation.
 
-    A model that ends in a softmax returns probabilities. Build it without, as by
-    `classifier_activation=None`, to explain logits.
+    A model that ends in a softmax returns probabilities. To explain logits, build it
+    without the softmax, for example with `classifier_activation=None`.
 
     Args:
       model: a built `keras.Model`, with the JAX backend of Keras.
       preprocess, output, channels_first: see `AdaptedNetwork`.
-      input_shape: see `AdaptedNetwork`. The default is the model's own, if it has one.
+      input_shape: see `AdaptedNetwork`. The default is the input shape of the model, if
+        it has one.
       **arguments: more arguments of `model.call`.
 
     Raises:
@@ -95,7 +96,7 @@ def from_keras(
 
 
 def _layers(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the path and the layer or operation, for all of them within a layer."""
+    """Yield (path, layer or operation) for all layers and operations within a layer."""
     # Keras has no public list of the layers of a layer.
     for inner in getattr(layer, "operations", layer._layers):
         yield f"{path}{inner.name}", inner
@@ -108,12 +109,12 @@ def _naming(layers: dict[int, tuple[str, Any]]) -> Iterator[None]:
     """Let layers name their outputs while Keras is traced.
 
     The layers of Keras cannot be copied, because the graph of a model refers to them.
-    Another thread that calls the model meanwhile gets the same outputs, since names do
-    not change values.
+    Another thread that calls the model during the trace gets the same outputs, since
+    names do not change values.
     """
     with _lock, contextlib.ExitStack() as restore:
         for path, layer in layers.values():
-            attributes = vars(layer)  # `setattr` of Keras tracks what it is given.
+            attributes = vars(layer)  # Keras would track an attribute set by `setattr`.
             replaced = {key: attributes[key] for key in ("call",) if key in attributes}
             attributes["call"] = _named_call(path, layer)
             restore.callback(attributes.update, replaced)
@@ -122,7 +123,7 @@ def _naming(layers: dict[int, tuple[str, Any]]) -> Iterator[None]:
 
 
 def _named_call(path: str, layer: Any) -> Callable[..., Any]:
-    """Return `layer.call` with names for what it returns."""
+    """Return a `layer.call` that names its outputs."""
     import keras
 
     call = layer.call

@@ -34,8 +34,8 @@ def from_linen(
       module: a `flax.linen.Module` that is not bound.
       variables: {"params": ..., "batch_stats": ...}.
       preprocess, output, channels_first, input_shape: see `AdaptedNetwork`.
-      **arguments: more arguments of `module.apply`. Select inference by the argument
-        that the module has for it, such as `train=False`.
+      **arguments: more arguments of `module.apply`. Select inference with the module's
+        own argument, such as `train=False`.
 
     Raises:
       ValueError: when the network is called, if a submodule updates its variables.
@@ -59,15 +59,15 @@ def from_linen(
     def forward(variables, inputs):
         try:
             with nn.intercept_methods(name_layers):
-                # `nn.jit` keeps traces, which may have no names. It traces again if
-                # another collection is mutable. No module has this one.
+                # `nn.jit` caches traces, which may have no names. It traces again for a
+                # new mutable collection, here one that no module has.
                 options = {**arguments, "mutable": ["layer_names"]}
                 return module.apply(variables, inputs, **options)[0]
         except flax.errors.ModifyScopeVariableError as error:
             problem = str(error).split(" (http")[0]
             raise ValueError(
-                f"the network is not in inference mode: {problem} Adapt it with the "
-                "argument that its module has for this, such as train=False"
+                f"the network is not in inference mode: {problem} Pass the "
+                "argument that selects inference to from_linen, such as train=False"
             ) from error
 
     return AdaptedNetwork(

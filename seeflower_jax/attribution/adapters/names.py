@@ -19,7 +19,7 @@ def _batch_to_front(arguments, axes, *, name):
     return _name.bind(jnp.moveaxis(arguments[0], axes[0], 0), name=name), 0
 
 
-# As the primitive of `jax.ad_checkpoint.checkpoint_name`, except for `vmap`.
+# Like the primitive of `jax.ad_checkpoint.checkpoint_name`, except under `vmap`.
 _name = core.Primitive("name")
 _name.def_impl(lambda value, *, name: value)
 _name.def_abstract_eval(lambda value, *, name: value)
@@ -34,9 +34,9 @@ mlir.register_lowering(_name, lambda context, value, *, name: [value])
 def name_outputs(outputs: Any, name: str) -> Any:
     """Name the arrays of floats that a module returns, and return the outputs.
 
-    A single array has the name itself. Arrays of a tuple or a dict have names such as
-    `name[0]` or `name['logits']`. Axes of `jax.vmap` come first, the outermost one
-    before the others.
+    A single array is called `name`. Arrays of a tuple or a dict have names such as
+    `name[0]` or `name['logits']`. Axes of `jax.vmap` come first, from the outermost to
+    the innermost.
 
     Example:
       >>> closed = jax.make_jaxpr(lambda x: name_outputs((x, 2 * x), "block"))(1.0)

@@ -44,17 +44,17 @@ def layer_shapes(
 class AdaptedNetwork:
     """A network of another framework as a network function.
 
-    The variables are leaves of a pytree. Pass the network as an argument of a jitted
-    function, and XLA does not compile the variables into the program.
+    The variables are leaves of a pytree. If the network is an argument of a jitted
+    function, XLA does not compile the variables into the program.
 
     Attributes:
-      forward: maps the variables and preprocessed images to what the network returns.
-        Its named values become the endpoints, see `adapters.taps`.
+      forward: maps the variables and preprocessed images to the network's outputs. Its
+        named values become the endpoints, see `adapters.taps`.
       variables: a pytree of arrays.
-      preprocess: maps float images [n, h, w, 3] in [0, 255] to what the network takes.
+      preprocess: maps float images [n, h, w, 3] in [0, 255] to the network's inputs.
         The default leaves images as they are.
-      output: selects the logits [n, c] from what the network returns, as in
-        `lambda y: y["logits"]`.
+      output: selects the logits [n, c] from the network's outputs, as in `lambda y:
+        y["logits"]`.
       channels_first: whether the network takes images as [n, 3, h, w]. All endpoints
         with four axes are then moved from [n, c, h, w] to [n, h, w, c].
       single: whether `forward` takes one image and returns the logits of one image.
@@ -87,8 +87,8 @@ class AdaptedNetwork:
         """Return the logits and the endpoints, see `types.NetworkFunction`.
 
         Raises:
-          ValueError: images have another rank, the network does not return logits, or
-            a tap has an unknown name or another shape.
+          ValueError: images do not have four axes, the network does not return logits,
+            or a tap has an unknown name or a wrong shape.
         """
         inputs = self._inputs(images)
         taps = self._move(taps or {}, -1, 1)
@@ -111,10 +111,10 @@ class AdaptedNetwork:
 
     @property
     def hidden_layers(self) -> dict[str, str]:
-        """Return the names of layers that are not endpoints, and what they are inside.
+        """Return {name: primitive} of the layers inside primitives, not endpoints.
 
-        They are inside a `cond`, a `while` loop, a long `scan` or a function with a
-        derivative of its own.
+        The primitive is a `cond`, a `while` loop, a long `scan` or a function with a
+        custom derivative.
 
         Raises:
           ValueError: the shape of images is not known yet.
@@ -139,12 +139,12 @@ class AdaptedNetwork:
         return jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
 
     def _inputs(self, images: Shaped[Array, "n h w 3"]) -> Shaped[Array, "n ..."]:
-        """Return what `forward` takes, for images in [0, 255]."""
+        """Return the inputs of `forward` for images in [0, 255]."""
         if images.ndim != 4:
             raise ValueError(
                 f"images have the shape {images.shape}; expected [n, h, w, 3]"
             )
-        if self.input_shape is None:  # The network remembers a shape, and no values.
+        if self.input_shape is None:  # The network keeps a shape, and no values.
             object.__setattr__(self, "input_shape", images.shape[1:])
         if not jnp.issubdtype(images.dtype, jnp.floating):
             images = images.astype(jnp.float32)
@@ -152,7 +152,7 @@ class AdaptedNetwork:
         return jnp.moveaxis(inputs, -1, 1) if self.channels_first else inputs
 
     def _logits(self, variables: Any, inputs: Array) -> Float[Array, "n c"]:
-        """Return what `output` selects, if it has the axes of logits."""
+        """Return the logits that `output` selects, after a check of their axes."""
         outputs = self.forward(variables, inputs)
         logits = self.output(outputs) if self.output else outputs
         if not (isinstance(logits, jax.Array) and logits.ndim == 2 - self.single):
@@ -167,7 +167,7 @@ class AdaptedNetwork:
     def _move(
         self, values: Mapping[str, Array], source: int, destination: int
     ) -> Mapping[str, Array]:
-        """Move the axis of channels of all values that have four axes."""
+        """Move the channel axis of all values that have four axes."""
 
         def move(value):
             return (

@@ -29,9 +29,9 @@ def from_nnx(
     """Return a Flax NNX model as a network function, in evaluation mode.
 
     A layer is the output of `__call__` of a submodule. Its name is the path of the
-    submodule, such as `blocks/1/conv`. The network has the values that the model has
-    now. It calls copies of the model after `copy.eval()`, so that the model neither
-    changes its mode nor its state.
+    submodule, such as `blocks/1/conv`. The network holds the current values of the
+    model. It calls copies of the model after `copy.eval()`, so the model keeps its mode
+    and its state.
 
     Args:
       model: a `flax.nnx.Module`.
@@ -51,7 +51,7 @@ def from_nnx(
     from flax import nnx
 
     graph, variables = nnx.split(model)
-    variables = jax.tree.map(lambda array: array, variables)  # not the model's own
+    variables = jax.tree.map(lambda array: array, variables)  # a new pytree
 
     def forward(variables, inputs):
         copy = nnx.merge(graph, variables)
@@ -67,7 +67,7 @@ def from_nnx(
     )
 
 
-@functools.cache  # JAX never forgets the class of a pytree, so there is one of each.
+@functools.cache  # JAX keeps pytree classes forever, so each has one.
 def _naming(cls: type) -> type:
     """Return a subclass of a module that names the outputs of its calls."""
 

@@ -6,8 +6,8 @@
     run(f, (1.0,), taps={"sum": jnp.array(3.0)})      # (10.0, {"sum": 5.0})
 
 `run` traces a function to a jaxpr and evaluates the jaxpr equation by equation. It sees
-through `jit`, `vmap`, `scan` and `checkpoint`, where a value that is stored on the side
-would leak.
+through `jit`, `vmap`, `scan` and `checkpoint`. Storing a value as a side effect would
+leak a tracer there.
 """
 
 import collections
@@ -42,8 +42,8 @@ def run(
       The outputs, and {name: value} in the order of the computation.
 
     Raises:
-      ValueError: a tap has another shape than its value, or no value that the function
-        uses has its name.
+      ValueError: the shape of a tap differs from its value's, or no value that the
+        function uses has its name.
 
     Example:
       >>> from jax.ad_checkpoint import checkpoint_name
@@ -102,10 +102,10 @@ class _Recorder:
         name = next(n for n in numbered if n not in self.values)
         if name in self.taps:
             tap = self.taps[name]
-            if not is_used and not isinstance(tap, Cut):  # Cuts show what is used.
+            if not is_used and not isinstance(tap, Cut):  # `layers` checks cuts.
                 raise ValueError(
                     f"layer {name!r} is computed but not used, so it has no gradient; "
-                    "name what the network uses, as in x = checkpoint_name(x, name)"
+                    "name the value that is used, as in x = checkpoint_name(x, name)"
                 )
             if tap.shape != value.shape:
                 raise ValueError(

@@ -1,1 +1,1 @@
-"""The attribution methods, one a file. `attribution` lists and exports them."""
+"""The attribution methods, one per file. `attribution` lists and exports them."""

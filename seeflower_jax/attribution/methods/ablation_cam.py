@@ -26,8 +26,8 @@ def ablation_cam(
     """Compute where a layer's activations raise the score, without gradients.
 
     The weight of a channel is the drop of the score if the channel is 0, divided by the
-    magnitude of the score. The layers above run once per channel, the layers below only
-    once.
+    magnitude of the score. The layers above run once per channel. The layers below run
+    only once.
 
     Differences: the source derives the weight as the drop divided by the norm of the
     channel, and puts the score in the place of the norm. A negative score would turn
@@ -38,15 +38,15 @@ def ablation_cam(
     Source: Desai and Ramaswamy 2020, "Ablation-CAM", WACV, equations 4 and 5.
 
     Args:
-      network, images, targets: see `seeflower_jax.attribution`. The network adds taps
-        by `+`.
+      network, images, targets: see `seeflower_jax.attribution`. The network must add
+        taps by `+`.
       layer: name of an endpoint, or "head" if the head reads a single layer. The
         channels of other layers would change with the channels of this layer.
       batch_size: number of channels at once, for each image.
       align: "receptive_field" or "stretch", see `receptive_field.cell_centres`.
 
     Raises:
-      ValueError: as of `layers.resolve_one`, or an option is out of its range.
+      ValueError: an option is out of its range, or see `layers.resolve_one`.
 
     Example:
       >>> maps = ablation_cam(network, images, labels, layer="block5_conv3")
@@ -62,7 +62,7 @@ def ablation_cam(
 
     def score_drop(channel):
         is_kept = jnp.arange(activations.shape[-1]) != channel
-        # With the layer replaced, nothing below it is computed again.
+        # Replacing the layer avoids a new computation of the layers below.
         cut = layers.Cut(jnp.where(is_kept, activations, 0), replaces=True)
         return full_scores - score(network(images, {name: cut})[0], targets)
 

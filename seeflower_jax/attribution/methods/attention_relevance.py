@@ -28,7 +28,7 @@ def attention_relevance(
 ) -> Float[Array, "n h w"]:
     """Compute how much each patch raises the score through attention, over all layers.
 
-    The weights of a layer count where their gradient is positive. Unlike attention
+    Attention weights count only where their gradient is positive. Unlike attention
     rollout, the map depends on the class.
 
     Source: Chefer et al. 2021, arXiv 2103.15679, equations 5 and 6, for self-attention.

@@ -35,7 +35,7 @@ def attention_rollout(
 
     Args:
       network, images: see `seeflower_jax.attribution`.
-      targets: not used; all methods take it.
+      targets: not used; present because all methods take it.
       layers: names of the attention weights [n, heads, t, t] of all layers, in the
         order of the computation.
       prefix: number of class and register tokens, which come before the patches. The

@@ -17,8 +17,8 @@ def deconvnet_saliency(
 ) -> Float[Array, "n h w"]:
     """Compute saliency by the deconvnet.
 
-    Each rectifier, max(x, 0), is applied to the gradient on its way back, in place of
-    its own derivative. Max pooling passes the gradient to its maximum, which is the
+    In the backward pass, each rectifier, max(x, 0), is applied to the gradient in place
+    of its derivative. Max pooling passes the gradient to its maximum, which is the
     switch of the deconvnet.
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 2.1; as a gradient in
@@ -28,7 +28,7 @@ def deconvnet_saliency(
       network, images, targets: see `seeflower_jax.attribution`.
 
     Raises:
-      ValueError: the network has other activation functions only.
+      ValueError: the network has no rectifier, but other activation functions.
 
     Example:
       >>> deconvnet_saliency(network, images, labels).shape == images.shape[:3]

@@ -1,4 +1,4 @@
-"""DeepLIFT: contributions to the difference of the score from a baseline's.
+"""DeepLIFT: contributions to the difference between the scores of image and baseline.
 
 Example:
     maps = deep_lift(network, images, targets)
@@ -23,9 +23,9 @@ def deep_lift(
 ) -> Float[Array, "n h w"]:
     """Compute the contribution of each pixel to the score, signed, summed over colours.
 
-    The sum of a map is the score of the image minus the score of the baseline. It is
-    exact, unlike for Integrated Gradients, at the cost of two forward passes and one
-    backward pass.
+    The sum of a map is exactly the score of the image minus the score of the baseline.
+    For Integrated Gradients, the sum is only approximate. The cost is two forward
+    passes and one backward pass.
 
     Differences from the source: the rescale rule only, not RevealCancel. `rules.
     deep_lift` lists the rules of functions that the source does not treat.

@@ -30,19 +30,19 @@ def eigen_cam(
     pytorch-grad-cam 1.5.7 subtracts the mean of each channel first, which the paper
     does not, and takes the sign that the decomposition returns. Over eight images, its
     maps correlate with these at a median of 0.95 for VGG16 and 0.90 for Inception-v3.
-    The least correlations are -0.74 and -0.92, because its sign is arbitrary.
+    The lowest correlations are -0.74 and -0.92, because its sign is arbitrary.
 
     Source: Muhammad and Yeasin 2020, arXiv 2008.00299, equations 3 and 4.
 
     Args:
       network, images: see `seeflower_jax.attribution`.
-      targets: not used; all methods take it.
+      targets: not used; present because all methods take it.
       layer: name of an endpoint, or "head" if the head reads a single layer. Maps of
         several layers have no common unit, because no score weighs them.
       align: "receptive_field" or "stretch", see `receptive_field.cell_centres`.
 
     Raises:
-      ValueError: as of `layers.resolve_one`, or `align` has another value.
+      ValueError: `align` is unknown, or see `layers.resolve_one`.
 
     Example:
       >>> eigen_cam(network, images, layer="block5_conv3").shape == images.shape[:3]
@@ -55,7 +55,7 @@ def eigen_cam(
     n, h, w, channels = layer_outputs.shape
     activations = layer_outputs.reshape(n, h * w, channels)
     # The projection is a left singular vector times its singular value. Both come from
-    # the largest eigenvalue of a small matrix, positions by positions.
+    # the largest eigenvalue of a small matrix [positions, positions].
     values, vectors = jnp.linalg.eigh(activations @ activations.transpose(0, 2, 1))
     projection = vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))
     is_negative = projection.sum(-1, keepdims=True) < 0

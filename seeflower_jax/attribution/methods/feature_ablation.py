@@ -27,12 +27,12 @@ def feature_ablation(
 ) -> Float[Array, "n h w"]:
     """Compute the drop of the score when the segment of each pixel is hidden.
 
-    Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2, with segments in the
-    place of windows, as captum's FeatureAblation with `feature_mask`.
+    Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2, with segments in place
+    of windows, like captum's FeatureAblation with `feature_mask`.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
-      segments: the number of the segment of each pixel, from 0, such as
+      segments: index of the segment of each pixel, from 0, such as
         `segments.superpixels(images)`. The default is a grid.
       num_segments: number of segments, needed if `segments` are traced by `jit`.
       cells: number of segments along each side of the default grid.
@@ -40,7 +40,7 @@ def feature_ablation(
       batch_size: number of segments at once, for each image.
 
     Raises:
-      ValueError: as of `segments.resolve`, or an option is out of its range.
+      ValueError: an option is out of its range, or see `segments.resolve`.
 
     Example:
       >>> maps = feature_ablation(network, images, labels, cells=4)

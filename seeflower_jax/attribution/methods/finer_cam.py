@@ -24,12 +24,12 @@ def finer_cam(
 ) -> Float[Array, "n h w"]:
     """Compute Grad-CAM of a class's logit minus the logits of similar classes.
 
-    The method is made for fine-grained classes, which share most of the evidence that
-    Grad-CAM shows. `targets.contrast` defines the score, as the authors' code does.
+    The method is designed for fine-grained classes, which share most of the evidence
+    that Grad-CAM shows. `targets.contrast` defines the score like the authors' code.
 
     Source: Zhang et al. 2025, arXiv 2501.11309, section 3. Over eight images of VGG16
     and of Inception-v3, the maps correlate at 0.9998 or more with pytorch-grad-cam
-    1.5.7. Its `alpha` is `strength`, with a default of 1.
+    1.5.7. Its `alpha` is called `strength` here, with a default of 1.
 
     Args:
       network, images: see `seeflower_jax.attribution`.
@@ -40,8 +40,8 @@ def finer_cam(
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`,
-        or an option is out of its range.
+      ValueError: an option is out of its range, or see `cam.class_activation_map`,
+        which explains `layer` and `align`.
 
     Example:
       >>> maps = finer_cam(network, images, labels, layer="block5_conv3")

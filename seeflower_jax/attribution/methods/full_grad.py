@@ -23,18 +23,18 @@ def full_grad(
 ) -> Float[Array, "n h w"]:
     """Compute the sum of the terms of the input and of all biases, without signs.
 
-    The terms of each operation are resized to the image after they are scaled to [0, 1]
-    by their largest and smallest magnitude. So all operations count alike.
+    The terms of each operation are scaled to [0, 1] by their largest and smallest
+    magnitude, and then resized to the image. So all operations have the same weight.
 
     Differences from the source: the biases of preprocessing belong to the input. Terms
-    lie at the centres of their receptive fields. The authors' code has the biases of
-    convolutions and batch normalisation, one term each. Here all that is added before
-    the next activation is one term, and other activations than ReLU have implicit
-    biases. pytorch-grad-cam 1.5.7 scales each channel of its own: on a small
-    network, its maps of two images correlate with these at 0.86 and 0.88.
+    lie at the centres of their receptive fields. The authors' code has one term for
+    each bias of a convolution or batch normalisation. Here, everything that is added
+    before the next activation is one term. Activations other than ReLU have implicit
+    biases. pytorch-grad-cam 1.5.7 scales each channel separately. On a small network,
+    its maps of two images correlate with these maps at 0.86 and 0.88.
 
     Source: Srinivas and Fleuret 2019, arXiv 1905.00780, equation 6, and the authors'
-    code for the scale. `rules.full_gradient` has the terms.
+    code for the scale. `rules.full_gradient` defines the terms.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
@@ -64,8 +64,8 @@ def full_gradients(
       network, images, targets: see `seeflower_jax.attribution`.
 
     Returns:
-      maps, and the sum of the terms without a place in the image, such as the biases of
-      the head [n]. The sum of a map and the rest is the score.
+      (maps, rest). The rest [n] is the sum of the terms without a place in the image,
+      such as the biases of the head. The sum of a map plus the rest is the score.
 
     Example:
       >>> maps, rest = full_gradients(network, images, labels)
@@ -88,9 +88,9 @@ def full_gradients(
 
 
 def _shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
-    """Return how a cell is shared between pixels; the shares add up to 1."""
+    """Return the share of each cell at each pixel; the shares of a cell add up to 1."""
     weights = cam.interpolation(size, centres)
-    # A cell beyond the border, with another one behind it, goes to the border.
+    # A cell beyond the border may have no weight at any pixel. It goes to the border.
     nearest = np.clip(np.round(centres), 0, size - 1).astype(int)
     beyond = np.eye(size, dtype=np.float32)[:, nearest]
     totals = weights.sum(0)
@@ -110,7 +110,7 @@ def _differentiate(network, images, targets, draw_cells):
 
 
 def _make_draw(images: Float[Array, "n h w 3"], draw_cells) -> Draw:
-    """Return the function that draws the terms of an operation, by its place."""
+    """Return the function that draws the terms of an operation at their place."""
     n, height, width, _ = images.shape
 
     def draw(terms, place: Place | None):

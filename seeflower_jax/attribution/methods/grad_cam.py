@@ -27,12 +27,12 @@ def grad_cam(
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint, several names, or "head".
-      relu: whether negative values, evidence against the target, become 0 as in
-        equation 2.
+      relu: whether negative values, which are evidence against the target, become 0 as
+        in equation 2.
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+      ValueError: see `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = grad_cam(network, images, labels, layer="block5_conv3")

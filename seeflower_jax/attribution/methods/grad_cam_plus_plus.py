@@ -19,7 +19,7 @@ def grad_cam_plus_plus(
     layer: Layer,
     align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
-    """Compute where a layer's activations raise the score, for several objects alike.
+    """Compute where a layer's activations raise the score, also for several objects.
 
     As in the source, the explained score is the exponential of the logit. Its
     derivatives are powers of the logit's gradient times exp(logit). The function omits
@@ -33,7 +33,7 @@ def grad_cam_plus_plus(
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+      ValueError: see `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = grad_cam_plus_plus(network, images, labels, layer="block5_conv3")
@@ -47,7 +47,7 @@ def grad_cam_plus_plus(
         weights = (alpha * jax.nn.relu(gradients)).sum((1, 2), keepdims=True)
         return (weights * activations).sum(-1)
 
-    # The weights are sums over the cells. Those of Grad-CAM are means.
+    # The weights are sums over the cells. Grad-CAM's weights are means.
     return cam.class_activation_map(
         weigh, network, images, targets, layer, align=align, per_cell=False
     )

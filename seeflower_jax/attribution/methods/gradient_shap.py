@@ -28,14 +28,14 @@ def gradient_shap(
 ) -> Float[Array, "n h w"]:
     """Compute the expected contribution of each pixel, signed, summed over colours.
 
-    A sample takes one of the baselines, adds noise to the image, and takes the gradient
-    at a random point between the two. The sum of a map approximates the score of the
-    image minus the mean score of the baselines. With one baseline and no noise, the
-    method is a random form of Integrated Gradients.
+    For each sample, the method draws a baseline, adds noise to the image, and computes
+    the gradient at a random point between the two. The sum of a map approximates the
+    score of the image minus the mean score of the baselines. With one baseline and no
+    noise, the method is a random form of Integrated Gradients.
 
     Difference from the source and from captum: the positions of the points are
-    stratified. Sample i of s lies at a random share between i / s and (i + 1) / s of
-    the way, which lowers the variance and keeps the expectation.
+    stratified. Sample i of s lies at a random position between i / s and (i + 1) / s of
+    the path. This lowers the variance and keeps the expectation.
 
     Source: Erion et al. 2021, arXiv 1906.10670, equation 4; Lundberg and Lee 2017,
     arXiv 1705.07874, for the noise, as in captum.
@@ -43,8 +43,8 @@ def gradient_shap(
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
       keys: one random key per image, so that a map does not depend on the batch.
-      baselines: images to draw from, such as training images, or one value for all
-        pixels.
+      baselines: images to draw baselines from, such as training images, or one value
+        for all pixels.
       samples: number of points. Memory does not grow with it.
       noise: standard deviation of the noise, as a share of the image's range of values.
       batch_size: number of points at once, for each image.

@@ -29,7 +29,7 @@ def guided_grad_cam(
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+      ValueError: see `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = guided_grad_cam(network, images, labels, layer="block5_conv3")

@@ -21,7 +21,7 @@ def hires_cam(
     """Compute the first-order contribution of each layer position to the score, signed.
 
     Unlike Grad-CAM, the method does not average the gradients. A map therefore shows
-    which positions the layers above used. The sum over all positions of all layers is
+    which positions the layers above use. The sum over all positions of all layers is
     the share of the score that `completeness` measures.
 
     Source: Draelos and Carin 2020, arXiv 2011.08891, equation 5.
@@ -32,7 +32,7 @@ def hires_cam(
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+      ValueError: see `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = hires_cam(network, images, labels, layer="block5_conv3")

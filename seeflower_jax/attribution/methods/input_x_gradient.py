@@ -23,9 +23,9 @@ def input_x_gradient(
     Sources: Shrikumar et al. 2016, arXiv 1605.01713, section 2; Ancona et al. 2018,
     arXiv 1711.06104, section 2.
 
-    Difference from the sources and captum: they multiply by the values that the network
-    computes with. Here, networks preprocess pixels in [0, 255] themselves. The maps are
-    equal if `baseline` is the pixel that preprocessing maps to 0: 127.5 for `x / 127.5
+    Difference from the sources and from captum, which multiply by the preprocessed
+    image: here, networks preprocess images in [0, 255] themselves. The maps are equal
+    if `baseline` is the pixel value that preprocessing maps to 0: 127.5 for `x / 127.5
     - 1`, 0 for `x / 255`, the mean colour for `x - mean`.
 
     Args:

@@ -35,10 +35,10 @@ def integrated_gradients(
       network, images, targets: see `seeflower_jax.attribution`.
       baseline: an image without information, or one value for all pixels.
       steps: number of points of the Gauss-Legendre quadrature. Memory does not grow
-        with their number.
+        with this number.
       spacing: density of the points near the baseline. The integral is over u in
-        [0, 1], and the image has the share u**spacing. Above 1, the points are closer
-        near the baseline, where scores change fastest. At 1, the points are the points
+        [0, 1], and the weight of the image is u**spacing. Above 1, the points are
+        closer near the baseline, where scores change fastest. At 1, they are the points
         of the plain quadrature, as in captum.
       batch_size: number of points at once, for each image.
 

@@ -32,29 +32,30 @@ def kernel_shap(
     """Compute the Shapley value of the segment of each pixel, signed.
 
     The values of all segments add up to the score of the image minus the score of the
-    baseline. If `samples` are enough for every coalition of segments, all coalitions
-    are used and the values are exact. If not, coalitions are drawn.
+    baseline. If there are at most `samples` coalitions of segments, all are used, and
+    the values are exact. If there are more, coalitions are drawn.
 
-    Differences from the source and from captum: the sum is exact, where captum gives
-    the two ends a large weight. Coalitions are drawn in pairs, each with its
-    complement, which lowers the variance (Covert and Lee 2021, arXiv 2012.01536).
+    Differences from the source and from captum: the sum is exact, whereas captum gives
+    the empty and the full coalition a large weight. Coalitions are drawn in pairs, each
+    with its complement, which lowers the variance (Covert and Lee 2021, arXiv
+    2012.01536).
 
     Source: Lundberg and Lee 2017, arXiv 1705.07874, theorem 2.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
       keys: one random key per image, so that a map does not depend on the batch.
-      segments: the number of the segment of each pixel, from 0, such as
+      segments: index of the segment of each pixel, from 0, such as
         `segments.superpixels(images)`. The default is a grid.
       num_segments: number of segments, needed if `segments` are traced by `jit`.
       cells: number of segments along each side of the default grid.
       samples: number of coalitions, each a forward pass; an odd number is rounded up.
-        There should be several times as many as segments.
-      baseline: value of pixels of segments that are not in a coalition.
+        Use several times as many samples as segments.
+      baseline: value of pixels outside of the segments of a coalition.
       batch_size: number of coalitions at once, for each image.
 
     Raises:
-      ValueError: as of `segments.resolve`, or an option is out of its range.
+      ValueError: an option is out of its range, or see `segments.resolve`.
 
     Example:
       >>> maps = kernel_shap(network, images, labels, keys, cells=2, samples=14)

@@ -32,7 +32,7 @@ def layer_cam(
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+      ValueError: see `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = layer_cam(network, images, labels, layer="block4_conv3")

@@ -28,13 +28,14 @@ def layer_conductance(
 ) -> Float[Array, "n h w"]:
     """Compute the contribution of each layer position to the score, signed.
 
-    The contribution is the integral, along the straight path from the baseline to the
-    image, of the gradient at the layer times the change of the layer, summed over
-    channels. The sum over all positions and layers approximates the score of the image
-    minus the score of the baseline, if all evidence passes through the layers.
+    The contribution is an integral along the straight path from the baseline to the
+    image. The integrand is the gradient at the layer times the change of the layer,
+    summed over channels. The sum over all positions and layers approximates the score
+    of the image minus the score of the baseline, if all evidence passes through the
+    layers.
 
-    Difference from captum: each step has the mean of the gradients at its two ends
-    (trapezoids). captum takes the gradient at its start, which is less exact.
+    Difference from captum: each step uses the mean of the gradients at its two ends
+    (trapezoidal rule). captum uses the gradient at its start, which is less accurate.
 
     Source: Dhamdhere et al. 2018, arXiv 1805.12233, equation 3, and Shrikumar et al.
     2018, arXiv 1807.09946, for the sum over changes of the layer.
@@ -43,14 +44,14 @@ def layer_conductance(
       network, images, targets: see `seeflower_jax.attribution`.
       layer: name of an endpoint, several names, or "head".
       baseline: an image without information, or one value for all pixels.
-      steps: number of steps along the path. Memory does not grow with it.
-      spacing: after the share u of the steps, the image has the share u**spacing. Above
-        1, the steps are smaller near the baseline, where scores change fastest.
+      steps: number of steps along the path. Memory does not grow with this number.
+      spacing: after the share u of the steps, the weight of the image is u**spacing.
+        Above 1, the steps are smaller near the baseline, where scores change fastest.
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`,
-        or an option is out of its range.
+      ValueError: an option is out of its range, or see `cam.class_activation_map`,
+        which explains `layer` and `align`.
 
     Example:
       >>> maps = layer_conductance(network, images, labels, layer="block5_conv3")

@@ -25,13 +25,13 @@ def lrp(
 ) -> Float[Array, "n h w"]:
     """Compute the relevance of each pixel to the score, signed, summed over colours.
 
-    The sum of a map is the score, less the relevance of biases and the small share that
-    epsilon absorbs. The default is a composite: gamma in the layers next to the image,
-    epsilon in the others.
+    The sum of a map is the score, minus the relevance of biases and the small share
+    that epsilon absorbs. The default is a composite of the gamma rule in the layers
+    next to the image and the epsilon rule in the others.
 
-    Differences from the source: `rules.lrp` has the rule of each function. There is no
-    special rule for pixels. Their relevance is the relevance of their preprocessed
-    values.
+    Difference from the sources: there is no special rule for pixels. Their relevance is
+    the relevance of their preprocessed values. `rules.lrp` defines the rule of each
+    function.
 
     Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140, equations 58 and 60;
     Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10, for gamma and composites.
@@ -39,10 +39,11 @@ def lrp(
     Args:
       network, images, targets: see `seeflower_jax.attribution`. A score that is not
         linear in the logits distributes its gradient to them.
-      rule: of all layers, see `rules.lrp`. If given, the other options have no effect.
-      epsilon: of the epsilon rule.
-      gamma: of the gamma rule.
-      depth: share of the convolutions and matrix products that have the gamma rule.
+      rule: rule of all layers, see `rules.lrp`. If given, the other options have no
+        effect.
+      epsilon: value of the epsilon rule.
+      gamma: value of the gamma rule.
+      depth: share of the convolutions and matrix products that use the gamma rule.
 
     Raises:
       ValueError: an option is out of its range, or a primitive of the network has no

@@ -15,7 +15,7 @@ from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
 def _window_masks(size: int, window: int, stride: int) -> Bool[np.ndarray, "k size"]:
-    """Return which pixels of a side each of the k windows covers."""
+    """Return the pixels of one side that each of the k windows covers."""
     starts = np.arange(0, max(size - window, 0) + stride, stride)[:, None]
     pixels = np.arange(size)
     masks = (starts <= pixels) & (pixels < starts + window)

@@ -27,16 +27,16 @@ def rise(
     baseline: float = 127.5,
     batch_size: int = 1,
 ) -> Float[Array, "n h w"]:
-    """Compute how much higher the score is than its mean if a pixel is visible, signed.
+    """Compute how far the score exceeds its mean if a pixel is visible, signed.
 
     The mean is over random masks. Each mask is a grid of visible and hidden cells,
     resized to smooth values from 0 to 1 and shifted at random, as in the authors' code.
 
-    Differences from the source: the mean score of all masks is subtracted. It changes
-    the expected map by a constant, and removes the noise of the masks' own mean. The
-    source explains a probability, see `targets.probability`; the default is a logit.
-    Beyond the outermost cells, masks keep their values, where the authors' code
-    reflects them.
+    Differences from the source: the mean score of all masks is subtracted. This changes
+    the expected map by a constant, and removes the noise of the masks' mean. The source
+    explains a probability, see `targets.probability`; the default here is a logit.
+    Beyond the outermost cells, masks keep their values; the authors' code reflects the
+    masks there.
 
     Source: Petsiuk et al. 2018, arXiv 1806.07421, equation 6 and section 3.2.
 
@@ -44,7 +44,7 @@ def rise(
       network, images, targets: see `seeflower_jax.attribution`.
       keys: one random key per image, so that a map does not depend on the batch.
       samples: number of masks, each a forward pass. Memory does not grow with it. The
-        source has 4,000 to 8,000.
+        source uses 4,000 to 8,000.
       cells: number of cells along each side of the grid.
       visible: probability that a cell is visible.
       baseline: value of hidden pixels.
@@ -61,7 +61,7 @@ def rise(
     check_ranges(baseline=baseline, batch_size=batch_size)
     targets = resolve(network, images, targets)
     size = images.shape[1], images.shape[2]
-    # Differences from one score lose fewer digits.
+    # Differences from a fixed score lose fewer digits.
     full_scores = score(network(images)[0], targets)
 
     def draw(key, sample):

@@ -62,8 +62,8 @@ def guided_saliency(
 ) -> Float[Array, "n h w"]:
     """Compute saliency by guided backpropagation.
 
-    No rectifier, max(x, 0), passes on a negative gradient. Other activation functions
-    keep their derivative, as in captum.
+    Rectifiers, max(x, 0), pass on no negative gradient. Other activation functions keep
+    their derivative, as in captum.
 
     Source: Springenberg et al. 2015, arXiv 1412.6806, section 3.4.
 
@@ -71,7 +71,7 @@ def guided_saliency(
       network, images, targets: see `seeflower_jax.attribution`.
 
     Raises:
-      ValueError: the network has other activation functions only.
+      ValueError: the network has no rectifier, but other activation functions.
 
     Example:
       >>> guided_saliency(network, images, labels).shape == images.shape[:3]

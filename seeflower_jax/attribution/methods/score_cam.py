@@ -34,9 +34,9 @@ def score_cam(
 
     Source: Wang et al. 2020, arXiv 1910.01279, algorithm 1. The authors multiply the
     preprocessed image by the mask. Their hidden pixels therefore have the value that
-    preprocessing maps to zero, which is 127.5 for the preprocessing `tf`. Over three
-    images of VGG16, whose preprocessing is `caffe`, the maps correlate at 0.95 to 0.99
-    with those of pytorch-grad-cam 1.5.7.
+    preprocessing maps to zero, which is 127.5 for the preprocessing `tf`. VGG16 has
+    the preprocessing `caffe`. Over three images, its maps correlate at 0.95 to 0.99
+    with the maps of pytorch-grad-cam 1.5.7.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
@@ -50,7 +50,7 @@ def score_cam(
         masks are placed like the map.
 
     Raises:
-      ValueError: as of `layers.resolve_one`, or an option is out of its range.
+      ValueError: an option is out of its range, or see `layers.resolve_one`.
 
     Example:
       >>> maps = score_cam(network, images, labels, layer="block5_conv3", channels=4)

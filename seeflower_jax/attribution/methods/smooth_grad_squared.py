@@ -26,7 +26,7 @@ def smooth_grad_squared(
 
     Source: Hooker et al. 2019, arXiv 1806.10758, section 4.1 (SmoothGrad-Squared).
 
-    Args and errors: as of `smooth_grad`.
+    See `smooth_grad` for arguments and errors.
 
     Example:
       >>> maps = smooth_grad_squared(network, images, labels, keys, samples=2)

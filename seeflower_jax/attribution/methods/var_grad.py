@@ -32,7 +32,8 @@ def var_grad(
 
     Source: Adebayo et al. 2018, arXiv 1810.03292, section 2.2 (VarGrad).
 
-    Args and errors: as of `smooth_grad`. `samples` is 2 or more, and `noise` above 0.
+    See `smooth_grad` for arguments and errors. Here, `samples` must be 2 or more, and
+    `noise` above 0.
 
     Example:
       >>> maps = var_grad(network, images, labels, keys, samples=2)
@@ -41,7 +42,7 @@ def var_grad(
     """
     check_ranges("var_grad", samples=samples, noise=noise)
     targets = resolve(network, images, targets)
-    # Differences from one map have the same variance, and lose fewer digits.
+    # Differences from a fixed map have the same variance, and lose fewer digits.
     clean_maps = method(network, images.astype(jnp.float32), targets)
 
     def moments(noisy_images):

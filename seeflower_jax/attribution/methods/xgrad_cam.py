@@ -21,8 +21,8 @@ def xgrad_cam(
     """Compute where a layer's activations raise the score.
 
     The weight of a channel is the mean of its gradients, each weighted by the
-    activation at its position. If no value is negative, the sum over the positions of a
-    layer is the sum of HiRes-CAM, so the maps conserve the first-order score.
+    activation at its position. If no activation is negative, the sum of a map is the
+    sum of HiRes-CAM's map, so maps conserve the first-order score.
 
     Source: Fu et al. 2020, arXiv 2008.02312, equation 8.
 
@@ -32,7 +32,7 @@ def xgrad_cam(
       align: "receptive_field" or "stretch".
 
     Raises:
-      ValueError: as of `cam.class_activation_map`, which explains `layer` and `align`.
+      ValueError: see `cam.class_activation_map`, which explains `layer` and `align`.
 
     Example:
       >>> maps = xgrad_cam(network, images, labels, layer="block5_conv3")

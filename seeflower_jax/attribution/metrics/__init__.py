@@ -1,1 +1,1 @@
-"""Metrics of attribution maps, one kind a file; `docs/attribution_metrics.md`."""
+"""Metrics of attribution maps, one kind per file; see `docs/attribution_metrics.md`."""

@@ -3,7 +3,7 @@
     curve = deletion(network, images, maps, labels, steps=20)     # [steps + 1, N]
     area = area_under(curve)                                      # lower is better
 
-Every function is pure and batched. The steps of a curve run one after the other.
+Every function is pure and batched. The steps of a curve run one after another.
 """
 
 from collections.abc import Callable
@@ -35,13 +35,13 @@ def ranks(maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
 def area_under(curve: Float[Array, "k n"]) -> Float[Array, "n"]:
     """Return the area under curves over [0, 1], by the trapezoidal rule.
 
-    Deletion and insertion are compared by this area.
+    This area summarises a curve of deletion or insertion.
 
     Source: Petsiuk et al. 2018, arXiv 1806.07421, and the authors' code (RISE,
     `evaluation.auc`), which weights the two ends by one half.
 
     Args:
-      curve: values at equal distances, one image a column.
+      curve: values at equal distances, one column per image.
 
     Example:
       >>> area_under(jnp.array([[1.0], [0.0], [0.0]])).tolist()
@@ -51,7 +51,7 @@ def area_under(curve: Float[Array, "k n"]) -> Float[Array, "n"]:
 
 
 def _blur(images: Float[Array, "n h w c"], sigma: float) -> Float[Array, "n h w c"]:
-    """Return images under a Gaussian blur that repeats the borders."""
+    """Return images after a Gaussian blur that repeats the borders."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = jnp.array(weights / weights.sum(), jnp.float32)
@@ -77,7 +77,7 @@ def probability_curve(
     """Compute the probability of the labels after replacing ranges of pixels.
 
     Args:
-      network, images, maps, labels: as of `deletion`.
+      network, images, maps, labels: see `deletion`.
       rank_ranges: (lowest rank, highest rank) of the replaced pixels; the highest rank
         is exclusive.
       replace: (images, removed) -> images without the pixels of the mask `removed`.
@@ -115,7 +115,7 @@ def deletion(
       baseline: value of removed pixels.
 
     Returns:
-      The curve, from the whole image to no pixels. A lower `area_under` it is better.
+      The curve, from the whole image to no pixels. A lower `area_under` is better.
 
     Example:
       >>> curve = deletion(network, images, maps, labels, steps=4)
@@ -149,12 +149,11 @@ def insertion(
     Source: Petsiuk et al. 2018, arXiv 1806.07421, section 3.3.
 
     Args:
-      network, images, maps, labels, steps: as of `deletion`.
+      network, images, maps, labels, steps: see `deletion`.
       sigma: standard deviation of the blur in pixels.
 
     Returns:
-      The curve, from the blurred to the whole image. A higher `area_under` it is
-      better.
+      The curve, from the blurred to the whole image. A higher `area_under` is better.
     """
     images = images.astype(jnp.float32)
     blurred = _blur(images, sigma)

@@ -1,4 +1,4 @@
-"""Infidelity: how far a map is from what the score loses under perturbations.
+"""Infidelity: how badly a map predicts the change of the score under perturbations.
 
 keys = jax.random.split(jax.random.key(0), len(images))
 errors = infidelity(network, images, maps, keys, labels)      # [N], lower is better
@@ -69,33 +69,34 @@ def infidelity(
 ) -> Float[Array, "n"]:
     """Compute the mean squared error of maps as a model of the score's change.
 
-    The model says that a perturbation I of the image changes the score by the sum of I
-    times the map. A mask as perturbation, as of `remove_square`, suits maps that add up
-    to a difference of scores: `integrated_gradients`, `deep_lift`, `occlusion`. Maps in
-    other units, such as class activation maps, need `normalise`.
+    The model is that a perturbation I of the image changes the score by the sum of I
+    times the map. A mask as the perturbation, as in `remove_square`, suits maps that
+    add up to a difference of scores: `integrated_gradients`, `deep_lift`, `occlusion`.
+    Maps in other units, such as class activation maps, need `normalise`.
 
     Source: Yeh et al. 2019, arXiv 1901.09392, definition 2.1 and, for `normalise`, the
-    authors' code. Equal to `captum.metrics.infidelity` of the same perturbations, which
-    takes the mask of a removal as `(input - perturbed) / (input - baseline)`.
+    authors' code. The value equals `captum.metrics.infidelity` for the same
+    perturbations. captum takes the mask of a removal as `(input - perturbed) / (input -
+    baseline)`.
 
     Args:
       network: see `seeflower_jax.attribution`.
       images: RGB in [0, 255].
       maps: maps of the images, with or without a channel axis.
       keys: one random key per image, so that the value does not depend on the batch.
-      targets: the score, as of methods.
+      targets: the score, as for methods.
       perturb: perturbs an image; `remove_square()` by default.
       samples: number of perturbations of each image.
       normalise: whether to scale each map by the factor that fits the changes best.
-      batch_size: perturbations of each image at once. Memory grows with this number,
-        not with `samples`.
+      batch_size: number of perturbations of each image at once. Memory grows with this
+        number, not with `samples`.
 
     Returns:
       Squared differences of scores, 0 or more.
 
     Raises:
-      ValueError: a perturbation has another shape than a map, or an option is out of
-        its range.
+      ValueError: the shape of a perturbation differs from the shape of a map, or an
+        option is out of its range.
 
     Example:
       >>> square = remove_square(window=16)

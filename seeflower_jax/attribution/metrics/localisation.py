@@ -49,8 +49,8 @@ def energy_pointing_game(
 ) -> Float[Array, "n"]:
     """Compute the share of each map's positive part that lies on the object.
 
-    The source takes the box around the object instead of the object. `regions.fill`
-    makes masks of boxes.
+    The source uses the box around the object instead of its mask. `regions.fill` makes
+    masks of boxes.
 
     Source: the energy-based pointing game of Score-CAM, Wang et al. 2020, arXiv
     1910.01279.
@@ -126,7 +126,7 @@ def box_iou(first: Int[Array, "n 4"], second: Int[Array, "n 4"]) -> Float[Array,
 
 
 def grid_images(images: Shaped[Array, "n 4 h w c"]) -> Shaped[Array, "n 2*h 2*w c"]:
-    """Arrange four images each in a 2 x 2 grid, in reading order."""
+    """Arrange every four images in a 2 x 2 grid, in reading order."""
     n, _, height, width, channels = images.shape
     grid = images.reshape(n, 2, 2, height, width, channels).transpose(0, 1, 3, 2, 4, 5)
     return grid.reshape(n, 2 * height, 2 * width, channels)
@@ -140,7 +140,7 @@ def grid_pointing(
     Source: the grid pointing game, Boehle et al. 2021, arXiv 2104.00032, section 4.2.
 
     Args:
-      maps: maps of images of `grid_images`.
+      maps: maps of the grids that `grid_images` returns.
       cells: the cell of the target, from 0 to 3 in reading order.
 
     Returns:

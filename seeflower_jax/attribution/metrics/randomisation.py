@@ -15,15 +15,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 def randomised(
     variables: Mapping[str, Any], layers: Sequence[Sequence[str]], key: PRNGKeyArray
 ) -> Iterator[dict[str, Any]]:
-    """Yield variables with more and more layers' parameters shuffled, from the top.
+    """Yield variables with the parameters of more and more layers shuffled, top first.
 
-    A method does not explain the network if its maps stay the same under this cascading
-    randomisation.
+    If the maps of a method stay the same under this cascading randomisation, the method
+    does not explain the network.
 
     Source: the randomisation check, Adebayo et al. 2018, arXiv 1810.03292, section 3.
 
     Args:
-      variables: {'params': {...}, ...}; not changed.
+      variables: {'params': {...}, ...}; they are not changed.
       layers: groups of layer names in `params`, the top group first. Examples of names
         are 'head' and 'backbone/mixed10_branch1x1'. Each yield shuffles one more group.
       key: random key.
@@ -51,8 +51,8 @@ def rank_correlation(
 ) -> Float[Array, "n"]:
     """Compute Spearman's rank correlation of two maps of each image.
 
-    Pixels of equal value have the mean of their ranks. A rank by position would let
-    maps correlate that are zero at many pixels, as class activation maps are.
+    Pixels of equal value have the mean of their ranks. If position decided their rank,
+    maps that are zero at many pixels, such as class activation maps, would correlate.
 
     Returns:
       Values in [-1, 1]. A constant map has no order, so it correlates at 0 with every

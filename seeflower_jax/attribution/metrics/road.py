@@ -3,7 +3,7 @@
     morf, lerf = road(network, images, maps, labels)              # [shares, N] each
     score = road_combined(network, images, maps, labels)          # [N]
 
-Imputed pixels have no edges around them, which would give away the shape of the removed
+Imputed pixels have no edges around them. Edges would reveal the shape of the removed
 area.
 """
 
@@ -30,12 +30,12 @@ def road(
     Source: ROAD, Rong et al. 2022, arXiv 2202.00449, section 4.
 
     Args:
-      network, images, maps, labels: as of `deletion`.
+      network, images, maps, labels: see `faithfulness.deletion`.
       shares: the shares of pixels to remove and impute.
 
     Returns:
-      (MoRF, LeRF): the probabilities without the most relevant pixels first, and
-      without the least relevant pixels first. A good map has a low MoRF and a high
+      (MoRF, LeRF): the probabilities with the most relevant pixels removed first, and
+      with the least relevant pixels removed first. A good map has a low MoRF and a high
       LeRF. `road_combined` combines both in one number.
 
     Example:
@@ -69,23 +69,23 @@ def road_combined(
     labels: Int[Array, "n"],
     shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> Float[Array, "n"]:
-    """Compute both orders of ROAD in one number.
+    """Combine both orders of ROAD in one number.
 
     Source: `ROADCombined` of pytorch-grad-cam, which has this formula and these shares.
-    Three differences are in the removal of pixels:
+    The removal of pixels differs in three ways:
 
     - pytorch-grad-cam solves the linear system of the imputation exactly. This function
-      takes 60 Jacobi iterations, so large removed areas stay near the mean colour.
+      runs 60 Jacobi iterations, so large removed areas stay near the mean colour.
     - pytorch-grad-cam adds Gaussian noise (0.01 in the units of its input) to imputed
       pixels. This function adds no noise, so it is deterministic.
     - pytorch-grad-cam removes all pixels above a percentile, so it can remove many more
       pixels where values are equal. This function ranks equal values by position.
 
     Args:
-      network, images, maps, labels, shares: as of `road`.
+      network, images, maps, labels, shares: see `road`.
 
     Returns:
-      Values in [-0.5, 0.5]; higher is better, and 0 is a random map.
+      Values in [-0.5, 0.5]; higher is better, and a random map has 0.
 
     Example:
       >>> score = road_combined(network, images, maps, labels, shares=(0.5,))

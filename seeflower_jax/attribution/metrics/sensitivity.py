@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.options import check_ranges
 
-Maps = TypeVar("Maps")  # arrays of one number an image in the result
+Maps = TypeVar("Maps")  # arrays with one number per image in the result
 
 
 def max_sensitivity(
@@ -35,23 +35,23 @@ def max_sensitivity(
     Perturbed images may leave [0, 255] by the radius.
 
     Source: Yeh et al. 2019, arXiv 1901.09392, definition 3.1. For the same noise, the
-    value equals that of `captum.metrics.sensitivity_max`. captum's radius of 0.02, for
-    images in [0, 1], is 5.1 here.
+    value equals `captum.metrics.sensitivity_max`. captum's radius of 0.02, for images
+    in [0, 1], is 5.1 here.
 
     Args:
       explain: function from images to maps, [n, ...], or to a tree of the maps of
-        several methods. Fix the explained classes in it. If it explains the predicted
-        class, a change of the prediction changes what is explained.
+        several methods. It should explain fixed classes. If it explains the predicted
+        class, a change of the prediction changes the explained class.
       images: RGB in [0, 255].
       keys: one random key per image, so that the value does not depend on the batch.
-      radius: largest change of a value of a pixel.
+      radius: largest change of a pixel value.
       samples: number of perturbations of each image.
-      batch_size: perturbations of each image at once. Memory grows with this number,
-        not with `samples`.
+      batch_size: number of perturbations of each image at once. Memory grows with this
+        number, not with `samples`.
 
     Returns:
-      Values of 0 or more, [n], in the tree of `explain`. For a map of zeros, the norm
-      of the change itself.
+      Values of 0 or more, [n], in the tree of `explain`. For a map of zeros, the value
+      is the norm of the change.
 
     Raises:
       ValueError: an option is out of its range.

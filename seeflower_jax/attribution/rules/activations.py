@@ -26,7 +26,7 @@ Values = Float[Array, "*shape"]
 
 
 class RectifierRules(Rules, abc.ABC):
-    """Another derivative of rectifiers; all other operations keep theirs.
+    """Replace the derivatives of rectifiers; all other operations keep theirs.
 
     Calls without a rectifier stay calls, so `custom_jvp` and `custom_vjp` keep their
     derivatives.
@@ -48,8 +48,8 @@ class RectifierRules(Rules, abc.ABC):
         others = sorted(names & _OTHER_ACTIVATIONS)
         if others:
             raise ValueError(
-                f"{type(self).__name__} has rules for rectifiers, max(x, 0), and the "
-                f"network has none: its activation functions are of {others}; use "
+                f"{type(self).__name__} has rules for rectifiers, max(x, 0), but the "
+                f"network has none: its activation functions use {others}; use "
                 "DeepLift or another method"
             )
 

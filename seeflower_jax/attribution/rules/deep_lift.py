@@ -1,4 +1,4 @@
-"""DeepLIFT: how much each value contributes to the difference from a baseline.
+"""DeepLIFT: the contribution of each value to the difference from a baseline.
 
     lifted = with_rules(network, DeepLift(baseline=127.5))
     multipliers = jax.grad(lambda x: lifted(x)[0][:, 0].sum())(images)
@@ -29,7 +29,8 @@ from seeflower_jax.attribution.rules.interpreter import (
 )
 from seeflower_jax.attribution.rules.operations import Operation
 
-# Differences below this share of the values are rounding, where the derivative is used.
+# For differences below this share of the values, which are rounding errors, the
+# derivative is used.
 _ROUNDING = 1e-6
 
 Values = Float[Array, "*shape"]
@@ -48,8 +49,8 @@ class DeepLift(Rules):
 
     - Nonlinear functions of one value: the rescale rule. A function that is written in
       several primitives, such as GELU, is one function.
-    - Maxima and max pooling: a rise is credited to the maximum of the image, a fall to
-      the maximum of the baseline. captum has this rule, too.
+    - Maxima and max pooling: the maximum of the image gets a rise, the maximum of the
+      baseline a fall. captum has this rule, too.
     - Products and quotients of two values: the mean over both orders in which the
       values can change (Shapley), which is complete.
 
@@ -81,7 +82,7 @@ class DeepLift(Rules):
         if isinstance(index, Pair):
             raise ValueError(
                 "DeepLift has no rule for a branch of jax.lax.cond that depends on the "
-                "images, because the baseline may take another; use jnp.where"
+                "images, since the baseline may take another branch; use jnp.where"
             )
         return index
 
@@ -149,7 +150,7 @@ def _lift(operation: Operation, rule: "Rule", *inputs: Marked) -> list[Pair]:
 
 
 def _divide(contribution: Values, x: Values, x0: Values, derivative: Values) -> Values:
-    """Divide by the difference of the inputs; without one, return the derivative."""
+    """Divide by the difference of the inputs, or return the derivative if it is 0."""
     change, scale = x - x0, jnp.maximum(jnp.abs(x), jnp.abs(x0))
     changes = jnp.abs(change) > _ROUNDING * scale
     return jnp.where(changes, contribution / jnp.where(changes, change, 1), derivative)
@@ -178,7 +179,7 @@ def _quotient(g, function, inputs, output):
 
 
 def _maximum(g, function, inputs, output, top=jnp.maximum):
-    """Credit a rise to the image's maximum, a fall to the baseline's maximum."""
+    """Give a rise to the image's maximum, a fall to the baseline's maximum."""
     (_, pull), (_, pull_baseline) = (jax.vjp(function, *arrays) for arrays in inputs)
     y, y0 = output
     rises = pull(g * (top(y, y0) - y0))

@@ -3,13 +3,13 @@
     scores = with_rules(network_scores, FullGradient(canvas, rest, draw))
     maps, others = jax.grad(total_score_of)(zeros)      # see `methods.full_grad`
 
-A score f(x) is the sum of x * f'(x) and, over all operations y(z), of b * f'(y). Here b
-is the bias of the operation at z, y(z) - y'(z) z. A constant that is added is its own
-bias. ReLU, max pooling and linear functions have none. The sum is exact for every
-network.
+A score f(x) is x * f'(x) plus the sum of b * f'(y) over all operations y(z). Here b =
+y(z) - y'(z) z is the bias of the operation at z. The bias of an addition is the added
+constant. ReLU, max pooling and linear functions have no bias. The sum is exact for
+every network.
 
 Each bias sends its term, as a gradient, to a canvas of the size of the images. So one
-backward pass gives the map, and nothing is kept for each layer.
+backward pass gives the map, and memory holds no map per layer.
 
 Source: Srinivas and Fleuret 2019, arXiv 1905.00780, proposition 1, and section 3.1 for
 the implicit biases of other functions.
@@ -39,7 +39,7 @@ Draw = Callable[
     tuple[Float[Array, "n h w"], Float[Array, "n"]],
 ]
 
-# Linear primitives without a bias. All others are differentiated.
+# Linear primitives without a bias. The biases of all others come from derivatives.
 _WITHOUT_BIAS = (MOVES | RESCALES | {"reduce_sum", "reduce_window_sum"}) - {
     "add", "concatenate", "pad", "sub",
 }  # fmt: skip
@@ -52,9 +52,9 @@ class Located:
 
     Attributes:
       array: the value.
-      place: None if it is not known.
-      bias: the part of the value that has not sent its term yet, None if all has. It is
-        the input itself, or what was added since the last layer.
+      place: where its elements lie, or None if it is not known.
+      bias: the part of the value that has not sent its term: the input itself, or what
+        was added since the last layer. None if there is no such part.
     """
 
     array: Array
@@ -123,7 +123,7 @@ class FullGradient(Rules):
     layer = elementwise = product = quotient = extremum = discrete = other = linear
 
     def _array(self, value: Marked) -> Array:
-        """Return an array. Its bias sends its term."""
+        """Return the array of a value, and send the term of its bias."""
         if not isinstance(value, Located):
             return value
         if value.bias is None:
@@ -150,7 +150,7 @@ def _rectify(operation: Operation, *arrays: Array) -> Array:
 def _keeps_bias(
     operation: Operation, before: Place | None, after: Place | None
 ) -> bool:
-    """Return whether the bias of a value stays pending, at the same place."""
+    """Return whether a bias can be sent later without losing its place."""
     is_affine = operation.kind is Kind.LINEAR and operation.name in MOVES | RESCALES
     return is_affine and _known_axes(before) <= _known_axes(after)
 

@@ -1,10 +1,10 @@
-"""What the primitives of a jaxpr are to the values that depend on the images.
+"""How the primitives of a jaxpr treat the values that depend on the images.
 
     graph = Graph(jaxpr, marked=[True])
     kind, eqns = graph.classify(jaxpr.eqns[-1])
 
-A value that depends on the images is *marked*. The calls in the jaxpr must be written
-out, see `jaxprs`.
+A value that depends on the images is *marked*. The calls in the jaxpr must be inlined,
+see `jaxprs`.
 """
 
 import enum
@@ -20,10 +20,10 @@ from seeflower_jax.attribution.jaxprs import CHECKPOINTS, Atom, run
 
 
 class Kind(enum.Enum):
-    """What an operation is to the values that depend on the images.
+    """How an operation treats the values that depend on the images.
 
-    The value of a kind is the name of the method of `Rules` that computes it. The last
-    three kinds hold plans of their own.
+    The value of a kind is the name of the method of `Rules` that computes it.
+    Operations of the last three kinds contain plans.
     """
 
     CONSTANT = "constant"  # independent of the images
@@ -42,7 +42,7 @@ class Kind(enum.Enum):
 
 CONTROL = dict.fromkeys(CHECKPOINTS, Kind.CHECKPOINT)
 CONTROL |= {"scan": Kind.SCAN, "cond": Kind.COND}
-# Primitives that keep every element of their only input, in another place.
+# Primitives that move the elements of their only input, and keep all of them.
 REARRANGES = {"expand_dims", "reshape", "squeeze", "transpose"}
 # Primitives that choose or copy elements.
 MOVES = {
@@ -172,7 +172,7 @@ class Graph:
     def _region(self, eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:
         """Return the smallest elementwise function of one value that ends here.
 
-        Empty if there is none, as for the product of the outputs of two layers.
+        It is empty if there is none, as for the product of the outputs of two layers.
         """
         region, shape = [eqn], _shape(eqn.outvars[0])
         frontier = set(self.marked_inputs(eqn))
@@ -193,7 +193,7 @@ class Graph:
     def _is_linear(self, eqn: JaxprEqn) -> bool:
         """Return whether a primitive is linear in its marked inputs, plus a constant.
 
-        It is if the tangent of its outputs does not depend on the values of the inputs.
+        This holds if the tangent of its outputs does not depend on the input values.
         """
         marked = list(dict.fromkeys(self.marked_inputs(eqn)))
         if not all(map(_is_float, marked)):
@@ -219,8 +219,8 @@ class Graph:
     def chain(self, eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:
         """Return the additions of and products with constants that follow a layer.
 
-        The elements may be rearranged in between, as frameworks that compute one image
-        at a time do before they add a bias.
+        The elements may be rearranged in between. Frameworks that compute one image at
+        a time do so before they add a bias.
         """
         chain, output = [], eqn.outvars[0]
         while self._uses[output] == 1 and output in self._users:

@@ -20,22 +20,22 @@ from seeflower_jax.attribution.jaxprs import read
 from seeflower_jax.attribution.rules.graph import Kind
 from seeflower_jax.attribution.rules.operations import Operation, Plan, make_plan
 
-# What the rules hold for a value that depends on the images, a pytree of arrays; of a
-# constant, the array.
+# What the rules keep of a value: a pytree of arrays if the value depends on the images,
+# the array of a constant.
 Marked = Any
 
 
 class Rules:
     """How each kind of operation is computed and differentiated.
 
-    This class gives each operation its own derivative. A subclass replaces the methods
-    of some kinds, which `graph.Kind` lists. Such a method takes the operation and its
-    inputs. The inputs that depend on the images come first. They are what `enter` or
-    another method returned. The other inputs are arrays.
+    This class keeps the derivative of each operation. A subclass replaces the methods
+    of some of the kinds that `graph.Kind` lists. Such a method takes the operation and
+    its inputs. The inputs that depend on the images come first, as `enter` or another
+    method returned them. The other inputs are arrays.
     """
 
     def enter(self, images: Array) -> Marked:
-        """Return what the rules hold for the images."""
+        """Return what the rules keep of the images."""
         return images
 
     def leave(self, value: Marked) -> Array:
@@ -43,7 +43,7 @@ class Rules:
         return value
 
     def lift(self, value: Marked) -> Marked:
-        """Return a value as loops and branches hold it, or a constant as marked."""
+        """Return a value, or a constant, in the form that loops and branches carry."""
         return value
 
     def branch(self, index: Marked) -> Array:
@@ -51,11 +51,11 @@ class Rules:
         return index
 
     def keeps(self, names: Collection[str]) -> bool:
-        """Return whether a call keeps its derivative, by its primitives' names."""
+        """Return whether a call with these primitives keeps its derivative."""
         return False
 
     def check(self, plan: Plan) -> None:
-        """Raise a ValueError if the rules make no sense for a network."""
+        """Raise a ValueError if the rules do not apply to a network."""
 
     def linear(self, operation: Operation, *inputs: Marked) -> list[Marked]:
         """Compute an operation that is linear in the marked values."""
@@ -73,11 +73,11 @@ def with_rules(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]
       rules: the derivatives of its operations.
 
     Returns:
-      A function of the same arguments. It can be differentiated in reverse mode.
+      A function of the same arguments, differentiable in reverse mode.
 
     Raises:
       ValueError: when the result is called, if `images` are not floating point, or if
-        the rules have none for a primitive. The message names the primitive.
+        there is no rule for a primitive. The message names the primitive.
 
     Example:
       >>> from seeflower_jax.attribution.rules.activations import Guided

@@ -6,7 +6,7 @@
 
 The derivative of a value is its relevance divided by the value. In this form LRP leaves
 the derivatives of linear operations as they are, and taps have derivatives too. Next to
-the image, the derivative is the relevance itself: preprocessing, such as the
+the image, the derivative is the relevance itself. Preprocessing, such as the
 subtraction of a mean, passes the relevance of its result to the pixel.
 
 Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140; Montavon et al. 2019,
@@ -33,10 +33,10 @@ from seeflower_jax.attribution.rules.operations import Operation
 
 Values = Float[Array, "*shape"]
 
-# Differences below this share of the values are rounding.
+# Differences below this share of the values are rounding errors.
 _ROUNDING = 1e-6
 
-# Functions whose output scales another value: it is held constant there.
+# The outputs of these functions scale other values. A product holds them constant.
 _GATES = {"div", "exp", "exp2", "logistic", "pow", "rsqrt", "stop_gradient"}
 
 
@@ -59,16 +59,16 @@ class Layer:
     signs: Callable[[], tuple[Values, Values]]
 
 
-# rule(layer) -> for each output, the factors by which its derivative is multiplied on
-# the way to positive and to negative contributions.
+# rule(layer) -> two factors for each output. They multiply its derivative on the way to
+# positive and to negative contributions.
 LayerRule = Callable[[Layer], tuple[Values, Values]]
 
 
 def epsilon(value: float = 1e-6) -> LayerRule:
-    """Distribute relevance by contributions; a small part is absorbed, for stability.
+    """Distribute relevance by contributions, and absorb a small part for stability.
 
-    The part is value / (|z| + value) of the relevance of an output z. With 0 this is
-    the basic rule, LRP-0.
+    The part is value / (|z| + value) of the relevance of an output z. With a value of
+    0, the rule is the basic rule, LRP-0.
 
     Source: Montavon et al. 2019, equation for LRP-epsilon; Bach et al. 2015, eq. 58.
 
@@ -85,10 +85,11 @@ def epsilon(value: float = 1e-6) -> LayerRule:
 
 
 def gamma(value: float = 0.25) -> LayerRule:
-    """Prefer the contributions that have the sign of the output, by a factor.
+    """Give the contributions with the sign of the output more weight.
 
-    For outputs after a ReLU, positive contributions count 1 + value times. Negative
-    outputs, which Montavon et al. do not treat, prefer negative contributions.
+    For outputs after a ReLU, the weight of positive contributions is 1 + value. For
+    negative outputs, which Montavon et al. do not treat, it is the weight of negative
+    contributions.
 
     Source: Montavon et al. 2019, equation for LRP-gamma; Andeol et al. 2021, "Learning
     domain invariant representations by joint Wasserstein distance minimization",
@@ -109,7 +110,7 @@ def gamma(value: float = 0.25) -> LayerRule:
 
 
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> LayerRule:
-    """Distribute alpha R to the positive contributions and -beta R to the negative.
+    """Distribute alpha R to positive contributions and -beta R to negative ones.
 
     Relevance is conserved where an output has contributions of both signs.
 
@@ -146,7 +147,7 @@ def by_depth(*parts: tuple[float, LayerRule]) -> LayerRule:
         the computation.
 
     Raises:
-      ValueError: depths fall, or do not end with 1.
+      ValueError: depths are not in ascending order, or do not end with 1.
 
     Example:
       >>> rules = LRP(by_depth((0.5, gamma()), (1.0, epsilon())))
@@ -167,12 +168,12 @@ def by_depth(*parts: tuple[float, LayerRule]) -> LayerRule:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signal:
-    """A value of the network and what its derivative is.
+    """A value of the network, and the meaning of its derivative.
 
     Attributes:
       array: the value.
-      role: 'image' if the derivative is relevance, as next to the image. 'gate' if the
-        value scales another one wherever they are multiplied. Otherwise 'signal'.
+      role: 'image' if the derivative is the relevance, as next to the image; 'gate' if
+        the value scales any other value that it is multiplied with; if not, 'signal'.
     """
 
     array: Array
@@ -185,20 +186,20 @@ class LRP(Rules):
 
     - Convolutions and matrix products with weights: the rule of the layer. Batch
       normalisation belongs to the layer before it.
-    - Nonlinear functions of one value, such as ReLU and GELU: all relevance passes. The
-      value f(0) is a bias.
+    - Nonlinear functions f of one value, such as ReLU and GELU: all relevance passes.
+      The value f(0) is a bias.
     - Maxima and max pooling: the maximum receives all relevance.
     - Quotients: the divisor is held constant.
     - Products of two values: an exponential, a sigmoid, an inverse root or a quotient
       is a gate. It is held constant, as attention and normalisation are in Ali et al.
-      2022, arXiv 2202.07304. Without a gate, each value receives one half, as in
+      2022, arXiv 2202.07304. If neither value is a gate, each receives half, as in
       Achtibat et al. 2024, arXiv 2402.05602, section 3.
 
-    Biases receive relevance, which does not reach the image. Other nonlinear primitives
-    have no rule.
+    Relevance of biases does not reach the image. Other nonlinear primitives have no
+    rule.
 
     Attributes:
-      rule: of the layers; `epsilon`, `gamma`, `alpha_beta` or `by_depth`.
+      rule: rule of the layers; `epsilon`, `gamma`, `alpha_beta` or `by_depth`.
 
     Example:
       >>> from seeflower_jax.attribution.rules.interpreter import with_rules
@@ -316,14 +317,14 @@ def _pass_all(function, g, y, x, *constants):
     (derivative,) = jax.vjp(lambda x: function(x, *constants), x)[1](g)
     changes = (x != 0) & (jnp.abs(y - bias) > _ROUNDING * jnp.abs(bias))
     slope = jnp.where(changes, g * divide(y - bias, x), derivative)
-    # An inverse root has no value at 0: it is held constant.
+    # An inverse root is infinite at 0, so it is held constant.
     return (jnp.where(jnp.isfinite(bias), slope, 0),)
 
 
 def _propagate(
     operation: Operation, rule: LayerRule, x: Array, kernel: Array, *constants: Array
 ) -> Array:
-    """Compute the output of a layer. The rule distributes the output's relevance.
+    """Compute the output of a layer. The rule distributes its relevance.
 
     A contribution x_i w_ij is positive if it equals its magnitude. The positive
     contributions to an output are therefore (x_i w_ij + |x_i| |w_ij|) / 2, and two
@@ -333,7 +334,7 @@ def _propagate(
     def multiply(x, kernel):
         return operation.evaluate(x, kernel)[0]
 
-    # No derivative is taken of what the rule reads.
+    # The inputs of the rule have no derivative.
     x0, kernel0, *constants = map(lax.stop_gradient, (x, kernel, *constants))
     y = multiply(x0, kernel0)
 

@@ -1,11 +1,11 @@
-"""The operations of a network, each of a kind that has a backward rule.
+"""The operations of a network, each with a kind that decides its backward rule.
 
     plan = make_plan(jax.make_jaxpr(network)(images), marked=[True])
     [operation.kind for operation in plan.operations]
 
-A plan follows the values that depend on the images: these values are *marked*. A
-function that is written in several primitives, such as SiLU as `x * sigmoid(x)`, is one
-operation on one value.
+A plan follows the values that depend on the images, which are *marked*. A function that
+is written in several primitives, such as SiLU as `x * sigmoid(x)`, is one operation on
+one value.
 """
 
 import dataclasses
@@ -40,18 +40,18 @@ class Operation:
 
     Attributes:
       kind: decides the rule.
-      name: of the last primitive, for messages.
+      name: name of the last primitive, for messages.
       eqns: the primitives, in order.
-      inputs: the variables that `evaluate` takes; the marked ones come first. Of a
-        loop, a branch or a checkpoint: its inputs by position, also literals.
+      inputs: the variables that `evaluate` takes; the marked ones come first. For a
+        loop, a branch or a checkpoint, they are its inputs by position, with literals.
       marked: how many inputs are marked.
       outputs: the variables that `evaluate` returns.
-      chain: of a layer: the additions of and products with constants that follow it,
-        such as its bias and batch normalisation. They are operations of the plan too.
+      chain: for a layer, the additions of and products with constants that follow it,
+        such as its bias and batch normalisation. They are operations of the plan, too.
       plans: the bodies of a loop, a branch or a checkpoint.
       is_rectifier: whether the operation is max(x, 0).
-      position: of a layer: the number of layers before it.
-      layers: counts the layers of the network.
+      position: for a layer, the number of layers before it.
+      layers: the number of layers of the network.
     """
 
     kind: Kind
@@ -74,11 +74,11 @@ class Operation:
 
     @property
     def depth(self) -> float:
-        """The place of a layer: 0 next to the image, 1 next to the logits."""
+        """The depth of a layer: 0 next to the image, 1 next to the logits."""
         return (self.position + 0.5) / self.layers.total
 
     def evaluate(self, *arrays: Array) -> list[Array]:
-        """Compute the outputs of the inputs.
+        """Compute the outputs from the inputs.
 
         The constants of a layer's chain may be left out, after the first two inputs.
         """
@@ -88,7 +88,7 @@ class Operation:
     def finish(self, output: Array, *arrays: Array) -> Array:
         """Compute the output of a layer's chain from the output of the layer.
 
-        The elements are in the places that they have in the output of the layer.
+        The elements keep the order that they have in the output of the layer.
         """
         env = dict(zip(self.inputs, arrays, strict=True))
         env[self.outputs[0]] = output
@@ -116,7 +116,7 @@ class Plan:
       inputs: the variables of the arguments.
       marked_inputs: which of the inputs depend on the images.
       constants: the variables and values of constants.
-      operations: constant operations come first.
+      operations: the operations; constant ones come first.
       outputs: variables and literals.
       marked_outputs: which of the outputs depend on the images.
     """
@@ -142,7 +142,7 @@ def make_plan(
     """Return the operations of a jaxpr.
 
     Args:
-      jaxpr: of the network.
+      jaxpr: the jaxpr of the network.
       marked: which arguments depend on the images.
       keeps: whether a call stays a call, by the names of its primitives.
 
@@ -155,7 +155,7 @@ def make_plan(
 
 
 class _Planner:
-    """Makes the plans of a network, and counts its layers."""
+    """Make the plans of a network, and count its layers."""
 
     def __init__(self, keeps: Keeps, layers: LayerCount):
         self._keeps, self._layers = keeps, layers
@@ -239,7 +239,7 @@ def _marked_by_loop(eqn: JaxprEqn, marked: list[bool]) -> list[bool]:
 
 
 def _needed(operations: list[Operation], outputs: Iterable[Atom]) -> list[Operation]:
-    """Drop the operations that nothing needs, such as the inner ones of a region."""
+    """Drop unused operations, such as the inner ones of a region."""
     needed, kept = {atom for atom in outputs if isinstance(atom, Var)}, []
     for operation in reversed(operations):
         has_effects = any(eqn.effects for eqn in operation.eqns)

@@ -82,7 +82,7 @@ def test_residual_network_is_split_by_hand(resnet, images):
     def upper(x):
         return jax.vmap(lambda x: inference.upper(x, state)[0])(jnp.moveaxis(x, -1, 1))
 
-    inference(images[0].T, state)  # Traces what is inside of `jit` without names.
+    inference(images[0].T, state)  # Traces the body of `jit` without names.
     network = attr.from_equinox(model, state, input_shape=(32, 48, 3))
     hand_split.check(network, images, LABELS, "blocks/1", lower, upper)
     expected = ["blocks/2/conv", "blocks/2/norm", "blocks/2", "dropout", "head"]

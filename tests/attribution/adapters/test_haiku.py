@@ -94,7 +94,7 @@ def test_resnet_is_split_by_hand(apply, variables, images):
 
 
 def test_training_mode_does_not_change_the_state(variables, images):
-    """Batch statistics are those of the batch, and the new state is dropped."""
+    """The network uses the statistics of the batch and drops the new state."""
     apply = hk.transform_with_state(_resnet).apply
     network = attr.from_haiku(apply, *variables, is_training=True)
     logits, _ = jax.jit(network)(images)

@@ -1,4 +1,4 @@
-"""What all adapted networks do with images, outputs and layers."""
+"""Images, outputs and layers of all adapted networks."""
 
 import jax
 import jax.numpy as jnp

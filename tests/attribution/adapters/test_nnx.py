@@ -76,7 +76,7 @@ def test_residual_network_is_split_by_hand(block, images):
     plain, model = resnet(), resnet(block)
     plain.eval()
     view = nnx.view(model, deterministic=True, use_running_average=True)
-    view(images)  # Traces what is inside of `nnx.jit` without names.
+    view(images)  # Traces the body of `nnx.jit` without names.
     nnx.view(model, deterministic=True, use_running_average=True)(
         images
     )  # fills caches
@@ -128,7 +128,7 @@ class Twice(nnx.Module):
 
 
 class Outer(nnx.Module):
-    """Takes an argument beside the images."""
+    """Takes a second argument."""
 
     def __init__(self, rngs):
         self.twice = Twice(rngs)

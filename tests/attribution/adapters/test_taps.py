@@ -25,7 +25,7 @@ def static(x):
     return plain(x) ** 2
 
 
-# Functions of sin(x) ** 2, by what the named value is inside of.
+# Functions of sin(x) ** 2, by the transformations around the named value.
 INSIDE = {
     "nothing": static,
     "jit": jax.jit(static),
@@ -102,7 +102,7 @@ def test_values_that_are_out_of_reach():
     for name, reason in reasons.items():
         with pytest.raises(ValueError, match=f"layer '{name}' is inside {reason}"):
             run(function, (1.0,), {name: jnp.array(0.0)})
-    # The derivative of the function's own stays.
+    # The custom derivative stays.
     derivative = jax.grad(lambda x: run(custom, (x,), {})[0])(1.0)
     assert derivative == 7 and hidden(custom, 1.0) == {"custom": "custom_jvp_call"}
 

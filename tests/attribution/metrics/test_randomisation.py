@@ -27,7 +27,7 @@ def _spearman(a, b):
 def test_rank_correlation_gives_ties_their_average_rank():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(4, 20, 20)).round(1)
-    b = np.maximum(rng.normal(size=a.shape), 0)  # as of Grad-CAM
+    b = np.maximum(rng.normal(size=a.shape), 0)  # like Grad-CAM's maps
     b[1] = np.maximum(a[1], 0)
     a[2], b[2] = rng.integers(0, 2, (2, 20, 20))
     b[3] = a[3] * 1e-20

@@ -27,7 +27,7 @@ RECTIFIERS = {
 
 
 def _gradient(network, images):
-    # Without `jit`, which fuses, and so rounds, equal networks differently.
+    # Without `jit`, which fuses equal networks differently, and so rounds differently.
     return jax.grad(lambda x: network(x)[:, 1].sum())(images)
 
 
@@ -85,7 +85,7 @@ def test_a_custom_derivative_without_rectifiers_is_kept():
 
 @pytest.mark.parametrize("rules", RECTIFIERS)
 def test_a_network_without_rectifiers_is_refused(rules):
-    message = f"{rules.__name__} has rules for .* functions are of \\['tanh'\\]; use"
+    message = f"{rules.__name__} has rules for .* functions use \\['tanh'\\]; use"
     with pytest.raises(ValueError, match=message):
         with_rules(jax.nn.gelu, rules())(1.0 * jnp.ones(3))
     linear = with_rules(lambda x: 2 * x, rules())

@@ -124,7 +124,7 @@ def test_relevance_is_conserved_without_biases(rule):
 
 
 def test_biases_keep_their_share():
-    """The relevance that does not reach the image is that of an input that is 1."""
+    """The relevance that does not reach the image is the relevance of an input of 1."""
     parameters, images = networks.arrays()
 
     def network(images, ones):
@@ -143,7 +143,7 @@ def test_biases_keep_their_share():
 
 
 def test_attention_and_normalisation_are_held_constant():
-    """Relevance is that of the network whose gates are constants (Ali et al. 2022)."""
+    """The relevance equals that of a network with constant gates (Ali et al. 2022)."""
     rng = np.random.default_rng(2)
     query, key, value, hidden, head = (
         jnp.array(rng.normal(0, 0.5, (6, 6)), jnp.float32) for _ in range(5)
