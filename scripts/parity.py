@@ -10,8 +10,8 @@ and of the logits. `DIR` holds Keras' `notop` files; without it, their rows are 
 out. The other rows use random variables, including random batch statistics.
 
 `--attribution` compares the maps of attribution methods of VGG16 with captum, or with
-an equation in PyTorch. The weights come from `DIR`, or are random. The classifier
-is random, and the maps explain the predicted classes. The table has the least correlation
+an equation in PyTorch. The weights come from `DIR`, or are random. The classifier is
+random, and the maps explain the predicted classes. The table has the least correlation
 and the largest max |difference| / max |reference| of a map.
 
 The script needs `pip install -e .[peers]`.

@@ -32,8 +32,8 @@ def ablation_cam(
     Differences: the source derives the weight as the drop divided by the norm of the
     channel, and puts the score in the place of the norm. A negative score would turn
     the map around, so the magnitude is used here. For positive scores, pytorch-grad-cam
-    1.5.7 has the same maps. For negative scores, it has maps with the other sign. If a layer has negative values, it sets channels to -1e7 rather
-    than 0.
+    1.5.7 has the same maps. For negative scores, it has maps with the other sign. It
+    sets channels to -1e7 rather than 0 if a layer has negative values.
 
     Source: Desai and Ramaswamy 2020, "Ablation-CAM", WACV, equations 4 and 5.
 
