@@ -12,28 +12,38 @@ def get_config() -> ConfigDict:
     """Return the config of the run; configs/inception.py has the other values."""
     config = inception.get_config()
     config.recipe = "quickstart"
+    # As in the recipe `linear`, the head reads several blocks. In pretraining and from
+    # scratch, the head reads the last block alone.
     config.model.update(name="small", dropout=0.2)
+    config.model.update(pooling="root_moments", pooled=("block[2-5]",))
+    config.model.standardize = True
+    last_block = {"pooling": "average", "pooled": (), "standardize": False}
     config.init.weights = ""
-    config.data.update(source="synthetic", split="target", shortest_side=64)
-    config.data.update(species=16, images_per_class=(10, 5, 25))
+    # Images are decoded larger than the network sees them, so that crops stay sharp.
+    config.data.update(source="synthetic", split="target", shortest_side=96)
+    config.data.update(species=16, images_per_class=(10, 10, 50))
     config.eval.update(size=64, crop=1.0, batch_size=80)
     config.test_time.update(views=((64, 1.0),), hflip=False)
 
+    head = config.stages.head
+    head.update(solver="ridge", epochs=1, validate_every=1)
+
     finetune = config.stages.finetune
-    finetune.epochs = 20
+    finetune.epochs = 10
     finetune.batch_size = 32
-    finetune.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
-    finetune.learning_rate = 3e-4
+    finetune.partition = (("head/.*", 1.0), ("backbone/.*", 1.0))
+    finetune.learning_rate = 3e-5
     finetune.warmup_steps = 5
     finetune.weight_decay = 0.01
+    finetune.label_smoothing = 0.0
     finetune.ema_decay = 0.0
     finetune.validate_every = 5
     finetune.augment.update(size=64, crop_area=(0.5, 1.0), mixup=0.0, cutmix=0.0)
-    head = config.stages.head
-    head.update(epochs=40, batch_size=32, learning_rate=3e-3, validate_every=10)
 
     pretrain = finetune.copy_and_resolve_references()
-    pretrain.update(epochs=14, learning_rate=4e-3, batch_size=48, validate_every=7)
+    pretrain.update(epochs=16, learning_rate=4e-3, batch_size=48, validate_every=8)
+    pretrain.label_smoothing = 0.1
+    pretrain.partition = (("head/.*", 3.0), ("backbone/.*", 1.0))
     pretrain.train_batch_stats = True
     scratch = pretrain.copy_and_resolve_references()
     scratch.update(epochs=25, batch_size=32, validate_every=5)
@@ -43,9 +53,10 @@ def get_config() -> ConfigDict:
     config.stage_order = ("head", "finetune")
     config.init.pretraining = ConfigDict(
         {
+            "model": last_block,
             "data": {
                 "split": "source",  # has no species of "target"
-                "species": 48,
+                "species": 64,
                 "images_per_class": (30, 3, 0),
             },
             "stage_order": ("pretrain",),
@@ -53,8 +64,8 @@ def get_config() -> ConfigDict:
     )
     config.quickstart = ConfigDict(
         {
-            # For comparison: a run of the same time, from random parameters.
-            "scratch": {"stage_order": ("scratch",)},
+            # For comparison: a longer run, from random parameters.
+            "scratch": {"model": last_block, "stage_order": ("scratch",)},
             "methods": ("saliency", "grad_cam", "finer_cam"),
             "maximise_steps": 96,
         }
