@@ -7,7 +7,6 @@ Random methods get the draws of this package. The speed of captum is measured wi
 """
 
 import copy
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -209,11 +208,13 @@ def _with_bias(rule, change):
 
 _Gamma = _with_bias(captum_rules.GammaRule, lambda b: b + LRP_GAMMA * b.clamp(min=0))
 _Alpha1Beta0 = _with_bias(captum_rules.Alpha1_Beta0_Rule, lambda b: b.clamp(min=0))
-LRP_RULES: dict[str, Callable] = {
-    "epsilon": functools.partial(captum_rules.EpsilonRule, LRP_EPSILON),
-    "gamma": functools.partial(_Gamma, LRP_GAMMA),
-    "alpha_beta": _Alpha1Beta0,
-}
+
+
+def _lrp_rule(name: str, epsilon: float) -> captum_rules.PropagationRule:
+    """Return captum's rule 'epsilon', 'gamma' or 'alpha_beta'."""
+    if name == "epsilon":
+        return captum_rules.EpsilonRule(epsilon)
+    return _Gamma(LRP_GAMMA) if name == "gamma" else _Alpha1Beta0()
 
 
 def linear_layers(pair: Pair) -> int:
@@ -221,8 +222,10 @@ def linear_layers(pair: Pair) -> int:
     return 1 + sum(isinstance(m, torch.nn.Conv2d) for m in pair.torch_network.layers)
 
 
-def lrp(rule: str, depth: float = 1.0) -> Callable[[Pair], Maps]:
-    """Return the reference of LRP with one of `LRP_RULES`.
+def lrp(
+    rule: str, depth: float = 1.0, epsilon: float = LRP_EPSILON
+) -> Callable[[Pair], Maps]:
+    """Return the reference of LRP with one of the rules of `_lrp_rule`.
 
     The first convolution and the head have the epsilon rule. The first convolution sees
     negative values, which captum's other rules ignore.
@@ -231,6 +234,7 @@ def lrp(rule: str, depth: float = 1.0) -> Callable[[Pair], Maps]:
       rule: of the convolutions in between.
       depth: share of all linear layers that are below the last one with `rule`. The
         layers above have the epsilon rule.
+      epsilon: of the layers in between, if they have the epsilon rule.
     """
 
     def maps(pair: Pair) -> Maps:
@@ -240,8 +244,10 @@ def lrp(rule: str, depth: float = 1.0) -> Callable[[Pair], Maps]:
         for index, module in enumerate(linear):
             is_end = index in (0, len(linear) - 1)
             is_below = (index + 0.5) / len(linear) <= depth
-            name = rule if is_below and not is_end else "epsilon"
-            module.rule = LRP_RULES[name]()
+            if is_below and not is_end:
+                module.rule = _lrp_rule(rule, epsilon)
+            else:
+                module.rule = _lrp_rule("epsilon", LRP_EPSILON)
         inputs = pair.torch_network.preprocess(to_torch(pair.images)).requires_grad_()
         return captum.attr.LRP(modules).attribute(inputs, pair.torch_targets).sum(1)
 

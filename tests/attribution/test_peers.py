@@ -149,7 +149,7 @@ def test_full_gradients(network):
     layers = [first, second, torch_network.head]
     handles = [layer.register_forward_hook(add_zeros) for layer in layers]
     logits = torch_network.head(torch_network.layers(x).mean((2, 3)))
-    scores = logits[[0, 1], np.asarray(LABELS)]
+    scores = logits[[0, 1], LABELS.tolist()]
     for handle in handles:
         handle.remove()
     gradients = torch.autograd.grad(scores.sum(), [x, *zeros])
