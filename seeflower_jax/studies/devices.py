@@ -28,7 +28,8 @@ DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 RECIPE = (
     *("--config=configs/inception.py", "--config.recipe=devices"),
     *("--config.model.name=small", "--config.init.weights="),
-    *("--config.data.source=synthetic", "--config.data.species=8"),
+    *("--config.data.source=synthetic", "--config.data.split=target"),
+    "--config.data.species=8",
     *("--config.data.images_per_class=(9,4,4)", "--config.data.shortest_side=48"),
     *("--config.eval.size=48", "--config.test_time.views=((48,1.0),)"),
     *("--config.stage_order=('head','finetune')", "--config.stages.head.epochs=2"),
