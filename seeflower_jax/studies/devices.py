@@ -110,14 +110,21 @@ def _metrics(folder: pathlib.Path) -> dict[str, float]:
 def _compare(
     folders: Mapping[int, pathlib.Path], reference: Mapping[str, float]
 ) -> dict[str, dict]:
-    """Return, for each run, its losses and the largest difference of any metric."""
+    """Return, for each run, its losses and the largest difference of any metric.
+
+    A difference is divided by the metric of the reference where that is larger than 1,
+    as the norm of a gradient is.
+    """
     compared = {}
     for count, folder in folders.items():
         metrics, last = _metrics(folder), records.read_log(folder)[-1]
         compared[str(count)] = {
             "train_loss": last["train"]["loss"],
             "loss": last["validation"]["loss"],
-            "difference": max(abs(metrics[name] - reference[name]) for name in metrics),
+            "difference": max(
+                abs(metrics[name] - value) / max(1.0, abs(value))
+                for name, value in reference.items()
+            ),
         }
     return compared
 

@@ -26,7 +26,7 @@ def test_difference_is_the_largest_of_any_epoch_and_metric(tmp_path):
     compared = devices._compare({1: one, 2: two}, devices._metrics(one))
     assert compared == {
         "1": {"train_loss": 1.0, "loss": 0.5, "difference": 0.0},
-        "2": {"train_loss": 1.125, "loss": 0.5, "difference": 0.25},
+        "2": {"train_loss": 1.125, "loss": 0.5, "difference": 0.125},
     }
 
 
