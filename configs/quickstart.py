@@ -30,15 +30,17 @@ def get_config() -> ConfigDict:
     head.update(solver="ridge", all_views=True, epochs=1, validate_every=1)
 
     finetune = config.stages.finetune
-    finetune.epochs = 10
+    finetune.epochs = 20
     finetune.batch_size = 32
     finetune.partition = (("head/.*", 1.0), ("backbone/.*", 1.0))
-    finetune.learning_rate = 3e-5
+    # At higher rates, the network forgets: validation top-1 of data seeds 3, 4 and 5
+    # stays the same at 1e-5, and falls by 0.007 to 0.03 at 3e-5.
+    finetune.learning_rate = 1e-5
     finetune.warmup_steps = 5
     finetune.weight_decay = 0.01
     finetune.label_smoothing = 0.0
     finetune.ema_decay = 0.0
-    finetune.validate_every = 5
+    finetune.validate_every = 10
     finetune.augment.update(size=64, crop_area=(0.5, 1.0), mixup=0.0, cutmix=0.0)
 
     pretrain = finetune.copy_and_resolve_references()

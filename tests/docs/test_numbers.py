@@ -84,8 +84,9 @@ def test_quick_starts():
         *("test top-1, from scratch", "Grad-CAMs with their maximum on the flower"),
         "time",
     )
-    for seed, (_, *cells, time) in enumerate(rows):
-        entry = record[f"data_seed_{seed}"]
+    assert len(rows) == len(record)
+    for drawn_with, *cells, time in rows:
+        entry = record[f"data_seed_{drawn_with.strip('`').rpartition('=')[2]}"]
         summary = entry["quickstart"]
         values = summary["transfer"]["top1"], summary["from_scratch"]["top1"]
         # 0.8375 becomes 0.838 and 0.7875 becomes 0.788: half is rounded up.

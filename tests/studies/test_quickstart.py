@@ -76,5 +76,5 @@ def test_transfer_gains_and_maps_point_at_the_flower(tmp_path):
     )
     summary = result["quickstart"]
     errors = [summary[k]["standard_error"] for k in ("transfer", "from_scratch")]
-    assert summary["gain"] > 2 * sum(errors)
+    assert summary["gain"] > max(0.08, 2 * sum(errors))
     assert summary["pointing_game"]["grad_cam"] > 2 * summary["pointing_game"]["chance"]
