@@ -7,7 +7,7 @@ decides which variables are the best and when the stage ends.
 """
 
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import jax
 import tqdm
@@ -64,11 +64,7 @@ def _fit(
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
     epoch_start, vote = progress.step, processes.Vote()
     speed = Speed(lambda: plan.step.lower(state, batch, plan.key))  # type: ignore[attr-defined]
-    hidden = not processes.is_main()
-    with (
-        progress_bar(name, plan.steps, "step", progress.step, hidden) as bar,
-        plan.trace or nullcontext(),
-    ):
+    with _progress_bar(plan, progress) as bar, plan.trace or nullcontext():
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
             if plan.trace is not None:
@@ -120,6 +116,16 @@ def _fit(
                 break
     checkpoints.wait()
     return state, progress
+
+
+def _progress_bar(
+    plan: StagePlan, progress: Progress
+) -> AbstractContextManager[tqdm.tqdm]:
+    """Return the progress bar of a stage, which only one process shows."""
+    hidden, done = not processes.is_main(), progress.step
+    return progress_bar(
+        plan.stage.name, plan.steps, "step", done, hidden, mininterval=0.5
+    )
 
 
 def _log_line(plan: StagePlan, progress: Progress, rate: float) -> dict:
