@@ -239,7 +239,7 @@ def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
             for member in tar:
                 path = pathlib.PurePosixPath(member.name)
                 # Regular files by their last name, so that no path leads elsewhere.
-                if member.isfile() and path.parent.name == "jpg":
+                if member.isfile() and path.match("jpg/image_*.jpg"):
                     if content := tar.extractfile(member):
                         (unpacked / path.name).write_bytes(content.read())
             if not any(unpacked.iterdir()):

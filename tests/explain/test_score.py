@@ -212,7 +212,7 @@ def test_grids_have_four_classes():
     assert rows.shape == (20, 4)
     assert all(len(set(labels[row])) == 4 for row in rows)
     np.testing.assert_array_equal(rows, score.draw_grids(labels, 20, seed=0))
-    with pytest.raises(ValueError, match="have 3 classes; expected images of four"):
+    with pytest.raises(ValueError, match="have 3 classes; expected four"):
         score.draw_grids([0, 1, 2, 2], 1, seed=0)
 
 

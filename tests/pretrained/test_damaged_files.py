@@ -292,7 +292,7 @@ def test_foreign_spec_in_the_metadata_is_ignored(tmp_path, state, caplog, foreig
     for change in ({"width": -1}, {"depth": 3}, {"preprocess": "vgg"}):
         metadata = {"spec": json.dumps(own | change)}
         safetensors.numpy.save_file(arrays, path, metadata)
-        with pytest.raises(WeightFileError, match="v.safetensors describes vgg16 by"):
+        with pytest.raises(WeightFileError, match="v.safetensors describes vgg16 with"):
             loading.load_pretrained(SPEC, str(path))
 
 
