@@ -68,7 +68,7 @@ def _watch(reader: int, received: list[int]) -> None:
     while True:
         timeout = _AGAIN_SECONDS if received else None
         if not select.select([reader], [], [], timeout)[0]:
-            if not stopping.is_deferred():
+            if not stopping.is_deferred() and not _is_ending(main_thread):
                 raised_again += 1
                 signal.pthread_kill(main_thread, received[0])
             continue
@@ -88,6 +88,14 @@ def _watch(reader: int, received: list[int]) -> None:
                     "again to end it at once",
                     file=sys.stderr,
                 )
+
+
+def _is_ending(thread: int) -> bool:
+    """Return whether KeyboardInterrupt is ending a thread, which still cleans up."""
+    error = sys._current_exceptions().get(thread)
+    if isinstance(error, tuple):  # (type, exception, traceback), in Python 3.11
+        error = error[1]
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _exit(number: int) -> NoReturn:

@@ -26,6 +26,14 @@ def swallow(_):
     Swallows()  # Python ignores every exception of __del__.
     time.sleep(30)
 
+def clean_up(_):
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    finally:
+        time.sleep(5)
+        print("clean", flush=True)
+
 def compute(_):
     with stopping.after_step():
         print("ready", flush=True)
@@ -72,6 +80,14 @@ def test_first_signal_ends_a_script_in_one_line(function, number):
         process.send_signal(number)
         _, stderr = process.communicate(timeout=20)
     assert process.returncode == 128 + number
+    assert stderr == "scripts.train: interrupted\n"
+
+
+def test_cleanup_of_some_seconds_is_not_interrupted():
+    with _started("clean_up") as process:
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (130, "clean\n")
     assert stderr == "scripts.train: interrupted\n"
 
 

@@ -50,15 +50,17 @@ def measure(model: str, batch_size: int, size: int, rounds: int) -> dict:
         fastest call counts, because other load on the machine only slows calls down.
 
     Returns:
-      {'convolutions', 'seconds', 'product_gflops'}. `convolutions` has a row for each
-      distinct convolution, with its shapes, its `count` in the network, and the GFLOP/s
-      of each pass by form and dtype. `seconds` adds up all convolutions of the network,
-      by pass, form and dtype. `product_gflops` has the GFLOP/s of a product of large
-      matrices by dtype, which the convolutions cannot exceed by much.
+      {'convolutions', 'gflop', 'seconds', 'product_gflops'}. `convolutions` has a row
+      for each distinct convolution, with its shapes, its `count` in the network, and
+      the GFLOP/s of each pass by form and dtype. `gflop` and `seconds` add up all
+      convolutions of the network: the operations of one pass, and the time by pass,
+      form and dtype. `product_gflops` has the GFLOP/s of a product of large matrices by
+      dtype, which the convolutions cannot exceed by much.
     """
+    shapes = _convolutions(model, batch_size, size)
     rows = []
     totals: dict[tuple[str, str, str], float] = collections.defaultdict(float)
-    for shape, count in sorted(_convolutions(model, batch_size, size).items()):
+    for shape, count in sorted(shapes.items()):
         x, kernel, strides, padding = shape
         row = {"image": x[1:], "kernel": kernel, "strides": strides, "count": count}
         for name in PASSES:
@@ -72,6 +74,7 @@ def measure(model: str, batch_size: int, size: int, rounds: int) -> dict:
         rows.append(row)
     return {
         "convolutions": rows,
+        "gflop": sum(count * _flops(shape) for shape, count in shapes.items()) / 1e9,
         "seconds": {
             name: {
                 f"{form}_{dtype}": totals[name, form, dtype]
@@ -84,12 +87,20 @@ def measure(model: str, batch_size: int, size: int, rounds: int) -> dict:
 
 
 def text(table: Mapping) -> str:
-    """Format the seconds of all convolutions of the network, by pass and form."""
+    """Format the seconds of all convolutions of the network, by pass and form.
+
+    The last row has the time of as many operations in products of large matrices.
+    """
     names = list(table["seconds"][PASSES[0]])
     lines = [f"{'seconds':18}" + "".join(f"{name:>24}" for name in names)]
     for name, seconds in table["seconds"].items():
         cells = "".join(f"{seconds[key]:24.3f}" for key in names)
         lines.append(f"{name:18}{cells}")
+    bounds = [
+        table["gflop"] / table["product_gflops"][name.rpartition("_")[2]]
+        for name in names
+    ]
+    lines.append(f"{'matrix product':18}" + "".join(f"{x:24.3f}" for x in bounds))
     return "\n".join(lines)
 
 

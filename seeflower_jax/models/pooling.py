@@ -72,9 +72,11 @@ def _cpu_max_gradient(x: Images, y: Outputs, g: Outputs, windows: Windows) -> Im
     # The first maximum of a window receives its gradient, as in XLA's
     # select-and-scatter. On a CPU, XLA runs select-and-scatter one element at a time,
     # so this is 4 times as fast.
-    zero = jnp.zeros((), g.dtype)
-    masks = _first_maxima(x, windows)
-    return windows.scatter(jnp.where(first, g, zero) for first in masks)
+    # In bfloat16, XLA would round every sum, and would compute each of them many times.
+    dtype = jnp.promote_types(g.dtype, jnp.float32)
+    masks, values = _first_maxima(x.astype(dtype), windows), g.astype(dtype)
+    gradient = windows.scatter(jnp.where(first, values, 0) for first in masks)
+    return gradient.astype(g.dtype)
 
 
 _max = pooling_primitive("max_pool", _standard_max, _cpu_max)

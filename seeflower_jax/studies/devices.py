@@ -110,21 +110,25 @@ def _metrics(folder: pathlib.Path) -> dict[str, float]:
 def _compare(
     folders: Mapping[int, pathlib.Path], reference: Mapping[str, float]
 ) -> dict[str, dict]:
-    """Return, for each run, its losses and the largest difference of any metric.
+    """Return, for each run, its losses and the largest differences of its metrics.
 
-    A difference is divided by the metric of the reference where that is larger than 1,
-    as the norm of a gradient is.
+    `difference` is of the losses and accuracies, and `norm_difference` of the norms of
+    gradients and updates, which gather the rounding of all parameters. A difference is
+    divided by the metric of the reference where that is larger than 1.
     """
     compared = {}
     for count, folder in folders.items():
         metrics, last = _metrics(folder), records.read_log(folder)[-1]
+        differences = {
+            name: abs(metrics[name] - value) / max(1.0, abs(value))
+            for name, value in reference.items()
+        }
+        norms = {name for name in differences if name.endswith("_norm")}
         compared[str(count)] = {
             "train_loss": last["train"]["loss"],
             "loss": last["validation"]["loss"],
-            "difference": max(
-                abs(metrics[name] - value) / max(1.0, abs(value))
-                for name, value in reference.items()
-            ),
+            "difference": max(differences[k] for k in differences.keys() - norms),
+            "norm_difference": max((differences[k] for k in norms), default=0.0),
         }
     return compared
 

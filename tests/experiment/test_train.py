@@ -351,6 +351,6 @@ def test_few_steps_on_the_real_assets(assets, tmp_path):
     config.stages.finetune.update(epochs=1, batch_size=510)
     config.stages.finetune.augment.size = 75
     config.stages.settle.epochs = 0
-    result = train(config, tmp_path / "run")
-    assert result["test"]["count"] == 6149 and result["validation"]["count"] == 1020
+    result = train(config, tmp_path / "run", test=False)
+    assert result["validation"]["count"] == 1020
     assert result["validation"]["top1"] > 0.3  # chance is 0.01

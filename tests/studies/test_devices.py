@@ -9,11 +9,15 @@ from seeflower_jax.studies import devices
 from tests import harness
 
 
-def _write_log(folder, losses):
+def _write_log(folder, metrics):
     folder.mkdir()
     lines = [
-        {"run_step": step, "train": {"loss": train}, "validation": {"loss": loss}}
-        for step, (train, loss) in enumerate(losses)
+        {
+            "run_step": step,
+            "train": {"loss": train, "gradient_norm": norm},
+            "validation": {"loss": loss},
+        }
+        for step, (train, norm, loss) in enumerate(metrics)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / records.LOG_FILE).write_text(text)
@@ -21,12 +25,18 @@ def _write_log(folder, losses):
 
 
 def test_difference_is_the_largest_of_any_epoch_and_metric(tmp_path):
-    one = _write_log(tmp_path / "one", [(3.0, 2.0), (1.0, 0.5)])
-    two = _write_log(tmp_path / "two", [(3.0, 2.25), (1.125, 0.5)])
+    one = _write_log(tmp_path / "one", [(3.0, 4.0, 2.0), (1.0, 0.5, 0.5)])
+    two = _write_log(tmp_path / "two", [(3.0, 6.0, 2.25), (1.125, 0.75, 0.5)])
     compared = devices._compare({1: one, 2: two}, devices._metrics(one))
+    same = {"difference": 0.0, "norm_difference": 0.0}
     assert compared == {
-        "1": {"train_loss": 1.0, "loss": 0.5, "difference": 0.0},
-        "2": {"train_loss": 1.125, "loss": 0.5, "difference": 0.125},
+        "1": {"train_loss": 1.0, "loss": 0.5, **same},
+        "2": {
+            "train_loss": 1.125,
+            "loss": 0.5,
+            "difference": 0.125,
+            "norm_difference": 0.5,  # of 6 from 4
+        },
     }
 
 
@@ -39,5 +49,6 @@ def test_script_writes_the_record(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "devices.json").read_text())
     for kind in ("devices", "processes"):
         assert record[kind].keys() == {"1", "2"}
-        assert all(run["difference"] < 1e-5 for run in record[kind].values())
+        for run in record[kind].values():
+            assert run["difference"] < 1e-5 and run["norm_difference"] < 1e-4
     assert record["loader"]["images_per_second_per_core"] > 0
