@@ -230,6 +230,10 @@ COVERED = {
     "python -m scripts.devices --out=runs/devices --results=results": (
         "tests/studies/test_devices.py::test_script_writes_the_record"
     ),
+    "python -m scripts.benchmark_convolutions --out=convolutions.json": (
+        "tests/comparison/test_convolution_speed.py"
+        "::test_script_measures_all_convolutions_of_a_network"
+    ),
     "python -m scripts.cache --clear --unused_days=30": (
         "tests/test_cache.py::test_list_and_clear"
     ),

@@ -169,15 +169,45 @@ def test_parity_of_attribution():
 def test_speed_of_training():
     speed = _record("results/benchmark_train.json")["images_per_second"]
     keys = {
-        "seeflower_jax": "seeflower_jax",
-        "Keras on JAX": "keras",
-        "PyTorch": "torch",
+        "seeflower_jax, float32": "seeflower_jax",
+        "seeflower_jax, bfloat16": "seeflower_jax_bfloat16",
+        "Keras on JAX, float32": "keras",
+        "PyTorch, float32": "torch",
+        "PyTorch, bfloat16": "torch_bfloat16",
     }
-    rows = _rows("images/s", "forward", "fine-tuning step")
+    rows = _rows("images/s", "forward", "fine-tuning step", "step as in training")
     assert {keys[name] for name, *_ in rows} == speed.keys()
     for name, *cells in rows:
-        expected = [speed[keys[name]][key] for key in ("forward", "finetune")]
-        assert cells == [f"{value:.1f}" for value in expected]
+        rates = speed[keys[name]]
+        passes = ("forward", "finetune", "train")
+        assert cells == [f"{rates[key]:.1f}" if key in rates else "" for key in passes]
+
+
+def test_speed_of_convolutions():
+    record = _record("results/convolutions.json")
+    columns = {
+        "XLA, float32": "xla_float32",
+        "XLA, bfloat16": "xla_bfloat16",
+        "seeflower_jax, float32": "seeflower_jax_float32",
+        "seeflower_jax, bfloat16": "seeflower_jax_bfloat16",
+    }
+    *rows, bound = _rows("seconds", *columns)
+    assert len(rows) == len(record["seconds"])
+    for (_, *cells), seconds in zip(rows, record["seconds"].values(), strict=True):
+        assert cells == [_short(seconds[name], 2) for name in columns.values()]
+    products = record["product_gflops"]
+    speeds = [products[name.rpartition(" ")[2]] for name in columns]
+    assert bound[1:] == [_short(record["gflop"] / speed, 2) for speed in speeds]
+
+
+def test_several_devices():
+    record = _record("results/devices.json")
+    for run in (*record["devices"].values(), *record["processes"].values()):
+        assert run["difference"] < 1e-5
+    speed = record["loader"]["images_per_second_per_core"]
+    text = pages.PAGES["docs/devices.md"]
+    assert f"loader: {speed:,.0f} images/s per core" in text
+    assert record["loader"]["threads"] == 2 and "with two threads" in text
 
 
 def test_speed_of_attribution():
