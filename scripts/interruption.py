@@ -20,6 +20,8 @@ from typing import NoReturn
 from seeflower_jax.records import callbacks
 from seeflower_jax.training import stopping
 
+_DEFERRED = """
+interrupted: the run ends after the step under way; interrupt again to end it at once"""
 _AGAIN_SECONDS = 2.0  # after this time, a callback has swallowed KeyboardInterrupt
 
 
@@ -46,9 +48,8 @@ def handled() -> Iterator[list[int]]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Python calls `handle` only between two of its instructions, not while JAX
-    # compiles. The system's handler writes to the pipe at once, and the thread reads
-    # the pipe.
+    # Python calls `handle` between two of its instructions, not while JAX compiles. The
+    # system's handler writes to the pipe at once, and the thread reads the pipe.
     watcher = threading.Thread(target=_watch, args=(reader, received), daemon=True)
     watcher.start()
     try:
@@ -83,19 +84,14 @@ def _watch(reader: int, received: list[int]) -> None:
             received.append(number[0])
             stopping.request()
             if stopping.is_deferred():
-                print(
-                    "\ninterrupted: the run ends after the step under way; interrupt "
-                    "again to end it at once",
-                    file=sys.stderr,
-                )
+                print(_DEFERRED, file=sys.stderr)
 
 
 def _is_ending(thread: int) -> bool:
     """Return whether KeyboardInterrupt is ending a thread, which still cleans up."""
-    error = sys._current_exceptions().get(thread)
-    if isinstance(error, tuple):  # (type, exception, traceback), in Python 3.11
-        error = error[1]
-    return isinstance(error, KeyboardInterrupt)
+    error = sys._current_exceptions().get(thread)  # a tuple in Python 3.11
+    kind = error[0] if isinstance(error, tuple) else type(error)
+    return kind is KeyboardInterrupt
 
 
 def _exit(number: int) -> NoReturn:
