@@ -89,8 +89,8 @@ def test_quick_starts():
     for drawn_with, *cells, game, time in rows:
         entry = record[f"data_seed_{drawn_with.strip('`').rpartition('=')[2]}"]
         summary = entry["quickstart"]
-        values = *entry["validation"].values(), summary["transfer"]["top1"]
-        values += (summary["from_scratch"]["top1"],)
+        tests = [summary[run]["top1"] for run in ("transfer", "from_scratch")]
+        values = *entry["validation"].values(), *tests
         assert cells == [_short(value, 4) for value in values]
         assert game == _short(summary["pointing_game"]["grad_cam"], 3)
         assert time == f"{entry['wall_seconds']} s" and entry["wall_seconds"] <= 120

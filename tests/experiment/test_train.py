@@ -352,5 +352,6 @@ def test_few_steps_on_the_real_assets(assets, tmp_path):
     config.stages.finetune.augment.size = 75
     config.stages.settle.epochs = 0
     result = train(config, tmp_path / "run", test=False)
-    assert result["validation"]["count"] == 1020
+    images = json.loads((tmp_path / "run" / "data.json").read_text())["images"]
+    assert images["test"] == 6149 and result["validation"]["count"] == 1020
     assert result["validation"]["top1"] > 0.3  # chance is 0.01
