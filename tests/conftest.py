@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from seeflower_jax.inference.run import Run, load_run  # noqa: E402
 from tests import fixtures, harness, peers, tiny_config  # noqa: E402
 
 sys.meta_path.append(peers.Finder())
+# Some shells ignore SIGINT in background jobs, and the scripts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _MAX_BYTES = 4 << 30  # memory of a test process before it forgets compiled functions
 
 

@@ -10,10 +10,8 @@ import pytest
 
 from tests import harness
 
-# SIGINT is ignored in the background jobs of some shells.
 _START = """
-import hashlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import hashlib, sys, time
 from scripts import console
 from seeflower_jax.training import stopping
 
