@@ -32,7 +32,7 @@ def _choose(standard: Form, cpu: Form, *arrays: Array) -> Array:
     return lax.platform_dependent(*arrays, cpu=cpu, default=standard)
 
 
-def _primitive(name: str, standard: Form, cpu: Form) -> Primitive:
+def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive:
     primitive = Primitive(name)
 
     def shape(*avals, windows: Windows):
@@ -43,11 +43,17 @@ def _primitive(name: str, standard: Form, cpu: Form) -> Primitive:
     def evaluate(*arrays, windows: Windows):
         return _choose(_fix(standard, windows), _fix(cpu, windows), *arrays)
 
+    def lower_on_cpu(context, *arrays, windows: Windows):
+        axes = context.module_context.axis_context
+        form = one_cpu if getattr(axes, "num_devices", None) == 1 else cpu
+        rule = mlir.lower_fun(form, multiple_results=False)
+        return rule(context, *arrays, windows=windows)
+
     primitive.def_abstract_eval(shape)
     primitive.def_impl(evaluate)
-    for form, platform in ((standard, None), (cpu, "cpu")):
-        rule = mlir.lower_fun(form, multiple_results=False)
-        mlir.register_lowering(primitive, rule, platform=platform)
+    lower = mlir.lower_fun(standard, multiple_results=False)
+    mlir.register_lowering(primitive, lower)
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     return primitive
 
 
@@ -65,11 +71,14 @@ def bilinear_primitive(
     Args:
       name: the name of the primitive in jaxprs.
       standard: the function in XLA operations that fit every platform.
-      cpu: the same function in operations that are fast in XLA's CPU backend.
+      cpu: the same function in operations that are fast in XLA's CPU backend. The
+        argument `one_device` is True where a loop over the images is possible without
+        moving them between devices.
       shared_axes: for each array, the axis of the fold as (array's axis, result's
         axis).
     """
-    primitive = _primitive(name, standard, cpu)
+    one_cpu = functools.partial(cpu, one_device=True)
+    primitive = _primitive(name, standard, cpu, one_cpu)
 
     def batch(arrays, dims, *, windows: Windows):
         if None not in dims:
@@ -98,7 +107,7 @@ def pooling_primitive(name: str, standard: Form, cpu: Form) -> Primitive:
       standard: the function in XLA operations that fit every platform.
       cpu: the same function in operations that are fast in XLA's CPU backend.
     """
-    primitive = _primitive(name, standard, cpu)
+    primitive = _primitive(name, standard, cpu, cpu)
 
     def batch(arrays, dims, *, windows: Windows):
         pairs = list(zip(arrays, dims, strict=True))

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Windows:
     image_size: Pair
     size: Pair
     strides: Pair = (1, 1)
-    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+    padding: Padding = ((0, 0), (0, 0))
 
     @property
     def padded_size(self) -> Pair:

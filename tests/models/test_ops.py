@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from seeflower_jax import models
 from seeflower_jax.models import ops
@@ -25,6 +27,11 @@ CASES = [
     ((1, 1), (1, 1), "VALID", 9, 5, 8),
     ((1, 7), (1, 1), "SAME", 9, 5, 8),
     ((7, 1), (1, 1), "SAME", 9, 5, 8),
+    ((3, 3), (2, 2), "VALID", 15, 48, 8),
+    ((3, 3), (1, 1), "VALID", 40, 48, 8),
+    ((3, 3), (1, 1), "SAME", 20, 48, 8),
+    ((3, 3), (1, 1), "VALID", 90, 3, 4),
+    ((3, 3), (1, 1), "SAME", 90, 3, 4),
 ]
 
 
@@ -34,22 +41,61 @@ def _reference(x, kernel, strides, padding):
     )
 
 
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize("size,strides,padding,side,c_in,c_out", CASES)
-def test_conv2d_value_and_gradients(size, strides, padding, side, c_in, c_out):
+def test_conv2d_value_and_gradients(
+    size, strides, padding, side, c_in, c_out, dtype, tolerance
+):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, side, side + 1, c_in)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(*size, c_in, c_out)), jnp.float32)
-    expected, expected_vjp = jax.vjp(
-        lambda x, k: _reference(x, k, strides, padding), x, kernel
+    x = rng.normal(size=(2, side, side + 1, c_in)).astype(dtype)
+    kernel = rng.normal(size=(*size, c_in, c_out)).astype(dtype)
+
+    def value_and_gradients(convolve, dtype):
+        value, vjp = jax.vjp(
+            convolve, jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+        )
+        g = np.random.default_rng(1).normal(size=value.shape).astype(x.dtype)
+        return value, *vjp(jnp.asarray(g, dtype))
+
+    found = value_and_gradients(
+        lambda x, k: ops.conv2d(x, k, strides, padding), x.dtype
     )
-    found, found_vjp = jax.vjp(
-        lambda x, k: ops.conv2d(x, k, strides, padding), x, kernel
+    expected = value_and_gradients(
+        lambda x, k: _reference(x, k, strides, padding), jnp.float32
     )
-    cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(found_vjp(cotangent), expected_vjp(cotangent), strict=True):
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == x.dtype
         scale = float(jnp.abs(theirs).max())
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 * scale)
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float32), theirs, atol=tolerance * scale
+        )
+
+
+def test_conv2d_without_gradient_has_a_kernel_gradient_of_zeros():
+    x, kernel = jnp.ones((2, 9, 9, 5)), jnp.ones((1, 1, 5, 4))
+    gradient = jax.jit(jax.grad(lambda k: 0 * ops.conv2d(x, k).sum()))(kernel)
+    np.testing.assert_array_equal(gradient, np.zeros(kernel.shape))
+
+
+@pytest.mark.parametrize("devices,loops", [(1, True), (2, False)])
+def test_conv2d_loops_over_images_on_one_device_only(devices, loops):
+    mesh = AbstractMesh((devices,), ("data",))
+    x, g = (
+        jax.ShapeDtypeStruct(
+            (2, 40, 40, 48), "float32", sharding=NamedSharding(mesh, P("data"))
+        )
+        for _ in range(2)
+    )
+    kernel = jax.ShapeDtypeStruct(
+        (3, 3, 48, 48), "float32", sharding=NamedSharding(mesh, P())
+    )
+
+    def gradients(x, kernel, g):
+        return jax.vjp(ops.conv2d, x, kernel)[1](g)
+
+    traced = jax.jit(gradients).trace(x, kernel, g)
+    lowered = traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert ("stablehlo.while" in lowered) == loops
 
 
 def test_conv2d_under_vmap_and_jit():
