@@ -103,13 +103,13 @@ def _cpu(
         taps = jnp.concatenate(list(windows.gather(x)), -1)
         return _product(taps, kernel.reshape(-1, c_out)).astype(x.dtype)
     side = max(windows.output_size)
-    is_half = x.dtype == jnp.bfloat16
+    is_bfloat16 = x.dtype == jnp.bfloat16
     if one_device and c_in >= _MANY_CHANNELS:
-        smallest = _SMALL_MAP if is_half else _MIDDLE_MAP
+        smallest = _SMALL_MAP if is_bfloat16 else _MIDDLE_MAP
         if strided or smallest < side <= _LARGE_MAP:
             # The pixels at the positions in the window of one image stay in the cache.
             return lax.map(lambda image: _products(image[None], kernel, windows)[0], x)
-    if strided or (is_half and side <= _SMALL_MAP):
+    if strided or (is_bfloat16 and side <= _SMALL_MAP):
         return _products(x, kernel, windows)
     if _LARGE_MAP < side <= _HUGE_MAP and max(c_in, c_out) <= 64:
         # XLA's convolution is 1.2 to 2 times as fast with the widest padding.
@@ -206,7 +206,7 @@ def _kernel_gradient_by_image(x: Images, g: Outputs, windows: Windows) -> Kernel
         products = [_contract_first(tap, cotangent[None]) for tap in taps]
         return total + jnp.stack(products), None
 
-    def add_half(total, image):
+    def add_bfloat16(total, image):
         # Products of bfloat16 are fast only where they contract the last axis of `a`.
         pixels, cotangent = image
         channels_first = lax.optimization_barrier(jnp.moveaxis(pixels, -1, 0))
@@ -216,7 +216,7 @@ def _kernel_gradient_by_image(x: Images, g: Outputs, windows: Windows) -> Kernel
         return total + jnp.stack(products), None
 
     zeros = jnp.zeros((math.prod(windows.size), c_in, c_out), _wide(x.dtype))
-    step = add_half if x.dtype == jnp.bfloat16 else add
+    step = add_bfloat16 if x.dtype == jnp.bfloat16 else add
     total, _ = lax.scan(step, zeros, (x, g))
     return total.reshape(*windows.size, c_in, c_out).astype(x.dtype)
 
