@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from seeflower_jax.records.progress_bar import progress_bar
+
 # A function without arguments whose run time is measured.
 Call: TypeAlias = Callable[[], object]
 # {name of a figure: its value}, or the last line of the error of the process.
@@ -59,6 +61,21 @@ def use_platform(platform: str | None) -> None:
         os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
 
 
+class _Failure(Exception):
+    """A process failed; the message is the last line of its error."""
+
+
+def _start(arguments: Sequence[str]) -> dict[str, float]:
+    """Start Python, and return the figures that it prints as its last line."""
+    process = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True
+    )
+    if process.returncode:
+        lines = process.stderr.strip().splitlines()
+        raise _Failure(lines[-1] if lines else f"exit {process.returncode}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
 def in_processes(
     command: Sequence[str], workers: Sequence[str], rounds: int
 ) -> dict[str, Measurement]:
@@ -77,20 +94,16 @@ def in_processes(
     """
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     errors: dict[str, str] = {}
-    for _ in range(rounds):
-        for name in workers:
-            if name in errors:
-                continue
-            process = subprocess.run(
-                [sys.executable, *command, f"--worker={name}"],
-                capture_output=True,
-                text=True,
-            )
-            if process.returncode:
-                lines = process.stderr.strip().splitlines()
-                errors[name] = lines[-1] if lines else f"exit {process.returncode}"
-            else:
-                figures[name].append(json.loads(process.stdout.splitlines()[-1]))
+    for number in range(1, rounds + 1):
+        with progress_bar(f"round {number} of {rounds}", len(workers), "start") as bar:
+            for name in workers:
+                bar.set_postfix_str(name)
+                if name not in errors:
+                    try:
+                        figures[name].append(_start([*command, f"--worker={name}"]))
+                    except _Failure as failure:
+                        errors[name] = str(failure)
+                bar.update()
     return {
         name: errors[name]
         if name in errors

@@ -135,6 +135,7 @@ def score_methods(
             "because a grid has two rows of two images"
         )
     network, seed = run.network, run.config["seed"]
+    is_default_layer = layer is None
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     scorer = Scorer(network, methods, layer, options, grid_size, seed)
     examples = choose_correct(network, images, limit, batch_size, seed)
@@ -176,7 +177,7 @@ def score_methods(
     }
     result |= records.provenance(command)
     if results is not None:
-        _record(pathlib.Path(results), run, result)
+        _record(pathlib.Path(results), run, result, is_default_layer)
     return _write(pathlib.Path(out).expanduser(), result)
 
 
@@ -335,8 +336,14 @@ def _score_images(
     return scores, levels
 
 
-def _record(folder: pathlib.Path, run: Run, result: Mapping[str, Any]) -> None:
-    """Write scores to the files of the metrics, by network and method."""
+def _record(
+    folder: pathlib.Path, run: Run, result: Mapping[str, Any], is_default_layer: bool
+) -> None:
+    """Write scores to the files of the metrics, by network and row.
+
+    The name of a row is the method, with the layer and the alignment unless they are
+    the defaults: "grad_cam", "grad_cam, layer=mixed7, align=stretch".
+    """
     common = {"run": records.config_hash(run.config), "layer": result["layer"]}
     common |= {
         key: result[key] for key in ("command", "git_commit", "versions", "device")
@@ -356,9 +363,14 @@ def _record(folder: pathlib.Path, run: Run, result: Mapping[str, Any]) -> None:
             if values:
                 entries[file] = values | {"pictures": result["pictures"]}
         options = {"options": result["options"].get(name, {})}
+        row = [name]
+        if registry.METHODS[name].layered and not is_default_layer:
+            row.append(f"layer={result['layer']}")
+        row += [f"{k}={v}" for k, v in options["options"].items() if k == "align"]
         for file, entry in entries.items():
             path = folder / f"{file}.json"
-            records.add_entry(path, result["model"], name, entry | common | options)
+            entry |= common | options
+            records.add_entry(path, result["model"], ", ".join(row), entry)
 
 
 def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
         tmp_path,
         limit=6,
         layer="mixed2",
-        options={"saliency": {}},
+        options={"saliency": {}, "eigen_cam": {"align": "stretch"}},
         grid_size=96,
         batch_size=4,
         results=tmp_path / "results",
@@ -100,11 +100,16 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
         name: json.loads((tmp_path / "results" / f"{name}.json").read_text())
         for name in ("pointing_game", "faithfulness")
     }
+    rows = {
+        "saliency": "saliency",
+        "eigen_cam": "eigen_cam, layer=mixed2, align=stretch",
+    }
     for method, scores in result["methods"].items():
-        pointing = recorded["pointing_game"]["inception_v3"][method]
+        pointing = recorded["pointing_game"]["inception_v3"][rows[method]]
         assert (pointing["score"], pointing["grids"]) == (scores["pointing_game"], 6)
-        assert (pointing["grid_size"], pointing["options"]) == (96, {})
-        faithful = recorded["faithfulness"]["inception_v3"][method]
+        assert pointing["grid_size"] == 96
+        assert pointing["options"] == result["options"][method]
+        faithful = recorded["faithfulness"]["inception_v3"][rows[method]]
         assert faithful["deletion"] == scores["deletion"] and faithful["pictures"] == 6
         assert faithful["layer"] == "mixed2"
     assert table.splitlines()[0].startswith("| method | pointing game ↑")
