@@ -111,6 +111,12 @@ def test_pointing_games():
     record = _record("results/pointing_game.json")
     rows = _rows("", "VGG16", "Inception-v3")
     assert {name for name, *_ in rows} == record["vgg16"].keys()
+    layers = _rows("layer", "receptive fields", "stretched")
+    assert len(layers) == 6
+    for layer, *cells in layers:
+        row = f"grad_cam, layer={layer}"
+        scores = [record["inception_v3"][row + end] for end in ("", ", align=stretch")]
+        assert cells == [_short(score["score"], 3) for score in scores]
     for name, *cells in rows:
         scores = [record[model][name]["score"] for model in ("vgg16", "inception_v3")]
         assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
