@@ -223,7 +223,7 @@ def load_pixels(
 
     Raises:
       UnreadableImage: if the file cannot be read or decoded; the message states the
-      name and the reason.
+        name and the reason.
     """
     return load_with_size(encoded, shortest_side, name)[0]
 
