@@ -37,10 +37,8 @@ def layer_shapes(
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["variables"],
-    meta_fields=[
-        *("forward", "preprocess", "output"),
-        *("channels_first", "single", "input_shape"),
-    ],
+    meta_fields=["forward", "preprocess", "output", "channels_first", "single"],
+    drop_fields=["input_shape"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class AdaptedNetwork:

@@ -95,3 +95,12 @@ def test_variables_are_arguments_of_jit():
     assert len(jax.tree.leaves(program.in_avals)) == 2
     maps = jax.jit(attr.saliency)(network, jnp.array(IMAGES, jnp.float32))
     np.testing.assert_allclose(maps.max((1, 2)), 2 / 12, rtol=1e-6)
+
+
+def test_a_call_leaves_the_tree_of_a_network_as_it_was():
+    """A function of the network would be compiled again if its tree changed."""
+    network = attr.from_function(pool)
+    before = jax.tree.structure(network)
+    network(jnp.array(IMAGES))
+    assert network.layers == {"half": (3, 4, 3)}
+    assert jax.tree.structure(network) == before
