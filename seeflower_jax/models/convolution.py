@@ -17,7 +17,7 @@ from jax import lax
 from jax.interpreters import ad
 from jaxtyping import Array, Float
 
-from seeflower_jax.models.primitives import bilinear_primitive
+from seeflower_jax.models.primitives import bilinear_primitive, compute_once
 from seeflower_jax.models.windows import Padding, Pair, Windows
 
 Images = Float[Array, "n h w c"]
@@ -172,14 +172,9 @@ def _pointwise_kernel_gradient(
         transposed = lax.optimization_barrier(x.reshape(-1, c_in).T)
         return _product(transposed, g.reshape(-1, c_out)).astype(x.dtype)
 
-    def skip(x, g):
-        return jnp.zeros((c_in, c_out), x.dtype)
-
-    if not one_device:
-        return multiply(x, g)
-    # XLA would compute `x` again while it transposes it, in an order that is slow. The
-    # operands of a condition it computes once.
-    return lax.cond(jnp.any(g != 0), multiply, skip, x, g)
+    # Without the condition, XLA computes `x` again while it transposes it, in an order
+    # that is slow.
+    return compute_once(multiply, x, g) if one_device else multiply(x, g)
 
 
 def _contract_first(
@@ -200,24 +195,20 @@ def _kernel_gradient_by_image(x: Images, g: Outputs, windows: Windows) -> Kernel
     """
     c_in, c_out = x.shape[3], g.shape[3]
 
-    def add(total, image):
-        pixels, cotangent = image
-        taps = windows.gather(pixels[None])
-        products = [_contract_first(tap, cotangent[None]) for tap in taps]
-        return total + jnp.stack(products), None
-
-    def add_bfloat16(total, image):
+    def products(pixels, g):
+        if x.dtype != jnp.bfloat16:
+            taps = windows.gather(pixels[None])
+            return [_contract_first(tap, g[None]) for tap in taps]
         # Products of bfloat16 are fast only where they contract the last axis of `a`.
-        pixels, cotangent = image
         channels_first = lax.optimization_barrier(jnp.moveaxis(pixels, -1, 0))
         taps = windows.gather(channels_first[..., None])
-        flat = cotangent.reshape(-1, c_out)
-        products = [_product(tap.reshape(c_in, -1), flat) for tap in taps]
-        return total + jnp.stack(products), None
+        return [_product(tap.reshape(c_in, -1), g.reshape(-1, c_out)) for tap in taps]
+
+    def add(total, image):
+        return total + jnp.stack(products(*image)), None
 
     zeros = jnp.zeros((math.prod(windows.size), c_in, c_out), _wide(x.dtype))
-    step = add_bfloat16 if x.dtype == jnp.bfloat16 else add
-    total, _ = lax.scan(step, zeros, (x, g))
+    total, _ = lax.scan(add, zeros, (x, g))
     return total.reshape(*windows.size, c_in, c_out).astype(x.dtype)
 
 

@@ -13,7 +13,11 @@ from jax import lax
 from jax.interpreters import ad
 from jaxtyping import Array, Float, Int
 
-from seeflower_jax.models.primitives import define_linear, pooling_primitive
+from seeflower_jax.models.primitives import (
+    compute_once,
+    define_linear,
+    pooling_primitive,
+)
 from seeflower_jax.models.windows import Windows
 
 Images = Float[Array, "n h w c"]
@@ -78,12 +82,9 @@ def _cpu_max_gradient(x: Images, y: Outputs, g: Outputs, windows: Windows) -> Im
     def find(x, g):
         return _first_maximum(x, windows), g
 
-    def skip(x, g):
-        return jnp.zeros(g.shape, jnp.int8), g
-
-    # XLA would compute the maxima and `g` again for each place in the window, which is
-    # up to 30 times slower in bfloat16. It computes the results of a condition once.
-    winner, g = lax.cond(jnp.any(g != 0), find, skip, x, g)
+    # To compute the maxima and `g` again for each place in the window would be up to 30
+    # times slower in bfloat16.
+    winner, g = compute_once(find, x, g)
     # In bfloat16, XLA would round every sum.
     values = g.astype(jnp.promote_types(g.dtype, jnp.float32))
     gradient = windows.scatter(

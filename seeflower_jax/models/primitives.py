@@ -10,6 +10,7 @@ every order, in forward and reverse mode, use the fast forms. All arrays have fo
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,21 @@ def _fix(form: Form, windows: Windows) -> Form:
 
 def _choose(standard: Form, cpu: Form, *arrays: Array) -> Array:
     return lax.platform_dependent(*arrays, cpu=cpu, default=standard)
+
+
+def compute_once(function: Callable, *arrays: Array) -> Any:
+    """Return `function(*arrays)`, or zeros if the last array is zero.
+
+    On CPUs, XLA may compute arrays again for each use, in the loop that uses them. It
+    computes the operands and the results of a condition once. It removes
+    `lax.optimization_barrier` before it decides, so that would not help.
+    """
+
+    def skip(*arrays):
+        shapes = jax.eval_shape(function, *arrays)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return lax.cond(jnp.any(arrays[-1] != 0), function, skip, *arrays)
 
 
 def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive:

@@ -41,10 +41,14 @@ def _reference(x, kernel, strides, padding):
     )
 
 
-@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 1e-2)])
+# Only compiled functions of one device loop over the images.
+@pytest.mark.parametrize(
+    "dtype,tolerance,compiled",
+    [("float32", 1e-5, True), ("float32", 1e-5, False), ("bfloat16", 1e-2, True)],
+)
 @pytest.mark.parametrize("size,strides,padding,side,c_in,c_out", CASES)
 def test_conv2d_value_and_gradients(
-    size, strides, padding, side, c_in, c_out, dtype, tolerance
+    size, strides, padding, side, c_in, c_out, dtype, tolerance, compiled
 ):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, side, side + 1, c_in)).astype(dtype)
@@ -57,12 +61,15 @@ def test_conv2d_value_and_gradients(
         g = np.random.default_rng(1).normal(size=value.shape).astype(x.dtype)
         return value, *vjp(jnp.asarray(g, dtype))
 
-    found = value_and_gradients(
-        lambda x, k: ops.conv2d(x, k, strides, padding), x.dtype
-    )
+    def convolve(x, kernel):
+        return ops.conv2d(x, kernel, strides, padding)
+
+    found = value_and_gradients(jax.jit(convolve) if compiled else convolve, x.dtype)
     expected = value_and_gradients(
         lambda x, k: _reference(x, k, strides, padding), jnp.float32
     )
+    if dtype == "float32":
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == x.dtype
         scale = float(jnp.abs(theirs).max())
