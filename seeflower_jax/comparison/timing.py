@@ -61,18 +61,14 @@ def use_platform(platform: str | None) -> None:
         os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
 
 
-class _Failure(Exception):
-    """A process failed; the message is the last line of its error."""
-
-
-def _start(arguments: Sequence[str]) -> dict[str, float]:
+def _start(arguments: Sequence[str]) -> Measurement:
     """Start Python, and return the figures that it prints as its last line."""
     process = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True
     )
     if process.returncode:
         lines = process.stderr.strip().splitlines()
-        raise _Failure(lines[-1] if lines else f"exit {process.returncode}")
+        return lines[-1] if lines else f"exit {process.returncode}"
     return json.loads(process.stdout.splitlines()[-1])
 
 
@@ -99,10 +95,11 @@ def in_processes(
             for name in workers:
                 bar.set_postfix_str(name)
                 if name not in errors:
-                    try:
-                        figures[name].append(_start([*command, f"--worker={name}"]))
-                    except _Failure as failure:
-                        errors[name] = str(failure)
+                    measured = _start([*command, f"--worker={name}"])
+                    if isinstance(measured, str):
+                        errors[name] = measured
+                    else:
+                        figures[name].append(measured)
                 bar.update()
     return {
         name: errors[name]
