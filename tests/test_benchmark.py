@@ -36,6 +36,20 @@ def test_both_passes_are_timed_in_each_framework(tmp_path):
     assert record["command"].startswith("python -m scripts.benchmark train")
 
 
+def test_frameworks_of_a_precision_are_selected():
+    both = ["keras", "torch_compiled_bfloat16", "seeflower_jax_bfloat16"]
+    assert training_speed.select(both, None) == both
+    assert training_speed.select(both, "bfloat16") == both[1:]
+    assert training_speed.select(both, "float32") == both[:1]
+
+
+def test_framework_of_another_precision():
+    arguments = ["train", "--framework=keras", "--dtype=bfloat16"]
+    done = harness.run_here("benchmark", *arguments)
+    assert done.returncode == 1
+    assert "a framework that computes in bfloat16, got keras" in done.stderr
+
+
 def test_table_of_convolutions(tmp_path):
     out = tmp_path / "convolutions.json"
     small = ["--model=small", "--batch_size=2", "--size=32", "--rounds=1"]

@@ -12,7 +12,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +25,7 @@ Passes: TypeAlias = dict[str, timing.Call]
 Framework: TypeAlias = Callable[[int, int], Passes]
 
 PASSES = ("forward", "finetune", "train")
+DTYPES = ("float32", "bfloat16")
 _CLASSES = 102
 _RATE = 1e-5
 
@@ -206,6 +207,27 @@ FRAMEWORKS: dict[str, Framework] = {
     "torch_compiled": functools.partial(_torch, "float32", True),
     "torch_compiled_bfloat16": functools.partial(_torch, "bfloat16", True),
 }
+
+
+def select(frameworks: Sequence[str], dtype: str | None) -> list[str]:
+    """Return the frameworks that compute in a precision, or all if it is None.
+
+    Args:
+      frameworks: keys of `FRAMEWORKS`.
+      dtype: one of `DTYPES`, or None.
+
+    Raises:
+      ValueError: if no framework is left.
+    """
+    selected = [
+        name
+        for name in frameworks
+        if dtype is None or name.endswith("bfloat16") == (dtype == "bfloat16")
+    ]
+    if not selected:
+        given = ", ".join(frameworks)
+        raise ValueError(f"expected a framework that computes in {dtype}, got {given}")
+    return selected
 
 
 def measure(framework: str, batch_size: int, size: int, steps: int) -> dict[str, float]:
