@@ -74,8 +74,12 @@ def _summary(bar: tqdm.tqdm) -> str:
         return f"{round(value, 1)} {bar.unit}s"
 
     seconds = max(bar.format_dict["elapsed"], 1e-6)
-    rate = amount((bar.n - bar.initial) / seconds)
-    parts = [f"{amount(bar.n)} in {seconds:.0f} s", f"{rate}/s"]
+    count = bar.n - bar.initial
+    if bar.unit != "B" and 0 < count < seconds:
+        rate = f"{round(seconds / count, 1)} s/{bar.unit}"
+    else:
+        rate = f"{amount(count / seconds)}/s"
+    parts = [f"{amount(bar.n)} in {seconds:.0f} s", rate]
     parts += [bar.postfix] if bar.postfix else []
     parts += [f"{amount(left)} left"] if (left := (bar.total or bar.n) - bar.n) else []
     return f"{bar.desc}: {', '.join(parts)}"

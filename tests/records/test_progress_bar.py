@@ -10,6 +10,7 @@ from tests import harness
 
 _PROGRAM = """
 import sys
+import time
 import tqdm
 from seeflower_jax.records.progress_bar import progress_bar
 
@@ -23,6 +24,9 @@ with progress_bar("hidden", 3, "image", hidden=True) as bar:
     bar.update(3)
 with progress_bar("file", None, "B", 1000) as bar:
     bar.update(4000)
+with progress_bar("slow", 2, "step") as bar:
+    bar.update(2)
+    time.sleep(2.5)
 with progress_bar("stopped", 9, "step") as bar:
     bar.update(2)
     raise KeyboardInterrupt
@@ -44,6 +48,7 @@ def test_a_pipe_gets_a_line_for_each_computation():
     expected = (
         rf"counting: 12 images in 0 s, {rate} images/s, loss 0\.5",
         rf"file: 5\.00kB in 0 s, {rate}[kMG]?B/s",
+        r"slow: 2 steps in [23] s, 1\.[2-5] s/step",
         rf"stopped: 2 steps in 0 s, {rate} steps/s, 7 steps left",
     )
     assert len(lines) == len(expected)
