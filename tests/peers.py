@@ -1,7 +1,8 @@
 """Skip tests that need an optional package, such as PyTorch.
 
-A test, a fixture or a test module is skipped if it imports a missing package. With
-SEEFLOWER_REQUIRE_PEERS it fails.
+A test, a fixture or a test module is skipped if it imports a missing package, or code
+that compares this package with others and imports it. With SEEFLOWER_REQUIRE_PEERS it
+fails.
 """
 
 import importlib.abc
@@ -22,6 +23,8 @@ PEERS = {
     "skimage": "superpixels",
 }
 _TESTS = pathlib.Path(__file__).parent
+# Code that is of no use without the packages. All other code works without them.
+_NEEDING = (_TESTS, _TESTS.parent / "seeflower_jax" / "comparison")
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -36,7 +39,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         """Raise pytest's exception of a skipped test, or return None."""
-        if name in self._extras and _importer().is_relative_to(_TESTS):
+        if name in self._extras and any(map(_importer().is_relative_to, _NEEDING)):
             message = f"this test needs {name}; pip install -e .[{self._extras[name]}]"
             if os.environ.get("SEEFLOWER_REQUIRE_PEERS"):
                 pytest.fail(message)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests import peers
+from tests import harness, peers
 
 
 @pytest.fixture
@@ -29,4 +29,12 @@ def test_other_code_sees_that_a_framework_is_missing(finder):
     """A library may try a framework that it does not need."""
     program = compile("import no_such_framework", "/elsewhere/library.py", "exec")
     with pytest.raises(ModuleNotFoundError):
+        exec(program, {})
+
+
+def test_comparisons_are_skipped_as_tests_are(finder, monkeypatch):
+    monkeypatch.delenv("SEEFLOWER_REQUIRE_PEERS", raising=False)
+    file = harness.ROOT / "seeflower_jax" / "comparison" / "pairs.py"
+    program = compile("import no_such_framework", str(file), "exec")
+    with pytest.raises(pytest.skip.Exception):
         exec(program, {})

@@ -19,6 +19,13 @@ MODULES = [
         attribution.__path__, f"{attribution.__name__}."
     )
 ]
+# {module: the optional package that its examples need}
+PACKAGES = {
+    "adapters.equinox": "equinox",
+    "adapters.haiku": "haiku",
+    "adapters.keras": "keras",
+    "segments": "skimage",
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,8 @@ def names():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(names, name):
+    if package := PACKAGES.get(name.removeprefix(f"{attribution.__name__}.")):
+        importlib.import_module(package)  # or the test is skipped
     module = importlib.import_module(name)
     results = doctest.testmod(module, extraglobs=names)
     assert results.failed == 0

@@ -14,6 +14,8 @@ from tests.stress.cases import Case, judge
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     """Return the counts of the short form."""
+    import torch  # noqa: F401 - of the inputs, some are PyTorch's files
+
     folder = tmp_path_factory.mktemp("stress")
     return suite.run(folder, suite.PARTS, short=True, jobs=2)
 
