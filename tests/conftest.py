@@ -32,6 +32,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _MAX_BYTES = 4 << 30  # memory of a test process before it forgets compiled functions
 
 
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Say which tests the default command leaves out, and how to run them."""
+    if config.option.markexpr == "not long and not slow":
+        terminalreporter.write_line(
+            'Left out: tests marked long (-m "not slow" adds them) and slow (-m slow).'
+        )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory() -> Iterator[None]:
     """Forget compiled functions after a test module, if they take much memory."""

@@ -181,6 +181,7 @@ def test_baseline_is_squashed_too():
     assert stage.augmentation is None and stage.view.keep_aspect is False
 
 
+@pytest.mark.long
 def test_paper_shows_the_network_whole_images_in_0_to_1(
     flowers, narrow_weights, tmp_path
 ):

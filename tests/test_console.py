@@ -172,6 +172,7 @@ def photo(tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_results_as_text_and_as_json(tiny_run, flowers, photo, tmp_path):
     """stdout has only the result."""
     workdir = f"--workdir={tiny_run.workdir}"

@@ -26,6 +26,8 @@ from seeflower_jax.training.state import create_state
 from tests import fixtures
 from tests.data.test_packed import COUNT, INDICES, Images
 
+pytestmark = pytest.mark.long
+
 BATCH, CLASSES, SIDE = 4, 5, 32
 MESH = sharding.make_mesh()
 VIEW = View(size=SIDE, shortest_side=36)

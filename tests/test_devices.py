@@ -29,6 +29,7 @@ def forced(count):
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
+@pytest.mark.long
 def test_steps_agree_where_the_devices_do_not_divide_the_batch():
     done = harness.run_python("-m", "tests.devices", 1, 4, **forced(4))
     assert done.returncode == 0, done.stderr

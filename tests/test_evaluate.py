@@ -10,6 +10,8 @@ from seeflower_jax import records
 from seeflower_jax.evaluation import metrics
 from tests import harness
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def workdir(tiny_run, tmp_path_factory):

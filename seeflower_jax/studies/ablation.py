@@ -134,6 +134,11 @@ def _one_view(model: str, **values: Any) -> Change:
     return _linear(model, "one view", **one, **values)
 
 
+def _two_epochs(name: str, **values: Any) -> Change:
+    two = {"stage_order": ("head", "settle"), "stages.settle.epochs": 2}
+    return Change("inception_v3", name, two | values, recipe="short")
+
+
 _TUNED = ("finetune", "settle")
 _MIXED, _STEM = "backbone/mixed.*", "backbone/Conv2d.*"
 
@@ -240,4 +245,6 @@ CHANGES = (
     ),
     _one_view("vgg16"),
     _one_view("vgg19"),
+    _two_epochs("two epochs of fine-tuning"),
+    _two_epochs("two epochs of fine-tuning, bfloat16", **{"model.dtype": "bfloat16"}),
 )

@@ -13,6 +13,8 @@ import pytest
 from seeflower_jax import attribution, models
 from tests import fixtures
 
+pytestmark = pytest.mark.long
+
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(

@@ -299,6 +299,7 @@ def explained(variables, images):
     return explain, keys, labels, explain(variables, images, labels, keys)
 
 
+@pytest.mark.long
 def test_all_methods_give_maps_of_the_size_of_the_images(explained, images):
     _, _, _, (logits, classes, maps) = explained
     np.testing.assert_array_equal(classes, [logits[0].argmax(), 1, 2])
@@ -309,6 +310,7 @@ def test_all_methods_give_maps_of_the_size_of_the_images(explained, images):
         assert registry.METHODS[name].signed == bool((values < 0).any()), name
 
 
+@pytest.mark.long
 def test_a_batch_equals_its_images_one_by_one(explained, variables, images):
     explain, keys, labels, (_, _, batch_maps) = explained
     for i in range(len(images)):
@@ -346,6 +348,7 @@ def test_methods_of_one_pass_share_it(variables, images):
     assert flops(["grad_cam", "hires_cam", "layer_cam"]) < 1.2 * forward
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, option, more",
     [

@@ -8,6 +8,8 @@ import pytest
 from seeflower_jax.comparison import convolution_speed
 from tests import harness
 
+pytestmark = pytest.mark.long
+
 
 def test_script_measures_all_convolutions_of_a_network(tmp_path):
     done = harness.run_here(

@@ -68,6 +68,7 @@ def test_the_rest_of_the_canvas_does_not_matter(size):
     np.testing.assert_allclose(_see(view, white, 50), 255, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [(20, 40), (39, 20), (21, 20), (20, 23)])
 @pytest.mark.parametrize("size,crop", [(10, 1.0), (20, 0.8), (50, 1.0), (7, 0.6)])
 @pytest.mark.parametrize("keep_aspect", [True, False])

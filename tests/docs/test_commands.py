@@ -269,6 +269,7 @@ def _cases():
             yield pytest.param(block, id=name, marks=marks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", list(_cases()))
 def test_commands_run(block, place, small_arguments):
     def run(script, *arguments):

@@ -85,6 +85,7 @@ def test_the_map_of_the_code_has_all_rooms():
     assert {*rooms, *modules} == test_layout.FLOOR_BY_ROOM.keys()
 
 
+@pytest.mark.long
 def test_python_examples_of_the_readme_run(place):
     face, function, other = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     names = {}

@@ -13,6 +13,8 @@ from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
 from tests import tiny_config
 
+pytestmark = pytest.mark.long
+
 DRAWS = 3
 
 

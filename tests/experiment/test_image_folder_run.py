@@ -16,6 +16,8 @@ from seeflower_jax.inference import export
 from seeflower_jax.inference.run import load_run
 from tests import tiny_config
 
+pytestmark = pytest.mark.long
+
 CLASSES = ("rote Tulpe", "δάφνη", "薔薇")
 
 

@@ -21,6 +21,8 @@ from seeflower_jax.inference.run import load_run
 from seeflower_jax.training import ridge
 from tests import fixtures
 
+pytestmark = pytest.mark.long
+
 
 def test_one_step_and_its_record(linear_run):
     folder = linear_run.workdir

@@ -1,11 +1,15 @@
 """Test a run with training images in the memory of the device."""
 
+import pytest
+
 from seeflower_jax import records
 from seeflower_jax.data import resident
 from seeflower_jax.evaluation import evaluator
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
 from tests import harness, tiny_config
+
+pytestmark = pytest.mark.long
 
 
 def test_it_has_the_bits_of_a_run_that_reads_the_cache(flowers, tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
 from tests import harness, tiny_config
 
+pytestmark = pytest.mark.long
+
 COUNTS = {"rose": 24, "tulip": 6}
 
 

@@ -15,6 +15,8 @@ from seeflower_jax.inference.run import load_run
 from seeflower_jax.training import ridge
 from tests import fixtures, harness, tiny_config
 
+pytestmark = pytest.mark.long
+
 CLASSES = 102
 
 

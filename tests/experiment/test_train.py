@@ -20,6 +20,8 @@ from seeflower_jax.studies import record, tables
 from seeflower_jax.training.progress import NonFiniteLossError
 from tests import fixtures, harness, tiny_config
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def arguments(flowers, narrow_weights, tmp_path_factory):

@@ -25,6 +25,8 @@ from seeflower_jax.inference.network import Network
 from tests import harness
 from tests.explain import small
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def network(tiny_run) -> Network:

@@ -12,6 +12,8 @@ from seeflower_jax.attribution.activation_max import Maximised
 from seeflower_jax.explain import maximise
 from tests import harness
 
+pytestmark = pytest.mark.long
+
 
 def test_activation_maximisation(tiny_run, tmp_path):
     out = tmp_path / "out"

@@ -19,6 +19,8 @@ from seeflower_jax.inference.network import Network
 from tests import harness
 from tests.explain import small
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def images(tiny_run) -> Images:

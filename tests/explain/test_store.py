@@ -48,6 +48,7 @@ def images(network, tmp_path):
     return network.images(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_stored_maps_of_every_method_are_the_computed_maps(
     network, images, tmp_path, dtype

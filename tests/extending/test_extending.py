@@ -20,6 +20,8 @@ from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
 from tests import fixtures, harness
 
+pytestmark = pytest.mark.long
+
 FOLDER = pathlib.Path(__file__).parent
 EXAMPLES = ("network", "weight_source", "attribution_method")
 TABLES = (

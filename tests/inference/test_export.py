@@ -57,6 +57,7 @@ def baseline(tmp_path):
     return tmp_path / "baseline", network, IMAGES[:, :32, :32]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["inception_v3", "vgg16", "baseline"])
 def test_same_logits_for_any_batch_size(name, tmp_path):
     network = _network(name)

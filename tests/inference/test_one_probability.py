@@ -117,6 +117,7 @@ def _attribute(*arguments: str, out: pathlib.Path) -> dict[str, tuple[str, float
     }
 
 
+@pytest.mark.long
 def test_one_image_has_one_probability(run, tmp_path):
     network, folder = run.network, pathlib.Path(run.config["data"]["dir"]) / "test"
     assert network.temperature != 1.0

@@ -12,6 +12,8 @@ from seeflower_jax.inference.load import load
 from seeflower_jax.training import partition
 from tests import fixtures
 
+pytestmark = pytest.mark.long
+
 
 def test_layers_are_those_of_the_paper():
     spec = models.get_spec("baseline", num_classes=102)

@@ -8,6 +8,8 @@ import pytest
 from seeflower_jax import models
 from tests import fixtures
 
+pytestmark = pytest.mark.long
+
 SIZES = {"baseline": 32, "inception_v3": 75, "small": 32, "vgg16": 32, "vgg19": 32}
 
 

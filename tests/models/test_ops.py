@@ -187,6 +187,7 @@ def test_conv2d_in_forward_mode(size, strides, padding, side, c_in, c_out):
     _assert_close((value, linear(*tangents)), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size,strides,padding,side,c_in,c_out", CASES)
 def test_conv2d_second_derivatives(size, strides, padding, side, c_in, c_out):
     primals, tangents = _random_case(size, side, c_in, c_out)
@@ -209,6 +210,7 @@ def test_conv2d_second_derivatives(size, strides, padding, side, c_in, c_out):
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mapped,case",
     [(mapped, case) for mapped in ((None, 0),) for case in CASES]
@@ -375,6 +377,7 @@ def test_input_gradient_in_a_loop_has_the_layout_that_a_cpu_is_fast_at():
     np.testing.assert_allclose(several(x), x + 3 * gradient(x))
 
 
+@pytest.mark.long
 def test_max_pool_passes_on_all_gradients_of_a_compiled_network(monkeypatch):
     """If XLA computes a value twice, as with batch statistics, the roundings differ."""
     spec = models.get_spec("small", num_classes=5, width=0.5)

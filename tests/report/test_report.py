@@ -22,6 +22,8 @@ from seeflower_jax.report import html as page_html
 from tests import harness, tiny_config
 from tests.browser import Browser
 
+pytestmark = pytest.mark.long
+
 # A tag, characters that XML forbids, and a mark that reverses the rest.
 HOSTILE = '"><script>alert(1)</script>\x07\x00\x1b[31m\udce9\u202e\n'
 

@@ -10,6 +10,8 @@ from tests.harness import Completed
 from tests.stress import children, malformed, suite, worker
 from tests.stress.cases import Case, judge
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):

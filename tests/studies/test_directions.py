@@ -65,6 +65,7 @@ def test_parts_are_found_without_labels(scenes, components):
     assert len(order) == 1  # each centre is always the same part
 
 
+@pytest.mark.long
 def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
     out = [f"--results={tmp_path}", f"--figure={tmp_path / 'parts.png'}"]
     only = ["--only=whole image,whole image and 2 parts", "--test=whole image"]

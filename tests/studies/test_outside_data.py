@@ -12,6 +12,8 @@ from seeflower_jax.inference.run import load_run
 from seeflower_jax.studies import outside_data
 from tests import harness
 
+pytestmark = pytest.mark.long
+
 
 def test_rows_differ_in_their_outside_data_alone():
     config = quickstart.get_config()

@@ -10,6 +10,8 @@ from seeflower_jax.inference.run import load_run
 from seeflower_jax.studies import quickstart
 from tests import harness
 
+pytestmark = pytest.mark.long
+
 
 def _train(*arguments):
     config = "--config=configs/quickstart.py"

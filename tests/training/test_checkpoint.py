@@ -64,6 +64,7 @@ class _Copies:
         self._active = False
 
 
+@pytest.mark.long
 def test_kill_at_every_write_leaves_one_state(tmp_path):
     (tmp_path / "run").mkdir()
     copies = _Copies(tmp_path / "run", tmp_path / "copies")

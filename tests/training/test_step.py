@@ -66,6 +66,7 @@ def _flops(compiled):
     return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
 
 
+@pytest.mark.long
 def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, batch):
     augmentation = {"enabled": True, "mixup": 0.0, "cutmix": 0.0}
     stage = _stage("head", augmentation, clip_norm=1.0, weight_decay=0.1)
@@ -94,6 +95,7 @@ def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, bat
         assert not np.array_equal(state.trainable[name], value)
 
 
+@pytest.mark.long
 def test_finetune_stage_keeps_stem_and_statistics(variables, batch):
     stage = _stage("finetune", ema_decay=0.5, warmup_steps=0)
     state, train_step = _prepare(stage, variables)
@@ -125,6 +127,7 @@ SHAPES_OF_STEM = (
 )
 
 
+@pytest.mark.long
 def test_batch_statistics_train_where_asked(small_variables, batch):
     stage = _stage("finetune", train_batch_stats=True, rules=WHOLE)
     state, train_step = _prepare(stage, small_variables, SMALL)
@@ -134,6 +137,7 @@ def test_batch_statistics_train_where_asked(small_variables, batch):
         assert not np.array_equal(mean, before["bn"]["mean"])
 
 
+@pytest.mark.long
 def test_step_is_a_function_of_key_and_step(small_variables, batch):
     stage = _stage("finetune", rules=WHOLE)
     state, train_step = _prepare(stage, small_variables, SMALL)
@@ -189,6 +193,7 @@ def test_a_head_that_equals_its_teacher_stays_as_it_is(variables, parts):
     assert min(norms[1]) > 1e-2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["head", "finetune"])
 def test_accumulated_gradients_are_those_of_the_batch(small_variables, batch, name):
     spec, variables = dataclasses.replace(SMALL, dropout=0.0), small_variables
@@ -213,6 +218,7 @@ def test_accumulated_gradients_are_those_of_the_batch(small_variables, batch, na
             np.testing.assert_allclose(moved, expected, atol=2e-3 * scale)
 
 
+@pytest.mark.long
 def test_without_augmentation_it_trains_on_what_evaluation_sees(variables, batch):
     """The loss of a step without randomness is the loss on the view."""
     spec = dataclasses.replace(SPEC, dropout=0.0)

@@ -2,8 +2,12 @@
 
 import re
 
+import pytest
+
 from seeflower_jax.explain import score
 from tests import harness
+
+pytestmark = pytest.mark.long
 
 PAGE = (harness.ROOT / "docs/attribution_metrics.md").read_text()
 FIRST, SECOND = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -114,6 +114,7 @@ def _check_sums(name, chosen):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SPECS)
 def test_maps_sum_to_the_difference_of_the_scores(name):
     _check_sums(name, jnp.array([1, 4]))

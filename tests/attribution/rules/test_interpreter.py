@@ -35,6 +35,7 @@ def _gradient(network):
     return jax.grad(lambda x: network(x)[:, 1].sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rules", ALL)
 def test_outputs_stay_and_jit_and_vmap_agree(rules):
     network, images = _network()
@@ -109,6 +110,7 @@ def test_structural_primitives_have_their_own_derivative(rules):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rules", ALL)
 def test_half_precision_is_close(rules):
     options = {"num_classes": 3, "width": 0.3, "input_size": 32}
@@ -184,6 +186,7 @@ def test_rules_without_a_change_are_the_derivatives_of_the_network():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rules", ALL)
 def test_taps_get_the_derivative_at_their_layer(rules):
     """The derivative at a layer is the derivative of the layers above it."""

@@ -180,6 +180,7 @@ SPECS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SPECS)
 def test_maps_sum_to_the_scores(name):
     """Random variables have no biases, and the preprocessing is no bias."""
