@@ -21,6 +21,10 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", None, "JPEG file of the figure.", required=True)
 _SIZE = flags.DEFINE_integer("size", 0, "Side of the images; 0 is the networks'.", 0)
+# In smaller images, the last block of Inception-v3 has a single position.
+flags.register_validator(
+    "size", lambda size: size == 0 or size >= 107, "expected 0, or at least 107 pixels"
+)
 flags.register_validator("out", lambda path: path != "", "expected a JPEG file")
 
 

@@ -1,5 +1,6 @@
 """VGG in other frameworks, and the figure of five networks."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,11 +39,24 @@ def test_ports_have_the_same_maps(model, framework):
         np.testing.assert_allclose(maps[name], expected[name], atol=1e-5 * largest)
 
 
+def test_images_that_are_too_small_for_maps(tmp_path):
+    folders = f"--weights={tmp_path}", f"--data_dir={tmp_path}", f"--out={tmp_path}"
+    done = harness.run_here("networks_figure", *folders, "--size=106")
+    assert done.returncode != 0
+    assert "at least 107 pixels" in done.stdout + done.stderr
+    spec = models.get_spec("inception_v3", num_classes=3, width=0.05)
+    variables = fixtures.random_variables(spec, 0)
+    for size, side in ((106, 1), (107, 2)):
+        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        _, endpoints = jax.eval_shape(models.bind(spec, variables), images)
+        assert endpoints["mixed10"].shape[1:3] == (side, side)
+
+
 @pytest.mark.slow
 def test_figure(assets, tmp_path):
     out = tmp_path / "figure.jpg"
     folders = f"--weights={assets}/weights", f"--data_dir={assets}/oxford_flowers102"
-    done = harness.run_apart("networks_figure", *folders, "--size=96", f"--out={out}")
+    done = harness.run_apart("networks_figure", *folders, "--size=107", f"--out={out}")
     assert done.returncode == 0, done.stderr
     for title in ("VGG16 of Equinox", "VGG19 of Keras", "Inception-v3 of Keras"):
         assert f"explained {title}" in done.stderr
