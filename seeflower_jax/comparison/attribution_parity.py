@@ -263,12 +263,20 @@ def compare(
     Args:
       pair: the networks and images.
       names: keys of `COMPARISONS`; all by default.
+
+    Raises:
+      ValueError: if a map has the same value everywhere; the message names the method.
     """
     version = importlib.metadata.version("captum")
     for name in COMPARISONS if names is None else names:
         comparison = COMPARISONS[name]
         reference = comparison.reference(pair).detach().numpy()
         maps = compute(pair, name)
+        if not (np.ptp(maps, (1, 2)) * np.ptp(reference, (1, 2))).all():
+            raise ValueError(
+                f"a map of {name} has the same value everywhere, so it has no "
+                "correlation; give several different images, or a larger size"
+            )
         figures = [of_map(*both) for both in zip(maps, reference, strict=True)]
         is_captum = comparison.against == CAPTUM
         yield (

@@ -42,3 +42,12 @@ def test_a_difference_is_seen():
     correlation, difference = attribution_parity.of_map(expected[::-1], expected)
     assert difference == 3 / 4
     assert correlation == pytest.approx(np.corrcoef([2, 4, 0, 1], [0, 1, 2, 4])[0, 1])
+
+
+def test_a_map_without_differences_is_named():
+    """The baseline of the layer's conductance is another image, here the same."""
+    original = pair(small.LAYERS[1])
+    images = np.repeat(original.images[:1], 2, 0)
+    compared = dataclasses.replace(original, images=images)
+    with pytest.raises(ValueError, match="a map of layer_conductance has the same"):
+        list(attribution_parity.compare(compared, ["layer_conductance"]))

@@ -132,8 +132,8 @@ RUNS = {
         slow="builds Inception-v3 in Keras and PyTorch and compiles it four times",
     ),
     "python -m scripts.parity --attribution --weights=DIR --size=112 "
-    "--out=attribution_parity.json IMAGE IMAGE": Run(
-        {"DIR": "", "IMAGE": "photos/0.jpg", "112": "32"},
+    "--out=attribution_parity.json IMAGE...": Run(
+        {"DIR": "", "112": "32", **IMAGES},
         makes=("attribution_parity.json",),
         slow="compiles VGG16 for each method",
     ),
