@@ -97,6 +97,16 @@ def test_quick_starts():
         assert summary["gain"] >= 0.08
 
 
+def test_fine_tuning_in_bfloat16():
+    rows = _record("results/ablation.json")["inception_v3"]
+    name = "two epochs of fine-tuning"
+    words = " ".join(pages.PAGES["docs/devices.md"].split())
+    for row in (rows[name], rows[f"{name}, bfloat16"]):
+        assert f" {_short(row['top1'], 4)} in " in words
+        error = (row["top1"] * (1 - row["top1"]) / row["count"]) ** 0.5
+        assert round(error, 3) == 0.012
+
+
 def test_outside_data():
     record = _record("results/outside_data.json")["outside_species"]
     rows = _rows("outside species", "mean", "range")
