@@ -33,7 +33,7 @@ _FRAMEWORKS = flags.DEFINE_multi_enum(
     list(training_speed.FRAMEWORKS),
     "A framework of `train`; repeatable.",
 )
-_DTYPE = flags.DEFINE_enum("dtype", None, training_speed.DTYPES, "Only this precision.")
+_DTYPE = flags.DEFINE_enum("dtype", None, training_speed.DTYPES, "Dtype of `train`.")
 _PLATFORM = flags.DEFINE_enum(
     "platform", None, ["cpu", "gpu"], "The platform, by default a GPU if there is one."
 )
@@ -51,8 +51,7 @@ flags.register_validator("out", lambda path: path != "", "expected a JSON file")
 
 
 def _train() -> tuple[dict, str]:
-    frameworks = training_speed.select(_FRAMEWORKS.value, _DTYPE.value)
-    rates = _in_processes(frameworks)
+    rates = _in_processes(training_speed.select(_FRAMEWORKS.value, _DTYPE.value))
     return {"images_per_second": rates}, training_speed.text(rates)
 
 
