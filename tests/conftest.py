@@ -34,7 +34,7 @@ _MAX_BYTES = 4 << 30  # memory of a test process before it forgets compiled func
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
     """Say which tests the default command leaves out, and how to run them."""
-    if config.option.markexpr == "not long and not slow":
+    if config.option.markexpr in config.getini("addopts"):
         terminalreporter.write_line(
             'Left out: tests marked long (-m "not slow" adds them) and slow (-m slow).'
         )

@@ -10,18 +10,17 @@ from tests.harness import Completed
 from tests.stress import children, malformed, suite, worker
 from tests.stress.cases import Case, judge
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     """Return the counts of the short form."""
-    import torch  # noqa: F401 - of the inputs, some are PyTorch's files
+    import torch  # noqa: F401 - some inputs are files of PyTorch
 
     folder = tmp_path_factory.mktemp("stress")
     return suite.run(folder, suite.PARTS, short=True, jobs=2)
 
 
+@pytest.mark.long
 def test_nothing_is_lost_and_nothing_silently_wrong(result):
     # A random kill can come after the end of a short run; those at writes cannot.
     assert result["write_points"]["count"] >= 3
