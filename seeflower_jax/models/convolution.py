@@ -17,6 +17,7 @@ from jax import lax
 from jax.interpreters import ad
 from jaxtyping import Array, Float
 
+from seeflower_jax.models import winograd
 from seeflower_jax.models.primitives import bilinear_primitive, compute_once
 from seeflower_jax.models.windows import Padding, Pair, Windows
 
@@ -26,7 +27,8 @@ Outputs = Float[Array, "n out_h out_w features"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS = 16  # with fewer, one product for all positions of the window is faster
-_MANY_CHANNELS = 48  # from here on, products of one image at a time are fast
+_SOME_CHANNELS = 32  # from here on, Winograd's gradient of the kernel is fast
+_MANY_CHANNELS = 48  # from here on, loops over the images are fast
 # Sides of the outputs up to which, or from which on, another form is faster.
 _SMALL_MAP, _MIDDLE_MAP, _LARGE_MAP, _HUGE_MAP = 17, 35, 80, 160
 
@@ -56,6 +58,11 @@ def _standard_kernel_gradient(x: Images, g: Outputs, windows: Windows) -> Kernel
 
 def _is_pointwise(windows: Windows) -> bool:
     return windows.size == windows.strides == (1, 1)
+
+
+def _fits_winograd(x: Images, windows: Windows) -> bool:
+    exact = x.dtype == _wide(x.dtype)  # the transforms would round bfloat16 too much
+    return exact and windows.size == (3, 3) and windows.strides == (1, 1)
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
@@ -102,6 +109,8 @@ def _cpu(
     if strided and c_in < _FEW_CHANNELS:
         taps = jnp.concatenate(list(windows.gather(x)), -1)
         return _product(taps, kernel.reshape(-1, c_out)).astype(x.dtype)
+    if one_device and c_in >= _MANY_CHANNELS and _fits_winograd(x, windows):
+        return winograd.convolve(x, kernel, windows)  # up to 2.5 times as fast
     side = max(windows.output_size)
     is_bfloat16 = x.dtype == jnp.bfloat16
     if one_device and c_in >= _MANY_CHANNELS:
@@ -150,6 +159,8 @@ def _cpu_kernel_gradient(
     side = max(windows.output_size)
     if _is_pointwise(windows):
         return _pointwise_kernel_gradient(x, g, one_device)[None, None]
+    if one_device and c_in >= _SOME_CHANNELS and _fits_winograd(x, windows):
+        return winograd.kernel_gradient(x, g, windows)  # 1.2 to 2 times as fast
     unstrided = windows.strides == (1, 1)
     if one_device and unstrided and (kh, kw) == (3, 3) and side > _SMALL_MAP:
         return _kernel_gradient_by_image(x, g, windows)
