@@ -140,7 +140,8 @@ def kernel_gradient(
     """
     (count, *_, c_in), c_out = x.shape, g.shape[-1]
     largest = _images_at_a_time(windows, c_in, c_out)
-    images = max(i for i in range(1, count + 1) if count % i == 0 and i <= largest)
+    divisors = [i for i in range(1, count + 1) if count % i == 0 and i <= largest]
+    images = max(divisors, default=1)
 
     def contract(pixels, cotangents):
         return pixels.reshape(-1, c_in).T @ cotangents.reshape(-1, c_out)
@@ -155,7 +156,7 @@ def kernel_gradient(
         products = [list(map(contract, *rows)) for rows in tiles]
         return total + jnp.array(products), None
 
-    chunks = [a.reshape(-1, images, *a.shape[1:]) for a in (x, g)]
+    chunks = [a.reshape(count // images, images, *a.shape[1:]) for a in (x, g)]
     total, _ = lax.scan(add, jnp.zeros((4, 4, c_in, c_out), x.dtype), chunks)
     rows = _transpose_kernel(total)
     return jnp.array([_transpose_kernel(row) for row in rows])
