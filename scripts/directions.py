@@ -47,7 +47,7 @@ def main(_) -> None:
     if _RESULTS.value:
         directions.record(study, rows, _RESULTS.value, records.typed_command())
     lines = [
-        f"{name:34}{split:12}{metrics['top1']:.4f}"
+        f"{name:36}{split:12}{metrics['top1']:.4f}"
         for name, row in rows.items()
         for split, metrics in row.items()
     ]

@@ -32,7 +32,6 @@ from seeflower_jax.studies import discovery
 from seeflower_jax.training import ridge
 
 PARTS = (2, 4, 8)
-_SAMPLES = 32  # descriptors of each training image
 _BLOCK = 64  # images whose features are in memory at a time
 
 # The crops of each variant.
@@ -95,20 +94,7 @@ class Study:
     @functools.cached_property
     def components(self) -> discovery.Components:
         """The components of the training images, see `discovery`."""
-        rng = np.random.default_rng(0)
-        descriptors, central = [], []
-        for rows in self._layer_features("train"):
-            count, height, width, channels = rows.shape
-            y, x = rng.integers(0, (height, width), (count, _SAMPLES, 2)).T
-            descriptors.append(rows[np.arange(count), y, x].reshape(-1, channels))
-            inside = [
-                np.abs((place + 0.5) / size - 0.5) < 0.25
-                for place, size in ((y, height), (x, width))
-            ]
-            central.append((inside[0] & inside[1]).ravel())
-        return discovery.fit(
-            np.concatenate(descriptors), np.concatenate(central), PARTS
-        )
+        return discovery.fit(self._layer_features("train"), PARTS)
 
     def boxes(self, crop: str, split: str) -> Float[np.ndarray, "n 3"]:
         """Return the box of a crop in each image of a split.
@@ -163,6 +149,8 @@ class Study:
             f"{self.layer}, {self.dataset.source.fingerprint}, "
             f"variables {records.variables_hash(network.variables)}"
         )
+        if crop != "whole":
+            origin += f", {discovery.METHOD}"
 
         def compute() -> Iterator[Float[np.ndarray, "b d"]]:
             boxes = np.zeros((len(self.dataset.source.labels), 3), np.float32)
