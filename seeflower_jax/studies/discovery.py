@@ -112,10 +112,11 @@ def fit(
     centred = np.concatenate(vectors) - mean[y, x]
     direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     # Objects are more often in the centre, which decides the sign of the component.
-    central = np.zeros((height, width), bool)
-    central[height // 4 : -(height // 4), width // 4 : -(width // 4)] = True
+    y, x = (
+        np.abs((np.arange(side) + 0.5) / side - 0.5) <= 0.25 for side in (height, width)
+    )
     prior = mean @ direction
-    if prior[central].mean() < prior[~central].mean():
+    if prior[np.outer(y, x)].mean() < prior.mean():
         direction = -direction
     projected = centred @ direction
     objects = unit(centred[projected > 0])
