@@ -54,9 +54,11 @@ def _tile_counts(windows: Windows) -> tuple[int, int]:
     return rows, columns
 
 
-def _images_at_a_time(windows: Windows, c_in: int, c_out: int) -> int:
+def _images_at_a_time(count: int, windows: Windows, c_in: int, c_out: int) -> int:
+    if not isinstance(count, int):
+        return 1  # An export has a symbolic number of images, which cannot be divided.
     values = math.prod(_tile_counts(windows)) * (c_in + c_out)
-    return max(1, _VALUES // values)
+    return min(max(1, _VALUES // values), max(1, count))
 
 
 def _tiles(
@@ -121,9 +123,10 @@ def convolve(
         image = jnp.stack(_transform_products(outputs), 1)
         return image.reshape(2 * rows, 2 * columns, -1)
 
-    images = _images_at_a_time(windows, *kernel.shape[2:])
+    images = _images_at_a_time(x.shape[0], windows, *kernel.shape[2:])
+    batch_size = images if images > 1 else None
     height, width = windows.output_size
-    return lax.map(convolve_image, x, batch_size=images)[:, :height, :width]
+    return lax.map(convolve_image, x, batch_size=batch_size)[:, :height, :width]
 
 
 def kernel_gradient(
@@ -139,9 +142,8 @@ def kernel_gradient(
       windows: windows of size (3, 3) with strides (1, 1).
     """
     (count, *_, c_in), c_out = x.shape, g.shape[-1]
-    largest = _images_at_a_time(windows, c_in, c_out)
-    divisors = [i for i in range(1, count + 1) if count % i == 0 and i <= largest]
-    images = max(divisors, default=1)
+    largest = _images_at_a_time(count, windows, c_in, c_out)
+    images = next(i for i in range(largest, 0, -1) if count % i == 0)
 
     def contract(pixels, cotangents):
         return pixels.reshape(-1, c_in).T @ cotangents.reshape(-1, c_out)
