@@ -302,12 +302,16 @@ def directions_table(measured: Mapping) -> str:
         for name, row in measured["rows"].items()
     ]
     header = ("what the head reads", "validation top-1", "test top-1", "mean class")
+    weights = "exact" if measured["weights"]["exact"] else "approximate"
+    tested = any("test" in row for row in measured["rows"].values())
+    selected = "Validation selected the variant that was evaluated on the test split."
     return (
         "## The paper's directions: segmentation and parts\n\nA linear head in closed "
-        f"form on features of {NAMES[measured['model']]}, which was not trained on the "
-        "images. Objects and parts are found without labels in the features of "
-        f"`{measured['layer']}`. Validation selected the variant that was evaluated on "
-        "the test split. `results/directions.json` has the command.\n\n"
+        f"form on features of {NAMES[measured['model']]} with {weights} weights, which "
+        "was not trained on the images. Objects and parts are found without labels in "
+        f"the features of `{measured['layer']}`. "
+        + (selected if tested else "The test split was not used.")
+        + " `results/directions.json` has the command.\n\n"
         + _markdown(header, lines)
     )
 

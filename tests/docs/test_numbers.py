@@ -70,6 +70,25 @@ def test_changes_without_effect_are_about_one_standard_error():
         assert abs(float(after) - float(before)) < 1.2 * error
 
 
+def test_directions():
+    rows = _record("results/directions.json")["rows"]
+    text = " ".join(pages.PAGES["docs/results.md"].split())
+    whole, alone, beside, parts = (
+        _short(rows[name]["validation"]["top1"], 4)
+        for name in (
+            "whole image",
+            "object",
+            "whole image and object",
+            "whole image and 2 parts",
+        )
+    )
+    assert f"head on the whole image has validation top-1 {whole}." in text
+    assert f"On the object alone it has {alone}, on the whole image" in text
+    assert (
+        f"and the object {beside}, and on the whole image and two parts {parts}" in text
+    )
+
+
 def test_ensemble():
     record = _record("results/ensemble_official_seed0.json")
     test, validation = record["test"], record["validation"]
