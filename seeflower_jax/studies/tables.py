@@ -302,7 +302,7 @@ def directions_table(measured: Mapping) -> str:
         for name, row in measured["rows"].items()
     ]
     header = ("what the head reads", "validation top-1", "test top-1", "mean class")
-    weights = "exact" if measured["weights"]["exact"] else "approximate"
+    weights = _weights(measured)
     tested = any("test" in row for row in measured["rows"].values())
     selected = "Validation selected the variant that was evaluated on the test split."
     return (
