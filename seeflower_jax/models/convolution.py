@@ -109,11 +109,11 @@ def _cpu(
     if strided and c_in < _FEW_CHANNELS:
         taps = jnp.concatenate(list(windows.gather(x)), -1)
         return _product(taps, kernel.reshape(-1, c_out)).astype(x.dtype)
-    if one_device and c_in >= _MANY_CHANNELS and _fits_winograd(x, windows):
-        return winograd.convolve(x, kernel, windows)  # up to 2.5 times as fast
     side = max(windows.output_size)
     is_bfloat16 = x.dtype == jnp.bfloat16
     if one_device and c_in >= _MANY_CHANNELS:
+        if _fits_winograd(x, windows):
+            return winograd.convolve(x, kernel, windows)  # up to 2.5 times as fast
         smallest = _SMALL_MAP if is_bfloat16 else _MIDDLE_MAP
         if strided or smallest < side <= _LARGE_MAP:
             # The pixels at the positions in the window of one image stay in the cache.

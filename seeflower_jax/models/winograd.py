@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from seeflower_jax.models.windows import Windows
+from seeflower_jax.models.windows import Padding, Windows
 
 _VALUES = 1 << 18  # numbers of channels times tiles that stay in the cache
 
@@ -62,44 +62,34 @@ def _images_at_a_time(count: int, windows: Windows, c_in: int, c_out: int) -> in
 
 
 def _tiles(
-    x: Float[Array, "... h w c"],
-    side: int,
-    windows: Windows,
-    transform: Transform,
-    before: tuple[int, int] = (0, 0),
-) -> list[list[Float[Array, "... rows columns c"]]]:
-    """Cut tiles out of images and transform them.
+    x: Float[Array, "n h w c"], side: int, transform: Transform, padding: Padding
+) -> list[list[Float[Array, "n rows columns c"]]]:
+    """Cut tiles out of images, two pixels apart, and transform them.
 
     Args:
-      x: the images. They are padded with zeros.
-      side: side of the tiles, which are two pixels apart.
-      windows: the windows of the convolution.
+      x: the images.
+      side: side of the tiles.
       transform: transform of the values along one side.
-      before: zeros above, and to the left of, the images.
+      padding: zeros around the images.
 
     Returns:
       Transformed tiles, as arrays of the value at each of 4 x 4 places.
     """
-    rows, columns = _tile_counts(windows)
-    *leading, height, width, _ = x.shape
-    padding = [
-        (zeros, 2 * count - 2 + side - zeros - size, 0)
-        for zeros, count, size in zip(
-            before, (rows, columns), (height, width), strict=True
-        )
-    ]
-    none = (0, 0, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), [none] * len(leading) + [*padding, none])
-    cut = [x[..., i : i + 2 * rows - 1 : 2, :, :] for i in range(side)]
-    return [
-        transform([row[..., i : i + 2 * columns - 1 : 2, :] for i in range(side)])
-        for row in transform(cut)
-    ]
+    _, height, width, _ = x.shape
+    places = Windows((height, width), (side, side), (2, 2), padding).gather(x)
+    rows = [transform([next(places) for _ in range(side)]) for _ in range(side)]
+    columns = [transform(column) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _pixel_tiles(x: Float[Array, "... h w c"], windows: Windows) -> list[list[Array]]:
-    (top, _), (left, _) = windows.padding
-    return _tiles(x, 4, windows, _transform_pixels, (top, left))
+def _pixel_tiles(x: Float[Array, "n h w c"], windows: Windows) -> list[list[Array]]:
+    # An odd side has a further row or column of tiles, half of which is not used.
+    (rows, columns), ((top, bottom), (left, right)) = (
+        windows.output_size,
+        windows.padding,
+    )
+    padding = (top, bottom + rows % 2), (left, right + columns % 2)
+    return _tiles(x, 4, _transform_pixels, padding)
 
 
 def convolve(
@@ -117,8 +107,9 @@ def convolve(
 
     def convolve_image(image):
         outputs = []
-        for pixels, weights in zip(_pixel_tiles(image, windows), kernels, strict=True):
-            products = [a @ b for a, b in zip(pixels, weights, strict=True)]
+        pixels = _pixel_tiles(image[None], windows)
+        for row, weights in zip(pixels, kernels, strict=True):
+            products = [a[0] @ b for a, b in zip(row, weights, strict=True)]
             outputs.append(jnp.stack(_transform_products(products), 2))
         image = jnp.stack(_transform_products(outputs), 1)
         return image.reshape(2 * rows, 2 * columns, -1)
@@ -145,6 +136,8 @@ def kernel_gradient(
     largest = _images_at_a_time(count, windows, c_in, c_out)
     images = next(i for i in range(largest, 0, -1) if count % i == 0)
 
+    odd = tuple((0, size % 2) for size in windows.output_size)
+
     def contract(pixels, cotangents):
         return pixels.reshape(-1, c_in).T @ cotangents.reshape(-1, c_out)
 
@@ -152,7 +145,7 @@ def kernel_gradient(
         x, g = chunk
         tiles = zip(
             _pixel_tiles(x, windows),
-            _tiles(g, 2, windows, _transpose_products),
+            _tiles(g, 2, _transpose_products, odd),
             strict=True,
         )
         products = [list(map(contract, *rows)) for rows in tiles]
