@@ -22,6 +22,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory.", required=True)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the images, if it has moved since the training."
 )
+_LAYER = flags.DEFINE_string(
+    "layer", None, "Layer in which objects and parts are found."
+)
 _ONLY = flags.DEFINE_list("only", [], "Names of variants, or patterns with *.")
 _TEST = flags.DEFINE_enum(
     "test",
@@ -37,7 +40,7 @@ def main(_) -> None:
     known = list(directions.VARIANTS)
     selected = hints.matching(_ONLY.value, known, "variant")
     names = [name for name in known if name in selected]
-    study = directions.Study(load_run(_WORKDIR.value, _DATA_DIR.value))
+    study = directions.Study(load_run(_WORKDIR.value, _DATA_DIR.value), _LAYER.value)
     rows = {name: {"validation": study.row(name, "validation")} for name in names}
     if _TEST.value:
         row = rows.setdefault(_TEST.value, {})

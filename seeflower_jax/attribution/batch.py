@@ -78,7 +78,7 @@ def check_images(images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"]) -> N
 
 
 @functools.cache
-def _endpoint_shapes(spec: models.ModelSpec, size: int) -> EndpointShapes:
+def endpoint_shapes(spec: models.ModelSpec, size: int) -> EndpointShapes:
     """Return the shapes of a network's endpoints for one image of `size` pixels."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     network = functools.partial(models.apply, spec)
@@ -96,14 +96,14 @@ def head_layers(spec: models.ModelSpec, size: int) -> list[str]:
       >>> head_layers(models.get_spec("vgg16", pooled=["block[45]_pool"]), 224)
       ['block4_pool', 'block5_pool']
     """
-    shapes = _endpoint_shapes(spec, size)
+    shapes = endpoint_shapes(spec, size)
     pooled = classifier.pooled_endpoints(spec.pooled, list(shapes))
     return [layer for layer in layers.spatial_layers(shapes) if layer in pooled]
 
 
 def _endpoints_below_head(spec: models.ModelSpec, size: int) -> EndpointShapes:
     """Return the shapes of the endpoints, up to the last endpoint of the head."""
-    shapes = _endpoint_shapes(spec, size)
+    shapes = endpoint_shapes(spec, size)
     pooled = classifier.pooled_endpoints(spec.pooled, list(shapes))
     count = max(number for number, name in enumerate(shapes, 1) if name in pooled)
     return dict(itertools.islice(shapes.items(), count))
@@ -162,7 +162,7 @@ def _choose_layers(
     if layer == layers.HEAD:
         names = head_layers(spec, size)
     else:
-        names = layers.check_layers(_endpoint_shapes(spec, size), layer)
+        names = layers.check_layers(endpoint_shapes(spec, size), layer)
         if not all(registry.METHODS[name].single_layer for name in layered):
             _check_read(spec, size, tuple(names))
     for name in layered:

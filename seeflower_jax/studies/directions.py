@@ -21,6 +21,8 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from seeflower_jax import models, records
+from seeflower_jax.attribution.batch import endpoint_shapes
+from seeflower_jax.attribution.layers import check_layer
 from seeflower_jax.data.loader import Annotated
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Compute
@@ -32,6 +34,8 @@ from seeflower_jax.studies import discovery
 from seeflower_jax.training import ridge
 
 PARTS = (2, 4, 8)
+# Networks in which objects are not found in the layer of class activation maps.
+LAYERS = {"inception_v3": "mixed7"}
 _BLOCK = 64  # images whose features are in memory at a time
 
 # The crops of each variant.
@@ -61,11 +65,19 @@ class Study:
 
     Args:
       run: the run with the network that computes the features.
-      layer: endpoint in which objects and parts are found.
+      layer: endpoint in which objects and parts are found. The default is `mixed7` for
+        Inception-v3, and the layer of class activation maps for other networks.
+
+    Raises:
+      ValueError: if the network has no such layer, or the layer has a single position.
     """
 
-    def __init__(self, run: Run, layer: str = "mixed7"):
-        self.run, self.layer = run, layer
+    def __init__(self, run: Run, layer: str | None = None):
+        network = run.network
+        self.run = run
+        self.layer = layer or LAYERS.get(network.spec.name, network.spec.cam_layer)
+        shapes = endpoint_shapes(network.spec, network.view.size)
+        check_layer(shapes, self.layer)
         self.dataset = images.of_run(run)
         self._evaluator = evaluate.single_view(run)
         self._boxes: dict[str, dict[str, Float[np.ndarray, "n 3"]]] = {}
@@ -113,10 +125,12 @@ class Study:
 
     def _find(self, features: Float[np.ndarray, "h w c"]) -> dict[str, discovery.Box]:
         """Return the box of each crop of an image, except the whole image."""
-        boxes = {"object": discovery.object_box(self.components.object_map(features))}
+        values = self.components.object_map(features)
+        boxes = {"object": discovery.object_box(values)}
+        region = discovery.object_region(values)
         for count in PARTS:
-            for i, box in enumerate(self.components.part_boxes(features, count)):
-                boxes[f"part{i}of{count}"] = box
+            parts = self.components.part_boxes(features, region, count)
+            boxes |= {f"part{i}of{count}": box for i, box in enumerate(parts)}
         return boxes
 
     def _layer_features(self, split: str) -> Iterator[Float[np.ndarray, "b h w c"]]:

@@ -1,8 +1,9 @@
 """Find objects and their parts in images without labels, from a network's features.
 
     components = fit(batches, counts=(2, 4, 8))           # features of training images
-    box = object_box(components.object_map(features))     # features [h, w, c]
-    components.part_boxes(features, 4)                    # [4, 3]
+    values = components.object_map(features)              # features [h, w, c]
+    box = object_box(values)
+    components.part_boxes(features, object_region(values), 4)     # [4, 3]
 
 A descriptor is the feature vector at one position of a layer, divided by its length,
 minus the mean of these vectors at the same position of all images. Without this mean,
@@ -58,20 +59,22 @@ class Components:
         return scipy.ndimage.gaussian_filter(values, _BLUR)
 
     def part_boxes(
-        self, features: Float[np.ndarray, "h w c"], count: int
+        self,
+        features: Float[np.ndarray, "h w c"],
+        region: Bool[np.ndarray, "h w"],
+        count: int,
     ) -> Float[np.ndarray, "k 3"]:
         """Return a box around the position that is most similar to each cluster centre.
 
-        Only positions of the object are compared.
-
         Args:
           features: features of an image.
+          region: the positions that are compared, see `object_region`.
           count: number of parts, a key of `centres`.
         """
         height, width, _ = features.shape
         descriptors = unit(features) - self.mean
         similarity = unit(descriptors) @ self.centres[count].T
-        similarity[~object_region(self.object_map(features))] = -np.inf
+        similarity[~region] = -np.inf
         places = similarity.reshape(height * width, count).argmax(0)
         rows, columns = np.divmod(places, width)
         y, x = 2 * (rows + 0.5) / height - 1, 2 * (columns + 0.5) / width - 1

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import inception
+from configs import vgg16
 from seeflower_jax import records
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.experiment import evaluate, images
@@ -50,7 +50,7 @@ def test_export_and_map_have_the_head(linear_run, flowers, tmp_path):
     np.testing.assert_allclose(
         exported.probabilities, prediction.probabilities, atol=1e-5
     )
-    for layer in (None, "head", ["mixed4_branch1x1", "mixed7_branch7x7_3"]):
+    for layer in (None, "head", ["block3_conv1", "block5_conv3"]):
         explanation = network.explain(image, "grad_cam", layer=layer)
         assert np.isfinite(explanation.map).all() and explanation.map.max() > 0
 
@@ -102,18 +102,17 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
 def test_refit_after_fine_tuning(linear_config, tmp_path):
     """After a stage that trains the network, another stage can solve the head again."""
     config = linear_config.copy_and_resolve_references()
-    stages = inception.get_config().stages
-    stages.settle.update(epochs=1, batch_size=8, validate_every=1)
-    stages.settle.augment.size = 80
-    config.stages.settle = stages.settle
+    config.stages.finetune = vgg16.get_config().stages.finetune
+    config.stages.finetune.update(epochs=1, batch_size=8, validate_every=1)
+    config.stages.finetune.augment.size = 80
     config.stages.refit = config.stages.linear
-    config.stage_order = ("linear", "settle", "refit")
+    config.stage_order = ("linear", "finetune", "refit")
     result = train(config, tmp_path / "run")
-    assert result["seconds"].keys() == {"linear", "settle", "refit", "evaluation"}
+    assert result["seconds"].keys() == {"linear", "finetune", "refit", "evaluation"}
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["stage"] for line in lines] == [
         "linear",
-        "settle",
+        "finetune",
         "refit",
     ]
 

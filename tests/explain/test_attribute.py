@@ -88,7 +88,7 @@ def test_images_of_every_kind(network, folder, tmp_path):
         assert 0 < line["probability"] <= 1
         assert ("box" in line) == (line["method"] == "grad_cam")
     settings = json.loads((out / "state.json").read_text())["settings"]
-    assert settings["layer"] == "mixed7"  # mixed10 has one pixel here
+    assert settings["layer"] == "block5"
     for name in METHODS:
         assert Image.open(out / f"{name}.png").size[0] > 400
         assert len(list((out / "overlays" / name).iterdir())) == 8
@@ -102,7 +102,7 @@ def test_interrupted_call_resumes_with_the_same_maps(
     monkeypatch.setattr(store, "SHARD_SIZE", 8)
     images = of_run(tiny_run).images("test")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = {"batch_size": 4, "layer": "mixed2"}
+    options = {"batch_size": 4, "layer": "block3"}
     attribute.attribute(network, images, METHODS, whole, target="true", **options)
     reads = []
 
@@ -137,7 +137,7 @@ def test_split_has_the_labels_and_logits_of_the_evaluation(tiny_run, network):
     images = of_run(tiny_run).images("validation")
     evaluation = evaluate(tiny_run, "validation")
     np.testing.assert_array_equal(images.labels, evaluation.labels)
-    explainer = Explainer(network, ["eigen_cam"], "mixed2", len(images))
+    explainer = Explainer(network, ["eigen_cam"], "block3", len(images))
     pixels = [images.read(i) for i in range(len(images))]
     explained = explainer(range(len(images)), pixels, evaluation.labels)
     np.testing.assert_allclose(
@@ -181,7 +181,7 @@ def test_closer_look(tiny_run, network):
     whole = logits(whole=1.0)
     expected = evaluate(tiny_run, "validation").logits
     np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-4)
-    parts = logits(layer="mixed0", threshold=0.9, whole=0.0)
+    parts = logits(layer="block3", threshold=0.9, whole=0.0)
     assert np.abs(parts - whole).max() > 0
 
 

@@ -28,13 +28,13 @@ def test_activation_maximisation(tiny_run, tmp_path):
         results=tmp_path / "results",
     )
     recorded = json.loads((tmp_path / "results" / "activation_max.json").read_text())
-    entry = recorded["inception_v3"]["robust"]
-    assert entry["recognised"] == result["recognised"]["inception_v3"]
-    assert (entry["classes"], entry["judge"]) == (3, "inception_v3")
+    entry = recorded["small"]["robust"]
+    assert entry["recognised"] == result["recognised"]["small"]
+    assert (entry["classes"], entry["judge"]) == (3, "small")
     assert entry["judge_run"] == entry["run"]
     assert result == json.loads((out / "result.json").read_text())
-    assert result["classes"] == 3 and result["judge"] == "inception_v3"
-    assert 0 <= result["recognised"]["inception_v3"] <= 3
+    assert result["classes"] == 3 and result["judge"] == "small"
+    assert 0 <= result["recognised"]["small"] <= 3
     assert set(result["scores"]) == {
         *("bird of paradise", "sunflower", "canterbury bells")
     }
@@ -78,7 +78,7 @@ def test_maximisation_that_does_not_stay_finite_writes_no_image(tiny_run, tmp_pa
         ({"classes": ["7", "bird of paradise"]}, "'bird of paradise' is given more"),
         ({"classes": ["102"]}, "unknown class '102'"),
         ({"size": 0}, "size is 0; expected 1 or more"),
-        ({"size": 8}, "size is 8; expected more pixels, because"),
+        ({"size": 4}, "size is 4; expected more pixels, because"),
         ({"steps": 0}, "steps is 0; expected 1 or more"),
         ({"seeds": -1}, "seeds is -1; expected 1 or more"),
         ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
@@ -132,6 +132,6 @@ def test_script(tiny_run, tmp_path):
     assert completed.returncode == 0, completed.stderr
     lines = completed.stdout.splitlines()
     assert lines[0] == str(tmp_path)
-    assert lines[1].startswith("recognised by inception_v3: ")
+    assert lines[1].startswith("recognised by small: ")
     assert lines[1].endswith(" of 2")
     assert (tmp_path / "sheet.png").exists()

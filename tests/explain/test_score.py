@@ -80,7 +80,7 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
         methods,
         tmp_path,
         limit=6,
-        layer="mixed2",
+        layer="block3",
         options={"saliency": {}, "eigen_cam": {"align": "stretch"}},
         grid_size=96,
         batch_size=4,
@@ -96,7 +96,7 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
         assert scores["road_combined"] == pytest.approx(both, abs=1e-4)
         assert all(-1 <= value <= 1 for value in scores.values())
     levels = result["randomisation_by_level"]["saliency"]
-    assert len(levels) == 13  # the head, 11 blocks, the stem
+    assert len(levels) == 6  # the head and five blocks
     assert all(-1 <= level <= 1 for level in levels)
     recorded = {
         name: json.loads((tmp_path / "results" / f"{name}.json").read_text())
@@ -104,16 +104,16 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
     }
     rows = {
         "saliency": "saliency",
-        "eigen_cam": "eigen_cam, layer=mixed2, align=stretch",
+        "eigen_cam": "eigen_cam, layer=block3, align=stretch",
     }
     for method, scores in result["methods"].items():
-        pointing = recorded["pointing_game"]["inception_v3"][rows[method]]
+        pointing = recorded["pointing_game"]["small"][rows[method]]
         assert (pointing["score"], pointing["grids"]) == (scores["pointing_game"], 6)
         assert pointing["grid_size"] == 96
         assert pointing["options"] == result["options"][method]
-        faithful = recorded["faithfulness"]["inception_v3"][rows[method]]
+        faithful = recorded["faithfulness"]["small"][rows[method]]
         assert faithful["deletion"] == scores["deletion"] and faithful["pictures"] == 6
-        assert faithful["layer"] == "mixed2"
+        assert faithful["layer"] == "block3"
     assert table.splitlines()[0].startswith("| method | pointing game ↑")
     assert (tmp_path / "table.md").read_text() == table + "\n"
     assert (tmp_path / "table.png").exists()

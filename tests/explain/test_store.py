@@ -26,7 +26,7 @@ SIDE = 32
 @pytest.fixture(scope="module")
 def network() -> Network:
     """Return a very confident network, so that other classes have tiny gradients."""
-    spec = models.get_spec("vgg16", num_classes=4, width=0.05, input_size=SIDE)
+    spec = models.get_spec("small", num_classes=4, width=0.25)
     variables = fixtures.random_variables(spec, 0)
     logits = variables["params"]["head"]["logits"]
     logits["bias"] = np.array([0, 20, 0, 0], np.float32)
@@ -53,7 +53,7 @@ def images(network, tmp_path):
 def test_stored_maps_of_every_method_are_the_computed_maps(
     network, images, tmp_path, dtype
 ):
-    methods, layer = list(registry.METHODS), "block3_conv3"
+    methods, layer = list(registry.METHODS), "block3"
     options = {"target": "$a$", "layer": layer, "batch_size": 3, "dtype": dtype}
     out = tmp_path / "maps"
     options["overlays"] = True
@@ -170,9 +170,7 @@ def test_maps_that_are_not_finite_are_left_out(network, images, tmp_path):
         network, variables=network.variables | {"params": params}
     )
     out = tmp_path / "maps"
-    skipped = attribute.attribute(
-        broken, images, ["eigen_cam"], out, layer="block3_conv3"
-    )
+    skipped = attribute.attribute(broken, images, ["eigen_cam"], out, layer="block3")
     assert [line["image"] for line in skipped] == list(images.names)
     text = skipped[list(images.names).index(str(tmp_path / "0.png"))]["error"]
     assert "0.png has values that are not finite in logits" in text

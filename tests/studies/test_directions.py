@@ -53,7 +53,8 @@ def test_an_image_without_an_object_is_taken_whole():
 def test_parts_are_found_without_labels(scenes, components):
     order = set()
     for (left, top), features in zip(*scenes, strict=True):
-        boxes = components.part_boxes(features, 2)
+        region = discovery.object_region(components.object_map(features))
+        boxes = components.part_boxes(features, region, 2)
         assert (boxes[:, 2] == discovery.PART).all()
         order.add(boxes[0, 0] < boxes[1, 0])
         upper, lower = sorted(boxes.tolist())
@@ -81,6 +82,8 @@ def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
         assert rows["whole image"][split]["top1"] == result[split]["top1"]
     assert rows["whole image and 2 parts"].keys() == {"validation"}
     assert Image.open(tmp_path / "parts.png").width > 500
+    with pytest.raises(ValueError, match="'mixed7' is unknown; layers are"):
+        directions.Study(linear_run, "mixed7")
     study = directions.Study(linear_run)
     directions.record(study, {"object": {"validation": {"top1": 0.5}}}, tmp_path, "")
     assert directions.load_rows(tmp_path)["rows"].keys() == {*rows, "object"}
