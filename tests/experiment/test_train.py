@@ -42,14 +42,25 @@ def finished(arguments, tmp_path_factory):
     return workdir, done
 
 
+@pytest.fixture(scope="module")
+def small_finished(flowers, tmp_path_factory):
+    """Return the directory, the config and the result of a run of the network `small`.
+
+    Its two stages have two epochs of two steps each.
+    """
+    config = tiny_config.make_small(tiny_config.get_config())
+    config.data.update(
+        dir=str(flowers), cache_dir=str(tmp_path_factory.mktemp("cache"))
+    )
+    config.stages.head.epochs = config.stages.finetune.epochs = 2
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, config, train(config, workdir)
+
+
 @pytest.fixture
-def config(arguments):
-    """Return the config of `arguments`."""
-    config = tiny_config.get_config()
-    for argument in arguments[1:]:
-        key, value = argument.removeprefix("--config.").split("=")
-        config.update_from_flattened_dict({key: value})
-    return config
+def config(small_finished):
+    """Return a copy of the config of `small_finished`."""
+    return small_finished[1].copy_and_resolve_references()
 
 
 def test_run_directory_and_result(finished):
@@ -112,9 +123,10 @@ def test_workdir_of_another_config(finished, arguments):
     assert "config.seed: 0 there, 7 now" in done.stderr
 
 
-@pytest.mark.slow
-def test_further_stage_and_other_views_of_a_finished_run(finished, config, tmp_path):
-    whole = json.loads(finished[1].stdout)
+def test_further_stage_and_other_views_of_a_finished_run(
+    small_finished, config, tmp_path
+):
+    whole = small_finished[2]
     config.stage_order = ("head",)
     blind = train(config, tmp_path, test=False)
     assert "test" not in blind and not list(tmp_path.glob("logits_test*"))
@@ -231,25 +243,17 @@ def _train_and_break(config, workdir, monkeypatch, after):
         train(config, workdir, checkpoint_seconds=0.0)
 
 
-# 2 steps an epoch: within the head stage, at its end, within the second stage.
-@pytest.mark.parametrize(
-    "after",
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        4,
-        5,
-        pytest.param(7, marks=pytest.mark.slow),
-    ],
-)
+# Within the head stage, at its end, and twice within the second stage.
+@pytest.mark.parametrize("after", [1, 4, 5, 7])
 def test_interrupted_run_is_the_same_run(
-    finished, config, tmp_path, monkeypatch, after
+    small_finished, config, tmp_path, monkeypatch, after
 ):
-    whole, done = finished
+    whole, _, expected = small_finished
     parts = tmp_path / "parts"
     _train_and_break(config, parts, monkeypatch, after)
     result = train(config, parts)
-    assert result["test"] == json.loads(done.stdout)["test"]
-    assert _log(whole) == _log(parts)
+    assert result["test"] == expected["test"]
+    assert len(_log(whole)) == 4 and _log(whole) == _log(parts)
     best = [load_run(path).network.variables for path in (whole, parts)]
     harness.assert_trees_equal(*best)
 
@@ -274,13 +278,7 @@ def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
     assert train(config, tmp_path / "run")["test"]["count"] == 20
 
 
-def _small(config, flowers):
-    config.data.dir = str(flowers)
-    return tiny_config.make_small(config)
-
-
-def test_pretraining_does_not_see_the_test_split(config, flowers, tmp_path):
-    config = _small(config, flowers)
+def test_pretraining_does_not_see_the_test_split(config, tmp_path):
     config.init.pretraining = ConfigDict({"stage_order": ("head",), "seed": 1})
     result = train(config, tmp_path / "run", test=False)
     assert result["weights"]["name"] == "pretraining" and "test" not in result
@@ -289,8 +287,7 @@ def test_pretraining_does_not_see_the_test_split(config, flowers, tmp_path):
     assert not list(folder.glob("logits_test*"))
 
 
-def test_batch_statistics_are_trained_below_a_head_alone(config, flowers, tmp_path):
-    config = _small(config, flowers)
+def test_batch_statistics_are_trained_below_a_head_alone(config, tmp_path):
     config.stage_order = ("head",)
     train(config, tmp_path / "kept")
     config.stages.head.train_batch_stats = True
@@ -314,7 +311,6 @@ def test_temperature_is_of_the_variables(finished, tmp_path):
         assert load_run(tmp_path / "run").network.temperature == 1.0
 
 
-@pytest.mark.slow
 def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
     config.data.split = "trainval"
     result = train(config, tmp_path / "run")
@@ -322,7 +318,6 @@ def test_split_without_validation_keeps_the_last_variables(config, tmp_path):
     assert result["calibration"] == {"fitted_on": None, "temperature": 1.0}
 
 
-@pytest.mark.slow
 def test_whitened_run(config, tmp_path):
     config.whitening.enabled = True
     config.stages.finetune.epochs = 0
