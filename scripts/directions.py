@@ -4,10 +4,11 @@
     python -m scripts.directions --workdir=... --only='*object*' --figure=parts.jpg
     python -m scripts.directions --workdir=... --test='whole image and object'
 
-The run must have the recipe `linear`. Objects and parts are found without labels, and a
-linear head reads the features of the whole image and of its crops. The metrics are
-validation metrics. --test adds the test metrics of one variant. The run directory keeps
-the features of crops. --results=results enters the metrics into directions.json of that
+The run must have the recipe `linear`. Objects and parts are found without labels. One
+linear head reads the features of the whole image and of its crops side by side, or the
+logits of a head for each crop are averaged (`mean of`). The metrics are validation
+metrics. --test adds the test metrics of one variant. The run directory keeps the
+features of crops. --results=results enters the metrics into directions.json of that
 folder, and `scripts.reproduce --report` enters them into RESULTS.md.
 """
 

@@ -40,7 +40,7 @@ def compute(
         "top1": float(correct.mean()),
         "mean_class_top1": float(class_shares.mean()),
         "top5": float(((logits > label_logits).sum(-1) < 5).mean()),
-        "loss": float(-log_likelihoods.mean()),
+        "loss": float(0 - log_likelihoods.mean()),  # negation would print -0.000
         "count": len(labels),
     }
 

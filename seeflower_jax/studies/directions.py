@@ -3,9 +3,9 @@
     study = Study(load_run("runs/inception_v3_official_linear_seed0"))
     rows = {name: study.row(name, "validation") for name in VARIANTS}
 
-Every variant solves one linear head on the features of one or more crops of an image,
-side by side. The crops are found without labels, see `discovery`. The network stays as
-it is.
+A variant solves a linear head on the features of one or more crops of an image, side by
+side, or a head for each crop. The crops are found without labels, see `discovery`. The
+network stays as it is.
 
 Source: the See-Flower paper, section 5.
 """
@@ -38,23 +38,23 @@ PARTS = (2, 4, 8)
 LAYERS = {"inception_v3": "mixed7"}
 _BLOCK = 64  # images whose features are in memory at a time
 
-# The crops of each variant.
-VARIANTS: Mapping[str, Sequence[str]] = {
-    "whole image": ("whole",),
-    "object": ("object",),
-    "whole image and object": ("whole", "object"),
+_PARTS_OF = {count: tuple(f"part{i}of{count}" for i in range(count)) for count in PARTS}
+
+# The crops that each head of a variant reads. The logits of several heads are averaged.
+VARIANTS: Mapping[str, Sequence[Sequence[str]]] = {
+    "whole image": [["whole"]],
+    "object": [["object"]],
+    "whole image and object": [["whole", "object"]],
     **{
-        f"whole image and {count} parts": (
-            "whole",
-            *(f"part{i}of{count}" for i in range(count)),
-        )
-        for count in PARTS
+        f"whole image and {count} parts": [["whole", *parts]]
+        for count, parts in _PARTS_OF.items()
     },
-    "whole image and object and 4 parts": (
-        "whole",
-        "object",
-        *(f"part{i}of4" for i in range(4)),
-    ),
+    "whole image and object and 4 parts": [["whole", "object", *_PARTS_OF[4]]],
+    "mean of whole image and object": [["whole"], ["object"]],
+    **{
+        f"mean of whole image and {count} parts": [["whole"], *zip(parts, strict=True)]
+        for count, parts in _PARTS_OF.items()
+    },
 }
 
 
@@ -89,7 +89,11 @@ class Study:
           name: a key of `VARIANTS`.
           split: 'validation' or 'test'.
         """
-        crops = VARIANTS[name]
+        logits = [self._logits(crops, split) for crops in VARIANTS[name]]
+        return metrics.compute(np.mean(logits, 0), self.dataset.labels(split))
+
+    def _logits(self, crops: Sequence[str], split: str) -> Float[np.ndarray, "n k"]:
+        """Return the logits of a head that is solved on crops of training images."""
         fit = ridge.solve_side_by_side(
             [self._features(crop, "train") for crop in crops],
             self.dataset.labels("train"),
@@ -101,7 +105,7 @@ class Study:
             fit(np.concatenate([part[i : i + _BLOCK] for part in parts], 1))
             for i in range(0, len(parts[0]), _BLOCK)
         ]
-        return metrics.compute(np.concatenate(logits), self.dataset.labels(split))
+        return np.concatenate(logits)
 
     @functools.cached_property
     def components(self) -> discovery.Components:

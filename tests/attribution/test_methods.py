@@ -24,7 +24,7 @@ from seeflower_jax.attribution import (
 from seeflower_jax.attribution.methods.saliency import gradient
 from tests import fixtures
 
-SPEC = models.get_spec("vgg16", num_classes=5, width=0.05, input_size=64)
+SPEC = models.get_spec("small", num_classes=5, width=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_options_out_of_range_are_refused(
         with pytest.raises(ValueError, match=f"{method}.{option} is|expected a whole"):
             registry.parse_options([f"{method}.{option}={value}"])
     described = registry.METHODS[method]
-    arguments = {"layer": "block3_conv3"} if described.layered else {}
+    arguments = {"layer": "block3"} if described.layered else {}
     if described.random:
         arguments["keys"] = jax.random.split(jax.random.key(0), len(images))
     with pytest.raises(ValueError, match=message):
@@ -235,7 +235,7 @@ def test_methods_are_given_once():
 
 
 def test_score_cam_weights_are_the_softmax_of_the_scores(network, images):
-    layer, labels = "block2_conv2", jnp.array([0, 1, 2])
+    layer, labels = "block2", jnp.array([0, 1, 2])
     activations = network(images)[1][layer]
     total, scores = [], []
     for channel in jnp.moveaxis(activations, -1, 0):
@@ -292,7 +292,7 @@ def test_smooth_grad_without_noise_is_the_method(network, images):
 @pytest.fixture(scope="module")
 def explained(variables, images):
     explain = batch.make_explainer(
-        SPEC, list(registry.METHODS), layer="block3_conv3", options=fixtures.FEW_PASSES
+        SPEC, list(registry.METHODS), layer="block3", options=fixtures.FEW_PASSES
     )
     keys = jax.random.split(jax.random.key(5), 3)
     labels = jnp.array([registry.PREDICTED, 1, 2])
@@ -325,7 +325,7 @@ def test_a_batch_equals_its_images_one_by_one(explained, variables, images):
 def test_nothing_to_explain_gives_zero_maps_never_nan(variables, images):
     zero_variables = jax.tree.map(jnp.zeros_like, variables)
     explain = batch.make_explainer(
-        SPEC, list(registry.METHODS), layer="block3_conv3", options=fixtures.FEW_PASSES
+        SPEC, list(registry.METHODS), layer="block3", options=fixtures.FEW_PASSES
     )
     keys = jax.random.split(jax.random.key(5), 3)
     _, _, maps = explain(zero_variables, images, jnp.zeros(3, jnp.int32), keys)
@@ -335,7 +335,7 @@ def test_nothing_to_explain_gives_zero_maps_never_nan(variables, images):
 
 def test_methods_of_one_pass_share_it(variables, images):
     def flops(methods):
-        explain = batch.make_explainer(SPEC, methods, layer="block5_conv3")
+        explain = batch.make_explainer(SPEC, methods, layer="block5")
         keys = jax.random.split(jax.random.key(0), 3)
         targets = jnp.zeros(3, jnp.int32)
         lowered = jax.jit(explain).lower(variables, images, targets, keys)
@@ -357,7 +357,7 @@ def test_methods_of_one_pass_share_it(variables, images):
         ("var_grad", "samples", {}),
         ("gradient_shap", "samples", {"batch_size": 2}),
         ("rise", "samples", {"batch_size": 2}),
-        ("layer_conductance", "steps", {"layer": "block2_conv2"}),
+        ("layer_conductance", "steps", {"layer": "block2"}),
     ],
 )
 def test_memory_does_not_grow_with_steps(network, images, name, option, more):
@@ -377,14 +377,12 @@ def test_memory_does_not_grow_with_steps(network, images, name, option, more):
 
 
 def test_score_cam_of_the_channels_that_vary_most(network, images):
-    all_channels = score_cam(network, images, layer="block3_conv3")
-    channels = network(images)[1]["block3_conv3"].shape[-1]
-    sorted_channels = score_cam(
-        network, images, layer="block3_conv3", channels=channels
-    )
+    all_channels = score_cam(network, images, layer="block3")
+    channels = network(images)[1]["block3"].shape[-1]
+    sorted_channels = score_cam(network, images, layer="block3", channels=channels)
     atol = 1e-6 * all_channels.max()
     np.testing.assert_allclose(sorted_channels, all_channels, rtol=1e-4, atol=atol)
-    too_many = score_cam(network, images, layer="block3_conv3", channels=2 * channels)
+    too_many = score_cam(network, images, layer="block3", channels=2 * channels)
     np.testing.assert_array_equal(too_many, sorted_channels)
 
     # If a layer varies in only one channel, this channel is enough.

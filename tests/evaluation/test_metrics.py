@@ -50,3 +50,8 @@ def test_table_for_a_terminal():
     assert header.split() == ["top-1", "mean", "class", "top-5", "loss", "images"]
     assert row.split() == ["test", ".9037", "1.0000", ".0000", "0.2500", "20"]
     assert len(header) == len(row)
+
+
+def test_loss_of_certain_predictions_is_printed_without_a_sign():
+    loss = metrics.compute(np.array([[800.0, 0.0]]), np.array([0]))["loss"]
+    assert f"{loss:.3f}" == "0.000"

@@ -43,7 +43,16 @@ def test_every_network_is_tested():
     assert SIZES.keys() == models.MODELS.keys()
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    # Inception-v3 takes a minute, and VGG19 has the layers of VGG16.
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("inception_v3", "vgg19")
+        else name
+        for name in SIZES
+    ],
+)
 def test_forward_and_reverse_products_agree(name):
     logits, arguments = _network(name)
     tangents = _directions(arguments)

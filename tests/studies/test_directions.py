@@ -89,3 +89,13 @@ def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
     assert directions.load_rows(tmp_path)["rows"].keys() == {*rows, "object"}
     record.write_results(tmp_path, tmp_path / "RESULTS.md")
     assert "| object | .5000 |" in (tmp_path / "RESULTS.md").read_text()
+
+
+@pytest.mark.long
+def test_logits_of_several_heads_are_averaged(linear_run, monkeypatch):
+    monkeypatch.setattr(directions.metrics, "compute", lambda logits, _: logits)
+    study = directions.Study(linear_run)
+    names = ("whole image", "object", "mean of whole image and object")
+    whole, crop, both = (study.row(name, "validation") for name in names)
+    assert np.abs(whole - crop).max() > 0.1
+    np.testing.assert_allclose(both, (whole + crop) / 2, rtol=1e-5)

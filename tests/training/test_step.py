@@ -18,10 +18,10 @@ from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.state import create_state
 from tests import fixtures, harness
 
-SPEC = models.get_spec(
+SPEC = models.get_spec("small", num_classes=5, dropout=0.1)  # compiles fast
+INCEPTION = models.get_spec(
     "inception_v3", num_classes=5, width=fixtures.NARROW_WIDTH, dropout=0.1
 )
-SMALL = models.get_spec("small", num_classes=5, dropout=0.1)  # compiles fast
 WHOLE = (("head/.*", 3.0), ("backbone/.*", 1.0))
 SIZE = 96
 
@@ -29,11 +29,6 @@ SIZE = 96
 @pytest.fixture(scope="module")
 def variables():
     return fixtures.random_variables(SPEC, 0)
-
-
-@pytest.fixture(scope="module")
-def small_variables():
-    return fixtures.random_variables(SMALL, 0)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +91,10 @@ def test_head_stage_costs_a_forward_pass_and_moves_the_head_alone(variables, bat
 
 
 @pytest.mark.long
-def test_finetune_stage_keeps_stem_and_statistics(variables, batch):
+def test_finetune_stage_keeps_stem_and_statistics(batch):
+    variables = fixtures.random_variables(INCEPTION, 0)
     stage = _stage("finetune", ema_decay=0.5, warmup_steps=0)
-    state, train_step = _prepare(stage, variables)
+    state, train_step = _prepare(stage, variables, INCEPTION)
     after, _ = train_step(state, batch, jax.random.key(1))
     assert set(state.frozen) == {
         f"backbone/{name}/{leaf}"
@@ -128,9 +124,9 @@ SHAPES_OF_STEM = (
 
 
 @pytest.mark.long
-def test_batch_statistics_train_where_asked(small_variables, batch):
+def test_batch_statistics_train_where_asked(variables, batch):
     stage = _stage("finetune", train_batch_stats=True, rules=WHOLE)
-    state, train_step = _prepare(stage, small_variables, SMALL)
+    state, train_step = _prepare(stage, variables)
     after, _ = train_step(state, batch, jax.random.key(1))
     for block, before in state.batch_stats["backbone"].items():
         mean = after.batch_stats["backbone"][block]["bn"]["mean"]
@@ -138,9 +134,9 @@ def test_batch_statistics_train_where_asked(small_variables, batch):
 
 
 @pytest.mark.long
-def test_step_is_a_function_of_key_and_step(small_variables, batch):
+def test_step_is_a_function_of_key_and_step(variables, batch):
     stage = _stage("finetune", rules=WHOLE)
-    state, train_step = _prepare(stage, small_variables, SMALL)
+    state, train_step = _prepare(stage, variables)
     first = train_step(state, batch, jax.random.key(1))[1]["loss"]
     again = train_step(state, batch, jax.random.key(1))[1]["loss"]
     later = train_step(state.replace(step=state.step + 1), batch, jax.random.key(1))
@@ -195,8 +191,8 @@ def test_a_head_that_equals_its_teacher_stays_as_it_is(variables, parts):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["head", "finetune"])
-def test_accumulated_gradients_are_those_of_the_batch(small_variables, batch, name):
-    spec, variables = dataclasses.replace(SMALL, dropout=0.0), small_variables
+def test_accumulated_gradients_are_those_of_the_batch(variables, batch, name):
+    spec, variables = dataclasses.replace(SPEC, dropout=0.0), variables
     after = []
     for parts in (1, 2, 4):
         stage = _stage(name, accum_steps=parts, warmup_steps=0, optimizer="sgd")
