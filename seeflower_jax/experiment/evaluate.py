@@ -14,7 +14,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -137,7 +137,8 @@ def _kept_logits(
     """Return the logits of a split, from the run directory if it has them.
 
     The file records the origin of its logits: the config, the images, the variables
-    and their step. Logits of another origin are computed again.
+    and their step. Logits of another origin are computed again. An interrupted
+    computation continues.
     """
     settings = settings_of(run)
     averaged = averaged and settings.averages_views
@@ -153,10 +154,17 @@ def _kept_logits(
         return logits
     with records.lock(run.workdir):
         evaluator = make_evaluator(run) if averaged else single_view(run)
-        logits = evaluator.logits(run.network.variables, dataset.reader, indices, split)
-        if processes.is_main():
-            kept.write_logits(path, origin, logits)
-    return logits
+
+        def compute(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
+            return evaluator.stream(
+                evaluator.compute_logits,
+                run.network.variables,
+                dataset.reader,
+                indices[first:],
+                split,
+            )
+
+        return kept.logits(path, origin, len(indices), compute)
 
 
 def final(

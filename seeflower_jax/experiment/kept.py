@@ -1,7 +1,7 @@
 """Keep logits and features in a run directory, with what they were computed from.
 
-    logits = kept.read_logits(path, origin)         # None if they must be computed
-    kept.write_logits(path, origin, logits)
+    logits = kept.read_logits(path, origin, count)    # None if they must be computed
+    logits = kept.logits(path, origin, count, compute)
 
 Arrays of another origin and damaged files are computed again. The log names each
 damaged file.
@@ -10,6 +10,7 @@ damaged file.
 import collections
 import logging
 import pathlib
+import time
 import zlib
 from collections.abc import Callable, Iterable
 
@@ -20,12 +21,56 @@ from seeflower_jax import records
 from seeflower_jax.sharding import processes
 
 _CHUNK = 1 << 12  # number of rows that a checksum reads at a time
+_SECONDS = 30.0  # between two writes of the logits so far
+
+
+def logits(
+    path: pathlib.Path,
+    origin: str,
+    count: int,
+    compute: Callable[[int], Iterable[Float[np.ndarray, "b c"]]],
+) -> Float[np.ndarray, "n c"]:
+    """Compute the logits of `count` images, and write them.
+
+    An interrupted call leaves a file of the logits so far. The next call continues
+    with the image after these. All processes compute, and the first one writes.
+
+    Args:
+      path: the file of the logits.
+      origin: what the logits are computed from.
+      count: number of images.
+      compute: returns the logits from an image on, in batches.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    so_far = path.with_name(f"{path.stem}_so_far{path.suffix}")
+    before = processes.on_main(lambda: read_logits(so_far, origin))
+    batches = [] if before is None else [before]
+    first = sum(map(len, batches))
+    written = time.monotonic()
+    for rows in compute(first) if first < count else ():
+        batches.append(rows)
+        if processes.is_main() and time.monotonic() - written >= _SECONDS:
+            write_logits(so_far, origin, np.concatenate(batches))
+            written = time.monotonic()
+    computed = np.concatenate(batches)
+    if processes.is_main():
+        write_logits(path, origin, computed)
+        so_far.unlink(missing_ok=True)
+    return computed
 
 
 def read_logits(
-    path: pathlib.Path, origin: str, count: int
+    path: pathlib.Path, origin: str, count: int | None = None
 ) -> Float[np.ndarray, "n c"] | None:
-    """Return the logits of `count` images; None if the file does not have them."""
+    """Return the logits in a file; None if it does not have them.
+
+    Args:
+      path: the file.
+      origin: what the logits must have been computed from.
+      count: number of images that it must have; None allows any number.
+    """
     if not path.exists():
         return None
     try:
@@ -33,7 +78,7 @@ def read_logits(
             logits, computed_from = file["logits"], str(file["of"])
         if computed_from != origin:
             return None
-        if logits.ndim != 2 or len(logits) != count:
+        if logits.ndim != 2 or count not in (None, len(logits)):
             raise ValueError(f"it has the shape {logits.shape} for {count} images")
         return logits
     except Exception as error:  # NumPy and zipfile raise errors of many types.

@@ -19,6 +19,7 @@ each process reads by itself.
 
 import contextlib
 import json
+import logging
 import pathlib
 import re
 import shutil
@@ -44,6 +45,15 @@ class CheckpointError(RuntimeError):
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint cannot be read, or has other content than was saved."""
+
+
+def _is_not_of_a_future(record: logging.LogRecord) -> bool:
+    """Return whether a record of asyncio is not of a future that nobody waited for.
+
+    Orbax reads arrays at the same time, and raises the error of the first that fails.
+    When the others are freed, asyncio logs their errors.
+    """
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def host_copy(tree: Tree) -> Tree:
@@ -179,6 +189,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax raises errors of many types.
+            logging.getLogger("asyncio").addFilter(_is_not_of_a_future)
             raise DamagedCheckpointError(
                 f"{self._folder / str(self.latest_step)} is damaged: "
                 f"{_summary(error)}; restore the folder from a copy, or remove "

@@ -1,6 +1,9 @@
 """Test run directories that are interrupted, damaged, claimed again or in use."""
 
+import asyncio
+import contextlib
 import fcntl
+import gc
 import json
 import re
 import resource
@@ -206,6 +209,30 @@ def test_damaged_logits_are_computed_again(run, how, caplog):
     assert len(caplog.messages) == 1
 
 
+def test_interrupted_evaluation_continues(run, monkeypatch):
+    loaded = load_run(run)
+    expected = evaluate(loaded, "test").logits
+    (run / "logits_test.npz").unlink()
+    monkeypatch.setattr(kept, "_SECONDS", 0.0)
+    original, seen = Evaluator.stream, []
+
+    def stream(self, compute, variables, reader, indices, name=""):
+        for rows in original(self, compute, variables, reader, indices, name):
+            if len(seen) == 1:
+                seen.append("interrupted")
+                raise KeyboardInterrupt
+            seen.append(len(rows))
+            yield rows
+
+    monkeypatch.setattr(Evaluator, "stream", stream)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(loaded, "test")
+    assert not (run / "logits_test.npz").exists()
+    np.testing.assert_array_equal(evaluate(loaded, "test").logits, expected)
+    assert seen == [8, "interrupted", 8, 4]  # of 20 images
+    assert [path.name for path in run.glob("logits_test*")] == ["logits_test.npz"]
+
+
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_features_are_computed_again(tmp_path, how, caplog):
     features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -310,6 +337,17 @@ def test_damaged_arrays_are_named_in_one_line(run):
     done = harness.run_apart("export", f"--workdir={run}", f"--out={run}/network")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "checkpoints/4 is damaged: its arrays cannot be read" in done.stderr
+
+
+def test_damaged_arrays_that_nobody_waits_for_are_not_logged(run, caplog):
+    (path,) = run.glob("checkpoints/*/best/manifest.ocdbt")
+    _damage(path, "half")
+    with pytest.raises(DamagedCheckpointError):
+        load_run(run)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.create_future().set_exception(ValueError("of another array"))
+        gc.collect()
+    assert not caplog.messages
 
 
 def test_ensemble_of_a_run_without_a_result(run, finished):
