@@ -18,7 +18,7 @@ from seeflower_jax.training.optimizer import make_optimizer
 from seeflower_jax.training.state import create_state
 from tests import fixtures, harness
 
-SPEC = models.get_spec("small", num_classes=5, dropout=0.1)  # compiles fast
+SPEC = models.get_spec("small", num_classes=5, width=0.25, dropout=0.1)
 INCEPTION = models.get_spec(
     "inception_v3", num_classes=5, width=fixtures.NARROW_WIDTH, dropout=0.1
 )
@@ -144,7 +144,7 @@ def test_step_is_a_function_of_key_and_step(variables, batch):
 
 
 def test_loss_is_the_cross_entropy_with_smoothed_labels(variables):
-    features = np.random.default_rng(0).normal(size=(2, 103)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(2, 128)).astype(np.float32)
     features = features[:, : variables["params"]["head"]["logits"]["kernel"].shape[0]]
     batch = {
         "features": jnp.asarray(features),
