@@ -149,22 +149,18 @@ def _kept_logits(
         f"step {run.step}, variables {records.variables_hash(run.network.variables)}"
     )
     indices = dataset.indices(split)
-    logits = processes.on_main(lambda: kept.read_logits(path, origin, len(indices)))
-    if logits is not None:
-        return logits
-    with records.lock(run.workdir):
+
+    def compute(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
         evaluator = make_evaluator(run) if averaged else single_view(run)
+        return evaluator.stream(
+            evaluator.compute_logits,
+            run.network.variables,
+            dataset.reader,
+            indices[first:],
+            split,
+        )
 
-        def compute(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
-            return evaluator.stream(
-                evaluator.compute_logits,
-                run.network.variables,
-                dataset.reader,
-                indices[first:],
-                split,
-            )
-
-        return kept.logits(path, origin, len(indices), compute)
+    return kept.logits(path, origin, len(indices), compute)
 
 
 def final(

@@ -62,8 +62,9 @@ def compute(
         training, count = single, len(train)
     looks = training.looks
 
-    def batches() -> Iterator[Float[np.ndarray, "b c"]]:
-        for evaluator, indices in ((training, train), (single, validation)):
+    def batches(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
+        left = train[first // len(looks) :], validation[max(0, first - count) :]
+        for evaluator, indices in zip((training, single), left, strict=True):
             if len(indices):
                 name = "features"
                 for rows in evaluator.features(
@@ -125,8 +126,7 @@ def compute_draws(
 
     Args:
       path: the file of the features of the validation images. The file of draw 0 has
-        `_draw0` before its ending. Files are written if necessary. An interruption
-        loses only the file that is being written.
+        `_draw0` before its ending. Files are written if necessary.
       origin: what the features are computed from.
       dataset: the images.
       variables: the variables of the network.
@@ -150,21 +150,22 @@ def compute_draws(
         return readers, readers[0]
     validation = dataset.indices("validation")
 
-    def batches() -> Iterator[Float[np.ndarray, "b c"]]:
-        rows = evaluator.features(variables, dataset.reader, validation, "features")
+    def batches(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
+        left = validation[first:]
+        rows = evaluator.features(variables, dataset.reader, left, "features")
         return (features[:, 0] for features in rows)
 
     return readers, _one_row_each(path, origin, validation, batches)
 
 
 def _stream_draw(
-    evaluator: Evaluator, draw: Compute, variables: dict, dataset: Dataset
+    evaluator: Evaluator, draw: Compute, variables: dict, dataset: Dataset, first: int
 ) -> Iterator[Float[np.ndarray, "b c"]]:
-    """Yield the features of a draw of all training images, in batches."""
+    """Yield the features of a draw of training images, from a number on, in batches."""
     numbers = np.arange(len(dataset.source.labels), dtype=np.int32)
     reader = Annotated(dataset.reader, "indices", numbers)
     return evaluator.stream(
-        draw, variables, reader, dataset.indices("train"), "augmented features"
+        draw, variables, reader, dataset.indices("train")[first:], "augmented features"
     )
 
 
@@ -172,7 +173,7 @@ def _one_row_each(
     path: pathlib.Path,
     origin: str,
     indices: Int[np.ndarray, " n"],
-    batches: Callable[[], Iterator[Float[np.ndarray, "b c"]]],
+    batches: Callable[[int], Iterator[Float[np.ndarray, "b c"]]],
 ) -> Reader:
     """Return a reader of features with one row for each index, computed if missing."""
     features = kept.features(path, origin, len(indices), batches)

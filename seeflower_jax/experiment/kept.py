@@ -1,18 +1,21 @@
 """Keep logits and features in a run directory, with what they were computed from.
 
-    logits = kept.read_logits(path, origin, count)    # None if they must be computed
-    logits = kept.logits(path, origin, count, compute)
+    rows = kept.logits(path, origin, count, compute)
+    rows = kept.features(path, origin, count, compute)    # memory-mapped
 
 Arrays of another origin and damaged files are computed again. The log names each
-damaged file.
+damaged file. An interrupted computation leaves a folder `<name>_so_far` with the rows
+so far, and the next call continues with the row after these.
 """
 
 import collections
+import itertools
 import logging
 import pathlib
+import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -21,81 +24,164 @@ from seeflower_jax import records
 from seeflower_jax.sharding import processes
 
 _CHUNK = 1 << 12  # number of rows that a checksum reads at a time
-_SECONDS = 30.0  # between two writes of the logits so far
+_SECONDS = 30.0  # time whose rows an interruption can lose
+
+Rows = Float[np.ndarray, "b c"]
+Compute = Callable[[int], Iterable[Rows]]  # from the number of the first row
 
 
 def logits(
-    path: pathlib.Path,
-    origin: str,
-    count: int,
-    compute: Callable[[int], Iterable[Float[np.ndarray, "b c"]]],
+    path: pathlib.Path, origin: str, count: int, compute: Compute
 ) -> Float[np.ndarray, "n c"]:
-    """Compute the logits of `count` images, and write them.
+    """Return the logits of `count` images; compute them if necessary.
 
-    An interrupted call leaves a file of the logits so far. The next call continues
-    with the image after these. All processes compute, and the first one writes.
+    All processes compute them, and the first one writes the file.
 
     Args:
-      path: the file of the logits.
+      path: the file of the logits, which is written if necessary.
       origin: what the logits are computed from.
       count: number of images.
-      compute: returns the logits from an image on, in batches.
+      compute: returns the logits from a row on, in batches.
 
     Raises:
       FullDiskError: if the disk is full.
     """
-    so_far = path.with_name(f"{path.stem}_so_far{path.suffix}")
-    before = processes.on_main(lambda: read_logits(so_far, origin))
-    batches = [] if before is None else [before]
-    first = sum(map(len, batches))
+
+    def write(batches: Iterable[Rows]) -> None:
+        write_rows(path, origin, np.concatenate(list(batches)))
+
+    def read() -> Float[np.ndarray, "n c"] | None:
+        return read_rows(path, origin, count)
+
+    return _computed(path, origin, count, compute, read, write)
+
+
+def features(
+    path: pathlib.Path, origin: str, count: int, compute: Compute
+) -> Float[np.ndarray, "n c"]:
+    """Return features of `count` images, memory-mapped; compute them if necessary.
+
+    The arguments and errors are those of `logits`.
+    """
+
+    def write(batches: Iterable[Rows]) -> None:
+        write_features(path, origin, batches, count)
+
+    def read() -> Float[np.ndarray, "n c"] | None:
+        return read_features(path, origin, count)
+
+    return _computed(path, origin, count, compute, read, write)
+
+
+def _computed(
+    path: pathlib.Path,
+    origin: str,
+    count: int,
+    compute: Compute,
+    read: Callable[[], Float[np.ndarray, "n c"] | None],
+    write: Callable[[Iterable[Rows]], None],
+) -> Float[np.ndarray, "n c"]:
+    """Return the content of a file, which is computed and written if necessary.
+
+    Args:
+      path, origin, count, compute: the arguments of `logits`.
+      read: returns the content of the file; None if it must be computed.
+      write: writes the file from batches of rows.
+    """
+    kept = read() if processes.is_main() else None
+    if not processes.agree(kept is not None):
+        with records.lock(path.parent):
+            _compute_and_write(path, origin, count, compute, write)
+        processes.barrier(path.stem)
+    if kept is None:
+        kept = read()
+    if kept is None:
+        raise OSError(f"{path} does not have the content that was written to it")
+    return kept
+
+
+def _compute_and_write(
+    path: pathlib.Path,
+    origin: str,
+    count: int,
+    compute: Compute,
+    write: Callable[[Iterable[Rows]], None],
+) -> None:
+    """Compute the rows that no chunk has, and write all rows."""
+    folder = path.with_name(f"{path.stem}_so_far")
+    sizes = processes.on_main(lambda: _chunk_sizes(folder, origin))
+    batches = compute(sum(sizes)) if sum(sizes) < count else ()
+    if not processes.is_main():
+        collections.deque(batches, maxlen=0)
+        return
+    before = (np.load(_chunk(folder, i))["logits"] for i in range(len(sizes)))
+    after = _writing_chunks(batches, folder, origin, len(sizes))
+    write(itertools.chain(before, after))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _chunk(folder: pathlib.Path, number: int) -> pathlib.Path:
+    return folder / f"{number:05}.npz"
+
+
+def _chunk_sizes(folder: pathlib.Path, origin: str) -> list[int]:
+    """Return the numbers of rows of the chunks in a folder, and remove other files."""
+    sizes: list[int] = []
+    while (rows := read_rows(_chunk(folder, len(sizes)), origin)) is not None:
+        sizes.append(len(rows))
+    for path in set(folder.glob("*")) - {_chunk(folder, i) for i in range(len(sizes))}:
+        path.unlink()
+    return sizes
+
+
+def _writing_chunks(
+    batches: Iterable[Rows], folder: pathlib.Path, origin: str, number: int
+) -> Iterator[Rows]:
+    """Yield batches, and write them as chunks from a number on."""
+    held: list[Rows] = []
     written = time.monotonic()
-    for rows in compute(first) if first < count else ():
-        batches.append(rows)
-        if processes.is_main() and time.monotonic() - written >= _SECONDS:
-            write_logits(so_far, origin, np.concatenate(batches))
-            written = time.monotonic()
-    computed = np.concatenate(batches)
-    if processes.is_main():
-        write_logits(path, origin, computed)
-        so_far.unlink(missing_ok=True)
-    return computed
+    for rows in batches:
+        yield rows
+        held.append(rows)
+        if time.monotonic() - written >= _SECONDS:
+            folder.mkdir(exist_ok=True)
+            write_rows(_chunk(folder, number), origin, np.concatenate(held))
+            held, number, written = [], number + 1, time.monotonic()
 
 
-def read_logits(
+def read_rows(
     path: pathlib.Path, origin: str, count: int | None = None
 ) -> Float[np.ndarray, "n c"] | None:
-    """Return the logits in a file; None if it does not have them.
+    """Return the rows in a .npz file; None if it does not have them.
 
     Args:
       path: the file.
-      origin: what the logits must have been computed from.
-      count: number of images that it must have; None allows any number.
+      origin: what the rows must have been computed from.
+      count: number of rows that the file must have; None allows any number.
     """
     if not path.exists():
         return None
     try:
         with np.load(path) as file:  # The zip format has checksums.
-            logits, computed_from = file["logits"], str(file["of"])
+            rows, computed_from = file["logits"], str(file["of"])
         if computed_from != origin:
             return None
-        if logits.ndim != 2 or count not in (None, len(logits)):
-            raise ValueError(f"it has the shape {logits.shape} for {count} images")
-        return logits
+        if rows.ndim != 2 or count not in (None, len(rows)):
+            raise ValueError(f"it has the shape {rows.shape} for {count} images")
+        return rows
     except Exception as error:  # NumPy and zipfile raise errors of many types.
         _warn(path, error)
         return None
 
 
-def write_logits(
-    path: pathlib.Path, origin: str, logits: Float[np.ndarray, "n c"]
-) -> None:
-    """Write logits and their origin.
+def write_rows(path: pathlib.Path, origin: str, rows: Float[np.ndarray, "n c"]) -> None:
+    """Write rows and their origin to a .npz file.
 
     Raises:
       FullDiskError: if the disk is full.
     """
     with records.replacing(path) as partial:
-        np.savez(partial, logits=logits, of=origin)
+        np.savez(partial, logits=rows, of=origin)
 
 
 def read_features(
@@ -118,40 +204,6 @@ def read_features(
     except Exception as error:  # NumPy raises errors of many types.
         _warn(path, error)
         return None
-
-
-def features(
-    path: pathlib.Path,
-    origin: str,
-    count: int,
-    compute: Callable[[], Iterable[Float[np.ndarray, "b c"]]],
-) -> Float[np.ndarray, "n c"]:
-    """Return features of `count` images, memory-mapped; compute them if necessary.
-
-    All processes compute them, and the first one writes the file.
-
-    Args:
-      path: the file of the features, which is written if necessary.
-      origin: what the features are computed from.
-      count: number of images.
-      compute: returns the features in batches.
-
-    Raises:
-      FullDiskError: if the disk is full.
-    """
-    kept = read_features(path, origin, count) if processes.is_main() else None
-    if not processes.agree(kept is not None):
-        if processes.is_main():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_features(path, origin, compute(), count)
-        else:
-            collections.deque(compute(), maxlen=0)
-        processes.barrier("features")
-    if kept is None:
-        kept = read_features(path, origin, count)
-    if kept is None:
-        raise OSError(f"{path} does not have the content that was written to it")
-    return kept
 
 
 def write_features(

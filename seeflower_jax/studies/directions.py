@@ -170,14 +170,14 @@ class Study:
         if crop != "whole":
             origin += f", {discovery.METHOD}"
 
-        def compute() -> Iterator[Float[np.ndarray, "b d"]]:
+        def compute(first: int) -> Iterator[Float[np.ndarray, "b d"]]:
             boxes = np.zeros((len(self.dataset.source.labels), 3), np.float32)
             boxes[indices] = self.boxes(crop, split)
             return self._evaluator.stream(
                 self._compute_crop,
                 network.variables,
                 Annotated(self.dataset.reader, "boxes", boxes),
-                indices,
+                indices[first:],
                 f"{crop}, {split}",
             )
 

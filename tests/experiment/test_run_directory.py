@@ -205,32 +205,80 @@ def test_damaged_logits_are_computed_again(run, how, caplog):
     assert re.fullmatch(
         f"{path} is damaged .* and is computed again", caplog.messages[0]
     )
-    assert kept.read_logits(path, "another origin", len(logits)) is None
+    assert kept.read_rows(path, "another origin", len(logits)) is None
     assert len(caplog.messages) == 1
 
 
-def test_interrupted_evaluation_continues(run, monkeypatch):
-    loaded = load_run(run)
-    expected = evaluate(loaded, "test").logits
-    (run / "logits_test.npz").unlink()
+def _interrupt(monkeypatch, after):
+    """Interrupt computations after a number of batches, and list their sizes."""
     monkeypatch.setattr(kept, "_SECONDS", 0.0)
     original, seen = Evaluator.stream, []
 
     def stream(self, compute, variables, reader, indices, name=""):
         for rows in original(self, compute, variables, reader, indices, name):
-            if len(seen) == 1:
+            if len(seen) == after:
                 seen.append("interrupted")
                 raise KeyboardInterrupt
             seen.append(len(rows))
             yield rows
 
     monkeypatch.setattr(Evaluator, "stream", stream)
+    return seen
+
+
+def test_interrupted_evaluation_continues(run, monkeypatch):
+    loaded = load_run(run)
+    expected = evaluate(loaded, "test").logits
+    (run / "logits_test.npz").unlink()
+    seen = _interrupt(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         evaluate(loaded, "test")
     assert not (run / "logits_test.npz").exists()
     np.testing.assert_array_equal(evaluate(loaded, "test").logits, expected)
     assert seen == [8, "interrupted", 8, 4]  # of 20 images
     assert [path.name for path in run.glob("logits_test*")] == ["logits_test.npz"]
+
+
+# There are 16 training images, and then 12 validation images.
+@pytest.mark.parametrize("after", [1, 3])
+def test_interrupted_features_continue(finished, config, tmp_path, monkeypatch, after):
+    seen = _interrupt(monkeypatch, after)
+    with pytest.raises(stopping.Interrupted):
+        train(config, tmp_path)
+    train(config, tmp_path)
+    sizes = [8, 8, 8, 4]
+    assert seen[:5] == [*sizes[:after], "interrupted", *sizes[after:]]
+    whole, parts = (
+        np.load(folder / "features_head.npy") for folder in (finished, tmp_path)
+    )
+    np.testing.assert_array_equal(whole, parts)
+    assert not list(tmp_path.glob("*_so_far"))
+
+
+def test_chunks_of_another_origin_and_after_a_damaged_one_are_not_used(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kept, "_SECONDS", 0.0)
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    folder, starts = tmp_path / "rows_so_far", []
+
+    def rows(first, last=6):
+        starts.append(first)
+        for row in range(first, last):
+            yield values[row : row + 1]
+        if last < 6:
+            raise KeyboardInterrupt
+
+    def read(origin, compute=rows):
+        return kept.features(tmp_path / "rows.npy", origin, 6, compute)
+
+    for origin in ("one", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            read(origin, lambda first: rows(first, 4))
+    assert len(list(folder.iterdir())) == 4
+    _damage(folder / "00001.npz", "half")
+    np.testing.assert_array_equal(read("other"), values)
+    assert starts == [0, 0, 1] and not folder.exists()
 
 
 @pytest.mark.parametrize("how", DAMAGES)
