@@ -55,24 +55,33 @@ class PlannedRun:
 
     @property
     def result(self) -> dict | None:
-        """The content of `result.json`, if the run is finished and of this config."""
+        """The content of `result.json`, if the run is finished and of this config.
+
+        A run that was not evaluated on the test split is not finished.
+        """
         try:
             result = records.read_result(self.workdir)
         except records.DamagedFileError:
             return None
         same = result.get("config_hash") == records.config_hash(self.config)
-        return result if same else None
+        return result if same and "test" in result else None
 
     @property
     def state(self) -> str:
-        """'finished', 'damaged', 'of another config', 'interrupted' or 'missing'."""
+        """What is left of the run.
+
+        It is 'finished', 'not tested', 'damaged', 'of another config', 'interrupted' or
+        'missing'. `run` finishes runs that are not tested, damaged or interrupted.
+        """
         if self.result:
             return "finished"
         try:
-            if records.read_result(self.workdir):
-                return "of another config"
+            result = records.read_result(self.workdir)
         except records.DamagedFileError:
-            return "damaged"  # `run` evaluates it again
+            return "damaged"
+        if result:
+            same = result.get("config_hash") == records.config_hash(self.config)
+            return "not tested" if same else "of another config"
         return "interrupted" if (self.workdir / "config.json").exists() else "missing"
 
     def run(self) -> dict:

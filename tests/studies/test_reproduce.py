@@ -193,6 +193,19 @@ def test_run_with_a_damaged_result_is_planned_again(smoke, tmp_path):
     assert run.state == "damaged" and run.result is None
 
 
+def test_run_that_was_not_tested_is_planned_again(smoke, tmp_path):
+    _, runs, _ = smoke
+    shutil.copytree(runs[0].workdir, tmp_path / "run")
+    run = dataclasses.replace(runs[0], workdir=tmp_path / "run")
+    result = records.read_result(run.workdir)
+    tested = result.pop("test")
+    records.write_json(tmp_path / "run/result.json", result | {"test_seen": False})
+    assert run.state == "not tested" and run.result is None
+    text = reproduce.write_report(tmp_path, [run]).read_text()
+    assert tables.share(tested["top1"]) not in text
+    assert run.run()["test"] == tested and run.state == "finished"
+
+
 def test_patterns_that_match_no_finished_run(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.json").write_text("{}")
