@@ -185,7 +185,7 @@ def test_results_as_text_and_as_json(tiny_run, flowers, photo, tmp_path):
     def run_json(name, *arguments):
         return json.loads(run(name, *arguments, "--json"))
 
-    maps = [f"--images={photo}", "--methods=eigen_cam", "--layer=mixed2"]
+    maps = [f"--images={photo}", "--methods=eigen_cam", "--layer=block3"]
     maps += [workdir, f"--out={tmp_path / 'maps'}", "--batch_size=1"]
     assert run("attribute", *maps) == f"{tmp_path / 'maps'}\n"
     assert run_json("attribute", *maps) == {

@@ -29,7 +29,7 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
         loss = -np.log(probabilities[np.arange(len(single.labels)), single.labels])
         np.testing.assert_allclose(result[split]["loss"], loss.mean(), rtol=1e-3)
     assert result["command"] == "typed"
-    assert [m["model"] for m in result["members"]] == ["inception_v3"] * 2
+    assert [m["model"] for m in result["members"]] == ["small"] * 2
     assert record.result_name(result) == "ensemble_official_seed0"
     assert "| ensemble | official | best |" in tables.paper_tables((), (), [result])
 
@@ -87,7 +87,7 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     completed = run_script("--views=75,96:0.8", "--hflip", *row)
     assert completed.returncode == 0, completed.stderr
     entry = json.loads((tmp_path / "ablation.json").read_text())
-    entry = entry["inception_v3"]["two sizes"]
+    entry = entry["small"]["two sizes"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert entry["top1"] == metrics["top1"] and entry["count"] == metrics["count"]
     assert entry["config_hash"] == records.config_hash(tiny_run.config)
