@@ -1,5 +1,6 @@
 """Define the folder in which the commands and examples of the pages run."""
 
+import pathlib
 import shutil
 import sys
 
@@ -10,15 +11,32 @@ from PIL import Image
 from seeflower_jax import models
 from seeflower_jax.attribution import registry
 from seeflower_jax.data import oxford_flowers
+from seeflower_jax.experiment.train import train
 from seeflower_jax.pretrained import converted, writers
-from tests import fixtures
+from tests import fixtures, tiny_config
 from tests.harness import ROOT
 
 
+@pytest.fixture(scope="session")
+def inception_run(tmp_path_factory, flowers, narrow_weights) -> pathlib.Path:
+    """Return the directory of a run of a narrow Inception-v3 whose head is trained."""
+    config = tiny_config.get_config()
+    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
+    config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
+    config.stage_order = ("head",)
+    workdir = tmp_path_factory.mktemp("inception")
+    train(config, workdir, test=False)
+    return workdir
+
+
 @pytest.fixture
-def place(
-    tmp_path, flowers, small_run, small_arguments, tiny_run, linear_run, monkeypatch
-):
+def narrow_inception(place, inception_run) -> None:
+    """Add a run of Inception-v3 to the folder, for what no other network can do."""
+    (place / "runs/narrow_inception").symlink_to(inception_run)
+
+
+@pytest.fixture
+def place(tmp_path, flowers, small_run, small_arguments, linear_run, monkeypatch):
     """Return a folder with small versions of the files in the README's commands."""
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -26,7 +44,6 @@ def place(
     (tmp_path / "flowers").symlink_to(flowers)
     shutil.copytree(small_run, tmp_path / "runs/inception_seed0")
     (tmp_path / "runs/inception_seed0/report.html").unlink()
-    (tmp_path / "runs/narrow_inception").symlink_to(tiny_run.workdir)
     (tmp_path / "runs/narrow_linear").symlink_to(linear_run.workdir)
     for folder, count in {"photos": 2, "own/aster": 6, "own/rose": 6}.items():
         (tmp_path / folder).mkdir(parents=True)

@@ -86,7 +86,7 @@ def test_the_map_of_the_code_has_all_rooms():
 
 
 @pytest.mark.long
-def test_python_examples_of_the_readme_run(place):
+def test_python_examples_of_the_readme_run(narrow_inception):
     face, function, other = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     names = {}
     exec(face, names)
