@@ -3,9 +3,9 @@
     python -m scripts.train --config=configs/vgg16.py
 
 Seed 0 has test top-1 0.8865, mean class accuracy 0.9015 and validation top-1 0.9137.
-On two CPU cores, the training takes 30 minutes and the evaluation 15 minutes. The recipe
-`linear`, with seed 0, has test top-1 0.9206, mean class accuracy 0.9351 and validation
-top-1 0.9402.
+On two CPU cores, the training takes 30 minutes and the evaluation 15 minutes. The
+recipe `linear` has test top-1 0.9206, mean class accuracy 0.9351 and validation top-1
+0.9402.
 
 `config.model.pooling`, `hidden` and `dropout` select the head:
 

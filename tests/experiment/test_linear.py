@@ -18,8 +18,9 @@ from seeflower_jax.explain.attribute import attribute
 from seeflower_jax.explain.store import MapStore
 from seeflower_jax.inference import export
 from seeflower_jax.inference.run import load_run
+from seeflower_jax.pretrained import converted
 from seeflower_jax.training import ridge
-from tests import fixtures
+from tests import fixtures, harness
 
 pytestmark = pytest.mark.long
 
@@ -97,6 +98,20 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
     assert logged == pytest.approx(metrics.compute(logits, labels), rel=1e-3)
     averaged = evaluate.evaluate(run, "validation").metrics
     assert result["validation"] == averaged
+
+
+def test_seed_does_not_matter(linear_config, linear_run, tmp_path):
+    network = linear_run.network
+    source = {"name": "narrow", "sha256": None, "exact": None}
+    converted.save(tmp_path / "weights", network.spec, network.variables, source)
+    config = linear_config.copy_and_resolve_references()
+    config.init.weights = str(tmp_path / "weights")
+    variables = []
+    for seed in (1, 2):
+        config.seed = seed
+        train(config, tmp_path / f"seed{seed}", test=False)
+        variables.append(load_run(tmp_path / f"seed{seed}").network.variables)
+    harness.assert_trees_equal(*variables)
 
 
 def test_refit_after_fine_tuning(linear_config, tmp_path):
