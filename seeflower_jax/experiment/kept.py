@@ -44,6 +44,7 @@ def logits(
       compute: returns the logits from a row on, in batches.
 
     Raises:
+      FolderInUseError: if another process is writing to the folder of the file.
       FullDiskError: if the disk is full.
     """
 
