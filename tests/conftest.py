@@ -107,6 +107,18 @@ def tiny_run(tmp_path_factory, flowers) -> Run:
 
 
 @pytest.fixture(scope="session")
+def inception_run(tmp_path_factory, flowers, narrow_weights) -> Run:
+    """Return a run of a narrow Inception-v3 whose head is trained, not tested."""
+    config = tiny_config.get_config()
+    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
+    config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
+    config.stage_order = ("head",)
+    workdir = tmp_path_factory.mktemp("inception")
+    train(config, workdir, test=False)
+    return load_run(workdir)
+
+
+@pytest.fixture(scope="session")
 def linear_config(tmp_path_factory, flowers) -> ConfigDict:
     """Return the config of a tiny run of the recipe `linear`, on a narrow VGG16."""
     config = vgg16.get_config("linear")

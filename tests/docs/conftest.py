@@ -1,6 +1,5 @@
 """Define the folder in which the commands and examples of the pages run."""
 
-import pathlib
 import shutil
 import sys
 
@@ -11,28 +10,15 @@ from PIL import Image
 from seeflower_jax import models
 from seeflower_jax.attribution import registry
 from seeflower_jax.data import oxford_flowers
-from seeflower_jax.experiment.train import train
 from seeflower_jax.pretrained import converted, writers
-from tests import fixtures, tiny_config
+from tests import fixtures
 from tests.harness import ROOT
-
-
-@pytest.fixture(scope="session")
-def inception_run(tmp_path_factory, flowers, narrow_weights) -> pathlib.Path:
-    """Return the directory of a run of a narrow Inception-v3 whose head is trained."""
-    config = tiny_config.get_config()
-    config.data.dir, config.init.weights = str(flowers), str(narrow_weights)
-    config.data.cache_dir = str(tmp_path_factory.mktemp("cache"))
-    config.stage_order = ("head",)
-    workdir = tmp_path_factory.mktemp("inception")
-    train(config, workdir, test=False)
-    return workdir
 
 
 @pytest.fixture
 def narrow_inception(place, inception_run) -> None:
     """Add a run of Inception-v3 to the folder, for what no other network can do."""
-    (place / "runs/narrow_inception").symlink_to(inception_run)
+    (place / "runs/narrow_inception").symlink_to(inception_run.workdir)
 
 
 @pytest.fixture

@@ -86,11 +86,11 @@ def test_table_compares_with_the_recipe():
     assert tables.ablation_table({}, [recipe]) == ""
 
 
-def test_script_records_what_is_missing(tiny_run, tmp_path, monkeypatch):
+def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):
     monkeypatch.chdir(harness.ROOT)
     out = tmp_path / "runs"
     out.mkdir()
-    (out / "inception_v3_official_seed0").symlink_to(tiny_run.workdir)
+    (out / "inception_v3_official_seed0").symlink_to(inception_run.workdir)
     arguments = [
         f"--out={out}",
         f"--results={tmp_path}",
