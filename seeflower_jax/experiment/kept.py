@@ -47,14 +47,7 @@ def logits(
       FolderInUseError: if another process is writing to the folder of the file.
       FullDiskError: if the disk is full.
     """
-
-    def write(batches: Iterable[Rows]) -> None:
-        write_rows(path, origin, np.concatenate(list(batches)))
-
-    def read() -> Float[np.ndarray, "n c"] | None:
-        return read_rows(path, origin, count)
-
-    return _computed(path, origin, count, compute, read, write)
+    return _computed(path, origin, count, compute, read_rows, write_logits)
 
 
 def features(
@@ -64,14 +57,7 @@ def features(
 
     The arguments and errors are those of `logits`.
     """
-
-    def write(batches: Iterable[Rows]) -> None:
-        write_features(path, origin, batches, count)
-
-    def read() -> Float[np.ndarray, "n c"] | None:
-        return read_features(path, origin, count)
-
-    return _computed(path, origin, count, compute, read, write)
+    return _computed(path, origin, count, compute, read_features, write_features)
 
 
 def _computed(
@@ -79,57 +65,54 @@ def _computed(
     origin: str,
     count: int,
     compute: Compute,
-    read: Callable[[], Float[np.ndarray, "n c"] | None],
-    write: Callable[[Iterable[Rows]], None],
+    read: Callable[[pathlib.Path, str, int], Float[np.ndarray, "n c"] | None],
+    write: Callable[[pathlib.Path, str, Iterable[Rows], int], None],
 ) -> Float[np.ndarray, "n c"]:
     """Return the content of a file, which is computed and written if necessary.
 
     Args:
       path, origin, count, compute: the arguments of `logits`.
-      read: returns the content of the file; None if it must be computed.
-      write: writes the file from batches of rows.
+      read: function of (path, origin, count) that returns the content of the file; None
+        if it must be computed.
+      write: function of (path, origin, batches, count) that writes the file.
     """
-    kept = read() if processes.is_main() else None
-    if not processes.agree(kept is not None):
+    content = read(path, origin, count) if processes.is_main() else None
+    if not processes.agree(content is not None):
         with records.lock(path.parent):
-            _compute_and_write(path, origin, count, compute, write)
+            folder = path.with_name(f"{path.stem}_so_far")
+            sizes = processes.on_main(lambda: _chunk_sizes(folder, origin))
+            batches = compute(sum(sizes)) if sum(sizes) < count else ()
+            if processes.is_main():
+                after = _writing_chunks(batches, folder, origin, len(sizes))
+                rows = itertools.chain(_chunks(folder, origin), after)
+                write(path, origin, rows, count)
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                collections.deque(batches, maxlen=0)
         processes.barrier(path.stem)
-    if kept is None:
-        kept = read()
-    if kept is None:
+    if content is None:
+        content = read(path, origin, count)
+    if content is None:
         raise OSError(f"{path} does not have the content that was written to it")
-    return kept
-
-
-def _compute_and_write(
-    path: pathlib.Path,
-    origin: str,
-    count: int,
-    compute: Compute,
-    write: Callable[[Iterable[Rows]], None],
-) -> None:
-    """Compute the rows that no chunk has, and write all rows."""
-    folder = path.with_name(f"{path.stem}_so_far")
-    sizes = processes.on_main(lambda: _chunk_sizes(folder, origin))
-    batches = compute(sum(sizes)) if sum(sizes) < count else ()
-    if not processes.is_main():
-        collections.deque(batches, maxlen=0)
-        return
-    before = (np.load(_chunk(folder, i))["logits"] for i in range(len(sizes)))
-    after = _writing_chunks(batches, folder, origin, len(sizes))
-    write(itertools.chain(before, after))
-    shutil.rmtree(folder, ignore_errors=True)
+    return content
 
 
 def _chunk(folder: pathlib.Path, number: int) -> pathlib.Path:
     return folder / f"{number:05}.npz"
 
 
+def _chunks(folder: pathlib.Path, origin: str) -> Iterator[Rows]:
+    """Yield the chunks in a folder, up to the first that is missing or damaged."""
+    for number in itertools.count():
+        rows = read_rows(_chunk(folder, number), origin)
+        if rows is None:
+            return
+        yield rows
+
+
 def _chunk_sizes(folder: pathlib.Path, origin: str) -> list[int]:
-    """Return the numbers of rows of the chunks in a folder, and remove other files."""
-    sizes: list[int] = []
-    while (rows := read_rows(_chunk(folder, len(sizes)), origin)) is not None:
-        sizes.append(len(rows))
+    """Return the numbers of rows of the `_chunks` of a folder; remove other files."""
+    sizes = list(map(len, _chunks(folder, origin)))
     for path in set(folder.glob("*")) - {_chunk(folder, i) for i in range(len(sizes))}:
         path.unlink()
     return sizes
@@ -183,6 +166,17 @@ def write_rows(path: pathlib.Path, origin: str, rows: Float[np.ndarray, "n c"]) 
     """
     with records.replacing(path) as partial:
         np.savez(partial, logits=rows, of=origin)
+
+
+def write_logits(
+    path: pathlib.Path, origin: str, batches: Iterable[Rows], count: int
+) -> None:
+    """Write the logits of `count` images and their origin.
+
+    Raises:
+      FullDiskError: if the disk is full.
+    """
+    write_rows(path, origin, np.concatenate(list(batches)))
 
 
 def read_features(

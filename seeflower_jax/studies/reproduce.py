@@ -55,16 +55,8 @@ class PlannedRun:
 
     @property
     def result(self) -> dict | None:
-        """The content of `result.json`, if the run is finished and of this config.
-
-        A run that was not evaluated on the test split is not finished.
-        """
-        try:
-            result = records.read_result(self.workdir)
-        except records.DamagedFileError:
-            return None
-        same = result.get("config_hash") == records.config_hash(self.config)
-        return result if same and "test" in result else None
+        """The content of `result.json`, if the run is finished."""
+        return records.read_result(self.workdir) if self.state == "finished" else None
 
     @property
     def state(self) -> str:
@@ -73,16 +65,16 @@ class PlannedRun:
         It is 'finished', 'not tested', 'damaged', 'of another config', 'interrupted' or
         'missing'. `run` finishes runs that are not tested, damaged or interrupted.
         """
-        if self.result:
-            return "finished"
         try:
             result = records.read_result(self.workdir)
         except records.DamagedFileError:
             return "damaged"
-        if result:
-            same = result.get("config_hash") == records.config_hash(self.config)
-            return "not tested" if same else "of another config"
-        return "interrupted" if (self.workdir / "config.json").exists() else "missing"
+        if not result:
+            begun = (self.workdir / "config.json").exists()
+            return "interrupted" if begun else "missing"
+        if result.get("config_hash") != records.config_hash(self.config):
+            return "of another config"
+        return "finished" if "test" in result else "not tested"
 
     def run(self) -> dict:
         """Train the run, continue it, or read it if it is finished.
