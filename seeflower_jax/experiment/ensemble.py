@@ -48,7 +48,7 @@ def mean_probabilities(
         their splits or classes differ.
     """
     _check(runs)
-    result = _result(runs, "best", command)
+    result = _result(runs, command)
     log_probabilities: dict[str, list[np.ndarray]] = {split: [] for split in splits}
     for run, member in zip(runs, result["members"], strict=True):
         evaluations = {
@@ -104,7 +104,7 @@ def joint_head(
     )
     if teacher_path:
         teacher.write(teacher_path, dataset, fit.logits)
-    result = _result(runs, "joint_head", command)
+    result = _result(runs, command, "joint_head")
     logits = {}
     for split in dict.fromkeys((_FITTED, *splits)):
         batches = zip(*(features(split) for features in streams), strict=True)
@@ -161,14 +161,18 @@ def _check_teacher(runs: Sequence[Run]) -> None:
             )
 
 
-def _result(runs: Sequence[Run], recipe: str, command: str) -> dict:
-    """Return the content of `result.json`, without metrics."""
+def _result(runs: Sequence[Run], command: str, *method: str) -> dict:
+    """Return the content of `result.json`, without metrics.
+
+    The recipe has the names of the runs' recipes, and the method if it is not the mean.
+    """
     members = [_describe(run) for run in runs]
+    recipes = dict.fromkeys(member["recipe"] for member in members)
     exact = [member["weights"]["exact"] for member in members]
     hashes = " ".join(member["config_hash"] for member in members)
     return {
         "model": "ensemble",
-        "recipe": recipe,
+        "recipe": "_".join([*recipes, *method]),
         "split": runs[0].config["data"]["split"],
         "seed": runs[0].config["seed"],
         "weights": {"exact": False if False in exact else exact[0]},

@@ -30,8 +30,16 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
         np.testing.assert_allclose(result[split]["loss"], loss.mean(), rtol=1e-3)
     assert result["command"] == "typed"
     assert [m["model"] for m in result["members"]] == ["small"] * 2
-    assert record.result_name(result) == "ensemble_official_seed0"
-    assert "| ensemble | official | best |" in tables.paper_tables((), (), [result])
+    assert record.result_name(result) == "ensemble_official_tiny_seed0"
+    assert "| ensemble | official | tiny |" in tables.paper_tables((), (), [result])
+
+
+def test_an_ensemble_has_the_recipes_of_its_runs(tiny_run):
+    other = dataclasses.replace(tiny_run, config=tiny_run.config | {"recipe": "linear"})
+    result = ensemble.mean_probabilities([other, other], splits=("validation",))
+    assert record.result_name(result) == "ensemble_official_linear_seed0"
+    result = ensemble.mean_probabilities([tiny_run, other], splits=("validation",))
+    assert record.result_name(result) == "ensemble_official_tiny_linear_seed0"
 
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):
@@ -46,7 +54,7 @@ def test_ensemble_of_what_does_not_belong_together(tiny_run):
 def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):
     """Two copies of features, each with half the weight, are equal to the features."""
     result = ensemble.joint_head([tiny_run, tiny_run], splits=("validation",))
-    assert "test" not in result and result["recipe"] == "joint_head"
+    assert "test" not in result and result["recipe"] == "tiny_joint_head"
     dataset, settings = images.of_run(tiny_run), settings_of(tiny_run)
     evaluator = Evaluator(
         tiny_run.network.spec,
