@@ -5,18 +5,12 @@ import os
 import pathlib
 import signal
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 
 import pytest
 from ml_collections import ConfigDict
 
-# Functions that several tests, or the scripts that they start, have in common are
-# compiled once. These variables must be set before JAX is imported.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax_cache_")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax  # noqa: E402
@@ -24,12 +18,35 @@ import jax  # noqa: E402
 from configs import vgg16  # noqa: E402
 from seeflower_jax.experiment.train import train  # noqa: E402
 from seeflower_jax.inference.run import Run, load_run  # noqa: E402
+from seeflower_jax.sharding import compilation  # noqa: E402
 from tests import fixtures, harness, peers, tiny_config  # noqa: E402
 
 sys.meta_path.append(peers.Finder())
 # Some shells ignore SIGINT in background jobs, and the scripts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _MAX_BYTES = 4 << 30  # memory of a test process before it forgets compiled functions
+_CACHE_DIR = "~/.cache/seeflower_jax/tests"
+_MAX_AGE = 14 * 86_400  # seconds
+
+
+def pytest_configure() -> None:
+    """Compile each function once for all tests, their scripts and later test runs.
+
+    Most of the time of a first test run is compilation.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = compilation.folder(_CACHE_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if time.time() - path.stat().st_atime > _MAX_AGE:
+            path.unlink(missing_ok=True)
+    for key, value in {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }.items():
+        jax.config.update(key, value)
+        os.environ[key.upper()] = str(value)
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:

@@ -33,16 +33,21 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     if not enabled or not jax.config.values["jax_enable_compilation_cache"]:
         jax.config.update(_KEY, None)
         return
-    folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / FOLDER / _machine()
+    path = folder(cache_dir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         logging.info(
-            "compiled functions cannot be kept in %s: %s", folder, error.strerror
+            "compiled functions cannot be kept in %s: %s", path, error.strerror
         )
         return
-    _chosen.append(str(folder))
-    jax.config.update(_KEY, str(folder))
+    _chosen.append(str(path))
+    jax.config.update(_KEY, str(path))
+
+
+def folder(cache_dir: str | os.PathLike = "") -> pathlib.Path:
+    """Return the folder of a cache directory for functions compiled by this machine."""
+    return pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / FOLDER / _machine()
 
 
 def _machine() -> str:
