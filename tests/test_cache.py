@@ -96,7 +96,8 @@ def test_setting_of_the_user_comes_first(unset, tmp_path):
     assert jax.config.values[_KEY] is None
 
 
-def test_second_process_reads_what_the_first_has_compiled(tmp_path):
+def _count_of_read_functions(cache_dir) -> int:
+    """Return how many functions a new process reads instead of compiling them."""
     code = """
 import jax, sys
 from seeflower_jax.sharding import compilation
@@ -108,19 +109,30 @@ print(events.count("/jax/compilation_cache/cache_hits"))
 """
     environment = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    hits = []
-    for _ in range(2):
-        command = [sys.executable, "-c", code, str(tmp_path)]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=harness.ROOT,
-            timeout=300,
-            check=True,
-        )
-        value, count = done.stdout.split()
-        assert np.isclose(float(value), 64**3)
-        hits.append(int(count))
-    assert hits[0] == 0 < hits[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(cache_dir)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=harness.ROOT,
+        timeout=300,
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    value, count = done.stdout.split()
+    assert np.isclose(float(value), 64**3)
+    return int(count)
+
+
+def test_second_process_reads_what_the_first_has_compiled(tmp_path):
+    assert _count_of_read_functions(tmp_path) == 0
+    assert _count_of_read_functions(tmp_path) > 0
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_functions_that_were_cut_off_are_compiled_again(tmp_path, size):
+    _count_of_read_functions(tmp_path)
+    paths = list(tmp_path.glob("compiled/*/*-cache"))
+    for path in paths:  # as a full disk leaves them
+        os.truncate(path, size)
+    assert paths and _count_of_read_functions(tmp_path) == 0
+    assert _count_of_read_functions(tmp_path) > 0

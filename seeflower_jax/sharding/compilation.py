@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import platform
+import zlib
 
 import jax
 
@@ -36,6 +37,7 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     path = folder(cache_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(path)
     except OSError as error:
         logging.info(
             "compiled functions cannot be kept in %s: %s", path, error.strerror
@@ -48,6 +50,32 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
 def folder(cache_dir: str | os.PathLike = "") -> pathlib.Path:
     """Return the folder of a cache directory for functions compiled by this machine."""
     return pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / FOLDER / _machine()
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Remove entries that a full disk or the end of a process has cut off.
+
+    JAX would compile such a function at each start, with a warning, because it does not
+    replace entries. Entries from before the last call are not read again. JAX
+    compresses entries by zlib, unless zstandard is installed; then they are not read.
+    """
+    checked = folder / "checked"
+    since = checked.stat().st_mtime_ns if checked.exists() else 0
+    checked.touch()
+    for path in folder.glob("*-cache"):
+        if path.stat().st_mtime_ns >= since and not _is_complete(path.read_bytes()):
+            path.unlink(missing_ok=True)
+
+
+def _is_complete(entry: bytes) -> bool:
+    if entry[:1] not in (b"", b"\x78"):  # not of zlib
+        return True
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(entry)
+    except zlib.error:
+        return False
+    return stream.eof
 
 
 def _machine() -> str:
