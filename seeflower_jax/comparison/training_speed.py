@@ -48,7 +48,7 @@ def _seeflower_jax(dtype: str, batch_size: int, size: int) -> Passes:
     from seeflower_jax.data.augmentation import Augmentation
 
     spec = models.get_spec("inception_v3", num_classes=_CLASSES, dtype=dtype)
-    variables = jax.jit(lambda key: models.init(spec, key))(jax.random.key(0))
+    variables = models.init(spec, jax.random.key(0))
     logits = jax.jit(lambda variables, images: models.apply(spec, variables, images)[0])
     images = jnp.asarray(_pixels(batch_size, size))
     batch = {

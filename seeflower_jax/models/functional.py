@@ -8,6 +8,7 @@ Preprocessing is part of the function, so a gradient with respect to `images` is
 gradient with respect to pixel values.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +47,7 @@ def build(spec: ModelSpec) -> Classifier:
     )
 
 
+@functools.partial(jax.jit, static_argnames="spec")
 def init(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
     """Return random variables {'params', 'batch_stats'}, float32.
 
@@ -60,6 +62,7 @@ def shapes(spec: ModelSpec) -> dict[str, Any]:
     return jax.eval_shape(lambda: init(spec, jax.random.key(0)))
 
 
+@functools.partial(jax.jit, static_argnames="spec")
 def init_head(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
     """Return the head's variables as in `init`, without running the network.
 
