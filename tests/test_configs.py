@@ -212,6 +212,7 @@ def test_paper_shows_the_network_whole_images_in_0_to_1(
     )
     whole = batch["canvas"][row, None, :height, :width].astype(np.float32)
     squashed = jax.image.resize(whole, (1, 80, 80, 3), "linear")
-    expected, _ = models.build(network.spec).apply(network.variables, squashed / 255)
+    module = jax.jit(models.build(network.spec).apply)
+    expected, _ = module(network.variables, squashed / 255)
     np.testing.assert_allclose(logits[row, None], expected, rtol=1e-3, atol=1e-3)
     assert network.view.keep_aspect is False

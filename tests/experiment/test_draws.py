@@ -51,11 +51,13 @@ def test_features_are_those_of_augmented_images(run):
     batch = dataset.reader(indices)
     key = jax.random.fold_in(jax.random.key(settings.seed), 1)
     key = jax.random.fold_in(key, stage_plans._DRAWS)
+    augmented = jax.jit(augment, static_argnums=3)
+    features = jax.jit(models.features, static_argnums=0)
     for number in range(DRAWS):
         draw = jax.random.fold_in(key, number)
         keys = jnp.stack([jax.random.fold_in(draw, index) for index in indices])
-        seen = augment(keys, batch["canvas"], batch["sizes"], stage.augmentation)
-        expected = models.features(network.spec, network.variables, seen)
+        seen = augmented(keys, batch["canvas"], batch["sizes"], stage.augmentation)
+        expected = features(network.spec, network.variables, seen)
         drawn = files[f"features_head_draw{number}.npy"]
         np.testing.assert_allclose(drawn, expected, atol=1e-4)
     assert not np.allclose(
@@ -63,7 +65,7 @@ def test_features_are_those_of_augmented_images(run):
     )
     batch = dataset.reader(dataset.indices("validation"))
     seen = network.view(batch["canvas"], batch["sizes"])
-    expected = models.features(network.spec, network.variables, seen)
+    expected = features(network.spec, network.variables, seen)
     np.testing.assert_allclose(files["features_head.npy"], expected, atol=1e-4)
 
 

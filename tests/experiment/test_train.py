@@ -332,8 +332,9 @@ def test_whitened_run(config, tmp_path):
     assert difference > 1e-4 * np.abs(whitened.logits).max()
 
 
-def test_few_steps_on_the_real_assets(assets, tmp_path):
-    """Run the committed config on the real files: the head alone, then two steps."""
+@pytest.mark.parametrize("epochs", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_few_steps_on_the_real_assets(assets, tmp_path, epochs):
+    """Run the committed config on the real files: the head, then some fine-tuning."""
     from seeflower_jax.pretrained import published
 
     config = inception.get_config()
@@ -345,7 +346,7 @@ def test_few_steps_on_the_real_assets(assets, tmp_path):
     config.eval.update(size=96, batch_size=64)
     config.test_time.update(views=((96, 1.0),), hflip=False)
     config.stages.head.epochs = 30
-    config.stages.finetune.update(epochs=1, batch_size=510)
+    config.stages.finetune.update(epochs=epochs, batch_size=510)
     config.stages.finetune.augment.size = 75
     config.stages.settle.epochs = 0
     result = train(config, tmp_path / "run", test=False)

@@ -49,7 +49,9 @@ def images(network, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", pytest.param("float32", marks=pytest.mark.slow)]
+)
 def test_stored_maps_of_every_method_are_the_computed_maps(
     network, images, tmp_path, dtype
 ):

@@ -20,7 +20,7 @@ def result(tmp_path_factory):
     return suite.run(folder, suite.PARTS, short=True, jobs=2)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_silently_wrong(result):
     # A random kill can come after the end of a short run; those at writes cannot.
     assert result["write_points"]["count"] >= 3

@@ -27,6 +27,7 @@ def test_rows_differ_in_their_outside_data_alone():
     assert not without.pretraining and without.seed == without.data.seed == 2
 
 
+@pytest.mark.slow
 def test_small_study(tmp_path):
     stages = [
         f"--config.stages.{stage}.{key}={value}"

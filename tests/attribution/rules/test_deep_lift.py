@@ -106,7 +106,7 @@ def _check_sums(name, chosen):
     method = functools.partial(deep_lift, network, targets=chosen, baseline=30.0)
     maps = jax.jit(method)(images)
     scores, baseline_scores = (
-        targets.score(network(x)[0], chosen)
+        targets.score(jax.jit(network)(x)[0], chosen)
         for x in (images, jnp.full_like(images, 30))
     )
     np.testing.assert_allclose(

@@ -194,7 +194,7 @@ def test_maps_sum_to_the_scores(name):
     labels = jnp.array([1, 4])
     method = functools.partial(lrp, network, targets=labels, epsilon=0.0)
     maps = jax.jit(method)(images)
-    scores = network(images)[0][jnp.arange(2), labels]
+    scores = jax.jit(network)(images)[0][jnp.arange(2), labels]
     np.testing.assert_allclose(maps.sum((1, 2)), scores, rtol=1e-3)
 
 
