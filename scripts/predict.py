@@ -24,7 +24,7 @@ from absl import flags
 
 from scripts import console, network_flags
 from seeflower_jax.data.decode import UnreadableImage
-from seeflower_jax.figures import maps
+from seeflower_jax.figures import maps, text
 from seeflower_jax.inference import predict
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import Prediction
@@ -64,7 +64,8 @@ def _show(network: Network, prediction: Prediction, names_in_use: set[str]) -> N
 
 def _explain(network: Network, image: str, names_in_use: set[str]) -> str:
     """Write an image next to its Grad-CAM; images with the same name get numbers."""
-    out, stem = pathlib.Path(_OUT.value).expanduser(), pathlib.Path(image).stem
+    out = pathlib.Path(_OUT.value).expanduser()
+    stem = text.file_stem(pathlib.Path(image).stem)
     names = (f"{stem}_{n}" if n else stem for n in itertools.count())
     name = next(name for name in names if name not in names_in_use)
     names_in_use.add(name)

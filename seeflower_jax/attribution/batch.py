@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from seeflower_jax import models
 from seeflower_jax.attribution import layers, registry
-from seeflower_jax.attribution.targets import resolve
+from seeflower_jax.attribution.targets import as_indices, resolve
 from seeflower_jax.attribution.types import (
     EndpointShapes,
     Layer,
@@ -291,8 +291,8 @@ def explain(
       {method: maps}.
 
     Raises:
-      ValueError: a method or an option is unknown, a method is repeated, or a method
-        raises it.
+      ValueError: a method or an option is unknown, a method is repeated, a target is
+        not a class, or a method raises it.
 
     Example:
       >>> maps = explain(network, images, ["saliency", "grad_cam"], labels)
@@ -304,11 +304,14 @@ def explain(
     for name in methods:
         registry.check_options(name, options.get(name, {}))
     check_images(images)
+    network = _as_pytree(network)
+    if targets is not None and not callable(targets):
+        targets = as_indices(targets, jax.eval_shape(_logits, network, images).shape)
     if keys is None:
         keys = jax.random.split(jax.random.key(0), len(images))
     arrays, constants = _split(methods, options)
     maps = _explain(
-        _as_pytree(network),
+        network,
         images,
         _as_pytree(targets),
         keys,
@@ -318,6 +321,11 @@ def explain(
         constants=constants,
     )
     return {name: maps[name] for name in methods}  # `jit` sorts the keys
+
+
+@jax.jit
+def _logits(network, images):
+    return network(images)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("methods", "layer", "constants"))

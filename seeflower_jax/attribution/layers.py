@@ -108,7 +108,8 @@ def resolve(
 
     Raises:
       ValueError: a layer is unknown, has no spatial extent or is repeated, or there is
-        none.
+        none. "head" is not known where the head reads class tokens, or a layer whose
+        axes are not the rows and columns of the image.
 
     Example:
       >>> resolve(network, images, "head")
@@ -117,11 +118,35 @@ def resolve(
     endpoints = jax.eval_shape(network, images)[1]
     if layer != HEAD or HEAD in spatial_layers(endpoints):
         return check_layers(endpoints, layer)
+    if getattr(network, "prefix", 0):  # see `tokens.TokenGrid`
+        raise ValueError(
+            f"layer={HEAD!r} of a transformer is its class token, which has no place; "
+            "name a layer below the last attention layer, such as the first "
+            "normalisation of the last block"
+        )
     taps = _zero_taps(endpoints, spatial_layers(endpoints))
     read = _read_directly(jax.make_jaxpr(lambda t: network(images, t)[0])(taps), taps)
     if not read:
         raise ValueError("the logits depend on no layer with a spatial extent")
-    return [name for name in spatial_layers(endpoints) if name in read]
+    names = [name for name in spatial_layers(endpoints) if name in read]
+    for name in names:
+        _check_image_axes(name, endpoints[name].shape, images)
+    return names
+
+
+def _check_image_axes(name: str, shape: tuple[int, ...], images: Array) -> None:
+    """Check that the cells of a layer are not much longer than wide, or wider.
+
+    The axes of a layer of attention may be tokens and heads, not rows and columns.
+    """
+    sizes = zip(images.shape[1:3], shape[1:3], strict=True)
+    height, width = (size / cells for size, cells in sizes)
+    if not 1 / 3 < height / width < 3:
+        raise ValueError(
+            f"the head reads layer {name!r} of shape {list(shape)}, whose axes are not "
+            "the rows and columns of the image; name the layers, or use "
+            "tokens_to_grid for a transformer"
+        )
 
 
 def resolve_one(
@@ -164,7 +189,7 @@ def check_single(method: str, names: Sequence[str]) -> None:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["array"],
-    meta_fields=["replaces"],
+    meta_fields=["replaces", "kept"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cut:
@@ -176,6 +201,8 @@ class Cut:
     Attributes:
       array: an array of the endpoint's shape.
       replaces: whether the sum is the array alone, without the endpoint.
+      kept: number of rows of axis 1, such as class tokens, that the array does not
+        replace.
 
     Example:
       >>> jax.grad(lambda x: (3 * x + Cut(x)))(2.0)
@@ -184,6 +211,7 @@ class Cut:
 
     array: Array
     replaces: bool = False
+    kept: int = 0
 
     shape = property(lambda self: self.array.shape)
     ndim = property(lambda self: self.array.ndim)
@@ -194,9 +222,12 @@ class Cut:
         return dataclasses.replace(self, array=self.array.astype(dtype))
 
     def __radd__(self, value: Array) -> Array:
-        if self.replaces:
+        value = jax.lax.stop_gradient(value)
+        if not self.replaces:
+            return value + self.array
+        if not self.kept:
             return self.array
-        return jax.lax.stop_gradient(value) + self.array
+        return jnp.concatenate([value[:, : self.kept], self.array[:, self.kept :]], 1)
 
     __add__ = __radd__
 

@@ -11,8 +11,11 @@ rises when the logits of other classes fall.
 Source: Simonyan et al. 2014, arXiv 1312.6034, section 3.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seeflower_jax.attribution.types import NetworkFunction, ScoreFunction, Targets
@@ -25,6 +28,9 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
       logits: the network's logits.
       targets: None for the largest logit, class indices, or a function of the logits.
 
+    Raises:
+      ValueError: see `as_indices`.
+
     Example:
       >>> score(jnp.array([[1.0, 5.0], [3.0, 2.0]]), jnp.array([0, 0])).tolist()
       [1.0, 3.0]
@@ -33,7 +39,43 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
         return logits.max(-1)
     if callable(targets):
         return targets(logits)
-    return jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
+    indices = as_indices(targets, logits.shape)
+    return jnp.take_along_axis(logits, indices[:, None], -1)[:, 0]
+
+
+def as_indices(
+    targets: Int[Array, "n"] | Sequence[int], shape: tuple[int, ...]
+) -> Int[Array, "n"]:
+    """Return class indices as an array, after checks.
+
+    The values are not checked inside `jit`, where they are not known.
+
+    Args:
+      targets: class indices.
+      shape: the shape of the logits, (n, c).
+
+    Raises:
+      ValueError: there is not one integer for each image, or an integer is not the
+        index of a class. The message names the first such image.
+    """
+    if callable(targets):
+        raise ValueError(f"targets are {targets!r}; expected class indices")
+    indices = jnp.asarray(targets)
+    if not jnp.issubdtype(indices.dtype, jnp.integer) or indices.shape != shape[:1]:
+        raise ValueError(
+            f"targets are {indices.dtype}{list(indices.shape)}; expected one class "
+            f"index for each image, int[{shape[0]}]"
+        )
+    if not isinstance(targets, jax.core.Tracer):
+        values = np.asarray(targets)
+        wrong = (values < 0) | (values >= shape[1])
+        if wrong.any():
+            row = wrong.argmax()
+            raise ValueError(
+                f"the target of image {row} of the batch is {values[row]}; expected a "
+                f"class index from 0 to {shape[1] - 1}"
+            )
+    return indices
 
 
 def resolve(
@@ -105,8 +147,11 @@ def contrast(
     """
 
     def contrast_score(logits: Float[Array, "n c"]) -> Float[Array, "n"]:
-        classes = logits.argmax(-1) if targets is None else targets
         num_classes = logits.shape[-1]
+        if targets is None:
+            classes = logits.argmax(-1)
+        else:
+            classes = as_indices(targets, logits.shape)
         target_logits = score(logits, classes)
         is_target = jax.nn.one_hot(classes, num_classes, dtype=bool)
         distances = jnp.abs(logits - target_logits[:, None])

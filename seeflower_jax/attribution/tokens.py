@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.adapters.network import layer_shapes
+from seeflower_jax.attribution.layers import Cut
 from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Taps
 
 # Rows and columns of patches; None for the aspect ratio of the images.
@@ -85,7 +86,7 @@ class TokenGrid:
         if taps:
             shapes = jax.eval_shape(self.network, images)[1]
             taps = {
-                name: jax.tree.map(self._to_tokens, tap)
+                name: self._tap_of_tokens(tap)
                 if name in shapes and len(shapes[name].shape) == 3
                 else tap
                 for name, tap in taps.items()
@@ -98,12 +99,18 @@ class TokenGrid:
         """Return the names and shapes of the endpoints, as the adapted network does."""
         return layer_shapes(self, self.network.example())
 
-    def _to_tokens(self, tap: Array) -> Array:
+    def _tap_of_tokens(self, tap: Array | Cut) -> Array | Cut:
         """Return a tap as tokens, whether it is [n, h, w, c] or has tokens already."""
         if tap.ndim != 4:
             return tap
-        n, rows, columns, channels = tap.shape
-        tokens = tap.reshape(n, rows * columns, channels)
+        if isinstance(tap, Cut):
+            return Cut(self._to_tokens(tap.array), tap.replaces, self.prefix)
+        return self._to_tokens(tap)
+
+    def _to_tokens(self, array: Array) -> Array:
+        """Return an array [n, h, w, c] as tokens, with zeros for the prefix."""
+        n, rows, columns, channels = array.shape
+        tokens = array.reshape(n, rows * columns, channels)
         return jnp.pad(tokens, ((0, 0), (self.prefix, 0), (0, 0)))
 
     def _to_grid(self, value: Array, images: Array) -> Array:

@@ -18,6 +18,7 @@ from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment import images, teacher
 from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.settings import derive, read_settings, settings_of
+from seeflower_jax.experiment.workdir import read_images
 from seeflower_jax.inference.run import Run
 from seeflower_jax.training import ridge
 
@@ -45,7 +46,7 @@ def mean_probabilities(
 
     Raises:
       ValueError: if a run is not finished, if there are fewer than two runs, or if
-        their splits or classes differ.
+        their splits, classes or images differ.
     """
     _check(runs)
     result = _result(runs, command)
@@ -132,6 +133,14 @@ def _check(runs: Sequence[Run]) -> None:
             f"these runs are not of the same split and classes: {sorted(data_splits)}; "
             "give runs of one split, so that no run was trained on test images"
         )
+    descriptions = {run.workdir: read_images(run.workdir)[0] for run in runs}
+    (first, expected), *others = descriptions.items()
+    for workdir, description in others:
+        if description != expected:
+            raise ValueError(
+                f"{first} and {workdir} were trained on different images "
+                f"({expected} and {description}); give runs on the same images"
+            )
 
 
 def _check_teacher(runs: Sequence[Run]) -> None:

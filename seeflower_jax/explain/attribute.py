@@ -97,12 +97,10 @@ def attribute(
     registry.check_methods(methods)
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     explainer = Explainer(network, methods, layer, batch_size, options)
-    # A file name may have bytes that are not valid UTF-8.
-    names = "\n".join(images.names).encode(errors="backslashreplace")
     settings = {
         "network": network.origin,
         "variables": records.variables_hash(network.variables),
-        "images": hashlib.sha256(names).hexdigest()[:12],
+        "images": _identity(images.names),
         "methods": list(methods),
         "target": target,
         "layer": layer if isinstance(layer, str) else list(layer),
@@ -110,6 +108,8 @@ def attribute(
         "dtype": dtype,
         "boxes": boxes,
     }
+    if overlays:  # are drawn with the maps, so maps without overlays stay without
+        settings["overlays"] = True
     out = pathlib.Path(out).expanduser()
     if part != WHOLE:
         out = out / part.folder_name
@@ -120,6 +120,17 @@ def attribute(
             _write_shards(store, writer, explainer, images, labels, with_sizes=boxes)
         _write_sheets(store, images, methods, network)
     return store.skipped()
+
+
+def _identity(names: Sequence[str]) -> str:
+    """Return a hash of the names of images, and of the sizes of files in bytes."""
+    lines = [
+        f"{name} {os.path.getsize(name)}" if os.path.isfile(name) else name
+        for name in names
+    ]
+    # A file name may have bytes that are not valid UTF-8.
+    encoded = "\n".join(lines).encode(errors="backslashreplace")
+    return hashlib.sha256(encoded).hexdigest()[:12]
 
 
 def _all_options(

@@ -134,7 +134,8 @@ class MapStore:
         return self._state["settings"]
 
     def _check_settings(self, settings: dict) -> None:
-        differing = differences(self.settings, settings, ("there", "now"))
+        # The hash of the variables identifies a network that has another path now.
+        differing = differences(self.settings, settings, ("there", "now"), ("network",))
         if differing:
             raise ValueError(
                 f"{self.folder} holds maps of other settings ({differing}); give "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seeflower_jax import attribution as attr
 from seeflower_jax import models
 from seeflower_jax.attribution import (
     batch,
@@ -122,6 +123,32 @@ def test_targets(network, images):
     expected = jax.nn.softmax(logits).max(-1)
     probability = targets.probability(predicted)(logits)
     np.testing.assert_allclose(probability, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "chosen,message",
+    [
+        ([0, 5, 1], r"target of image 1 of the batch is 5; expected .* from 0 to 4"),
+        (np.array([-1, 0, 0]), "target of image 0 of the batch is -1"),
+        (jnp.array([0]), r"targets are int32\[1\]; expected one .*, int\[3\]"),
+        (1, r"targets are int32\[\]"),
+        ([0.0, 1.0, 2.0], r"targets are float32\[3\]"),
+    ],
+)
+def test_targets_that_are_not_classes(network, images, chosen, message):
+    for name in ("saliency", "occlusion", "finer_cam"):
+        arguments = {"layer": "block3"} if name == "finer_cam" else {}
+        with pytest.raises(ValueError, match=message):
+            registry.METHODS[name].function(network, images, chosen, **arguments)
+    with pytest.raises(ValueError, match=message):
+        attr.explain(network, images, ["saliency"], chosen, layer="block3")
+
+
+def test_targets_may_be_a_list(network, images):
+    expected = saliency(network, images, jnp.array([1, 3, 0]))
+    np.testing.assert_array_equal(saliency(network, images, [1, 3, 0]), expected)
+    maps = attr.explain(network, images, ["saliency"], [1, 3, 0], layer="block3")
+    np.testing.assert_allclose(maps["saliency"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_contrast_is_against_the_nearest_logits():

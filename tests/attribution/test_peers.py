@@ -189,6 +189,10 @@ ACTIVATIONS = {
     "checkpoint": jax.checkpoint(jax.nn.gelu),
     "scan": lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c), None), x, length=2)[0],
     "cond": lambda x: jax.lax.cond(True, jax.nn.gelu, jnp.sin, x),
+    "edges": lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"),
+    "largest": lambda x: x + jax.lax.top_k(x, 2)[0].mean(-1, keepdims=True),
+    "flipped_batch": lambda x: jnp.tanh(jnp.concatenate([x[1:], x[:1]])[::-1]),
+    "finite": lambda x: jax.nn.relu(x) + jax.nn.logsumexp(x, (1, 2), keepdims=True),
     "channels_first": lambda x: jax.nn.gelu(x.transpose(0, 3, 1, 2)).transpose(
         0, 2, 3, 1
     ),

@@ -171,6 +171,40 @@ def test_class_activation_maps_of_tokens(network, transformer, images):
     assert grid.layers["head"] == (CLASSES,)
 
 
+def test_ablation_keeps_the_class_token(network, transformer, images):
+    """Each channel of the patches is set to 0 by hand, in the upper part."""
+    norm = transformer.get_layer("norm_1")
+    upper = keras.Model([norm.input, norm.output], transformer.output)
+    lower = keras.Model(transformer.input, [norm.input, norm.output])
+    residual, activations = lower(images)
+
+    def score(x):
+        return upper([residual, x])[jnp.arange(2), LABELS]
+
+    full = score(activations)
+    row = sum(
+        ((full - score(activations.at[:, 1:, channel].set(0))) / abs(full))[:, None]
+        * activations[..., channel]
+        for channel in range(DIM)
+    )
+    grid = attr.tokens_to_grid(network)
+    maps = attr.ablation_cam(grid, images, LABELS, layer="norm_1")
+    assert_close(maps, np.maximum(_as_maps(np.array(row)), 0))
+
+
+def test_head_of_a_transformer_is_refused(network, images):
+    with pytest.raises(ValueError, match="is its class token, which has no place"):
+        attr.explain(attr.tokens_to_grid(network), images, ["grad_cam"], LABELS)
+    wide = jnp.ones((1, 64, 64, 3))
+
+    def heads(images, taps=None):
+        tokens = jnp.ones((len(images), 64, 4, 8)) + (taps or {}).get("attention", 0)
+        return tokens.mean((1, 2)), {"attention": tokens}
+
+    with pytest.raises(ValueError, match=r"'attention' of shape \[1, 64, 4, 8\]"):
+        attr.grad_cam(heads, wide, layer="head")
+
+
 def _named_attention(query, key, value, mask=None):
     """Attend as Flax does, with a name for the weights."""
     weights = nn.dot_product_attention_weights(query, key, mask=mask)

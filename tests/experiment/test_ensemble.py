@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import ensemble, images
 from seeflower_jax.experiment.evaluate import evaluate
 from seeflower_jax.experiment.settings import settings_of
+from seeflower_jax.inference.run import load_run
 from seeflower_jax.sharding import make_mesh
 from seeflower_jax.studies import record, tables
 from seeflower_jax.training import ridge
@@ -49,6 +51,17 @@ def test_ensemble_of_what_does_not_belong_together(tiny_run):
     other = dataclasses.replace(tiny_run, config=config)
     with pytest.raises(ValueError, match="not of the same split.*reversed"):
         ensemble.mean_probabilities([tiny_run, other])
+
+
+def test_ensemble_of_runs_on_different_images(tiny_run, tmp_path):
+    """Image 7 of one run must not be averaged with image 7 of another."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run.workdir, other)
+    described = json.loads((other / "data.json").read_text())
+    (other / "data.json").write_text(json.dumps(described | {"hash": "f38a56873dab"}))
+    for function in (ensemble.mean_probabilities, ensemble.joint_head):
+        with pytest.raises(ValueError, match="other were trained on different images"):
+            function([tiny_run, load_run(other)])
 
 
 def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):

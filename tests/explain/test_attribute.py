@@ -133,6 +133,27 @@ def test_interrupted_call_resumes_with_the_same_maps(
         attribute.attribute(trained, images, METHODS, parts, target="true", **options)
 
 
+def test_maps_of_a_moved_network_and_of_changed_images(tmp_path):
+    network, photos = small.baseline(), tmp_path / "photos"
+    photos.mkdir()
+    for name in "ab":
+        _noise((40, 40)).save(photos / f"{name}.png")
+
+    def explain(network, **options):
+        images = network.images(photos)
+        attribute.attribute(network, images, ["saliency"], tmp_path / "out", **options)
+
+    explain(network)
+    written = (tmp_path / "out" / "index.jsonl").read_bytes()
+    explain(dataclasses.replace(network, origin="moved"))
+    assert (tmp_path / "out" / "index.jsonl").read_bytes() == written
+    with pytest.raises(ValueError, match="overlays: absent there, True now"):
+        explain(network, overlays=True)
+    _noise((50, 50)).save(photos / "b.png")
+    with pytest.raises(ValueError, match="images: [0-9a-f]{12} there"):
+        explain(network)
+
+
 def test_split_has_the_labels_and_logits_of_the_evaluation(tiny_run, network):
     images = of_run(tiny_run).images("validation")
     evaluation = evaluate(tiny_run, "validation")

@@ -11,7 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.receptive_field import Centres, Place, axis_centres
+from seeflower_jax.attribution.receptive_field import (
+    Centres,
+    Place,
+    Window,
+    axis_centres,
+)
 from seeflower_jax.attribution.rules.full_gradient import Draw, FullGradient
 from seeflower_jax.attribution.rules.interpreter import with_rules
 from seeflower_jax.attribution.targets import resolve, score
@@ -117,6 +122,10 @@ def _make_draw(images: Float[Array, "n h w 3"], draw_cells) -> Draw:
         terms = terms.astype(jnp.float32)
         windows = place or ()
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
+        if not terms.size:
+            return jnp.zeros(images.shape[:3]), jnp.zeros(n)
+        if 0 in axes and terms.shape[axes[0]] != n:
+            terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
         has_place = {0, 1, 2} <= axes.keys()
         if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
             terms = jnp.moveaxis(terms, axes.get(0, 0), 0).reshape(n, -1)
@@ -130,3 +139,11 @@ def _make_draw(images: Float[Array, "n h w 3"], draw_cells) -> Draw:
         return draw_cells(terms, rows, columns), jnp.zeros(n)
 
     return draw
+
+
+def _whole_batch(terms: Array, axis: int, window: Window | None, n: int) -> Array:
+    """Return the terms of a part of a batch, with zeros for the other images."""
+    rows = np.array(axis_centres(window, terms.shape[axis], n)).astype(int)
+    terms = jnp.moveaxis(terms, axis, 0)
+    whole = jnp.zeros((n, *terms.shape[1:])).at[rows].add(terms)
+    return jnp.moveaxis(whole, 0, axis)

@@ -2,9 +2,10 @@
 
     maps = saliency(with_rules(network, Guided()), images, targets)
 
-A rectifier is max(x, 0), however it is written: `jax.nn.relu`, `jnp.maximum(x, 0)` or
-`jnp.where(x > 0, x, 0)`. The lower bound of `jax.nn.relu6` and `jnp.clip(x, 0, b)` is
-one, too. All other functions keep their derivatives, as in captum.
+A rectifier is max(x, 0), however it is written: `jax.nn.relu`, `jnp.maximum(x, 0)`,
+`jnp.where(x > 0, x, 0)` or `x * (x > 0)`. The lower bound of `jax.nn.relu6` and
+`jnp.clip(x, 0, b)` is one, too. All other functions keep their derivatives, as in
+captum.
 """
 
 import abc
@@ -20,6 +21,7 @@ from seeflower_jax.attribution.rules.interpreter import Rules, replace_derivativ
 from seeflower_jax.attribution.rules.operations import Operation, Plan
 
 _RECTIFIERS = {"max", "select_n"}
+_EXTREMA = {"max", "min"}  # of two values
 _OTHER_ACTIVATIONS = {"erf", "erfc", "expm1", "logistic", "select_n", "tanh"}
 
 Values = Float[Array, "*shape"]
@@ -45,12 +47,16 @@ class RectifierRules(Rules, abc.ABC):
             return
         nonlinear = [o for o in operations if o.kind in (Kind.ELEMENTWISE, Kind.OTHER)]
         names = {n for o in nonlinear for eqn in o.eqns for n in primitive_names(eqn)}
-        others = sorted(names & _OTHER_ACTIVATIONS)
-        if others:
+        activations = names & _OTHER_ACTIVATIONS or {
+            operation.name
+            for operation in operations
+            if operation.kind is Kind.ELEMENTWISE or operation.name in _EXTREMA
+        }
+        if activations:
             raise ValueError(
                 f"{type(self).__name__} has rules for rectifiers, max(x, 0), but the "
-                f"network has none: its activation functions use {others}; use "
-                "DeepLift or another method"
+                f"network has none: its activation functions use {sorted(activations)}"
+                "; use DeepLift or another method"
             )
 
     def elementwise(self, operation: Operation, *inputs: Array) -> list[Array]:

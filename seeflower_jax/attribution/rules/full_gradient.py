@@ -167,8 +167,11 @@ def _may_have_bias(operation: Operation) -> bool:
 
 def _implicit_biases(
     operation: Operation, outputs: list[Array], arrays: list[Array]
-) -> list[Array]:
-    """Return the outputs minus their derivative along the marked inputs."""
+) -> list[Array | None]:
+    """Return the outputs minus their derivative along the marked inputs.
+
+    Integers, such as indices, have no derivative and no bias.
+    """
     arrays = list(map(lax.stop_gradient, arrays))
     floats = [
         number
@@ -182,7 +185,10 @@ def _implicit_biases(
 
     values = [arrays[number] for number in floats]
     _, slopes = jax.jvp(function, values, values)
-    return [output - slope for output, slope in zip(outputs, slopes, strict=True)]
+    return [
+        output - slope if jnp.issubdtype(output.dtype, jnp.inexact) else None
+        for output, slope in zip(outputs, slopes, strict=True)
+    ]
 
 
 def _places(operation: Operation, inputs: tuple[Marked, ...]) -> list[Place | None]:

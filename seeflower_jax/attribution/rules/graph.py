@@ -54,6 +54,7 @@ RESCALES = {
     "add", "convert_element_type", "copy", "copy_p", "div", "mul", "name",
     "neg", "reduce_precision", "sub",
 }  # fmt: skip
+_ORDER = {"gt", "ge", "lt", "le"}
 _AFFINE = {
     "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
     "copy", "copy_p", "name", "reduce_precision",
@@ -238,21 +239,21 @@ class Graph:
     def is_rectifier(self, eqns: tuple[JaxprEqn, ...]) -> bool:
         """Return whether an elementwise function is max(x, 0)."""
         *before, last = eqns
-        if last.primitive.name == "max" and not before:
+        names = [eqn.primitive.name for eqn in eqns]
+        if names == ["max"]:
             return any(map(self._is_zero, last.invars))
-        if last.primitive.name != "select_n" or len(before) != 1:
+        if names[0] not in _ORDER:
             return False
-        (comparison,) = before  # where(x > 0, x, 0)
-        (x, threshold), name = comparison.invars, comparison.primitive.name
-        _, otherwise, chosen = last.invars
-        if name in ("lt", "le"):
-            otherwise, chosen = chosen, otherwise
-        return (
-            name in ("gt", "ge", "lt", "le")
-            and self._is_zero(threshold)
-            and self._is_zero(otherwise)
-            and chosen is x
-        )
+        x, threshold = before[0].invars
+        if not self._is_zero(threshold):
+            return False
+        if names[1:] == ["select_n"]:  # where(x > 0, x, 0)
+            _, otherwise, chosen = last.invars
+            if names[0] in ("lt", "le"):
+                otherwise, chosen = chosen, otherwise
+            return self._is_zero(otherwise) and chosen is x
+        is_product = names[1:] == ["convert_element_type", "mul"]  # x * (x > 0)
+        return is_product and names[0] in ("gt", "ge") and x in last.invars
 
 
 def _is_float(var: Atom) -> bool:

@@ -74,6 +74,7 @@ RELUS = {
     "maximum_of_zeros": lambda x: jnp.maximum(jnp.zeros_like(x), x),
     "clip": lambda x: jnp.clip(x, 0),
     "where": lambda x: jnp.where(x > 0, x, 0),
+    "product": lambda x: x * (x > 0),
     "where_not": lambda x: jnp.where(x <= 0, 0, x),
     "custom_vjp": in_custom_vjp,
     "checkpoint": jax.checkpoint(jax.nn.relu),

@@ -88,6 +88,9 @@ def test_a_network_without_rectifiers_is_refused(rules):
     message = f"{rules.__name__} has rules for .* functions use \\['tanh'\\]; use"
     with pytest.raises(ValueError, match=message):
         with_rules(jax.nn.gelu, rules())(1.0 * jnp.ones(3))
+    for act in (jnp.sin, jnp.square, lambda x: jnp.maximum(x, 0.1 * x)):
+        with pytest.raises(ValueError, match="the network has none"):
+            with_rules(act, rules())(jnp.ones(3))
     linear = with_rules(lambda x: 2 * x, rules())
     assert jax.grad(linear)(1.0) == 2
 
