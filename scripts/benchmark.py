@@ -14,7 +14,6 @@ installs the other frameworks. On CPUs, torch_compiled needs a C++ compiler.
 """
 
 import json
-import pathlib
 import sys
 
 from absl import app, flags
@@ -90,7 +89,7 @@ def main(argv) -> None:
     figures, text = COMMANDS[argv[1]]()
     if _OUT.value:
         record = figures | records.provenance(records.typed_command())
-        records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
+        records.write_json(_OUT.value, record)
     console.show(figures, text)
 
 

@@ -8,8 +8,6 @@ float32 and in bfloat16. The table adds up all convolutions of the network. --ou
 the GFLOP/s of each convolution, and those of a product of large matrices.
 """
 
-import pathlib
-
 from absl import flags
 
 from scripts import console
@@ -32,7 +30,7 @@ def main(argv) -> None:
     figures |= {"size": _SIZE.value, **table}
     if _OUT.value:
         record = figures | records.provenance(records.typed_command())
-        records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
+        records.write_json(_OUT.value, record)
     console.show(figures, convolution_speed.text(table))
 
 

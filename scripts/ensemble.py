@@ -11,8 +11,6 @@ All runs must have the same split. Logits in the run directories are not compute
 image.
 """
 
-import pathlib
-
 from absl import app, flags
 
 from scripts import console
@@ -50,9 +48,9 @@ def main(_) -> None:
         result = ensemble.mean_probabilities(*given)
     lines = [format_table(result)]
     if _RESULTS.value:
-        path = pathlib.Path(_RESULTS.value) / f"{record.result_name(result)}.json"
+        path = f"{_RESULTS.value}/{record.result_name(result)}.json"
         records.write_json(path, result)
-        lines.append(str(path))
+        lines.append(path)
     console.show(result, "\n".join(lines))
 
 

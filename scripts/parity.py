@@ -17,7 +17,6 @@ and the largest max |difference| / max |reference| of a map.
 The script needs `pip install -e .[peers]`.
 """
 
-import pathlib
 import sys
 import tempfile
 import warnings
@@ -83,7 +82,7 @@ def main(argv) -> None:
         raise ModuleNotFoundError(message, name=error.name) from error
     if _OUT.value:
         record = figures | records.provenance(records.typed_command())
-        records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
+        records.write_json(_OUT.value, record)
     console.show(figures, text)
 
 

@@ -11,7 +11,6 @@ malformed input, prints its command and its verdict, and keeps its files. The sc
 needs a clone of the repository, with tests/. Exit status 3 means that a test failed.
 """
 
-import pathlib
 import sys
 
 from absl import app, flags
@@ -43,7 +42,7 @@ def main(_: list[str]) -> None:
     result = suite.run(folder, parts, kinds, _SHORT.value, _JOBS.value)
     record = {**result, **records.provenance(records.typed_command())}
     if _OUT.value:
-        records.write_json(pathlib.Path(_OUT.value).expanduser(), record)
+        records.write_json(_OUT.value, record)
     console.show(record, suite.table(result))
     sys.exit(3 if suite.failed(result) else 0)
 

@@ -118,8 +118,13 @@ def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a value as indented JSON, completely or not at all."""
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write a value as indented JSON, completely or not at all.
+
+    Missing parent folders are created.
+    """
+    path = pathlib.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
@@ -218,7 +223,6 @@ def read_log(workdir: str | os.PathLike) -> list[dict]:
 def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
     """Set an entry in a file of results, {network: {key: entry}}; keep the others."""
     path = pathlib.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     advice = "restore it from a copy, or remove it to record the results again"
     results = read_json(path, advice) if path.exists() else {}
     entries = results.setdefault(network, {})

@@ -90,7 +90,6 @@ def record(
 ) -> pathlib.Path:
     """Write the rows to `outside_data.json` of a folder of results; return its path."""
     path = pathlib.Path(folder).expanduser() / "outside_data.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"outside_species": rows, "seeds": list(seeds)}
     records.write_json(path, {**content, **records.provenance(command)})
     return path

@@ -133,6 +133,12 @@ def test_file_is_replaced_by_a_complete_one_or_not_at_all(tmp_path):
     assert records.read_result(tmp_path) == {"a": 1}
 
 
+def test_json_gets_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    records.write_json("~/new/folder/result.json", {"a": 1})
+    assert records.read_result(tmp_path / "new/folder") == {"a": 1}
+
+
 @pytest.mark.parametrize(
     "content", [b"", b'{"a": ', b"[1]", b"null", b"\xff\xfe", b"\0" * 20, b"[" * 99999]
 )
