@@ -37,7 +37,7 @@ def check(config: Mapping) -> None:
     Raises:
       ValueError: if a value makes no sense; the message names the key.
     """
-    options = records.to_dict(config)["quickstart"]
+    options = records.to_dict(config).get("quickstart", {})
     keys = {"scratch", "methods", "maximise_steps"}
     if options.keys() != keys:
         raise ValueError(

@@ -64,3 +64,10 @@ def test_usage_errors(flag, tmp_path):
     arguments = ["--config=configs/quickstart.py", f"--out={tmp_path}", flag]
     completed = harness.run_here("outside_data", *arguments)
     assert completed.returncode == 2 and "expected whole numbers" in completed.stderr
+
+
+def test_config_without_a_quick_start_is_refused(tmp_path):
+    arguments = ["--config=configs/vgg16.py", f"--out={tmp_path}"]
+    completed = harness.run_here("outside_data", *arguments)
+    assert completed.returncode == 1
+    assert "config.quickstart has the keys []; expected" in completed.stderr
