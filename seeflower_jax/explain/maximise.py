@@ -131,6 +131,7 @@ def maximise_classes(
     with records.lock(out):
         maximised = _maximise_all(run, labels, optimisation, out)
         scores = zip(labels, maximised.scores, strict=True)
+        by_itself = count_recognised(network, maximised.images, labels)
         result = {
             "model": network.spec.name,
             "form": form,
@@ -138,9 +139,8 @@ def maximise_classes(
             "steps": steps,
             "seeds": seeds,
             "classes": len(labels),
-            "recognised": {
-                network.spec.name: count_recognised(network, maximised.images, labels)
-            },
+            "recognised": {network.spec.name: by_itself},
+            "recognised_by_itself": by_itself,
             "seconds": round(time.monotonic() - started, 1),
             "scores": {names[label]: float(score) for label, score in scores},
             **records.provenance(command),
@@ -166,7 +166,6 @@ def _record(
     entry = {key: value for key, value in result.items() if key != "scores"}
     entry |= {
         "recognised": result["recognised"][observer.network.spec.name],
-        "recognised_by_itself": result["recognised"][run.network.spec.name],
         "run": records.config_hash(run.config),
         "judge_run": records.config_hash(observer.config),
     }

@@ -47,6 +47,26 @@ def test_activation_maximisation(tiny_run, tmp_path):
     assert not list(maximise.read_images(tmp_path / "absent"))
 
 
+def test_observer_may_be_another_run_of_the_same_network(
+    tiny_run, tmp_path, monkeypatch
+):
+    observer = dataclasses.replace(
+        tiny_run, network=dataclasses.replace(tiny_run.network)
+    )
+
+    def count(network, *_):
+        return 0 if network is observer.network else 1
+
+    maximised = maximise._Maximised(np.zeros((1, 9, 9, 3)), np.ones((1, 2)), np.ones(1))
+    monkeypatch.setattr(maximise, "_maximise_all", lambda *_: maximised)
+    monkeypatch.setattr(maximise, "count_recognised", count)
+    options = {"observer": observer, "results": tmp_path}
+    maximise.maximise_classes(tiny_run, tmp_path / "out", ["2"], "plain", **options)
+    recorded = json.loads((tmp_path / "activation_max.json").read_text())
+    entry = recorded["small"]["plain"]
+    assert (entry["recognised"], entry["recognised_by_itself"]) == (0, 1)
+
+
 def test_wrong_arguments(tiny_run, tmp_path):
     with pytest.raises(ValueError, match="'102'.*index from 0 to 101"):
         maximise.maximise_classes(tiny_run, tmp_path, ["102"])
