@@ -329,7 +329,7 @@ def _score_images(
                 for key, column in columns.items():
                     into.setdefault(key, []).extend(column[:count].tolist())
             if "faithfulness" in metrics and not levels:
-                levels = scorer.randomised(images, maps, labels)
+                levels = scorer.randomised(images, maps, labels, count)
             bar.update(count)
     for name, values in levels.items():
         scores[name]["randomisation"] = values

@@ -5,7 +5,7 @@
     scorer.faithfulness(images, maps["grad_cam"], labels)         # {column: [n]}
     scorer.infidelity(images, maps["grad_cam"], labels)           # [n]
     scorer.sensitivity(images, labels)                            # {method: [n]}
-    scorer.randomised(images, maps, labels)                       # {method: [levels]}
+    scorer.randomised(images, maps, labels, len(images))          # {method: [levels]}
     localise(maps["grad_cam"], masks)                             # {column: [n]}
     scorer.grids(images_of_grids, labels_of_grids, cells)         # {method: [n]}
 
@@ -197,11 +197,13 @@ class Scorer:
         images: Float[np.ndarray, "n s s 3"],
         maps: Mapping[str, Float[np.ndarray, "n s s"]],
         labels: Int[np.ndarray, " n"],
+        count: int,
     ) -> dict[str, list[float]]:
         """Compute {method: mean rank correlation of each level of randomisation}.
 
         The parameters are randomised from the head down, one more block at each level.
-        The correlation is between the maps before and after.
+        The correlation is between the maps before and after. The mean is over the first
+        `count` images.
         """
         variables = self._network.variables
         groups = layer_groups(variables["params"])
@@ -211,7 +213,7 @@ class Scorer:
                 correlation = rank_correlation(
                     jnp.asarray(maps[name]), jnp.asarray(values)
                 )
-                levels[name].append(float(np.mean(correlation)))
+                levels[name].append(float(np.mean(correlation[:count])))
         return levels
 
     def grids(

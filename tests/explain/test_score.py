@@ -191,6 +191,20 @@ def test_metrics_with_masks_and_perturbations(
         score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
 
 
+def test_repeats_that_fill_a_batch_do_not_count():
+    noise = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))
+    labels = np.arange(3, dtype=np.int32)
+    examples = score.Examples(noise.astype(np.float16), labels, labels)
+    scorer = score.Scorer(small.baseline(), ["saliency"], None, None)
+    levels, levels_with_repeats = (
+        score._score_images(scorer, examples, None, ["faithfulness"], batch_size)[1]
+        for batch_size in (3, 4)
+    )
+    np.testing.assert_allclose(
+        levels["saliency"], levels_with_repeats["saliency"], atol=1e-4
+    )
+
+
 def test_masks_are_seen_as_images_are():
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:45] = True  # the view is the central square, without its border
