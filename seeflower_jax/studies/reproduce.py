@@ -135,6 +135,7 @@ def _plan_run(
     if budget == "smoke":
         _shrink(config)
         arguments = [f"--out={out}", f"--only={row.name}", "--budget=smoke"]
+        arguments.append(f"--seeds={seed}")
         command = records.command_line("reproduce", arguments)
     else:
         arguments = [f"--config=configs/{module}.py:{variant}", f"--workdir={workdir}"]

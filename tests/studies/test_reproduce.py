@@ -68,6 +68,8 @@ def test_every_row_has_its_config_and_command():
             assert run.config.seed == 3 and run.config.data.split == run.row.split
             assert run.config.model.name == run.row.model
             assert run.state == "missing"
+            flag = {"full": "--config.seed=3", "smoke": "--seeds=3"}[budget]
+            assert flag in run.command.split()
     row = select(["vgg16_reversed_paper"], "full")
     run = reproduce.plan(row, [1], "runs", weights_dir="weights")[0]
     assert run.command == (
