@@ -38,9 +38,9 @@ def resolve(dtype: str) -> str:
 def of_products(name: str) -> contextlib.AbstractContextManager:
     """Return a context with a precision of `OF_PRODUCTS` for float32.
 
-    A function has the precision of the context of its first call. CPUs always compute
-    in float32. 'default' changes nothing: JAX uses TensorFloat-32 on NVIDIA GPUs since
-    Ampere, unless JAX_DEFAULT_MATMUL_PRECISION is set.
+    JAX compiles a function for each precision of a context that calls it. CPUs always
+    compute in float32. 'default' changes nothing: JAX uses TensorFloat-32 on NVIDIA
+    GPUs since Ampere, unless JAX_DEFAULT_MATMUL_PRECISION is set.
     """
     if name == DEFAULT:
         return contextlib.nullcontext()

@@ -49,7 +49,8 @@ class Settings:
       model: name of the network.
       model_changes: attributes of the network's `ModelSpec` that the config sets.
       weights: initial weights, as `pretrained.loading.load_pretrained` takes them.
-      head: which layers of a weight file's head are loaded, one of `checks.HEADS`.
+      head: which layers of a weight file's head are loaded, one of
+        `pretrained.loading.HEADS`.
       pretraining: config values that differ in the pretraining run; {} if there is no
         pretraining.
       teacher: file of a teacher's logits; '' if there is none.
