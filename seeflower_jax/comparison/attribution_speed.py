@@ -27,7 +27,7 @@ from seeflower_jax.comparison.captum_reference import (
     STRIDE,
     WINDOW,
 )
-from seeflower_jax.inference import run
+from seeflower_jax.inference.run import load_config, load_run
 from seeflower_jax.pretrained.types import Variables
 
 FRAMEWORKS = ("seeflower_jax", "captum")
@@ -68,17 +68,6 @@ def _is_run(network: str) -> bool:
     return os.path.isdir(os.path.expanduser(network))
 
 
-def _config_hash(workdir: str) -> str:
-    """Return the hash of the config of a run."""
-    return records.config_hash(run.load_config(workdir))
-
-
-def _load_run(workdir: str) -> tuple[models.ModelSpec, Variables]:
-    """Return the spec and the variables of a run."""
-    network = run.load_run(workdir).network
-    return network.spec, network.variables
-
-
 def load_network(network: str) -> tuple[models.ModelSpec, Variables]:
     """Return the spec and the variables of a run, or a model with random variables.
 
@@ -91,7 +80,8 @@ def load_network(network: str) -> tuple[models.ModelSpec, Variables]:
       ValueError: if `network` is neither.
     """
     if _is_run(network):
-        spec, variables = _load_run(network)
+        loaded = load_run(network).network
+        spec, variables = loaded.spec, loaded.variables
     else:
         spec = models.get_spec(network, num_classes=102, pooling="average")
         variables = models.init(spec, jax.random.key(0))
@@ -211,8 +201,9 @@ def table(measurements: Mapping[str, timing.Measurement]) -> dict[str, dict[str,
     for name, measurement in measurements.items():
         network, framework, method = name.rsplit(":", 2)
         if network not in networks:
-            identity = {"run": _config_hash(network)} if _is_run(network) else {}
-            networks[network] = identity | {"methods": {}}
+            networks[network] = {"methods": {}}
+            if _is_run(network):
+                networks[network]["run"] = records.config_hash(load_config(network))
         prefix = "" if framework == "seeflower_jax" else "captum_"
         if isinstance(measurement, str):
             figures: dict[str, Any] = {f"{prefix}error": measurement}
