@@ -159,13 +159,13 @@ def read_rows(
 
 
 def write_rows(path: pathlib.Path, origin: str, rows: Float[np.ndarray, "n c"]) -> None:
-    """Write rows and their origin to a .npz file.
+    """Write rows and their origin in the format .npz.
 
     Raises:
       FullDiskError: if the disk is full.
     """
-    with records.replacing(path) as partial:
-        np.savez(partial, logits=rows, of=origin)
+    with records.replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, logits=rows, of=origin)  # NumPy would add an ending to a path.
 
 
 def write_logits(

@@ -16,8 +16,8 @@ import zipfile
 import numpy as np
 from jaxtyping import Float
 
-from seeflower_jax import records
 from seeflower_jax.data.dataset import Dataset
+from seeflower_jax.experiment import kept
 
 _ADVICE = "write it with python -m scripts.ensemble --joint_head --teacher=FILE"
 
@@ -48,9 +48,7 @@ def write(
     """Write the logits of all training images, in the order of the split."""
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with records.replacing(path) as partial:
-        with open(partial, "wb") as file:  # NumPy would change the ending of a name
-            np.savez(file, logits=logits.astype(np.float32), of=_identity(dataset))
+    kept.write_rows(path, _identity(dataset), logits.astype(np.float32))
 
 
 def read(path: str | os.PathLike, dataset: Dataset) -> Teacher:
