@@ -55,6 +55,7 @@ __all__ = [
     "read_result",
     "replacing",
     "to_dict",
+    "training_seconds",
     "typed_command",
     "variables_hash",
     "with_later_keys",
@@ -166,6 +167,11 @@ def read_result(workdir: str | os.PathLike) -> dict:
                 f"{advice}"
             )
     return result
+
+
+def training_seconds(result: Mapping) -> float:
+    """Return the time of all stages in a `result.json`, without the evaluation."""
+    return sum(s for name, s in result["seconds"].items() if name != "evaluation")
 
 
 def _is_calibration(value: Any) -> bool:

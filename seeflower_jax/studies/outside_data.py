@@ -68,7 +68,7 @@ def measure(
             parts = [results[-1]]
             if count:
                 parts.append(records.read_result(folder / "pretraining"))
-            seconds.append(sum(map(_training_seconds, parts)))
+            seconds.append(sum(map(records.training_seconds, parts)))
         top1 = [result["test"]["top1"] for result in results]
         rows[str(count)] = {
             "top1": top1,
@@ -76,10 +76,6 @@ def measure(
             "seconds": [round(value, 1) for value in seconds],
         }
     return rows
-
-
-def _training_seconds(result: Mapping) -> float:
-    return sum(s for name, s in result["seconds"].items() if name != "evaluation")
 
 
 def record(

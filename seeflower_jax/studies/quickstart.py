@@ -135,11 +135,10 @@ def sentences(summary: Mapping) -> str:
 def _accuracy(result: Mapping) -> dict[str, float]:
     """Return test top-1 with its standard error, and the seconds of training."""
     top1, count = result["test"]["top1"], result["test"]["count"]
-    seconds = sum(s for k, s in result["seconds"].items() if k != "evaluation")
     return {
         "top1": top1,
         "standard_error": math.sqrt(top1 * (1 - top1) / count),
-        "seconds": round(seconds, 1),
+        "seconds": round(records.training_seconds(result), 1),
     }
 
 

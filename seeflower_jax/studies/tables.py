@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from seeflower_jax import records
 from seeflower_jax.figures import text
 from seeflower_jax.studies.ablation import Change
 from seeflower_jax.studies.rows import NAMES, Published, Row
@@ -72,7 +73,7 @@ def _unique(values: Iterable[str]) -> str:
 
 
 def _duration(result: Mapping) -> str:
-    seconds = sum(s for k, s in result["seconds"].items() if k != "evaluation")
+    seconds = records.training_seconds(result)
     if not seconds:
         return ""  # an ensemble is not trained
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
