@@ -162,10 +162,10 @@ def read_settings(config: Mapping) -> Settings:
         dataclasses.replace(view, size=size or spec.input_size, crop=crop)
         for size, crop in test_time["views"]
     )
-    names = [n for n in values["stage_order"] if values["stages"][n]["epochs"] > 0]
     stages = tuple(
-        _read_stage(name, values["stage_order"].index(name), values, view, spec)
-        for name in names
+        _read_stage(name, index, values, view, spec)
+        for index, name in enumerate(values["stage_order"])
+        if values["stages"][name]["epochs"] > 0
     )
     settings = Settings(
         recipe=values["recipe"],
