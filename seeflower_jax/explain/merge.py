@@ -95,9 +95,8 @@ def _in_order(stores: Sequence[MapStore]) -> list[MapStore]:
 
 def _shard_files(store: MapStore) -> list[pathlib.Path]:
     """Return the files that the index of a store names."""
-    return [
-        store.folder / name for name in {line["shard"]: 0 for line in store.lines()}
-    ]
+    names = dict.fromkeys(line["shard"] for line in store.lines())
+    return [store.folder / name for name in names]
 
 
 def _link_files(store: MapStore, target: pathlib.Path) -> None:
