@@ -66,11 +66,10 @@ def compute(
         left = train[first // len(looks) :], validation[max(0, first - count) :]
         for evaluator, indices in zip((training, single), left, strict=True):
             if len(indices):
-                name = "features"
-                for rows in evaluator.features(
-                    variables, dataset.reader, indices, name
-                ):
-                    yield rows.reshape(-1, rows.shape[-1])
+                parts = evaluator.features(
+                    variables, dataset.reader, indices, "features"
+                )
+                yield from (rows.reshape(-1, rows.shape[-1]) for rows in parts)
 
     features = kept.features(
         path, f"{origin}, {looks}", count + len(validation), batches
