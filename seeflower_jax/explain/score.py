@@ -224,9 +224,8 @@ def choose_correct(
     order = np.random.default_rng(seed).permutation(len(images))
     shuffled = images[order.tolist()]
     size = network.view.size
-    correct_images = [np.zeros((0, size, size, 3), np.float16)]
-    correct_labels = [np.zeros(0, np.int32)]
-    correct_positions = [np.zeros(0, np.int32)]
+    none = np.zeros(0, np.int32)
+    correct = [(np.zeros((0, size, size, 3), np.float16), none, none)]
     count = 0
     with progress_bar("choosing", limit, "image") as bar:
         for batch in loader.read_batches(shuffled, batch_size):
@@ -236,15 +235,15 @@ def choose_correct(
             views, logits = jax.device_get(classify(variables, **placed))
             labels = np.array([shuffled.labels[i] for i in batch.positions], np.int32)
             is_correct = logits[: len(labels)].argmax(-1) == labels
-            correct_images.append(views[: len(labels)][is_correct].astype(np.float16))
-            correct_labels.append(labels[is_correct])
-            correct_positions.append(order[batch.positions][is_correct])
+            seen = views[: len(labels)][is_correct].astype(np.float16)
+            positions = order[batch.positions][is_correct]
+            correct.append((seen, labels[is_correct], positions))
             bar.update(min(is_correct.sum(), limit - count))
             count += is_correct.sum()
             if count >= limit:
                 break
-    arrays = correct_images, correct_labels, correct_positions
-    return Examples(*(np.concatenate(batches)[:limit] for batches in arrays))
+    arrays = map(np.concatenate, zip(*correct, strict=True))
+    return Examples(*(array[:limit] for array in arrays))
 
 
 def draw_grids(
