@@ -158,8 +158,9 @@ def score_methods(
         result |= {"grids": len(grids), "grid_size": scorer.grid_size}
         result["chance"] = {"pointing_game": 0.25}
     if set(metrics) - {"pointing_game"}:
-        chosen = [masks(i) for i in examples.positions] if masks is not None else []
-        seen = seen_masks(chosen, network.view) if chosen else None
+        seen = None
+        if masks is not None:
+            seen = seen_masks([masks(i) for i in examples.positions], network.view)
         by_image, levels = _score_images(scorer, examples, seen, metrics, batch_size)
         for name in methods:
             scores[name] |= by_image[name]
@@ -356,9 +357,9 @@ def _record(
                 "grid_size": result["grid_size"],
             }
         local = {k: v for k, v in columns.items() if k in METRICS["localisation"]}
-        others = columns.keys() - local.keys() - {"pointing_game"}
-        faithful = {key: value for key, value in columns.items() if key in others}
-        for file, values in (("faithfulness", faithful), ("localisation", local)):
+        others = {k: v for k, v in columns.items() if k not in local}
+        others.pop("pointing_game", None)
+        for file, values in (("faithfulness", others), ("localisation", local)):
             if values:
                 entries[file] = values | {"pictures": result["pictures"]}
         options = {"options": result["options"].get(name, {})}
