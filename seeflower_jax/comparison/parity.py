@@ -7,6 +7,7 @@ Keras and torchvision run each network and save it to a file. This package loads
 file and runs its own network.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,7 @@ def endpoint_errors(
         spec, variables, _ = loading.load_classifier(model, str(path))
     else:
         spec, variables, _ = loading.load_pretrained(models.get_spec(model), str(path))
-    run = jax.jit(lambda variables, images: models.apply(spec, variables, images))
+    run = jax.jit(functools.partial(models.apply, spec))
     logits, endpoints = run(variables, np.asarray(images))
     outputs = endpoints | {"logits": logits}
     return {

@@ -11,6 +11,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
@@ -35,14 +36,14 @@ _TORCH_BLOCKS = "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c".split()
 
 
 def random_arrays(
-    names_and_shapes: Iterable[tuple[str, tuple[int, ...]]], seed: int = 0
+    names_and_shapes: Iterable[tuple[str, tuple[int, ...]]],
 ) -> Iterator[np.ndarray]:
     """Yield a random array for each weight, scaled to keep signals from vanishing.
 
     The name of a weight determines its distribution: variances are in [0.5, 2], biases
     and means are near 0, scales near 1, kernels have a variance of 2 / fan-in.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for name, shape in names_and_shapes:
         if "var" in name:
             yield rng.uniform(0.5, 2, shape)
@@ -90,8 +91,8 @@ def _endpoints(model: str) -> list[str]:
     """Return the names of the endpoints of a network in this package."""
     spec = models.get_spec(model)
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), np.uint8)
-    run = lambda variables, images: models.apply(spec, variables, images)[1]  # noqa: E731
-    return list(jax.eval_shape(run, models.shapes(spec), images))
+    network = functools.partial(models.apply, spec)
+    return list(jax.eval_shape(network, models.shapes(spec), images)[1])
 
 
 def torch_network(model: str) -> torch.nn.Module:
