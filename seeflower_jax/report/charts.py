@@ -152,9 +152,9 @@ def _vertical_axis(
 ) -> Float[np.ndarray, " ticks"]:
     """Return the values at the ticks, the last one at the top."""
     if quantity.is_share:
-        return _ticks(0, 1, 5)
+        return _ticks(1, 5)
     values = [v for split in _SPLITS for _, v in quantity.points(epochs, split)]
-    return _ticks(0, max(values) or 1.0, 5)
+    return _ticks(max(values) or 1.0, 5)
 
 
 def _chart(
@@ -170,7 +170,7 @@ def _chart(
             places = [(CURVES.x(e / last), CURVES.y(v / y[-1])) for e, v in points]
             lines.append(Line(split, places, split == "validation"))
             last_values.append(f"{split} {points[-1][1]:.3g}")
-    x = [v for v in _ticks(0, last, 5, integer=True) if v <= last]
+    x = [v for v in _ticks(last, 5, integer=True) if v <= last]
     return Chart(
         title=f"{stage}: {quantity.name}",
         summary=f"{quantity.name} at the end of {stage}: {', '.join(last_values)}",
@@ -184,11 +184,11 @@ def _chart(
 
 
 def _ticks(
-    low: float, high: float, count: int, integer: bool = False
+    high: float, count: int, integer: bool = False
 ) -> Float[np.ndarray, " ticks"]:
-    """Return round values from below `low` to above `high`."""
+    """Return round values from 0 to above `high`."""
     locator = ticker.MaxNLocator(count, integer=integer, steps=[1, 2, 2.5, 5, 10])
-    return np.asarray(locator.tick_values(low, high))
+    return np.asarray(locator.tick_values(0, high))
 
 
 def _short_number(value: float) -> str:
@@ -245,7 +245,7 @@ def matrix(confusion: Int[np.ndarray, "c c"], class_names: Sequence[str]) -> Mat
     frame = Frame(660, 660, left=46, right=646, top=10, bottom=610)
     if named:
         frame = Frame(760, 760, left=150, right=750, top=10, bottom=610)
-    step = 1 if named else int(_ticks(0, count, 6, integer=True)[1])
+    step = 1 if named else int(_ticks(count, 6, integer=True)[1])
     classes = range(0, count, step)
     labels = [_short_name(class_names[i]) if named else str(i) for i in classes]
     middles = [(i + 0.5) / count for i in classes]
