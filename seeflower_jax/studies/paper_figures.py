@@ -37,26 +37,22 @@ def first_of_classes(labels: Sequence[int | None], classes: Sequence[int]) -> li
 
 
 def attribution_figure(
-    run: Run,
-    path: str | os.PathLike,
-    classes: Sequence[int] = PAPER_CLASSES,
-    split: str = "test",
+    run: Run, path: str | os.PathLike, classes: Sequence[int]
 ) -> None:
     """Draw Figure 4.5: rows of originals, saliency and Grad-CAM of the true class.
 
-    The figure shows the first image of each class in the split, even if its prediction
-    is wrong. The titles give the predictions.
+    The figure shows the first test image of each class, even if its prediction is
+    wrong. The titles give the predictions.
 
     Args:
       run: run from `load_run`.
       path: path of the PNG.
       classes: class indices, one for each column.
-      split: a split of the run's images.
 
     Raises:
-      ValueError: if a class has no image in the split.
+      ValueError: if a class has no test image.
     """
-    images = run_images.of_run(run).images(split)
+    images = run_images.of_run(run).images("test")
     positions = first_of_classes(images.labels, classes)
     methods = [SALIENCY, "grad_cam"]
     explainer = Explainer(run.network, methods, batch_size=len(positions))
