@@ -24,7 +24,7 @@ from seeflower_jax.data.view import View
 from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.metrics import format_table
 from seeflower_jax.experiment import evaluate
-from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.explain import closer
 from seeflower_jax.inference.run import Run, load_run
 from seeflower_jax.sharding import processes
@@ -57,7 +57,7 @@ def _views(default: View) -> tuple[View, ...]:
 
 def _evaluate(run: Run) -> tuple[str, evaluate.Evaluation]:
     """Evaluate as the flags say; also return the suffix of the folder."""
-    settings, split = read_settings(run.config), _SPLIT.value
+    settings, split = settings_of(run), _SPLIT.value
     views = _views(settings.view) or settings.views
     mirror = settings.mirror if _HFLIP.value is None else _HFLIP.value
     if (views, mirror) != (settings.views, settings.mirror):

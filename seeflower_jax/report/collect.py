@@ -25,7 +25,7 @@ from seeflower_jax.data.images import Images
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment import evaluate, images
 from seeflower_jax.experiment.evaluate import Evaluation
-from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.explain import maximise
 from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.network import Network
@@ -107,7 +107,7 @@ def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
         page,
         class_names=run.network.class_names,
         evaluations=evaluations,
-        averages_views=read_settings(run.config).averages_views,
+        averages_views=settings_of(run).averages_views,
         maximised=_maximised(run),
     )
     if not evaluations:
