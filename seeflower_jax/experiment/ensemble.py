@@ -6,6 +6,7 @@ result["test"]["top1"]
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from jaxtyping import Float
 
 from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
-from seeflower_jax.experiment import images, teacher
+from seeflower_jax.experiment import images, precision, teacher
 from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.settings import derive, read_settings, settings_of
 from seeflower_jax.experiment.workdir import read_images
@@ -77,7 +78,8 @@ def joint_head(
 
     The head is a ridge regression, see `training.ridge`. It reads the standardised
     features of all runs, and each run has the same total weight. The features of a run
-    are the inputs of its head for the single view that a prediction uses.
+    are the inputs of its head for the single view that a prediction uses. Matrix
+    products have the precision of the first run.
 
     Args:
       runs, command, splits: as for `mean_probabilities`.
@@ -97,8 +99,11 @@ def joint_head(
         _check_teacher(runs)
     dataset, settings = images.of_run(runs[0]), settings_of(runs[0])
     streams = [_make_stream(run, settings.batch_size) for run in runs]
+    context = functools.partial(precision.of_products, settings.device.matmul_precision)
+    with context():
+        parts = [np.concatenate(list(features("train"))) for features in streams]
     fit = ridge.solve_side_by_side(
-        [np.concatenate(list(features("train"))) for features in streams],
+        parts,
         dataset.labels("train"),
         len(runs[0].network.class_names),
         settings.balanced,
@@ -109,8 +114,9 @@ def joint_head(
     logits = {}
     for split in dict.fromkeys((_FITTED, *splits)):
         batches = zip(*(features(split) for features in streams), strict=True)
-        rows = (fit(np.concatenate(parts, 1)) for parts in batches)
-        logits[split] = np.concatenate(list(rows))
+        with context():
+            rows = [fit(np.concatenate(parts, 1)) for parts in batches]
+        logits[split] = np.concatenate(rows)
     temperature = calibration.fit_temperature(logits[_FITTED], dataset.labels(_FITTED))
     for split in splits:
         scaled = logits[split] / temperature

@@ -319,6 +319,8 @@ def read_images(
 
     The classes are in ascending order. A folder without such images yields nothing.
     """
-    for path in sorted(pathlib.Path(folder).glob("[0-9]*_*.png")):
+    paths = pathlib.Path(folder).glob("[0-9]*_*.png")
+    by_class = {int(path.name.partition("_")[0]): path for path in paths}
+    for index, path in sorted(by_class.items()):
         with Image.open(path) as image:
-            yield int(path.name.partition("_")[0]), np.asarray(image)
+            yield index, np.asarray(image)

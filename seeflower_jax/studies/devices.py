@@ -8,11 +8,13 @@ several devices compute. The batch sizes are the same as in the recipes. The tim
 runs says nothing about the speed of real devices.
 """
 
+import contextlib
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
@@ -74,21 +76,25 @@ def _train(
 ) -> None:
     """Train a run in one process for each list of flags."""
     port = str(_free_port())
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "scripts.train", *RECIPE, f"--workdir={folder}"]
-            + [flag.format(port=port) for flag in own],
-            env=os.environ | variables,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for own in flags
-    ]
-    for process in started:
-        _, errors = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"the run {folder} failed: {errors[-500:]}")
+    with contextlib.ExitStack() as stack:
+        # Files, because a full pipe would stop a process, and so all that wait for it.
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in flags]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "scripts.train", *RECIPE, f"--workdir={folder}"]
+                + [flag.format(port=port) for flag in own],
+                env=os.environ | variables,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+            for own, log in zip(flags, logs, strict=True)
+        ]
+        for process, log in zip(started, logs, strict=True):
+            if process.wait():
+                for other in started:
+                    other.kill()
+                log.seek(0)
+                raise RuntimeError(f"the run {folder} failed: {log.read()[-500:]}")
 
 
 def _free_port() -> int:

@@ -26,7 +26,7 @@ from seeflower_jax.attribution.layers import check_layer
 from seeflower_jax.data.loader import Annotated
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.evaluation.evaluator import Compute
-from seeflower_jax.experiment import evaluate, images, kept
+from seeflower_jax.experiment import evaluate, images, kept, precision
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import maps
 from seeflower_jax.inference.run import Run
@@ -89,7 +89,9 @@ class Study:
           name: a key of `VARIANTS`.
           split: 'validation' or 'test'.
         """
-        logits = [self._logits(crops, split) for crops in VARIANTS[name]]
+        settings = settings_of(self.run)
+        with precision.of_products(settings.device.matmul_precision):
+            logits = [self._logits(crops, split) for crops in VARIANTS[name]]
         return metrics.compute(np.mean(logits, 0), self.dataset.labels(split))
 
     def _logits(self, crops: Sequence[str], split: str) -> Float[np.ndarray, "n k"]:

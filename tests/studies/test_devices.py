@@ -52,3 +52,9 @@ def test_script_writes_the_record(tmp_path, monkeypatch):
         for run in record[kind].values():
             assert run["difference"] < 1e-5 and run["norm_difference"] < 2e-5
     assert record["loader"]["images_per_second_per_core"] > 0
+
+
+def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "RECIPE", ("--config=no_such_file.py",))
+    with pytest.raises(RuntimeError, match="run .* failed: .*no_such_file.py"):
+        devices._train([[], []], tmp_path / "run", {})
