@@ -38,7 +38,7 @@ def test_accuracies():
             assert test == _short(record["test"]["top1"], 4)
             if header[3] == "test, mean class":
                 assert third == _short(record["test"]["mean_class_top1"], 4)
-    assert len(paths) == 10
+    assert len(paths) == 11
 
 
 CHANGES = [
