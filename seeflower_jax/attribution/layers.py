@@ -118,7 +118,7 @@ def resolve(
     endpoints = jax.eval_shape(network, images)[1]
     if layer != HEAD or HEAD in spatial_layers(endpoints):
         return check_layers(endpoints, layer)
-    if getattr(network, "prefix", 0):  # see `tokens.TokenGrid`
+    if getattr(network, "has_class_token", False):  # see `tokens.TokenGrid`
         raise ValueError(
             f"layer={HEAD!r} of a transformer is its class token, which has no place; "
             "name a layer below the last attention layer, such as the first "

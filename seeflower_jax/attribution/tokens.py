@@ -95,6 +95,11 @@ class TokenGrid:
         return logits, jax.tree.map(lambda x: self._to_grid(x, images), endpoints)
 
     @property
+    def has_class_token(self) -> bool:
+        """Return whether tokens before the patches, which have no place, are read."""
+        return self.prefix > 0
+
+    @property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the endpoints, as the adapted network does."""
         return layer_shapes(self, self.network.example())
