@@ -96,6 +96,15 @@ def test_setting_of_the_user_comes_first(unset, tmp_path):
     assert jax.config.values[_KEY] is None
 
 
+def test_a_cache_that_cannot_be_checked_is_used(unset, tmp_path):
+    """Such as a read-only one, or one whose entry another process has just removed."""
+    folder = compilation.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "f-cache").mkdir()  # an entry that cannot be read
+    compilation.keep(tmp_path)
+    assert jax.config.values[_KEY] == str(folder)
+
+
 def _count_of_read_functions(cache_dir) -> int:
     """Return how many functions a new process reads instead of compiling them."""
     code = """

@@ -3,6 +3,7 @@
 compilation.keep("~/.cache/seeflower_jax")      # before JAX compiles a function
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -37,12 +38,14 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     path = folder(cache_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(path)
     except OSError as error:
         logging.info(
             "compiled functions cannot be kept in %s: %s", path, error.strerror
         )
         return
+    # A folder may be read-only, and several processes may remove the same entry.
+    with contextlib.suppress(OSError):
+        _remove_unfinished(path)
     _chosen.append(str(path))
     jax.config.update(_KEY, str(path))
 
