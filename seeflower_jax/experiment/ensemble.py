@@ -101,13 +101,12 @@ def joint_head(
     streams = [_make_stream(run, settings.batch_size) for run in runs]
     context = functools.partial(precision.of_products, settings.device.matmul_precision)
     with context():
-        parts = [np.concatenate(list(features("train"))) for features in streams]
-    fit = ridge.solve_side_by_side(
-        parts,
-        dataset.labels("train"),
-        len(runs[0].network.class_names),
-        settings.balanced,
-    )
+        fit = ridge.solve_side_by_side(
+            [np.concatenate(list(features("train"))) for features in streams],
+            dataset.labels("train"),
+            len(runs[0].network.class_names),
+            settings.balanced,
+        )
     if teacher_path:
         teacher.write(teacher_path, dataset, fit.logits)
     result = _result(runs, command, "joint_head")
