@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from seeflower_jax import hints, models
+from seeflower_jax import hints, models, records
 from seeflower_jax.data import resident
 from seeflower_jax.data.balance import BALANCES
 from seeflower_jax.data.sources import SOURCES
@@ -272,22 +272,14 @@ STAGE_RULES: dict[str, Rule] = {
 }
 
 
-def _flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of nested dicts, except sections in `_OPEN`."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in _OPEN:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, value
-
-
 def _check_section(
     section: Mapping, rules: Mapping[str, Rule], prefix: str
 ) -> Iterator[str]:
-    values = dict(_flatten(section))
+    values = {
+        key: value
+        for key, value in records.flat(section)
+        if not f"{key}.".startswith(tuple(f"{name}." for name in _OPEN))
+    }
     parts = {key.split(".")[0] for key in rules if "." in key}
     for part in sorted(parts):
         if not isinstance(section.get(part), Mapping):

@@ -44,14 +44,6 @@ _PROGRAM, _PARAMETERS, _DESCRIPTION = _FILES = (
 _KEYS = ("spec", "view", "class_names", "temperature", "sha256")
 
 
-def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _unflatten(flat: Mapping[str, Any]) -> dict:
     """Restore the variables of a network from their flat form."""
     tree: dict = {"batch_stats": {}}
@@ -89,7 +81,7 @@ def save(folder: str | os.PathLike, network: Network, metrics: Mapping) -> None:
     """
     with records.creating(folder) as partial:
         partial.mkdir()
-        flat = jax.device_get(dict(_flatten(network.variables)))
+        flat = jax.device_get(dict(records.flat(network.variables, "/")))
         (partial / _PROGRAM).write_bytes(_serialize(network, flat))
         safetensors.numpy.save_file(flat, partial / _PARAMETERS)
         files.set_default_mode(partial / _PARAMETERS)
@@ -150,7 +142,7 @@ def load(folder: str | os.PathLike) -> Network:
         preprocess=preprocess,
         origin=str(folder.resolve()),
         program=lambda variables, images: program.call(
-            dict(_flatten(variables)), images
+            dict(records.flat(variables, "/")), images
         ),
     )
 

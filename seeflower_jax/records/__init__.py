@@ -110,11 +110,13 @@ def variables_hash(variables: Mapping) -> str:
     return digest.hexdigest()[:12]
 
 
-def flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key, value) of the leaves of a config, such as `("data.dir", "")`."""
-    for key, value in to_dict(config).items():
+def flat(
+    tree: Mapping, separator: str = ".", prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) of the leaves of nested dicts, such as `("data.dir", "")`."""
+    for key, value in to_dict(tree).items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flat(value, separator, f"{prefix}{key}{separator}")
         else:
             yield f"{prefix}{key}", value
 
