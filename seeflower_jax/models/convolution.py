@@ -27,7 +27,7 @@ Outputs = Float[Array, "n out_h out_w features"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS = 16  # with fewer, one product for all positions of the window is faster
-_SOME_CHANNELS = 32  # from here on, Winograd's gradient of the kernel is fast
+_SOME_CHANNELS = 32  # from here on, the minimal filtering of Winograd is fast
 _MANY_CHANNELS = 48  # from here on, loops over the images are fast
 # Sides of the outputs up to which, or from which on, another form is faster.
 _SMALL_MAP, _MIDDLE_MAP, _LARGE_MAP, _HUGE_MAP = 17, 35, 80, 160
@@ -62,7 +62,7 @@ def _is_pointwise(windows: Windows) -> bool:
 
 def _fits_winograd(x: Images, windows: Windows) -> bool:
     exact = x.dtype == _wide(x.dtype)  # the transforms would round bfloat16 too much
-    return exact and windows.size == (3, 3) and windows.strides == (1, 1)
+    return exact and windows.strides == (1, 1)
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
@@ -88,6 +88,29 @@ def _products(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
     return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
+def _few_channels(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
+    """Convolve by one matrix product for all positions in the window.
+
+    Pixels that the horizontal stride keeps apart are neighbours in memory, so as
+    channels of one wide pixel they are copied together.
+    """
+    kh, kw, c_in, c_out = kernel.shape
+    columns, (down, right) = windows.output_size[1], windows.strides
+    (top, bottom), (left, _) = windows.padding
+    wide = -(-kw // right)  # pixels of a window, along a row
+    width = columns - 1 + wide
+    height = windows.padded_size[0]
+    beside = width * right - left - x.shape[2]
+    pads = (0, 0, 0), (top, bottom, 0), (left, beside, 0), (0, 0, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    x = x.reshape(-1, height, width, right * c_in)
+    kernel = jnp.pad(kernel, ((0, 0), (0, wide * right - kw), (0, 0), (0, 0)))
+    kernel = kernel.reshape(-1, c_out)
+    windows = Windows((height, width), (kh, wide), (down, 1))
+    taps = jnp.concatenate(list(windows.gather(x)), -1)
+    return _product(taps, kernel).astype(x.dtype)
+
+
 def _cropped(x: Images, kernel: Kernel, windows: Windows, padding: Padding) -> Outputs:
     """Convolve with at least the padding of `windows`, and crop the result."""
     y = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
@@ -107,13 +130,15 @@ def _cpu(
     if _is_pointwise(windows):
         return _product(x, kernel[0, 0]).astype(x.dtype)  # 2 to 4 times as fast
     if strided and c_in < _FEW_CHANNELS:
-        taps = jnp.concatenate(list(windows.gather(x)), -1)
-        return _product(taps, kernel.reshape(-1, c_out)).astype(x.dtype)
+        return _few_channels(x, kernel, windows)
     side = max(windows.output_size)
     is_bfloat16 = x.dtype == jnp.bfloat16
-    if one_device and c_in >= _MANY_CHANNELS:
-        if _fits_winograd(x, windows):
+    if c_in >= _SOME_CHANNELS and _fits_winograd(x, windows):
+        if min(kh, kw) == 1 and max(kh, kw) >= 3:
+            return winograd.convolve_lines(x, kernel, windows)  # 1.5 times as fast
+        if min(kh, kw) >= 3 and one_device:
             return winograd.convolve(x, kernel, windows)  # up to 2.5 times as fast
+    if one_device and c_in >= _MANY_CHANNELS:
         smallest = _SMALL_MAP if is_bfloat16 else _MIDDLE_MAP
         if strided or smallest < side <= _LARGE_MAP:
             # The pixels at the positions in the window of one image stay in the cache.
@@ -159,11 +184,12 @@ def _cpu_kernel_gradient(
     side = max(windows.output_size)
     if _is_pointwise(windows):
         return _pointwise_kernel_gradient(x, g, one_device)[None, None]
-    if one_device and c_in >= _SOME_CHANNELS and _fits_winograd(x, windows):
-        return winograd.kernel_gradient(x, g, windows)  # 1.2 to 2 times as fast
     unstrided = windows.strides == (1, 1)
-    if one_device and unstrided and (kh, kw) == (3, 3) and side > _SMALL_MAP:
-        return _kernel_gradient_by_image(x, g, windows)
+    if one_device and unstrided and (kh, kw) == (3, 3):
+        if c_in >= _SOME_CHANNELS and _fits_winograd(x, windows):
+            return winograd.kernel_gradient(x, g, windows)  # 1.2 to 2 times as fast
+        if side > _SMALL_MAP:
+            return _kernel_gradient_by_image(x, g, windows)
     keeps_size = unstrided and windows.output_size == windows.image_size
     if kh == kw and keeps_size and side < 64:
         return _standard_kernel_gradient(x, g, windows)

@@ -1,18 +1,21 @@
-"""Convolution with windows of 3 x 3 positions by Winograd's minimal filtering.
+"""Convolution by Winograd's minimal filtering.
 
-    y = winograd.convolve(x, kernel, windows)
+    y = winograd.convolve(x, kernel, windows)           # windows of 3 x 3, 5 x 5, ...
+    y = winograd.convolve_lines(x, kernel, windows)     # windows of 7 x 1, 1 x 3, ...
     kernel_gradient = winograd.kernel_gradient(x, g, windows)
 
-A tile of 2 x 2 outputs depends on 4 x 4 pixels. A direct convolution multiplies 36
-times for them, F(2 x 2, 3 x 3) 16 times: it transforms pixels and kernels, multiplies
-them place by place, and transforms the products to outputs. The gradient of the kernel
-has the same products, with the transposed transforms. The rounding error is like that
-of the direct convolution.
+A tile of 2 x 2 outputs depends on 4 x 4 pixels. A direct convolution with windows of
+3 x 3 positions multiplies 36 times for them, F(2 x 2, 3 x 3) 16 times: it transforms
+pixels and kernels, multiplies them place by place, and transforms the products to
+outputs. Along one axis, F(2, 3) multiplies 4 times instead of 6. The gradient of the
+kernel has the same products, with the transposed transforms. The rounding error is like
+that of the direct convolution. Larger windows are cut into parts of three positions.
 
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016),
 section 4.1.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -20,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from seeflower_jax.models.windows import Padding, Windows
+from seeflower_jax.models.windows import Padding, Pair, Windows
 
 _VALUES = 1 << 18  # numbers of channels times tiles that stay in the cache
 
@@ -49,6 +52,11 @@ def _transpose_products(y: Values) -> list[Array]:
     return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
 
 
+def _along(transform: Transform, values: Values) -> list[Array]:
+    """Transform the values along one side; a side of length 1 has no transform."""
+    return transform(values) if len(values) > 1 else list(values)
+
+
 def _tile_counts(windows: Windows) -> tuple[int, int]:
     rows, columns = (-(-side // 2) for side in windows.output_size)
     return rows, columns
@@ -62,62 +70,150 @@ def _images_at_a_time(count: int, windows: Windows, c_in: int, c_out: int) -> in
 
 
 def _tiles(
-    x: Float[Array, "n h w c"], side: int, transform: Transform, padding: Padding
+    x: Float[Array, "n h w c"], sides: Pair, transform: Transform, padding: Padding
 ) -> list[list[Float[Array, "n rows columns c"]]]:
-    """Cut tiles out of images, two pixels apart, and transform them.
+    """Cut tiles out of images and transform them.
 
     Args:
       x: the images.
-      side: side of the tiles.
+      sides: (height, width) of the tiles. Tiles are two pixels apart, or one along a
+        side of length 1.
       transform: transform of the values along one side.
       padding: zeros around the images.
 
     Returns:
-      Transformed tiles, as arrays of the value at each of 4 x 4 places.
+      Transformed tiles, as arrays of the value at each place in a tile.
     """
     _, height, width, _ = x.shape
-    places = Windows((height, width), (side, side), (2, 2), padding).gather(x)
-    rows = [transform([next(places) for _ in range(side)]) for _ in range(side)]
-    columns = [transform(column) for column in zip(*rows, strict=True)]
+    strides = min(sides[0], 2), min(sides[1], 2)
+    places = Windows((height, width), sides, strides, padding).gather(x)
+    rows = [
+        _along(transform, [next(places) for _ in range(sides[1])])
+        for _ in range(sides[0])
+    ]
+    columns = [_along(transform, column) for column in zip(*rows, strict=True)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _pixel_tiles(x: Float[Array, "n h w c"], windows: Windows) -> list[list[Array]]:
-    # An odd side has a further row or column of tiles, half of which is not used.
-    (rows, columns), ((top, bottom), (left, right)) = (
-        windows.output_size,
-        windows.padding,
+    rows, columns = windows.size
+    down, right = (
+        # An odd side has a further row or column of tiles, half of which is not used.
+        (before, after + count % 2) if size > 1 else (before, after)
+        for size, count, (before, after) in zip(
+            windows.size, windows.output_size, windows.padding, strict=True
+        )
     )
-    padding = (top, bottom + rows % 2), (left, right + columns % 2)
-    return _tiles(x, 4, _transform_pixels, padding)
+    sides = 4 if rows > 1 else 1, 4 if columns > 1 else 1
+    return _tiles(x, sides, _transform_pixels, (down, right))
+
+
+def _kernel_tiles(
+    kernel: Float[Array, "kernel_h kernel_w c features"],
+) -> list[list[Float[Array, "c features"]]]:
+    rows = _along(_transform_kernel, kernel)
+    return [_along(_transform_kernel, row) for row in rows]
+
+
+def _filter(
+    x: Float[Array, "n h w c"],
+    kernels: Sequence[Sequence[Float[Array, "c features"]]],
+    windows: Windows,
+) -> Float[Array, "n out_h out_w features"]:
+    """Convolve with windows that have 1 or 3 positions along each side.
+
+    Args:
+      x: the images.
+      kernels: the transformed kernel, from `_kernel_tiles`.
+      windows: the windows, with strides (1, 1).
+    """
+    rows = []
+    for tiles, weights in zip(_pixel_tiles(x, windows), kernels, strict=True):
+        products = [a @ b for a, b in zip(tiles, weights, strict=True)]
+        rows.append(jnp.stack(_along(_transform_products, products), 3))
+    y = jnp.stack(_along(_transform_products, rows), 2)
+    _, down, count_down, right, count_right, features = y.shape
+    y = y.reshape(-1, down * count_down, right * count_right, features)
+    height, width = windows.output_size
+    return y[:, :height, :width]
+
+
+def _cut(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kernel_h kernel_w c features"],
+    windows: Windows,
+) -> tuple[Array, Array, Windows]:
+    """Return an equal convolution with windows of 1 or 3 positions along each side.
+
+    Its channels are those of shifted copies of the images, side by side.
+    """
+    if max(windows.size) <= 3:
+        return x, kernel, windows
+    # A side of 5 positions becomes 6, a side of 7 positions 9; the further ones are 0.
+    size = [-(-side // 3) * 3 if side > 1 else 1 for side in windows.size]
+    further = [(0, new - old) for new, old in zip(size, windows.size, strict=True)]
+    kernel = jnp.pad(kernel, (*further, (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *windows.padding, (0, 0)))
+    x = jnp.pad(x, ((0, 0), *further, (0, 0)))
+    part_h, part_w = part = min(size[0], 3), min(size[1], 3)
+    height, width = (
+        count + side - 1 for count, side in zip(windows.output_size, part, strict=True)
+    )
+    places = list(itertools.product(range(0, size[0], 3), range(0, size[1], 3)))
+    copies = [x[:, i : i + height, j : j + width] for i, j in places]
+    kernels = [kernel[i : i + part_h, j : j + part_w] for i, j in places]
+    parts = Windows((height, width), part)
+    return jnp.concatenate(copies, -1), jnp.concatenate(kernels, 2), parts
 
 
 def convolve(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c features"], windows: Windows
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kernel_h kernel_w c features"],
+    windows: Windows,
 ) -> Float[Array, "n out_h out_w features"]:
     """Return the convolution, computed for few images at a time.
 
     Args:
       x: the images.
       kernel: the kernel.
-      windows: windows of size (3, 3) with strides (1, 1).
+      windows: windows of at least 3 x 3 positions, with strides (1, 1).
     """
-    rows, columns = _tile_counts(windows)
-    kernels = [_transform_kernel(row) for row in _transform_kernel(kernel)]
+    x, kernel, windows = _cut(x, kernel, windows)
+    kernels = _kernel_tiles(kernel)
 
     def convolve_image(image):
-        outputs = []
-        pixels = _pixel_tiles(image[None], windows)
-        for row, weights in zip(pixels, kernels, strict=True):
-            products = [a[0] @ b for a, b in zip(row, weights, strict=True)]
-            outputs.append(jnp.stack(_transform_products(products), 2))
-        image = jnp.stack(_transform_products(outputs), 1)
-        return image.reshape(2 * rows, 2 * columns, -1)
+        return _filter(image[None], kernels, windows)[0]
 
     images = _images_at_a_time(x.shape[0], windows, *kernel.shape[2:])
-    batch_size = images if images > 1 else None
-    height, width = windows.output_size
-    return lax.map(convolve_image, x, batch_size=batch_size)[:, :height, :width]
+    return lax.map(convolve_image, x, batch_size=images if images > 1 else None)
+
+
+def convolve_lines(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kernel_h kernel_w c features"],
+    windows: Windows,
+) -> Float[Array, "n out_h out_w features"]:
+    """Return the convolution with windows of one row or one column.
+
+    Args:
+      x: the images.
+      kernel: the kernel.
+      windows: windows of 1 x k or k x 1 positions, k >= 3, with strides (1, 1).
+    """
+    count = max(windows.size)
+    axis = windows.size.index(count)
+    if count % 3 != 1:
+        x, kernel, windows = _cut(x, kernel, windows)
+        return _filter(x, _kernel_tiles(kernel), windows)
+    # A last single position costs less as a product of its own.
+    x = jnp.pad(x, ((0, 0), *windows.padding, (0, 0)))
+    length = x.shape[1 + axis]
+    first = lax.slice_in_dim(x, 0, length - 1, axis=1 + axis)
+    last = lax.slice_in_dim(x, count - 1, length, axis=1 + axis)
+    whole, single = jnp.split(kernel, [count - 1], axis)
+    (_, height, width, _), (kh, kw, _, _) = first.shape, whole.shape
+    parts = Windows((height, width), (kh, kw))
+    return convolve_lines(first, whole, parts) + last @ single[0, 0]
 
 
 def kernel_gradient(
@@ -145,7 +241,7 @@ def kernel_gradient(
         x, g = chunk
         tiles = zip(
             _pixel_tiles(x, windows),
-            _tiles(g, 2, _transpose_products, odd),
+            _tiles(g, (2, 2), _transpose_products, odd),
             strict=True,
         )
         products = [list(map(contract, *rows)) for rows in tiles]
