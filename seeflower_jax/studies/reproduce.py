@@ -29,6 +29,13 @@ from seeflower_jax.pretrained import published
 from seeflower_jax.studies import paper_figures, tables
 from seeflower_jax.studies.rows import PUBLISHED, ROWS, Row
 
+# Flags of `scripts.reproduce` that change the config, by the config's flat keys.
+_FLAGS = {
+    "data.dir": "data_dir",
+    "data.cache_dir": "cache_dir",
+    "model.dtype": "dtype",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
@@ -136,6 +143,9 @@ def _plan_run(
         _shrink(config)
         arguments = [f"--out={out}", f"--only={row.name}", "--budget=smoke"]
         arguments.append(f"--seeds={seed}")
+        arguments += [
+            f"--{flag}={changes[key]}" for key, flag in _FLAGS.items() if key in changes
+        ]
         command = records.command_line("reproduce", arguments)
     else:
         arguments = [f"--config=configs/{module}.py:{variant}", f"--workdir={workdir}"]

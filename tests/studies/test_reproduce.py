@@ -70,6 +70,12 @@ def test_every_row_has_its_config_and_command():
             assert run.state == "missing"
             flag = {"full": "--config.seed=3", "smoke": "--seeds=3"}[budget]
             assert flag in run.command.split()
+    changes = {"data.dir": "flowers", "data.verify": False}
+    run = reproduce.plan(ROWS[:1], [0], "runs", "smoke", changes)[0]
+    assert run.command == (
+        "python -m scripts.reproduce --out=runs --only=baseline_official_paper_a "
+        "--budget=smoke --seeds=0 --data_dir=flowers"
+    )
     row = select(["vgg16_reversed_paper"], "full")
     run = reproduce.plan(row, [1], "runs", weights_dir="weights")[0]
     assert run.command == (
