@@ -56,8 +56,8 @@ def device() -> str:
 def provenance(command: str) -> dict:
     """Return the provenance of a result.
 
-    The dict has the command, commit, versions, compiler flags, precision of float32
-    matrix products, and devices.
+    The dict has the command, commit, versions, compiler flags, settings of the C
+    library, precision of float32 matrix products, and devices.
     """
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
@@ -65,6 +65,7 @@ def provenance(command: str) -> dict:
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version(), **versions},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "matmul_precision": _matmul_precision(),
         "device": device(),
     }
