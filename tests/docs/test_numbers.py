@@ -141,6 +141,27 @@ def test_pointing_games():
         assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
 
 
+def test_localisation():
+    record = _record("results/localisation.json")
+    inception, vgg16 = record["inception_v3"], record["vgg16"]
+    columns = ("pointing_hit", "energy_in_mask", "mask_iou")
+    methods = {name for name in inception if "align" not in name}
+    tables = [rows for head, rows in TABLES if head[2:4] == ["energy", "IoU"]]
+    sides = (inception, vgg16, ""), (inception, inception, ", align=stretch")
+    for rows, (left, right, ending) in zip(tables, sides, strict=True):
+        assert {name for name, *_ in rows} == {
+            m for m in methods if m + ending in right
+        }
+        for name, *cells in rows:
+            entries = left[name], right[name + ending]
+            values = [entry[column] for entry in entries for column in columns]
+            assert cells == [_short(value, 3) for value in values]
+    stretched = {name: entry for name, entry in vgg16.items() if "align" in name}
+    for name, entry in stretched.items():
+        placed = vgg16[name.removesuffix(", align=stretch")]
+        assert [entry[key] for key in columns] == [placed[key] for key in columns]
+
+
 def test_faithfulness():
     record = _record("results/faithfulness.json")["inception_v3"]
     (rows,) = (rows for header, rows in TABLES if header[1:2] == ["deletion ↓"])
