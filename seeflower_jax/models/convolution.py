@@ -91,8 +91,8 @@ def _products(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
 def _few_channels(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
     """Convolve by one matrix product for all positions in the window.
 
-    Pixels that the horizontal stride keeps apart are neighbours in memory, so as
-    channels of one wide pixel they are copied together.
+    With a horizontal stride of 2, every second pixel of a row starts a window. Two
+    neighbours then become the channels of one wide pixel, and are copied together.
     """
     kh, kw, c_in, c_out = kernel.shape
     columns, (down, right) = windows.output_size[1], windows.strides
