@@ -7,14 +7,14 @@ import os
 
 from absl import flags
 
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", "", "Folder of the images; downloads by default."
-)
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "Decoded images and downloads.")
+from seeflower_jax.studies.rows import FLAGS
+
+flags.DEFINE_string("data_dir", "", "Folder of the images; downloads by default.")
+flags.DEFINE_string("cache_dir", "", "Decoded images and downloads.")
 _WEIGHTS_DIR = flags.DEFINE_string(
     "weights_dir", "", "Folder of Keras weight files; downloads by default."
 )
-_DTYPE = flags.DEFINE_enum(
+flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
@@ -24,12 +24,8 @@ _DTYPE = flags.DEFINE_enum(
 
 def options() -> dict:
     """Return `changes`, {key of the config: value}, and `weights_dir`."""
-    changes = {
-        "data.dir": os.path.expanduser(_DATA_DIR.value),
-        "data.cache_dir": os.path.expanduser(_CACHE_DIR.value),
-        "model.dtype": _DTYPE.value,
-    }
+    values = {key: flags.FLAGS[name].value for key, name in FLAGS.items()}
     return {
-        "changes": {key: value for key, value in changes.items() if value},
+        "changes": {k: os.path.expanduser(v) for k, v in values.items() if v},
         "weights_dir": os.path.expanduser(_WEIGHTS_DIR.value),
     }

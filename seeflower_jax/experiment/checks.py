@@ -29,7 +29,7 @@ _MAX_BATCH, _MAX_COUNT = 2**16, 2**31 - 1
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 METRICS = ("top1", "mean_class_top1", "top5", "loss")
 # Sections whose keys this module does not check.
-_OPEN = ("stages", "init.pretraining", "quickstart")
+_OPEN = ("stages.", "init.pretraining.", "quickstart.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _check_section(
     values = {
         key: value
         for key, value in records.flat(section)
-        if not f"{key}.".startswith(tuple(f"{name}." for name in _OPEN))
+        if not f"{key}.".startswith(_OPEN)
     }
     parts = {key.split(".")[0] for key in rules if "." in key}
     for part in sorted(parts):

@@ -19,11 +19,14 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.models import winograd
 from seeflower_jax.models.primitives import bilinear_primitive, compute_once
-from seeflower_jax.models.windows import Padding, Pair, Windows
-
-Images = Float[Array, "n h w c"]
-Kernel = Float[Array, "kernel_h kernel_w c features"]
-Outputs = Float[Array, "n out_h out_w features"]
+from seeflower_jax.models.windows import (
+    Images,
+    Kernel,
+    Outputs,
+    Padding,
+    Pair,
+    Windows,
+)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS = 16  # with fewer, one product for all positions of the window is faster

@@ -18,9 +18,8 @@ from seeflower_jax.models.primitives import (
     define_linear,
     pooling_primitive,
 )
-from seeflower_jax.models.windows import Windows
+from seeflower_jax.models.windows import Images, Windows
 
-Images = Float[Array, "n h w c"]
 Outputs = Float[Array, "n out_h out_w c"]
 
 

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+Images = Float[Array, "n h w c"]
+Kernel = Float[Array, "kernel_h kernel_w c features"]
+Outputs = Float[Array, "n out_h out_w features"]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
@@ -50,9 +53,7 @@ class Windows:
         )
         return height, width
 
-    def gather(
-        self, images: Float[Array, "n h w c"]
-    ) -> Iterator[Float[Array, "n out_h out_w c"]]:
+    def gather(self, images: Images) -> Iterator[Float[Array, "n out_h out_w c"]]:
         """Yield the pixels at each position in the window, row by row."""
         (rows, columns), (down, right) = self.output_size, self.strides
         padded = jnp.pad(images, ((0, 0), *self.padding, (0, 0)))
@@ -64,9 +65,7 @@ class Windows:
                     j : j + (columns - 1) * right + 1 : right,
                 ]
 
-    def scatter(
-        self, taps: Iterable[Float[Array, "n out_h out_w c"]]
-    ) -> Float[Array, "n h w c"]:
+    def scatter(self, taps: Iterable[Float[Array, "n out_h out_w c"]]) -> Images:
         """Add each tap to the pixels that `gather` reads; the transpose of `gather`."""
         padded = []
         for place, tap in enumerate(taps):

@@ -23,7 +23,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from seeflower_jax.models.windows import Padding, Pair, Windows
+from seeflower_jax.models.windows import (
+    Images,
+    Kernel,
+    Outputs,
+    Padding,
+    Pair,
+    Windows,
+)
 
 _VALUES = 1 << 18  # numbers of channels times tiles that stay in the cache
 
@@ -57,20 +64,16 @@ def _along(transform: Transform, values: Values) -> list[Array]:
     return transform(values) if len(values) > 1 else list(values)
 
 
-def _tile_counts(windows: Windows) -> tuple[int, int]:
-    rows, columns = (-(-side // 2) for side in windows.output_size)
-    return rows, columns
-
-
 def _images_at_a_time(count: int, windows: Windows, c_in: int, c_out: int) -> int:
     if not isinstance(count, int):
         return 1  # An export has a symbolic number of images, which cannot be divided.
-    values = math.prod(_tile_counts(windows)) * (c_in + c_out)
+    tiles = math.prod(-(-side // 2) for side in windows.output_size)
+    values = tiles * (c_in + c_out)
     return min(max(1, _VALUES // values), max(1, count))
 
 
 def _tiles(
-    x: Float[Array, "n h w c"], sides: Pair, transform: Transform, padding: Padding
+    x: Images, sides: Pair, transform: Transform, padding: Padding
 ) -> list[list[Float[Array, "n rows columns c"]]]:
     """Cut tiles out of images and transform them.
 
@@ -95,9 +98,9 @@ def _tiles(
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _pixel_tiles(x: Float[Array, "n h w c"], windows: Windows) -> list[list[Array]]:
+def _pixel_tiles(x: Images, windows: Windows) -> list[list[Array]]:
     rows, columns = windows.size
-    down, right = (
+    vertical, horizontal = (
         # An odd side has a further row or column of tiles, half of which is not used.
         (before, after + count % 2) if size > 1 else (before, after)
         for size, count, (before, after) in zip(
@@ -105,21 +108,19 @@ def _pixel_tiles(x: Float[Array, "n h w c"], windows: Windows) -> list[list[Arra
         )
     )
     sides = 4 if rows > 1 else 1, 4 if columns > 1 else 1
-    return _tiles(x, sides, _transform_pixels, (down, right))
+    return _tiles(x, sides, _transform_pixels, (vertical, horizontal))
 
 
-def _kernel_tiles(
-    kernel: Float[Array, "kernel_h kernel_w c features"],
-) -> list[list[Float[Array, "c features"]]]:
+def _kernel_tiles(kernel: Kernel) -> list[list[Float[Array, "c features"]]]:
     rows = _along(_transform_kernel, kernel)
     return [_along(_transform_kernel, row) for row in rows]
 
 
 def _filter(
-    x: Float[Array, "n h w c"],
+    x: Images,
     kernels: Sequence[Sequence[Float[Array, "c features"]]],
     windows: Windows,
-) -> Float[Array, "n out_h out_w features"]:
+) -> Outputs:
     """Convolve with windows that have 1 or 3 positions along each side.
 
     Args:
@@ -138,11 +139,7 @@ def _filter(
     return y[:, :height, :width]
 
 
-def _cut(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "kernel_h kernel_w c features"],
-    windows: Windows,
-) -> tuple[Array, Array, Windows]:
+def _cut(x: Images, kernel: Kernel, windows: Windows) -> tuple[Images, Kernel, Windows]:
     """Return an equal convolution with windows of 1 or 3 positions along each side.
 
     Its channels are those of shifted copies of the images, side by side.
@@ -166,11 +163,7 @@ def _cut(
     return jnp.concatenate(copies, -1), jnp.concatenate(kernels, 2), parts
 
 
-def convolve(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "kernel_h kernel_w c features"],
-    windows: Windows,
-) -> Float[Array, "n out_h out_w features"]:
+def convolve(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
     """Return the convolution, computed for few images at a time.
 
     Args:
@@ -188,11 +181,7 @@ def convolve(
     return lax.map(convolve_image, x, batch_size=images if images > 1 else None)
 
 
-def convolve_lines(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "kernel_h kernel_w c features"],
-    windows: Windows,
-) -> Float[Array, "n out_h out_w features"]:
+def convolve_lines(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
     """Return the convolution with windows of one row or one column.
 
     Args:
@@ -217,8 +206,8 @@ def convolve_lines(
 
 
 def kernel_gradient(
-    x: Float[Array, "n h w c"],
-    g: Float[Array, "n out_h out_w features"],
+    x: Images,
+    g: Outputs,
     windows: Windows,
 ) -> Float[Array, "3 3 c features"]:
     """Return the gradient of the kernel, computed for few images at a time.

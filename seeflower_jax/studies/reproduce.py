@@ -27,14 +27,7 @@ from seeflower_jax.figures import class_counts, curves
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import published
 from seeflower_jax.studies import paper_figures, tables
-from seeflower_jax.studies.rows import PUBLISHED, ROWS, Row
-
-# Flags of `scripts.reproduce` that change the config, by the config's flat keys.
-_FLAGS = {
-    "data.dir": "data_dir",
-    "data.cache_dir": "cache_dir",
-    "model.dtype": "dtype",
-}
+from seeflower_jax.studies.rows import FLAGS, PUBLISHED, ROWS, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +137,7 @@ def _plan_run(
         arguments = [f"--out={out}", f"--only={row.name}", "--budget=smoke"]
         arguments.append(f"--seeds={seed}")
         arguments += [
-            f"--{flag}={changes[key]}" for key, flag in _FLAGS.items() if key in changes
+            f"--{flag}={changes[key]}" for key, flag in FLAGS.items() if key in changes
         ]
         command = records.command_line("reproduce", arguments)
     else:

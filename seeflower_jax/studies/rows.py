@@ -16,6 +16,8 @@ from seeflower_jax import hints
 
 SEEDS = (0, 1, 2)
 BUDGETS = ("smoke", "cpu", "full")
+# Flags of scripts that change the config of a run, by the config's flat keys.
+FLAGS = {"data.dir": "data_dir", "data.cache_dir": "cache_dir", "model.dtype": "dtype"}
 # The module in configs/ of each ImageNet network.
 CONFIGS = {"vgg16": "vgg16", "vgg19": "vgg19", "inception_v3": "inception"}
 # The networks' names in tables.
