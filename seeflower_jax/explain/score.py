@@ -358,6 +358,8 @@ def _record(
             }
         local = {k: v for k, v in columns.items() if k in METRICS["localisation"]}
         others = {k: v for k, v in columns.items() if k not in local}
+        if local:
+            local["chance"] = result["chance"]["localisation"]
         others.pop("pointing_game", None)
         for file, values in (("faithfulness", others), ("localisation", local)):
             if values:

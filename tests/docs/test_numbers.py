@@ -144,6 +144,7 @@ def test_pointing_games():
 def test_localisation():
     record = _record("results/localisation.json")
     inception, vgg16 = record["inception_v3"], record["vgg16"]
+    words = " ".join(pages.PAGES["docs/attribution_batch.md"].split())
     columns = ("pointing_hit", "energy_in_mask", "mask_iou")
     methods = {name for name in inception if "align" not in name}
     tables = [rows for head, rows in TABLES if head[2:4] == ["energy", "IoU"]]
@@ -156,6 +157,11 @@ def test_localisation():
             entries = left[name], right[name + ending]
             values = [entry[column] for entry in entries for column in columns]
             assert cells == [_short(value, 3) for value in values]
+    for entry in (*inception.values(), *vgg16.values()):
+        assert f"a hit and an energy of {_short(entry['chance'], 2)}" in words
+    for method in ("grad_cam", "xgrad_cam", "hires_cam", "finer_cam"):
+        placed, stretched = (inception[method + end] for end in ("", ", align=stretch"))
+        assert all(placed[key] > stretched[key] for key in columns[1:])
     stretched = {name: entry for name, entry in vgg16.items() if "align" in name}
     for name, entry in stretched.items():
         placed = vgg16[name.removesuffix(", align=stretch")]

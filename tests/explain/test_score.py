@@ -187,6 +187,7 @@ def test_metrics_with_masks_and_perturbations(
     for file, key in (("faithfulness", "infidelity"), ("localisation", "mask_iou")):
         recorded = json.loads((tmp_path / "results" / f"{file}.json").read_text())
         assert 0 <= recorded["baseline"]["saliency"][key]
+    assert recorded["baseline"]["saliency"]["chance"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="'localisation' need masks; give `masks`"):
         score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
 
