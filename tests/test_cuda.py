@@ -195,7 +195,7 @@ def _inference(spec):
     scored = variables, images, maps, labels
     yield "faithfulness", score._compute_faithfulness, scored, 1
     yield "infidelity", score._compute_infidelity, scored, 1
-    yield "sensitivity", score._compute_sensitivity, (variables, images, labels), 1
+    yield "sensitivity", score._compute_sensitivity[0], (variables, images, labels), 1
     masks = array(BATCH, SIDE, SIDE, dtype=jnp.bool_)
     yield "localise", scorer.localise, (maps, masks), 0
 

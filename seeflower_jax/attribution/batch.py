@@ -1,4 +1,4 @@
-"""Several attribution methods on a batch of images, in one compiled function.
+"""Several attribution methods on a batch of images, compiled together.
 
     explain = make_explainer(spec, ["saliency", "grad_cam"], layer="mixed7")
     logits, targets, maps = explain(variables, images, targets, keys)
@@ -6,7 +6,8 @@
 
     maps = explain(network, images, ["saliency", "grad_cam"])     # any network
 
-The methods are compiled together, so shared work, such as the forward pass, runs once.
+Up to `TOGETHER` methods are compiled as one function, so their shared work, such as the
+forward pass, runs once.
 """
 
 import functools
@@ -31,6 +32,10 @@ from seeflower_jax.attribution.types import (
     Variables,
 )
 from seeflower_jax.models import classifier
+
+# XLA's compiler for CPUs ends with a stack overflow if a function has some thousand
+# kernels. More methods than these are therefore compiled as several functions.
+TOGETHER = 6
 
 
 class ExplainFunction(Protocol):
@@ -184,6 +189,17 @@ def _check_read(spec: models.ModelSpec, size: int, names: tuple[str, ...]) -> No
     jax.eval_shape(check, models.shapes(spec), image)
 
 
+def in_groups(methods: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the methods in groups that are compiled together, in their order.
+
+    Example:
+      >>> in_groups(["saliency", "grad_cam"])
+      [('saliency', 'grad_cam')]
+    """
+    starts = range(0, len(methods), TOGETHER)
+    return [tuple(methods[start : start + TOGETHER]) for start in starts]
+
+
 def make_explainer(
     spec: models.ModelSpec,
     methods: Sequence[str],
@@ -191,8 +207,11 @@ def make_explainer(
     preprocess: Preprocess | None = None,
     size: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    checked: bool = True,
 ) -> ExplainFunction:
-    """Return a jitted function that computes the maps of several methods at once.
+    """Return a function that computes the maps of several methods.
+
+    JAX compiles the methods in groups, see `in_groups`.
 
     Args:
       spec: the network.
@@ -203,6 +222,8 @@ def make_explainer(
       size: side in pixels of the smallest images. The default is `spec.input_size`.
       options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
         Options of methods that are not in `methods` have no effect.
+      checked: whether to check that the images are finite. The check waits until the
+        images are computed.
 
     Returns:
       `explain(variables, images, targets, keys) -> (logits, targets, maps)`. See
@@ -225,8 +246,8 @@ def make_explainer(
     size = size or spec.input_size
     chosen = _choose_layers(spec, methods, layer, size)
 
-    @jax.jit
-    def compute(variables, images, targets, keys):
+    @functools.partial(jax.jit, static_argnames="methods")
+    def compute(variables, images, targets, keys, methods):
         network = models.bind(spec, variables, preprocess)
         logits, _ = network(images)
         targets = jnp.where(targets == registry.PREDICTED, logits.argmax(-1), targets)
@@ -234,8 +255,15 @@ def make_explainer(
         return logits, targets, maps
 
     def explain(variables, images, targets, keys):
-        check_images(images)
-        return compute(variables, images, targets, keys)
+        if checked:
+            check_images(images)
+        maps = {}
+        for group in in_groups(methods):
+            logits, targets, of_group = compute(
+                variables, images, targets, keys, methods=group
+            )
+            maps |= of_group
+        return logits, targets, maps
 
     return explain
 
@@ -270,11 +298,12 @@ def explain(
     keys: Key[Array, "n"] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Float[Array, "n h w"]]:
-    """Compute the maps of several methods for any network, in one compiled function.
+    """Compute the maps of several methods for any network.
 
-    JAX keeps the compiled function for the next call with the same network, methods and
-    options. An adapted network is an argument of the compiled function. Any other
-    network function is compiled into it, with its variables.
+    JAX compiles the methods in groups, see `in_groups`. It keeps the compiled functions
+    for the next call with the same network, methods and options. An adapted network is
+    an argument of a compiled function. Any other network function is compiled into it,
+    with its variables.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
@@ -309,17 +338,19 @@ def explain(
         targets = as_indices(targets, jax.eval_shape(_logits, network, images).shape)
     if keys is None:
         keys = jax.random.split(jax.random.key(0), len(images))
-    arrays, constants = _split(methods, options)
-    maps = _explain(
-        network,
-        images,
-        _as_pytree(targets),
-        keys,
-        arrays,
-        methods=methods,
-        layer=_hashable(layer),
-        constants=constants,
-    )
+    maps = {}
+    for group in in_groups(methods):
+        arrays, constants = _split(group, options)
+        maps |= _explain(
+            network,
+            images,
+            _as_pytree(targets),
+            keys,
+            arrays,
+            methods=group,
+            layer=_hashable(layer),
+            constants=constants,
+        )
     return {name: maps[name] for name in methods}  # `jit` sorts the keys
 
 

@@ -12,6 +12,7 @@
 `images` are what the network sees. `explain.score` runs a scorer over many images.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import regions
+from seeflower_jax.attribution import regions, registry
+from seeflower_jax.attribution.batch import ExplainFunction
 from seeflower_jax.attribution.metrics import faithfulness, localisation
 from seeflower_jax.attribution.metrics.infidelity import infidelity, remove_square
 from seeflower_jax.attribution.metrics.randomisation import randomised, rank_correlation
@@ -76,17 +78,24 @@ class Scorer:
         # A head of flattened features takes images of one size only.
         is_flat = network.spec.pooling == "flatten"
         self.grid_size = size if is_flat else grid_size or 2 * size
-        self._explain = attribution_batch.make_explainer(
-            network.spec,
-            methods,
-            layer,
-            network.preprocess,
-            min(size, self.grid_size),
-            options,
-        )
+        registry.check_methods(methods)
+        self._explainers = [
+            attribution_batch.make_explainer(
+                network.spec,
+                group,
+                layer,
+                network.preprocess,
+                min(size, self.grid_size),
+                options,
+            )
+            for group in attribution_batch.in_groups(methods)
+        ]
         self._compute_faithfulness = jax.jit(self._faithfulness)
         self._compute_infidelity = jax.jit(self._infidelity)
-        self._compute_sensitivity = jax.jit(self._sensitivity)
+        self._compute_sensitivity = [
+            jax.jit(functools.partial(self._sensitivity, explain))
+            for explain in self._explainers
+        ]
 
     def maps(
         self,
@@ -106,7 +115,10 @@ class Scorer:
         keys = jax.random.split(self._key, len(images))
         rows = {"images": images, "targets": labels, "keys": keys}
         rows = sharding.shard_rows(rows, self._mesh)
-        maps = self._explain(variables or self._variables, **rows)[2]
+        variables = variables or self._variables
+        maps: dict = {}
+        for explain in self._explainers:
+            maps |= explain(variables, **rows)[2]
         return self._to_host(maps, len(images))
 
     def _to_host(self, tree: Any, count: int) -> Any:
@@ -176,21 +188,28 @@ class Scorer:
         return jax.device_get(self._compute_infidelity(variables, images, maps, labels))
 
     def _sensitivity(
-        self, variables: dict, images: Float[Array, "n s s 3"], labels: Int[Array, " n"]
+        self,
+        explain: ExplainFunction,
+        variables: dict,
+        images: Float[Array, "n s s 3"],
+        labels: Int[Array, " n"],
     ) -> dict[str, Float[Array, " n"]]:
         keys = jax.random.split(self._key, len(images))
 
-        def explain(images):
-            return self._explain(variables, images, labels, keys)[2]
+        def maps(images):
+            return explain(variables, images, labels, keys)[2]
 
-        return max_sensitivity(explain, images, keys)
+        return max_sensitivity(maps, images, keys)
 
     def sensitivity(
         self, images: Float[np.ndarray, "n s s 3"], labels: Int[np.ndarray, " n"]
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """Compute {method: the max-sensitivity for each image}."""
         variables = self._network.variables
-        return jax.device_get(self._compute_sensitivity(variables, images, labels))
+        changes: dict = {}
+        for compute in self._compute_sensitivity:
+            changes |= jax.device_get(compute(variables, images, labels))
+        return changes
 
     def randomised(
         self,

@@ -76,17 +76,15 @@ class Explainer:
         self._mesh = sharding.make_mesh()
         self.batch_size = whole_batch_size(batch_size, self._mesh)
         self._variables = sharding.replicate(network.variables, self._mesh)
-        explain = attribution_batch.make_explainer(
+        self._explain = attribution_batch.make_explainer(
             network.spec,
             methods,
             layer,
             network.preprocess,
             network.view.size,
             options,
+            checked=False,  # The view computes the images from integers.
         )
-        # Within `jit`, `explain` does not wait for the images to check them. They are
-        # finite, because the view computes them from integers.
-        self._explain = jax.jit(explain)
         self._layered = [m for m in methods if registry.METHODS[m].layered]
         self._boxes = jax.jit(regions.bounding_boxes)
 

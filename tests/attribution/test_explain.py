@@ -7,7 +7,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
-from seeflower_jax.attribution import targets
+from seeflower_jax.attribution import batch, targets
 from tests.attribution import small_network as small
 
 IMAGES, LABELS = small.images(), small.LABELS
@@ -98,3 +98,21 @@ def test_errors(methods, options, message):
 def test_images_that_are_not_finite():
     with pytest.raises(ValueError, match="image 1 of the batch has values"):
         attr.explain(small.network(), IMAGES.at[1].set(np.nan), ["saliency"])
+
+
+def test_many_methods_are_compiled_as_several_functions(monkeypatch):
+    """XLA's compiler for CPUs ends with a stack overflow on very large functions."""
+    traced = []
+    run = batch._run
+
+    def record(network, images, targets, keys, methods, *arguments):
+        traced.append(methods)
+        return run(network, images, targets, keys, methods, *arguments)
+
+    monkeypatch.setattr(batch, "_run", record)
+    names = [name for name, method in attr.METHODS.items() if method.layered][:4]
+    names += ["saliency", "signed_saliency", "input_x_gradient", "guided_saliency"]
+    maps = attr.explain(small.network(), IMAGES, names, layer="first")
+    assert list(maps) == names
+    assert sum(map(list, traced), []) == names
+    assert max(map(len, traced)) <= batch.TOGETHER < len(names)
