@@ -9,7 +9,6 @@ Maps are normalised here, for display only: each map by its own 99.5th percentil
 import functools
 import os
 import textwrap
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from jaxtyping import Float, Num, UInt8
 from PIL import Image, ImageDraw
 
 from seeflower_jax import records
-from seeflower_jax.figures import canvas, text
+from seeflower_jax.figures import canvas, png, text
 
 # RGB in [0, 255], of integers or floats.
 Pixels = Num[np.ndarray, "h w 3"]
@@ -49,8 +48,8 @@ def overlay(image: Pixels, values: Map, signed: bool) -> UInt8[np.ndarray, "h w 
     red, green, blue = np.moveaxis(np.asarray(image, np.float32), -1, 0)
     brightness = ((red + green + blue) / 3 / 255)[..., None]
     colours = _colours("seismic" if signed else "inferno")
-    # Computing in place takes 2 ms instead of 8 ms for 320 x 320 pixels, and thousands
-    # of overlays may be drawn.
+    # Computing in place takes a quarter of the time, and thousands of overlays may be
+    # drawn.
     mixed = np.take(colours, np.minimum(values * 256, 255).astype(np.intp), axis=0)
     mixed *= opacity
     mixed += (1 - opacity) * brightness
@@ -61,7 +60,7 @@ def overlay(image: Pixels, values: Map, signed: bool) -> UInt8[np.ndarray, "h w 
 @functools.cache
 def _colours(name: str) -> Float[np.ndarray, "256 3"]:
     """Return the colours of a colormap of Matplotlib, in [0, 1]."""
-    return matplotlib.colormaps[name](np.arange(256))[:, :3]
+    return matplotlib.colormaps[name](np.arange(256))[:, :3].astype(np.float32)
 
 
 def draw_box(
@@ -213,18 +212,13 @@ def _to_uint8(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
 def write_png(path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write an image as a PNG, completely or not at all.
 
-    Compression without a search for repeats takes a fifth of the time of Pillow's
-    default. Overlays of photos have few repeats, so the files are about as small.
-
     Raises:
       FullDiskError: if the disk is full.
       OSError: if the file cannot be written; the message names it.
     """
     try:
         with records.replacing(path) as partial:
-            Image.fromarray(pixels).save(
-                partial, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY
-            )
+            partial.write_bytes(png.encode(pixels))
     except records.FullDiskError:
         raise
     except OSError as error:

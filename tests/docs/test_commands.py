@@ -234,6 +234,10 @@ COVERED = {
         "tests/comparison/test_convolution_speed.py"
         "::test_script_measures_all_convolutions_of_a_network"
     ),
+    "python -m scripts.benchmark_maps --workdirs=runs/inception_seed0 "
+    "--images=photos/": (
+        "tests/studies/test_maps_speed.py::test_script_compares_files_and_computation"
+    ),
     "python -m scripts.cache --clear --unused_days=30": (
         "tests/test_cache.py::test_list_and_clear"
     ),

@@ -134,15 +134,15 @@ def test_slow_disks_change_nothing(network, whole, tmp_path, monkeypatch):
 def test_an_overlay_that_cannot_be_written_loses_nothing(
     network, whole, tmp_path, monkeypatch, code, error, message
 ):
-    images, save = small.images(COUNT, (4, 8)), Image.Image.save
+    images, write = small.images(COUNT, (4, 8)), pathlib.Path.write_bytes
 
-    def broken(image, path, *args, **options):
+    def broken(path, content):
         if "000012" in str(path):
             raise OSError(code, "Input/output error")
-        save(image, path, *args, **options)
+        return write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", broken)
+        patch.setattr(pathlib.Path, "write_bytes", broken)
         with pytest.raises(error, match=message):
             _attribute(network, images, tmp_path)
     assert json.loads((tmp_path / "state.json").read_text())["shards"] == 1
