@@ -183,3 +183,28 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
     config.stage_order = ("linear",)
     config.stages = ConfigDict({"linear": head})
     return config
+
+
+def tuned(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
+    """Return the recipe `linear` on a network that is first fine-tuned on the images.
+
+    The pretraining run has the model and the stages of `config`: it trains its head,
+    and then the network. The main run replaces this head by the one of `linear`. The
+    function changes `config` in place.
+
+    Args:
+      config: config of the network, with the stages of the fine-tuning.
+      pooled: as for `linear`.
+    """
+    keys = "pooling", "pooled", "standardize", "dropout"
+    finetuning = {
+        "model": {key: config.model[key] for key in keys},
+        "stage_order": config.stage_order,
+        "stages": config.stages,
+        # The result of the pretraining run is an intermediate one: one view is enough.
+        "test_time": {"views": ((config.eval.size, 1.0),), "hflip": False},
+    }
+    config = linear(config, pooled)
+    config.recipe = "tuned"
+    config.init.pretraining = ConfigDict(finetuning)
+    return config

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 
 from configs import base, paper
 
-VARIANTS = ("best", "short", "zca", "linear", *paper.RECIPES)
+VARIANTS = ("best", "short", "zca", "linear", "tuned", *paper.RECIPES)
+
+_POOLED = ("mixed[3-8]_.*",)  # the convolutions that the head of `linear` reads
 
 
 def get_config(variant: str = "best") -> ConfigDict:
@@ -20,8 +22,8 @@ def get_config(variant: str = "best") -> ConfigDict:
 
     Args:
       variant: name of the recipe. 'short' is 'best' with few epochs, for the reversed
-        split on a CPU. 'zca' is 'best' with whitened images. `base.linear` describes
-        'linear'. configs/paper.py describes 'paper' and 'corrected'.
+        split on a CPU. 'zca' is 'best' with whitened images. `base` describes 'linear'
+        and 'tuned'. configs/paper.py describes 'paper' and 'corrected'.
     """
     paper.check_variant(variant, VARIANTS)
     config = base.get_config()
@@ -62,8 +64,15 @@ def get_config(variant: str = "best") -> ConfigDict:
         head.epochs = 30
         finetune.update(epochs=4, validate_every=4)
         settle.update(epochs=1, validate_every=1)
+    if variant == "tuned":
+        # A few epochs on large images change the middle blocks as much as needed.
+        head.epochs = 30
+        settle.update(epochs=6, validate_every=6)
+        config.stage_order = ("head", "settle")
+        config.stages = ConfigDict({"head": head, "settle": settle})
+        return base.tuned(config, _POOLED)
     if variant == "linear":
-        return base.linear(config, pooled=("mixed[3-8]_.*",))
+        return base.linear(config, _POOLED)
     return _paper(config, variant) if variant in paper.RECIPES else config
 
 

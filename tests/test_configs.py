@@ -45,7 +45,7 @@ def test_every_recipe_makes_sense(module, variant):
     settings = read_settings(config)
     assert [stage.name for stage in settings.stages] == list(config.stage_order)
     keys = dict(records.flat(base.get_config())).keys()
-    config.stages = {}
+    config.stages = config.init.pretraining = {}
     assert dict(records.flat(config)).keys() == keys
 
 
@@ -59,6 +59,21 @@ def test_outside_data_are_seen_before_the_flowers():
     assert [stage.name for stage in before.stages] == ["head", "finetune"]
     config.recipe, config.init.pretraining = "best", {}
     assert config.to_dict() == inception.get_config().to_dict()
+
+
+def test_tuned_is_linear_on_the_fine_tuned_network():
+    config = inception.get_config("tuned")
+    settings = read_settings(config)
+    before = read_settings(derive(config, settings.pretraining))
+    assert [stage.name for stage in before.stages] == ["head", "settle"]
+    assert before.spec(102) == read_settings(inception.get_config()).spec(102)
+    assert before.data == settings.data and not before.averages_views
+    assert [stage.freezes_backbone("head/.*") for stage in before.stages] == [
+        True,
+        False,
+    ]
+    config.recipe, config.init.pretraining = "linear", {}
+    assert config.to_dict() == inception.get_config("linear").to_dict()
 
 
 def test_every_run_of_the_quick_start_makes_sense():

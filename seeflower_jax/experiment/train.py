@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -175,18 +176,18 @@ def _pretrain(settings: Settings, folder: pathlib.Path, options: _Options) -> st
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / "pretraining"
     command, seconds = options.command, options.checkpoint_seconds
-    train(config, run_folder, command, seconds, False, options.traced_steps)
-    config_hash = read_settings(config).config_hash
-    return processes.on_main(lambda: _write_weights(run_folder, config_hash))
+    result = train(config, run_folder, command, seconds, False, options.traced_steps)
+    source = {"name": run_folder.name, "sha256": None}
+    source["exact"] = result["weights"]["exact"]  # of the file that it started from
+    source["config_hash"] = read_settings(config).config_hash
+    return processes.on_main(lambda: _write_weights(run_folder, source))
 
 
-def _write_weights(run_folder: pathlib.Path, config_hash: str) -> str:
+def _write_weights(run_folder: pathlib.Path, source: Mapping[str, Any]) -> str:
     """Write the best variables of a pretraining run, and return their folder."""
     weights = run_folder / "weights"
     if not (weights / "model.json").exists():  # `save` writes model.json last
         shutil.rmtree(weights, ignore_errors=True)
-        source = {"name": run_folder.name, "sha256": None, "exact": None}
-        source["config_hash"] = config_hash
         network = load_run(run_folder).network
         converted.save(weights, network.spec, network.variables, source)
     return str(weights)

@@ -13,7 +13,8 @@ class WeightRecord(TypedDict):
       name: the name of the weight file; None for random variables.
       sha256: the SHA-256 of the file in hexadecimal digits, or None.
       exact: True if the file is a published file by its hash, or if it holds the same
-        variables below the head as a published file. None without a file.
+        variables below the head as a published file. None without a file. For the
+        weights of a pretraining run, it is about the file that this run started from.
     """
 
     name: str | None

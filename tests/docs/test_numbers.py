@@ -141,6 +141,17 @@ def test_pointing_games():
         assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
 
 
+def test_maps_of_many_images():
+    record = _record("results/many_images.json")
+    (row,) = record["runs"].values()
+    words = " ".join(pages.PAGES["docs/attribution_batch.md"].split())
+    assert f"{record['images']:,} flowers with overlays had" in words
+    assert f" {row['images_per_second']:.1f} images/s, which is " in words
+    assert f"which is {_short(row['ratio'], 2)} of the rate" in words
+    assert f"peak memory was {row['peak_mib'] / 1024:.1f} GiB " in words
+    assert f"({row['peak_mib_few'] / 1024:.1f} GiB for 512 flowers)" in words
+
+
 def test_localisation():
     record = _record("results/localisation.json")
     inception, vgg16 = record["inception_v3"], record["vgg16"]

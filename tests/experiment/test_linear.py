@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import vgg16
+from configs import inception, vgg16
 from seeflower_jax import records
 from seeflower_jax.evaluation import metrics
 from seeflower_jax.experiment import evaluate, images
@@ -130,6 +130,37 @@ def test_refit_after_fine_tuning(linear_config, tmp_path):
         "finetune",
         "refit",
     ]
+
+
+def test_tuned_network_gets_the_head_of_linear(flowers, narrow_weights, tmp_path):
+    config = inception.get_config("tuned")
+    config.metric = "loss"  # gets better with the first step, unlike top-1
+    config.model.width = fixtures.NARROW_WIDTH
+    config.init.weights = str(narrow_weights)
+    config.data.update(dir=str(flowers), verify=False, shortest_side=80)
+    config.data.cache_dir = str(tmp_path / "cache")
+    config.eval.update(size=80, batch_size=8)
+    config.test_time.update(views=((80, 1.0),), hflip=False)
+    before = config.init.pretraining
+    before.test_time.views = ((80, 1.0),)
+    for stage in before.stages.values():
+        stage.update(epochs=1, batch_size=8, validate_every=1)
+        stage.augment.size = 80
+    result = train(config, tmp_path / "run", test=False)
+    # `exact` is about the file, which is not a published one.
+    assert (result["weights"]["name"], result["weights"]["exact"]) == (
+        "pretraining",
+        False,
+    )
+    runs = [load_run(tmp_path / name) for name in ("run", "run/pretraining")]
+    after, tuned = (run.network.variables["params"] for run in runs)
+    harness.assert_trees_equal(after["backbone"], tuned["backbone"])
+    untuned = fixtures.narrow_variables(seed=1)["params"]["backbone"]
+    stem, middle = ("Conv2d_1a_3x3", "mixed5_branch1x1")
+    harness.assert_trees_equal(tuned["backbone"][stem], untuned[stem])
+    kernels = (tree[middle]["conv"]["kernel"] for tree in (tuned["backbone"], untuned))
+    assert not np.array_equal(*kernels)
+    assert after["head"]["logits"]["kernel"].shape[0] > 10
 
 
 @pytest.mark.parametrize(
