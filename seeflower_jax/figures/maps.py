@@ -42,25 +42,26 @@ def overlay(image: Pixels, values: Map, signed: bool) -> UInt8[np.ndarray, "h w 
       signed: True draws positive values in red and negative values in blue; False
         draws values from black to yellow.
     """
-    values = normalise(values, signed)
-    strength = np.abs(2 * values - 1) if signed else values
-    opacity = (0.25 + 0.65 * strength)[..., None]
-    red, green, blue = np.moveaxis(np.asarray(image, np.float32), -1, 0)
-    brightness = ((red + green + blue) / 3 / 255)[..., None]
-    colours = _colours("seismic" if signed else "inferno")
-    # Computing in place takes a quarter of the time, and thousands of overlays may be
-    # drawn.
-    mixed = np.take(colours, np.minimum(values * 256, 255).astype(np.intp), axis=0)
-    mixed *= opacity
-    mixed += (1 - opacity) * brightness
-    mixed *= 255
-    return np.rint(mixed, out=mixed).astype(np.uint8)
+    levels = np.minimum(normalise(values, signed) * 256, 255).astype(np.intp)
+    image = np.asarray(image, np.float32)
+    grey = image[..., 0] + image[..., 1] + image[..., 2]
+    levels = 256 * levels + np.rint(grey / 3).clip(0, 255).astype(np.intp)
+    return np.take(_mixtures(signed), levels, axis=0)
 
 
 @functools.cache
-def _colours(name: str) -> Float[np.ndarray, "256 3"]:
-    """Return the colours of a colormap of Matplotlib, in [0, 1]."""
-    return matplotlib.colormaps[name](np.arange(256))[:, :3].astype(np.float32)
+def _mixtures(signed: bool) -> UInt8[np.ndarray, "65536 3"]:
+    """Return the colours of an overlay by 256 * (level of the map) + (grey level).
+
+    Thousands of overlays may be drawn. A table takes a third of the time of mixing the
+    colours of each pixel, and differs by less than two of 255 levels.
+    """
+    values, grey = np.arange(256) / 255, np.arange(256)
+    strength = np.abs(2 * values - 1) if signed else values
+    opacity = (0.25 + 0.65 * strength)[:, None, None]
+    colours = matplotlib.colormaps["seismic" if signed else "inferno"](np.arange(256))
+    mixed = 255 * opacity * colours[:, None, :3] + (1 - opacity) * grey[:, None]
+    return np.rint(mixed).astype(np.uint8).reshape(-1, 3)
 
 
 def draw_box(

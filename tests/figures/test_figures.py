@@ -93,6 +93,24 @@ def test_overlay_and_grey():
     assert unsigned[0, 0].tolist() == [255] * 3 and unsigned[3, 3].tolist() == [0] * 3
 
 
+@pytest.mark.parametrize("signed,name", [(False, "inferno"), (True, "seismic")])
+def test_overlay_mixes_colours_of_the_map_with_grey(signed, name):
+    rng = np.random.default_rng(0)
+    image, values = rng.uniform(0, 255, (40, 30, 3)), rng.normal(size=(40, 30))
+    shown = maps.normalise(values, signed)
+    strength = np.abs(2 * shown - 1) if signed else shown
+    opacity = (0.25 + 0.65 * strength)[..., None]
+    grey = image.mean(-1, keepdims=True)
+    # Matplotlib colours integers by their index in the colormap.
+    colours = 255 * matplotlib.colormaps[name]((shown * 256).astype(int))[..., :3]
+    expected = opacity * colours + (1 - opacity) * grey
+    overlay = maps.overlay(image, values, signed)
+    assert np.abs(overlay - expected).max() < 2
+    bright = maps.overlay(image + 1000, values, signed)  # no colour of another value
+    expected = opacity * colours + (1 - opacity) * 255
+    assert np.abs(bright - expected).max() < 2
+
+
 def test_box_is_drawn_inside_its_edges():
     pixels = maps.draw_box(np.zeros((20, 20, 3), np.uint8), (2, 4, 10, 12))
     rows, columns = np.nonzero(pixels.any(-1))
