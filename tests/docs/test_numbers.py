@@ -129,11 +129,27 @@ def test_outside_data():
 def test_pointing_games():
     record = _record("results/pointing_game.json")
     rows = _rows("", "VGG16", "Inception-v3")
-    assert {name for name, *_ in rows} == record["vgg16"].keys()
+    stretch = ", align=stretch"
+    methods = {name for name in record["vgg16"] if stretch not in name}
+    assert {name for name, *_ in rows} == methods
+    ends = "receptive fields", "stretched"
+    names = [f"{model}: {end}" for model in ("VGG16", "Inception-v3") for end in ends]
+    aligned = _rows("", *names)
+    assert {name + stretch for name, *_ in aligned} | methods == record["vgg16"].keys()
+    for name, *cells in aligned:
+        scores = [
+            record[model][name + end]
+            for model in ("vgg16", "inception_v3")
+            for end in ("", stretch)
+        ]
+        assert cells == [_short(score["score"], 3) for score in scores]
+    for model, grids, size in (("vgg16", 60, 256), ("inception_v3", 100, 384)):
+        for entry in record[model].values():
+            assert (entry["grids"], entry["grid_size"]) == (grids, size)
     layers = _rows("layer", "receptive fields", "stretched")
     assert len(layers) == 6
     for layer, *cells in layers:
-        row = f"grad_cam, layer={layer}"
+        row = "grad_cam" + (f", layer={layer}" if layer != "head" else "")
         scores = [record["inception_v3"][row + end] for end in ("", ", align=stretch")]
         assert cells == [_short(score["score"], 3) for score in scores]
     for name, *cells in rows:
