@@ -166,8 +166,11 @@ def _shrink(config: ConfigDict) -> None:
         config.eval.update(size=0, crop=1.0)
         config.test_time.views = ((0, 1.0),)
     config.eval.batch_size = 64
-    for name in config.stage_order:
-        stage = config.stages[name]
+    stages = [config.stages[name] for name in config.stage_order]
+    if before := config.init.pretraining:
+        before.test_time.views = config.test_time.views
+        stages += before.stages.values()
+    for stage in stages:
         stage.update(epochs=1, batch_size=16, validate_every=1)
         stage.draws = min(stage.draws, 2)
         if config.model.name != "baseline":

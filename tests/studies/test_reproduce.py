@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from seeflower_jax import records
+from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.studies import ablation, record, reproduce, tables
 from seeflower_jax.studies.rows import PUBLISHED, ROWS, select
 from tests import harness
@@ -47,7 +48,10 @@ def test_rows_are_those_of_the_paper():
     table_4_1 = select(["table_4.1"], "full")
     assert [row.paper for row in table_4_1] == [0.181, 0.302, 0.448]
     table_4_2 = [r for r in ROWS if r.table == "4.2"]
-    assert len(table_4_2) == 3 * (4 + 5) and all(row.paper for row in table_4_2)
+    tuned = ["inception_v3_official_tuned"]
+    assert [row.name for row in table_4_2 if row.recipe == "tuned"] == tuned
+    assert len(table_4_2) == 3 * (4 + 5) + len(tuned)
+    assert all(row.paper for row in table_4_2)
 
 
 def test_selection():
@@ -70,6 +74,11 @@ def test_every_row_has_its_config_and_command():
             assert run.state == "missing"
             flag = {"full": "--config.seed=3", "smoke": "--seeds=3"}[budget]
             assert flag in run.command.split()
+    (row,) = select(["inception_v3_official_tuned"], "full")
+    (run,) = reproduce.plan([row], [0], "runs", "smoke")
+    before = read_settings(derive(run.config, run.config.init.pretraining))
+    assert [stage.epochs for stage in before.stages] == [1, 1]
+    assert [view.size for view in before.views] == [96]
     changes = {"data.dir": "flowers", "data.verify": False}
     run = reproduce.plan(ROWS[:1], [0], "runs", "smoke", changes)[0]
     assert run.command == (
