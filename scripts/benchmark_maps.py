@@ -4,11 +4,12 @@
     python -m scripts.benchmark_maps --workdirs=runs/inception_seed0 --images=photos/ \
         --count=10000 --rounds=1 --out=maps_speed.json
 
-For each run, the script measures the Grad-CAM maps of one batch, and what
-scripts.attribute --overlays does with --count images: reading, computing, and writing
-maps, boxes and overlays. The overlays go to a temporary folder, see TMPDIR. Both parts
-run in separate processes, which take turns for --rounds rounds. The table has the
-medians, and the peak memory after 512 images and after all.
+For each run, the script computes the Grad-CAM maps of one batch again and again. It
+also does what scripts.attribute --overlays does with --count images: it reads them,
+computes maps, and writes maps, boxes and overlays. The files go to a temporary folder,
+which is deleted at the end. Both parts run in separate processes, which take turns for
+--rounds rounds. The table has the medians, and the peak memory after 512 images and
+after all.
 """
 
 import json
