@@ -1,4 +1,4 @@
-"""Measure how fast maps of many images are written, compared with computing them.
+r"""Measure how fast maps of many images are written, compared with computing them.
 
     python -m scripts.benchmark_maps --workdirs=runs/inception_seed0 --images=photos/
     python -m scripts.benchmark_maps --workdirs=runs/inception_seed0 --images=photos/ \
