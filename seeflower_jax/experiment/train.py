@@ -177,9 +177,12 @@ def _pretrain(settings: Settings, folder: pathlib.Path, options: _Options) -> st
     run_folder = folder / "pretraining"
     command, seconds = options.command, options.checkpoint_seconds
     result = train(config, run_folder, command, seconds, False, options.traced_steps)
-    source = {"name": run_folder.name, "sha256": None}
-    source["exact"] = result["weights"]["exact"]  # of the file that it started from
-    source["config_hash"] = read_settings(config).config_hash
+    source = {
+        "name": run_folder.name,
+        "sha256": None,
+        "exact": result["weights"]["exact"],  # of the file that it started from
+        "config_hash": read_settings(config).config_hash,
+    }
     return processes.on_main(lambda: _write_weights(run_folder, source))
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
-from seeflower_jax.attribution import regions, registry
+from seeflower_jax.attribution import regions
 from seeflower_jax.attribution.batch import ExplainFunction
 from seeflower_jax.attribution.metrics import faithfulness, localisation
 from seeflower_jax.attribution.metrics.infidelity import infidelity, remove_square
@@ -78,23 +78,23 @@ class Scorer:
         # A head of flattened features takes images of one size only.
         is_flat = network.spec.pooling == "flatten"
         self.grid_size = size if is_flat else grid_size or 2 * size
-        registry.check_methods(methods)
-        self._explainers = [
-            attribution_batch.make_explainer(
+
+        def make_explainer(names: Sequence[str]) -> ExplainFunction:
+            return attribution_batch.make_explainer(
                 network.spec,
-                group,
+                names,
                 layer,
                 network.preprocess,
                 min(size, self.grid_size),
                 options,
             )
-            for group in attribution_batch.in_groups(methods)
-        ]
+
+        self._explain = make_explainer(methods)
         self._compute_faithfulness = jax.jit(self._faithfulness)
         self._compute_infidelity = jax.jit(self._infidelity)
         self._compute_sensitivity = [
-            jax.jit(functools.partial(self._sensitivity, explain))
-            for explain in self._explainers
+            jax.jit(functools.partial(self._sensitivity, make_explainer(group)))
+            for group in attribution_batch.in_groups(methods)
         ]
 
     def maps(
@@ -115,10 +115,7 @@ class Scorer:
         keys = jax.random.split(self._key, len(images))
         rows = {"images": images, "targets": labels, "keys": keys}
         rows = sharding.shard_rows(rows, self._mesh)
-        variables = variables or self._variables
-        maps: dict = {}
-        for explain in self._explainers:
-            maps |= explain(variables, **rows)[2]
+        maps = self._explain(variables or self._variables, **rows)[2]
         return self._to_host(maps, len(images))
 
     def _to_host(self, tree: Any, count: int) -> Any:
