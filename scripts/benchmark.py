@@ -88,8 +88,7 @@ def main(argv) -> None:
         return
     figures, text = COMMANDS[argv[1]]()
     if _OUT.value:
-        record = figures | records.provenance(records.typed_command())
-        records.write_json(_OUT.value, record)
+        records.write_measurements(_OUT.value, figures)
     console.show(figures, text)
 
 

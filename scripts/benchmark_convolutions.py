@@ -29,8 +29,7 @@ def main(argv) -> None:
     figures = {"model": _MODEL.value, "batch_size": _BATCH_SIZE.value}
     figures |= {"size": _SIZE.value, **table}
     if _OUT.value:
-        record = figures | records.provenance(records.typed_command())
-        records.write_json(_OUT.value, record)
+        records.write_measurements(_OUT.value, figures)
     console.show(figures, convolution_speed.text(table))
 
 

@@ -53,8 +53,7 @@ def main(_: list[str]) -> None:
     rows = maps_speed.table(measured, runs)
     record = sizes | {"runs": rows}
     if _OUT.value:
-        provenance = records.provenance(records.typed_command())
-        records.write_json(_OUT.value, record | provenance)
+        records.write_measurements(_OUT.value, record)
     console.show(record, maps_speed.text(rows))
 
 

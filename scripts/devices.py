@@ -22,8 +22,7 @@ _RESULTS = flags.DEFINE_string("results", "results", "The folder of recorded res
 
 def main(_: list[str]) -> None:
     result = devices.measure(pathlib.Path(_OUT.value).expanduser())
-    result |= records.provenance(records.typed_command())
-    records.write_json(f"{_RESULTS.value}/devices.json", result)
+    records.write_measurements(f"{_RESULTS.value}/devices.json", result)
     lines = [
         f"{count} {kind}: loss {run['loss']:.6f}, difference {run['difference']:.1e}"
         for kind in ("devices", "processes")

@@ -81,8 +81,7 @@ def main(argv) -> None:
         message = f"{error.name} is not installed; run pip install -e .[peers]"
         raise ModuleNotFoundError(message, name=error.name) from error
     if _OUT.value:
-        record = figures | records.provenance(records.typed_command())
-        records.write_json(_OUT.value, record)
+        records.write_measurements(_OUT.value, figures)
     console.show(figures, text)
 
 

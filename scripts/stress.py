@@ -40,10 +40,9 @@ def main(_: list[str]) -> None:
     suite.check_names(_PARTS.value, _KINDS.value)
     parts, kinds = _PARTS.value or suite.PARTS, _KINDS.value
     result = suite.run(folder, parts, kinds, _SHORT.value, _JOBS.value)
-    record = {**result, **records.provenance(records.typed_command())}
     if _OUT.value:
-        records.write_json(_OUT.value, record)
-    console.show(record, suite.table(result))
+        records.write_measurements(_OUT.value, result)
+    console.show(result, suite.table(result))
     sys.exit(3 if suite.failed(result) else 0)
 
 

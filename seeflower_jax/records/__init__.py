@@ -60,6 +60,7 @@ __all__ = [
     "variables_hash",
     "with_later_keys",
     "write_json",
+    "write_measurements",
 ]
 
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
@@ -130,6 +131,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_measurements(path: str | os.PathLike, measured: Mapping) -> None:
+    """Write what the script that runs now has measured, with its provenance."""
+    write_json(path, {**measured, **provenance(typed_command())})
 
 
 def read_json(path: pathlib.Path, advice: str) -> dict:
