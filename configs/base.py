@@ -185,8 +185,8 @@ def linear(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
     return config
 
 
-def tuned(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
-    """Return the recipe `linear` on a network that is first fine-tuned on the images.
+def linear_after_tuning(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
+    """Return a recipe that fine-tunes a network, and then has the head of `linear`.
 
     The pretraining run has the model and the stages of `config`: it trains its head,
     and then the network. The main run replaces this head by the one of `linear`. The
@@ -197,14 +197,15 @@ def tuned(config: ConfigDict, pooled: tuple[str, ...]) -> ConfigDict:
       pooled: as for `linear`.
     """
     keys = "pooling", "pooled", "standardize", "dropout"
-    finetuning = {
+    pretraining = {
         "model": {key: config.model[key] for key in keys},
         "stage_order": config.stage_order,
-        "stages": config.stages,
         # The result of the pretraining run is an intermediate one: one view is enough.
         "test_time": {"views": ((config.eval.size, 1.0),), "hflip": False},
     }
+    recipe, stages = config.recipe, config.stages
     config = linear(config, pooled)
-    config.recipe = "tuned"
-    config.init.pretraining = ConfigDict(finetuning)
+    config.recipe = recipe
+    config.stages = ConfigDict({**stages, **config.stages})
+    config.init.pretraining = ConfigDict(pretraining)
     return config

@@ -29,7 +29,7 @@ def get_config(setting: str = "a") -> ConfigDict:
     """Return the config of one of the settings 'a', 'b', 'c'."""
     if setting not in SETTINGS:
         raise ValueError(f"unknown setting {setting!r}; expected 'a', 'b' or 'c'")
-    config = inception.get_config()
+    config = inception.three_stages()
     config.recipe = f"paper_{setting}"
     config.model.update(name="baseline", dropout=0.25)
     config.init.weights = ""  # random parameters

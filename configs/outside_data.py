@@ -15,7 +15,7 @@ from configs import inception
 
 def get_config() -> ConfigDict:
     """Return the config of the run; configs/inception.py has the other values."""
-    config = inception.get_config()
+    config = inception.three_stages()
     config.recipe = "outside_data"
     config.init.pretraining = ConfigDict(
         {

@@ -10,7 +10,7 @@ from configs import inception
 
 def get_config() -> ConfigDict:
     """Return the config of the run; configs/inception.py has the other values."""
-    config = inception.get_config()
+    config = inception.three_stages()
     config.recipe = "quickstart"
     # As in the recipe `linear`, the head reads several blocks. In pretraining and from
     # scratch, the head reads the last block alone.

@@ -68,7 +68,7 @@ def get_config(variant: str = "best") -> ConfigDict:
 def flowers(variant: str) -> ConfigDict:
     """Return the config that VGG16 and VGG19 share: the best recipe and the head."""
     paper.check_variant(variant, VARIANTS)
-    config = inception.get_config()
+    config = inception.three_stages()
     config.model.name = "vgg16"
     config.model.dropout = 0.5
     # The middle blocks have colour and texture. With the head alone trained, validation
