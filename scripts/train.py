@@ -75,7 +75,7 @@ def main(_) -> None:
             result["quickstart"] = quickstart.show(config, workdir, command)
             lines.append(quickstart.sentences(result["quickstart"]))
         console.show(result, "\n".join(lines))
-        if log := records.read_log(folder):
+        if log := records.read_logs(folder):
             curves.write_learning_curves(folder / "learning_curves.png", log)
         else:
             logging.warning("%s has no epochs", folder / records.LOG_FILE)

@@ -163,7 +163,7 @@ def linear_run(tmp_path_factory, linear_config) -> Run:
 
 @pytest.fixture(scope="session")
 def small_arguments(tmp_path_factory, flowers) -> list[str]:
-    """Return arguments that make scripts.train take seconds for an ImageNet config."""
+    """Return arguments that make scripts.train take seconds on a config with `head`."""
     return [
         f"--config.data.dir={flowers}",
         f"--config.data.cache_dir={tmp_path_factory.mktemp('cache')}",
@@ -184,10 +184,11 @@ def small_arguments(tmp_path_factory, flowers) -> list[str]:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory, small_arguments) -> pathlib.Path:
-    """Return the run directory of configs/inception.py with the network `small`."""
+    """Return a run directory of configs/inception.py with the network `small`."""
     workdir = tmp_path_factory.mktemp("small") / "run"
     config = harness.ROOT / "configs" / "inception.py"
-    arguments = [f"--config={config}", f"--workdir={workdir}", *small_arguments]
+    recipe = f"--config={config}:three_stages"
+    arguments = [recipe, f"--workdir={workdir}", *small_arguments]
     completed = harness.run_here("train", *arguments)
     assert completed.returncode == 0, completed.stderr
     return workdir

@@ -58,21 +58,23 @@ def test_outside_data_are_seen_before_the_flowers():
     assert (settings.data.source, settings.data.dir) == ("oxford_flowers102", "")
     assert [stage.name for stage in before.stages] == ["head", "finetune"]
     config.recipe, config.init.pretraining = "best", {}
-    assert config.to_dict() == inception.get_config().to_dict()
+    assert config.to_dict() == inception.three_stages().to_dict()
 
 
-def test_tuned_is_linear_on_the_fine_tuned_network():
-    config = inception.get_config("tuned")
+def test_best_of_inception_is_linear_on_the_fine_tuned_network():
+    config = inception.get_config()
+    assert config.to_dict() == inception.get_config("best").to_dict()
     settings = read_settings(config)
     before = read_settings(derive(config, settings.pretraining))
-    assert [stage.name for stage in before.stages] == ["head", "settle"]
-    assert before.spec(102) == read_settings(inception.get_config()).spec(102)
+    assert [stage.name for stage in before.stages] == ["head", "finetune"]
+    assert before.spec(102) == read_settings(inception.three_stages()).spec(102)
     assert before.data == settings.data and not before.averages_views
     assert [stage.freezes_backbone("head/.*") for stage in before.stages] == [
         True,
         False,
     ]
     config.recipe, config.init.pretraining = "linear", {}
+    del config.stages.head, config.stages.finetune
     assert config.to_dict() == inception.get_config("linear").to_dict()
 
 
@@ -110,27 +112,31 @@ def test_recorded_results_are_of_the_recipes(result):
     assert set(hashes) <= set(singles)
 
 
-def test_the_best_recipe_of_inception_is_the_one_that_was_run():
-    config = inception.get_config()
+def test_the_three_stages_are_those_that_were_run():
+    config = inception.get_config("three_stages")
     assert records.config_hash(recorded.layout(config)) == "10d3f5ef6661"
-    assert inception.get_config("best").to_dict() == config.to_dict()
     config.stages.settle.learning_rate *= 2
     assert records.config_hash(recorded.layout(config)) != "10d3f5ef6661"
 
 
 @pytest.mark.parametrize(
-    "module,epochs", [(inception, (30, 4, 1)), (vgg16, (30, 2)), (vgg19, (30, 2))]
+    "module,recipe,epochs",
+    [
+        (inception, "three_stages", (30, 4, 1)),
+        (vgg16, "best", (30, 2)),
+        (vgg19, "best", (30, 2)),
+    ],
 )
-def test_the_short_recipe_differs_in_its_epochs_alone(module, epochs):
-    best, short = (module.get_config(name) for name in ("best", "short"))
+def test_the_short_recipe_differs_in_its_epochs_alone(module, recipe, epochs):
+    long, short = (module.get_config(name) for name in (recipe, "short"))
     names = ("head", "finetune", "settle")[: len(epochs)]
     assert short.stage_order == names
     assert tuple(short.stages[name].epochs for name in names) == epochs
-    for config in (best, short):
+    for config in (long, short):
         config.recipe = ""
         for stage in config.stages.values():
             stage.update(epochs=1, validate_every=1)
-    assert short.to_dict() == best.to_dict()
+    assert short.to_dict() == long.to_dict()
 
 
 @pytest.mark.parametrize("module", [inception, vgg16, vgg19])

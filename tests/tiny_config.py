@@ -24,7 +24,7 @@ def make_small(config):
 
 def get_config():
     """Return a config with two epochs of each stage, on images of 80 pixels."""
-    config = inception.get_config()
+    config = inception.three_stages()
     config.recipe = "tiny"
     config.model.width = fixtures.NARROW_WIDTH
     config.data.verify = False

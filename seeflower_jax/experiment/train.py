@@ -133,10 +133,10 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
     check_network(settings)
     # The provenance describes the code before the training.
     provenance = records.provenance(options.command)
+    before = {}
     if settings.pretraining:
-        settings = dataclasses.replace(
-            settings, weights=_pretrain(settings, folder, options)
-        )
+        weights, before = _pretrain(settings, folder, options)
+        settings = dataclasses.replace(settings, weights=weights)
     start = _prepare(settings, folder, options)
     progress = _run_stages(start)
     result = {
@@ -145,6 +145,7 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
         "split": settings.data.split,
         "seed": settings.seed,
         "weights": start.weights,
+        **({"pretraining": before} if before else {}),
         **({"teacher": start.teacher.sha256} if start.teacher else {}),
         "config_hash": settings.config_hash,
         **provenance,
@@ -171,10 +172,12 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
     return result
 
 
-def _pretrain(settings: Settings, folder: pathlib.Path, options: _Options) -> str:
-    """Train the pretraining run, and return the folder of its weights."""
+def _pretrain(
+    settings: Settings, folder: pathlib.Path, options: _Options
+) -> tuple[str, dict]:
+    """Train the pretraining run; return the folder of its weights, and its record."""
     config = derive(settings.config, settings.pretraining)
-    run_folder = folder / "pretraining"
+    run_folder = folder / records.PRETRAINING
     command, seconds = options.command, options.checkpoint_seconds
     result = train(config, run_folder, command, seconds, False, options.traced_steps)
     source = {
@@ -183,7 +186,9 @@ def _pretrain(settings: Settings, folder: pathlib.Path, options: _Options) -> st
         "exact": result["weights"]["exact"],  # of the file that it started from
         "config_hash": read_settings(config).config_hash,
     }
-    return processes.on_main(lambda: _write_weights(run_folder, source))
+    keys = "weights", "config_hash", "best", "seconds", "images_per_second"
+    record = {key: result[key] for key in (*keys, "validation") if key in result}
+    return processes.on_main(lambda: _write_weights(run_folder, source)), record
 
 
 def _write_weights(run_folder: pathlib.Path, source: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "LOCAL_KEYS",
     "LOG_FILE",
     "PARTIAL",
+    "PRETRAINING",
     "DamagedFileError",
     "FolderInUseError",
     "FullDiskError",
@@ -52,6 +53,7 @@ __all__ = [
     "provenance",
     "read_json",
     "read_log",
+    "read_logs",
     "read_result",
     "replacing",
     "to_dict",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
+PRETRAINING = "pretraining"  # the pretraining run in a run directory
 # The location of files and of images on a machine does not change the result of a run.
 LOCAL_KEYS = (
     ("data", "dir"),
@@ -178,7 +181,10 @@ def read_result(workdir: str | os.PathLike) -> dict:
 
 
 def training_seconds(result: Mapping) -> float:
-    """Return the time of all stages in a `result.json`, without the evaluation."""
+    """Return the time of a run's own stages in `result.json`, without the evaluation.
+
+    The time of the pretraining is `training_seconds(result["pretraining"])`.
+    """
     return sum(s for name, s in result["seconds"].items() if name != "evaluation")
 
 
@@ -232,6 +238,16 @@ def read_log(workdir: str | os.PathLike) -> list[dict]:
     if damaged:
         logging.warning("%s: line %s is damaged and left out", path, ", ".join(damaged))
     return lines
+
+
+def read_logs(workdir: str | os.PathLike) -> list[dict]:
+    """Return the log of a run, after the log of its pretraining run if it has one.
+
+    The stages of the pretraining run get the names "pretraining: <stage>".
+    """
+    before = read_log(pathlib.Path(workdir) / PRETRAINING)
+    named = [line | {"stage": f"{PRETRAINING}: {line['stage']}"} for line in before]
+    return named + read_log(workdir)
 
 
 def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:

@@ -93,7 +93,7 @@ def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
         title=_title(config),
         config=_without_home(config),
         result=result,
-        log=records.read_log(workdir),
+        log=records.read_logs(workdir),
     )
     try:
         run = load_run(workdir, data_dir)

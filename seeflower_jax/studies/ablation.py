@@ -113,7 +113,8 @@ def select(patterns: Sequence[str]) -> list[Change]:
 
 
 def _head_alone(model: str, name: str = "head alone", **values: Any) -> Change:
-    return Change(model, name, {"stage_order": ("head",), **values})
+    recipe = "three_stages" if model == "inception_v3" else "best"
+    return Change(model, name, {"stage_order": ("head",), **values}, recipe=recipe)
 
 
 def _in(stages: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,28 +140,30 @@ def _two_epochs(name: str, **values: Any) -> Change:
     return Change("inception_v3", name, two | values, recipe="short")
 
 
+def _three_stages(
+    name: str, values: Mapping[str, Any] | None = None, evaluation: Sequence[str] = ()
+) -> Change:
+    return Change("inception_v3", name, values or {}, evaluation, "three_stages")
+
+
 _TUNED = ("finetune", "settle")
 _MIXED, _STEM = "backbone/mixed.*", "backbone/Conv2d.*"
 
 CHANGES = (
-    Change("inception_v3", "not mirrored", evaluation=("--nohflip",)),
-    Change(
-        "inception_v3",
+    _three_stages("not mirrored", evaluation=("--nohflip",)),
+    _three_stages(
         "256 pixels, not mirrored",
         evaluation=("--views=256", "--nohflip"),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "224 pixels, not mirrored",
         evaluation=("--views=224", "--nohflip"),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "central 87.5 %, not mirrored",
         evaluation=("--views=320:0.875", "--nohflip"),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "also closer, where Grad-CAM points, not mirrored",
         evaluation=("--crop",),
     ),
@@ -170,40 +173,32 @@ CHANGES = (
         "head alone, without label smoothing",
         **{"stages.head.label_smoothing": 0.0},
     ),
-    Change("inception_v3", "head not trained first", {"stage_order": _TUNED}),
-    Change(
-        "inception_v3",
+    _three_stages("head not trained first", {"stage_order": _TUNED}),
+    _three_stages(
         "without the stage on larger images",
         {"stage_order": ("head", "finetune")},
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "one learning rate for all layers",
         _in(_TUNED, {"partition": ((f"head/.*|{_MIXED}", 1.0), (_STEM, None))}),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "stem trained as well",
         _in(_TUNED, {"partition": (("head/.*", 3.0), ("backbone/.*", 1.0))}),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "without label smoothing",
         _in(("head", *_TUNED), {"label_smoothing": 0.0}),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "without mixup and CutMix",
         _in(("finetune",), {"augment.mixup": 0.0, "augment.cutmix": 0.0}),
     ),
-    Change(
-        "inception_v3",
+    _three_stages(
         "colours not changed",
         _in(_TUNED, {"augment.brightness": 0.0, "augment.contrast": 0.0}),
     ),
-    Change(
-        "inception_v3", "without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})
-    ),
+    _three_stages("without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})),
     Change("vgg16", "also mirrored", evaluation=("--hflip",)),
     Change("vgg16", "256 pixels", evaluation=("--views=256:0.875",)),
     _head_alone("vgg16"),

@@ -28,7 +28,7 @@ from seeflower_jax.data.packed import PackedReader
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 # A small network on drawn flowers, in the batches of the recipes: 68 and 34 images.
 RECIPE = (
-    *("--config=configs/inception.py", "--config.recipe=devices"),
+    *("--config=configs/inception.py:three_stages", "--config.recipe=devices"),
     *("--config.model.name=small", "--config.init.weights="),
     *("--config.data.source=synthetic", "--config.data.split=target"),
     "--config.data.species=8",

@@ -166,11 +166,9 @@ def _shrink(config: ConfigDict) -> None:
         config.eval.update(size=0, crop=1.0)
         config.test_time.views = ((0, 1.0),)
     config.eval.batch_size = 64
-    stages = [config.stages[name] for name in config.stage_order]
     if before := config.init.pretraining:
         before.test_time.views = config.test_time.views
-        stages += before.stages.values()
-    for stage in stages:
+    for stage in config.stages.values():
         stage.update(epochs=1, batch_size=16, validate_every=1)
         stage.draws = min(stage.draws, 2)
         if config.model.name != "baseline":
@@ -189,7 +187,7 @@ def run_all(runs: Sequence[PlannedRun]) -> list[str]:
         try:
             run.run()
             curves.write_learning_curves(
-                run.workdir / "learning_curves.png", records.read_log(run.workdir)
+                run.workdir / "learning_curves.png", records.read_logs(run.workdir)
             )
         except Exception:
             logging.exception("%s failed", run.name)
@@ -263,7 +261,7 @@ def _draw_curves(
     figures = {}
     for title, stem, table, recipes in plots:
         logs = {
-            row.name: records.read_log(run.workdir)
+            row.name: records.read_logs(run.workdir)
             for row, run in run_by_row.items()
             if row.table == table and row.recipe in recipes
         }

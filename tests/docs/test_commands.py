@@ -44,12 +44,25 @@ LINEAR = (
     *("--config.model.pooled=('block[45]',)", "--config.eval.size=64"),
     *("--config.test_time.views=((64,1.0),(64,0.75))", "--config.eval.batch_size=8"),
 )
+# Make the default recipe of Inception-v3 take seconds.
+BEST = (
+    *(*LINEAR, "--config.data.dir=flowers", "--config.data.verify=false"),
+    "--config.init.pretraining.test_time.views=((64,1.0),)",
+    *("--config.stages.head.epochs=1", "--config.stages.head.validate_every=1"),
+    *("--config.stages.head.batch_size=8", "--config.stages.finetune.batch_size=8"),
+    *("--config.stages.finetune.epochs=1", "--config.stages.finetune.augment.size=64"),
+    "--config.stages.finetune.validate_every=1",
+    "--config.stages.finetune.partition=(('.*',1.0),)",
+)
 RUNS = {
-    TRAIN: Run(more=("--workdir=runs/new", TRAINING), makes=("runs/new/report.html",)),
+    TRAIN: Run(
+        more=("--workdir=runs/new", *BEST),
+        makes=("runs/new/report.html", "runs/new/pretraining/report.html"),
+    ),
     f"{TRAIN} --config.data.dir=DIR --config.init.weights=FILE": Run(
         {"DIR": "flowers", "FILE": "weights"},
-        ("--workdir=runs/new", TRAINING, "--config.init.weights=weights"),
-        ("runs/new/result.json",),
+        ("--workdir=runs/local", *BEST, "--config.init.weights=weights"),
+        ("runs/local/result.json",),
     ),
     f"{TRAIN}:linear": Run(
         more=(
@@ -62,8 +75,8 @@ RUNS = {
         more=("--workdir=runs/own", "--config.data.dir=own", *LINEAR),
         makes=("runs/own/result.json",),
     ),
-    f"{TRAIN} --config.seed=1 --config.stages.finetune.epochs=40": Run(
-        {}, (TRAINING,), ("runs/inception_seed1/result.json",)
+    f"{TRAIN} --config.seed=1 --config.stages.finetune.epochs=12": Run(
+        {}, BEST, ("runs/inception_seed1/result.json",)
     ),
     f"python -m scripts.evaluate {RUN} --split=test": Run(
         makes=("runs/inception_seed0/evaluation_test/metrics.json",)
@@ -197,9 +210,7 @@ RUNS |= {
     ),
     f"{TRAIN} --config.distillation.logits=teacher.npz "
     "--config.distillation.weight=0.5 --config.distillation.temperature=2.0 "
-    "--workdir=runs/distilled": Run(
-        more=(TRAINING,), makes=("runs/distilled/result.json",)
-    ),
+    "--workdir=runs/distilled": Run(more=BEST, makes=("runs/distilled/result.json",)),
     f"{TRAIN}:short --config.data.split=reversed "
     "--config.data.logit_adjustment=1.0": Run(
         more=(TRAINING, "--workdir=runs/adjusted"), makes=("runs/adjusted/result.json",)

@@ -132,8 +132,8 @@ def test_refit_after_fine_tuning(linear_config, tmp_path):
     ]
 
 
-def test_tuned_network_gets_the_head_of_linear(flowers, narrow_weights, tmp_path):
-    config = inception.get_config("tuned")
+def test_fine_tuned_network_gets_the_head_of_linear(flowers, narrow_weights, tmp_path):
+    config = inception.get_config()
     config.metric = "loss"  # gets better with the first step, unlike top-1
     config.model.width = fixtures.NARROW_WIDTH
     config.init.weights = str(narrow_weights)
@@ -141,9 +141,8 @@ def test_tuned_network_gets_the_head_of_linear(flowers, narrow_weights, tmp_path
     config.data.cache_dir = str(tmp_path / "cache")
     config.eval.update(size=80, batch_size=8)
     config.test_time.update(views=((80, 1.0),), hflip=False)
-    before = config.init.pretraining
-    before.test_time.views = ((80, 1.0),)
-    for stage in before.stages.values():
+    config.init.pretraining.test_time.views = ((80, 1.0),)
+    for stage in (config.stages.head, config.stages.finetune):
         stage.update(epochs=1, batch_size=8, validate_every=1)
         stage.augment.size = 80
     result = train(config, tmp_path / "run", test=False)
@@ -152,6 +151,11 @@ def test_tuned_network_gets_the_head_of_linear(flowers, narrow_weights, tmp_path
         "pretraining",
         False,
     )
+    names = ["pretraining: head", "pretraining: finetune", "linear"]
+    assert [epoch["stage"] for epoch in records.read_logs(tmp_path / "run")] == names
+    before = records.read_result(tmp_path / "run/pretraining")
+    assert result["pretraining"] == {key: before[key] for key in result["pretraining"]}
+    assert result["pretraining"].keys() >= {"validation", "seconds", "weights"}
     runs = [load_run(tmp_path / name) for name in ("run", "run/pretraining")]
     after, tuned = (run.network.variables["params"] for run in runs)
     harness.assert_trees_equal(after["backbone"], tuned["backbone"])

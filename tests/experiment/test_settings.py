@@ -126,7 +126,7 @@ def _change(config, key, value):
 
 @pytest.mark.parametrize("key,value", CASES, ids=[f"{k}={v}" for k, v in CASES])
 def test_a_value_without_sense_is_refused_in_one_line(key, value, tmp_path):
-    config = inception.get_config()
+    config = inception.three_stages()
     config.stages.finetune.weight_decay = 0.0  # every optimizer accepts 0
     config = _change(config, key, value)
     with pytest.raises(SettingsError) as caught:
@@ -142,7 +142,7 @@ def _is_number(value):
 
 
 def test_no_number_is_replaced_by_nonsense_or_by_another_type():
-    config, count = inception.get_config(), 0
+    config, count = inception.three_stages(), 0
     for key, default in records.flat(config):
         if not _is_number(default) or key.startswith(("stages.head", "stages.settle")):
             continue
@@ -155,7 +155,7 @@ def test_no_number_is_replaced_by_nonsense_or_by_another_type():
 
 @pytest.mark.parametrize("key", NONSENSE_BY_SIZE)
 def test_a_value_beyond_memory_or_precision_is_refused(key):
-    config = _change(inception.get_config(), key, NONSENSE_BY_SIZE[key])
+    config = _change(inception.three_stages(), key, NONSENSE_BY_SIZE[key])
     with pytest.raises(SettingsError, match=key.rpartition(".")[2] + r" is .*expected"):
         read_settings(config)
 
@@ -207,7 +207,7 @@ def test_a_value_beyond_memory_or_precision_is_refused(key):
 )
 def test_values_that_do_not_fit_each_other(changes, message, tmp_path):
     """They are refused before the images are opened, which do not exist."""
-    config = inception.get_config()
+    config = inception.three_stages()
     config.data.dir = str(tmp_path / "absent")
     for key, value in changes.items():
         config = ConfigDict(_change(config, key, value))
@@ -228,7 +228,7 @@ def test_every_value_that_is_read_has_a_case():
 
 
 def test_several_errors_are_listed_together():
-    config = inception.get_config()
+    config = inception.three_stages()
     config.model.dropout, config.stages.head.batch_size = 2.0, 0
     with pytest.raises(SettingsError) as caught:
         read_settings(config)
@@ -239,7 +239,7 @@ def test_several_errors_are_listed_together():
 
 
 def test_missing_and_unknown_keys():
-    config = inception.get_config().to_dict()
+    config = inception.three_stages().to_dict()
     del config["eval"]["crop"]
     config["eval"]["corp"] = 1.0
     with pytest.raises(SettingsError) as caught:
@@ -250,7 +250,7 @@ def test_missing_and_unknown_keys():
 
 
 def test_all_epochs_zero():
-    config = inception.get_config()
+    config = inception.three_stages()
     for stage in config.stages.values():
         stage.epochs = 0
     with pytest.raises(SettingsError, match="epochs are all 0"):
@@ -267,7 +267,7 @@ def test_flattened_features_have_one_size():
 
 
 def test_values_are_typed():
-    settings = read_settings(inception.get_config())
+    settings = read_settings(inception.three_stages())
     assert (settings.view.size, settings.view.shortest_side) == (320, 320)
     assert settings.averages_views and settings.mirror
     head, finetune, settle = settings.stages
@@ -286,13 +286,13 @@ def test_a_config_reads_the_same_from_json():
 
 
 def test_stage_without_epochs_keeps_the_index_of_the_others():
-    config = inception.get_config()
+    config = inception.three_stages()
     config.stages.head.epochs = 0
     assert [stage.index for stage in read_settings(config).stages] == [1, 2]
 
 
 def test_small_outputs_are_sampled_often_enough():
-    config = inception.get_config()
+    config = inception.three_stages()
     config.stages.finetune.augment.size = 32
     assert read_settings(config).stages[1].augmentation.oversampling == 10
     assert read_settings(config).stages[2].augmentation.oversampling == 1
@@ -311,7 +311,7 @@ def test_derived_config_differs_in_what_is_named():
 @pytest.mark.parametrize("backend,dtype", [("cpu", "float32"), ("gpu", "bfloat16")])
 def test_automatic_type_is_recorded_as_the_type_that_it_is(monkeypatch, backend, dtype):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    config = inception.get_config()
+    config = inception.three_stages()
     config.model.dtype = "auto"
     settings = read_settings(config)
     assert settings.spec(5).dtype == dtype

@@ -337,7 +337,7 @@ def test_few_steps_on_the_real_assets(assets, tmp_path, epochs):
     """Run the committed config on the real files: the head, then some fine-tuning."""
     from seeflower_jax.pretrained import published
 
-    config = inception.get_config()
+    config = inception.three_stages()
     config.data.dir = str(assets / "oxford_flowers102")
     config.data.cache_dir = str(tmp_path)
     config.data.shortest_side = 160  # saves time

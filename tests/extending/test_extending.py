@@ -48,7 +48,7 @@ def example(monkeypatch):
 @pytest.fixture
 def config(flowers, tmp_path):
     """Return a config on images of 64 pixels; a test sets its network and weights."""
-    config = inception.get_config()
+    config = inception.three_stages()
     config.data.update(dir=str(flowers), cache_dir=str(tmp_path), verify=False)
     config.data.shortest_side = 64
     config.init.weights = ""
@@ -132,7 +132,7 @@ def test_weight_source_is_what_a_run_starts_from(example, config, tmp_path):
 @pytest.fixture
 def short_arguments(small_arguments):
     """Make scripts.train train the head of the network `small` for one epoch."""
-    config = f"--config={harness.ROOT / 'configs/inception.py'}"
+    config = f"--config={harness.ROOT / 'configs/inception.py'}:three_stages"
     return [config, *small_arguments, "--config.stages.head.epochs=1"]
 
 

@@ -75,7 +75,7 @@ def run(request, tmp_path_factory) -> Run:
     for number, size in enumerate(SIZES):
         path = root / "photos" / "test" / CLASSES[number % 4] / f"{number}.jpg"
         _write_image(path, size, number % 8 + 1)
-    config = inception.get_config()
+    config = inception.three_stages()
     config.model.update(name="baseline", hidden=(64,), dropout=0.0)
     config.init.weights = ""
     config.data.update(

@@ -165,7 +165,7 @@ def test_damaged_file_of_results_is_named(tmp_path):
 
 
 def test_hash_of_a_config_from_before_a_key_existed():
-    config = inception.get_config()
+    config = inception.three_stages()
     old = records.plain(config)
     del old["distillation"], old["device"]
     del old["data"]["logit_adjustment"], old["data"]["on_device"]
@@ -174,7 +174,7 @@ def test_hash_of_a_config_from_before_a_key_existed():
     assert records.config_hash(old) == records.config_hash(config)
     config.device.compilation_cache, config.data.on_device = False, "always"
     assert records.config_hash(old) == records.config_hash(config)
-    config = inception.get_config()
+    config = inception.three_stages()
     assert records.with_later_keys(old) == records.plain(config)
     for key, value in {
         "data.logit_adjustment": 1.0,
@@ -182,7 +182,7 @@ def test_hash_of_a_config_from_before_a_key_existed():
         "distillation.weight": 0.5,
         "stages.head.draws": 1,
     }.items():
-        changed = inception.get_config()
+        changed = inception.three_stages()
         changed.update_from_flattened_dict({key: value})
         assert records.config_hash(changed) != records.config_hash(old)
         assert records.with_later_keys(changed.to_dict()) == changed.to_dict()

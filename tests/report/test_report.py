@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import pathlib
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
@@ -152,6 +153,28 @@ def test_learning_rate_and_gradient_norm_are_drawn(run, page):
     assert row.endswith(
         f"{last['learning_rate']:.3g} {last['train']['gradient_norm']:.3g} "
         f"{last['images_per_second']:.3g}"
+    )
+
+
+def test_pretraining_is_shown_too(run, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    shutil.copytree(run.workdir, workdir / "pretraining")
+    result = records.read_result(run.workdir)
+    weights = {"name": "file.h5", "sha256": "0123", "exact": True}
+    before = {**result, "weights": weights}
+    records.write_json(workdir / "result.json", result | {"pretraining": before})
+    monkeypatch.setattr(collect, "load_run", _no_checkpoint)
+    tree = ElementTree.fromstring(collect.write(workdir).read_text())
+    captions = [
+        _text(caption) for caption in _section(tree, "learning").iter("figcaption")
+    ]
+    assert captions[:2] == ["pretraining: head: accuracy", "head: accuracy"]
+    origin = _text(_section(tree, "provenance"))
+    started = "the pretraining run, which started from file.h5 SHA-256 0123"
+    assert f"weights {started} config" in origin
+    assert re.search(
+        r"pretraining: head [^;]* images/s\); head [^;]*; evaluation", origin
     )
 
 

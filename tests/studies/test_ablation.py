@@ -54,7 +54,7 @@ def test_keys_select():
     keys = [change.key for change in ablation.CHANGES]
     assert len(set(keys)) == len(keys)
     assert ablation.select([]) == list(ablation.CHANGES)
-    selected = ablation.select(["vgg16_head_alone*", "inception_v3_head_alone"])
+    selected = ablation.select(["vgg16_head_alone*", "inception_v3_*_head_alone"])
     assert {change.model for change in selected} == {"vgg16", "inception_v3"}
     assert all(change.values["stage_order"] == ("head",) for change in selected)
     with pytest.raises(ValueError, match="row 'vgg16_mirored'.*'vgg16_also_mirrored"):
@@ -90,11 +90,11 @@ def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):
     monkeypatch.chdir(harness.ROOT)
     out = tmp_path / "runs"
     out.mkdir()
-    (out / "inception_v3_official_seed0").symlink_to(inception_run.workdir)
+    (out / "inception_v3_official_three_stages_seed0").symlink_to(inception_run.workdir)
     arguments = [
         f"--out={out}",
         f"--results={tmp_path}",
-        "--only=vgg19_also_mirrored,inception_v3_not_mirrored",
+        "--only=vgg19_also_mirrored,inception_v3_three_stages_not_mirrored",
         "--json",
     ]
     planned = harness.run_here("ablation", *arguments, "--dry_run")
@@ -109,6 +109,6 @@ def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):
     planned = harness.run_here("ablation", *arguments, "--dry_run")
     rows = json.loads(planned.stdout)["rows"]
     assert {row["name"]: row["state"] for row in rows} == {
-        "inception_v3_not_mirrored": "recorded",
+        "inception_v3_three_stages_not_mirrored": "recorded",
         "vgg19_also_mirrored": "missing",
     }

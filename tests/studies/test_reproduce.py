@@ -48,9 +48,9 @@ def test_rows_are_those_of_the_paper():
     table_4_1 = select(["table_4.1"], "full")
     assert [row.paper for row in table_4_1] == [0.181, 0.302, 0.448]
     table_4_2 = [r for r in ROWS if r.table == "4.2"]
-    tuned = ["inception_v3_official_tuned"]
-    assert [row.name for row in table_4_2 if row.recipe == "tuned"] == tuned
-    assert len(table_4_2) == 3 * (4 + 5) + len(tuned)
+    long = ["inception_v3_official_three_stages"]
+    assert [row.name for row in table_4_2 if row.recipe == "three_stages"] == long
+    assert len(table_4_2) == 3 * (4 + 5) + len(long)
     assert all(row.paper for row in table_4_2)
 
 
@@ -74,7 +74,7 @@ def test_every_row_has_its_config_and_command():
             assert run.state == "missing"
             flag = {"full": "--config.seed=3", "smoke": "--seeds=3"}[budget]
             assert flag in run.command.split()
-    (row,) = select(["inception_v3_official_tuned"], "full")
+    (row,) = select(["inception_v3_official"], "full")
     (run,) = reproduce.plan([row], [0], "runs", "smoke")
     before = read_settings(derive(run.config, run.config.init.pretraining))
     assert [stage.epochs for stage in before.stages] == [1, 1]
@@ -150,6 +150,9 @@ def test_tables_of_several_seeds():
     assert r"| VGG16 | official | a\|b\n |  | .8000 |" in text
     text = tables.paper_tables(ROWS, PUBLISHED, [_result(recipe="top_only")])
     assert "| VGG16 | official | top_only | .606 | .8000 |" in text.split("## Other")[1]
+    before = {"seconds": {"head": 60.0, "evaluation": 9.0}}
+    text = tables.paper_tables(ROWS, PUBLISHED, [_result(pretraining=before)])
+    assert "| 12 min |" in text  # 60, 600 and 60 seconds
     linear = _result(recipe="linear")
     text = tables.paper_tables(ROWS, PUBLISHED, [linear])
     assert "| this project | VGG16, linear, approximate weights | .8000 |" in text

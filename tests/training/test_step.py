@@ -44,7 +44,7 @@ def batch():
 
 def _stage(name, augment=None, **changes):
     """Return a stage of the Inception-v3 recipe for small images."""
-    config = inception.get_config()
+    config = inception.three_stages()
     config.stages[name].augment.update({"size": SIZE, **(augment or {})})
     stages = {stage.name: stage for stage in read_settings(config).stages}
     return dataclasses.replace(stages[name], **changes, view=View(SIZE, 100))
