@@ -28,7 +28,9 @@ Map = Float[np.ndarray, "h w"]
 def normalise(values: Map, signed: bool) -> Map:
     """Scale a map to [0, 1]; zero becomes 0.5 if the map is signed."""
     values = np.asarray(values, np.float32)
-    scale = np.percentile(np.abs(values), 99.5) or np.abs(values).max() or 1.0
+    magnitudes = np.abs(values)
+    # Every second row and column are enough, and take a quarter of the time.
+    scale = np.percentile(magnitudes[::2, ::2], 99.5) or magnitudes.max() or 1.0
     values = (values / scale).clip(-1, 1)
     return (values + 1) / 2 if signed else values.clip(0, 1)
 
