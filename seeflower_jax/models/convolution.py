@@ -10,6 +10,7 @@ and the transposes of each are the other two.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,21 @@ def _is_pointwise(windows: Windows) -> bool:
 
 def _fits_winograd(x: Images, windows: Windows) -> bool:
     exact = x.dtype == _wide(x.dtype)  # the transforms would round bfloat16 too much
-    return exact and windows.strides == (1, 1)
+    return exact and windows.strides == (1, 1) and x.shape[3] >= _SOME_CHANNELS
+
+
+def _minimal_filtering(
+    x: Images, windows: Windows, one_device: bool
+) -> Callable[..., Outputs] | None:
+    """Return the function of `winograd` that is fastest for a convolution, or None."""
+    if not _fits_winograd(x, windows):
+        return None
+    shortest, longest = sorted(windows.size)
+    if shortest == 1 and longest >= 3:
+        return winograd.convolve_lines  # 1.5 times as fast
+    if shortest >= 3 and one_device:
+        return winograd.convolve  # up to 2.5 times as fast
+    return None
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
@@ -136,11 +151,8 @@ def _cpu(
         return _few_channels(x, kernel, windows)
     side = max(windows.output_size)
     is_bfloat16 = x.dtype == jnp.bfloat16
-    if c_in >= _SOME_CHANNELS and _fits_winograd(x, windows):
-        if min(kh, kw) == 1 and max(kh, kw) >= 3:
-            return winograd.convolve_lines(x, kernel, windows)  # 1.5 times as fast
-        if min(kh, kw) >= 3 and one_device:
-            return winograd.convolve(x, kernel, windows)  # up to 2.5 times as fast
+    if filtering := _minimal_filtering(x, windows, one_device):
+        return filtering(x, kernel, windows)
     if one_device and c_in >= _MANY_CHANNELS:
         smallest = _SMALL_MAP if is_bfloat16 else _MIDDLE_MAP
         if strided or smallest < side <= _LARGE_MAP:
@@ -169,10 +181,13 @@ def _cpu_input_gradient(
     if windows.strides == (1, 1):
         # The convolution is written out, because XLA transforms it to its fast form
         # only outside of loops. Within a scan this is 4 times as fast.
-        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        turned = jnp.flip(kernel, (0, 1))
         (top, bottom), (left, right) = windows.padding
         padding = (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
         turned_windows = Windows(windows.output_size, (kh, kw), (1, 1), padding)
+        if filtering := _minimal_filtering(g, turned_windows, one_device):
+            return filtering(g, turned, turned_windows, swapped=True)
+        turned = turned.swapaxes(2, 3)
         return _cpu(g, turned, turned_windows, one_device=one_device)
     kernels = kernel.reshape(-1, c_in, c_out).swapaxes(1, 2)
     images = windows.scatter(_product(g, kernel) for kernel in kernels)
@@ -189,7 +204,7 @@ def _cpu_kernel_gradient(
         return _pointwise_kernel_gradient(x, g, one_device)[None, None]
     unstrided = windows.strides == (1, 1)
     if one_device and unstrided and (kh, kw) == (3, 3):
-        if c_in >= _SOME_CHANNELS and _fits_winograd(x, windows):
+        if _fits_winograd(x, windows):
             return winograd.kernel_gradient(x, g, windows)  # 1.2 to 2 times as fast
         if side > _SMALL_MAP:
             return _kernel_gradient_by_image(x, g, windows)
