@@ -57,7 +57,7 @@ BEST = (
 RUNS = {
     TRAIN: Run(
         more=("--workdir=runs/new", *BEST),
-        makes=("runs/new/report.html", "runs/new/pretraining/report.html"),
+        makes=("runs/new/report.html", "runs/new/pretraining/result.json"),
     ),
     f"{TRAIN} --config.data.dir=DIR --config.init.weights=FILE": Run(
         {"DIR": "flowers", "FILE": "weights"},
