@@ -356,7 +356,7 @@ def gaps(
         "Runs that need a GPU:": commands[False],
         "Rows of the ablation. On two CPU cores, a row that trains only the head or "
         "nothing takes minutes. Other rows take up to two hours. A row that changes "
-        "only the evaluation needs the run of the best recipe in `runs`.": ablation,
+        "only the evaluation needs the run of its recipe in `runs`.": ablation,
     }
     parts = [f"{title}\n\n{''.join(lines)}" for title, lines in lists.items() if lines]
     introduction = (
