@@ -184,7 +184,7 @@ def _pretrain(
         "name": run_folder.name,
         "sha256": None,
         "exact": result["weights"]["exact"],  # of the file that it started from
-        "config_hash": read_settings(config).config_hash,
+        "config_hash": result["config_hash"],
     }
     keys = "weights", "config_hash", "best", "seconds", "images_per_second"
     record = {key: result[key] for key in (*keys, "validation") if key in result}

@@ -58,6 +58,7 @@ __all__ = [
     "replacing",
     "to_dict",
     "training_seconds",
+    "training_seconds_with_pretraining",
     "typed_command",
     "variables_hash",
     "with_later_keys",
@@ -181,11 +182,14 @@ def read_result(workdir: str | os.PathLike) -> dict:
 
 
 def training_seconds(result: Mapping) -> float:
-    """Return the time of a run's own stages in `result.json`, without the evaluation.
-
-    The time of the pretraining is `training_seconds(result["pretraining"])`.
-    """
+    """Return the time of the stages in a `result.json`, without the evaluation."""
     return sum(s for name, s in result["seconds"].items() if name != "evaluation")
+
+
+def training_seconds_with_pretraining(result: Mapping) -> float:
+    """Return `training_seconds` of a run and of its pretraining, if it has one."""
+    before = result.get("pretraining", {"seconds": {}})
+    return training_seconds(result) + training_seconds(before)
 
 
 def _is_calibration(value: Any) -> bool:

@@ -112,11 +112,6 @@ def select(patterns: Sequence[str]) -> list[Change]:
     return [change for change in CHANGES if change.key in keys]
 
 
-def _head_alone(model: str, name: str = "head alone", **values: Any) -> Change:
-    recipe = "three_stages" if model == "inception_v3" else "best"
-    return Change(model, name, {"stage_order": ("head",), **values}, recipe=recipe)
-
-
 def _in(stages: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same values in several stages, by their flat keys."""
     return {
@@ -146,6 +141,7 @@ def _three_stages(
     return Change("inception_v3", name, values or {}, evaluation, "three_stages")
 
 
+_HEAD_ALONE: dict[str, Any] = {"stage_order": ("head",)}
 _TUNED = ("finetune", "settle")
 _MIXED, _STEM = "backbone/mixed.*", "backbone/Conv2d.*"
 
@@ -167,11 +163,10 @@ CHANGES = (
         "also closer, where Grad-CAM points, not mirrored",
         evaluation=("--crop",),
     ),
-    _head_alone("inception_v3"),
-    _head_alone(
-        "inception_v3",
+    _three_stages("head alone", _HEAD_ALONE),
+    _three_stages(
         "head alone, without label smoothing",
-        **{"stages.head.label_smoothing": 0.0},
+        _HEAD_ALONE | {"stages.head.label_smoothing": 0.0},
     ),
     _three_stages("head not trained first", {"stage_order": _TUNED}),
     _three_stages(
@@ -201,16 +196,16 @@ CHANGES = (
     _three_stages("without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})),
     Change("vgg16", "also mirrored", evaluation=("--hflip",)),
     Change("vgg16", "256 pixels", evaluation=("--views=256:0.875",)),
-    _head_alone("vgg16"),
-    _head_alone(
+    Change("vgg16", "head alone", _HEAD_ALONE),
+    Change(
         "vgg16",
         "head alone, on means of the last block",
-        **{"model.pooled": (), "model.pooling": "average"},
+        _HEAD_ALONE | {"model.pooled": (), "model.pooling": "average"},
     ),
-    _head_alone(
+    Change(
         "vgg16",
         "head alone, bilinear pooling of the last block",
-        **{"model.pooled": ("block5_conv3",), "model.pooling": "bilinear"},
+        _HEAD_ALONE | {"model.pooled": ("block5_conv3",), "model.pooling": "bilinear"},
     ),
     Change("vgg16", "head not trained first", {"stage_order": ("finetune",)}),
     Change(

@@ -65,10 +65,7 @@ def measure(
         for seed in seeds:
             folder = pathlib.Path(out).expanduser() / f"species{count}_seed{seed}"
             results.append(train(configs(config, count, seed), folder, command))
-            parts = [results[-1]]
-            if count:
-                parts.append(records.read_result(folder / "pretraining"))
-            seconds.append(sum(map(records.training_seconds, parts)))
+            seconds.append(records.training_seconds_with_pretraining(results[-1]))
         top1 = [result["test"]["top1"] for result in results]
         rows[str(count)] = {
             "top1": top1,

@@ -73,8 +73,7 @@ def _unique(values: Iterable[str]) -> str:
 
 
 def _duration(result: Mapping) -> str:
-    runs = [result, *([result["pretraining"]] if "pretraining" in result else [])]
-    seconds = sum(map(records.training_seconds, runs))
+    seconds = records.training_seconds_with_pretraining(result)
     if not seconds:
         return ""  # an ensemble is not trained
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
