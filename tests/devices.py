@@ -3,11 +3,12 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1 4
 
 This prints a JSON object: for each number of devices, the metrics and the parameters
-after two steps. Only 1 device divides the batch. Several devices keep the images in
-their memory.
+after two steps, and the loops in which devices wait for each other. Only 1 device
+divides the batch. Several devices keep the images in their memory.
 """
 
 import json
+import re
 import sys
 
 import jax
@@ -34,6 +35,14 @@ class _Images(list):
     def __init__(self, images: list, sizes: np.ndarray):
         super().__init__(images)
         self.sizes = sizes.astype(np.int32)
+
+
+def _waiting_loops(program: str) -> list[str]:
+    """Return the loops of a compiled program that have collective operations."""
+    computations = dict(re.findall(r"^%(\S+) \(.*?{\n(.*?)^}", program, re.M | re.S))
+    loops = re.findall(r"(?:body|condition)=%([^\s,]+)", program)
+    waits = re.compile(r"all-(reduce|gather|to-all)|collective-permute|reduce-scatter")
+    return [name for name in loops if waits.search(computations[name])]
 
 
 def train(devices: int) -> dict:
@@ -72,15 +81,16 @@ def train(devices: int) -> dict:
     state = sharding.replicate(create_state(variables, stage, optimizer), mesh)
     take = step.make_image_step(spec, stage, optimizer)
     take = step.compile_step(take, _BATCH, mesh)
-    metrics = []
-    for batch in batches(0, _STEPS):
+    taken, metrics = list(batches(0, _STEPS)), []
+    program = take.lower(state, taken[0], jax.random.key(1)).compile().as_text()
+    for batch in taken:
         assert len(batch["labels"]) % devices == 0
         state, values = take(state, batch, jax.random.key(1))
         metrics.append({name: float(value) for name, value in values.items()})
     arrays = {**state.trainable, "statistics": state.batch_stats}
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(arrays))
     end = {jax.tree_util.keystr(path): leaf.tolist() for path, leaf in leaves}
-    return {"metrics": metrics, "end": end}
+    return {"metrics": metrics, "end": end, "waiting_loops": _waiting_loops(program)}
 
 
 if __name__ == "__main__":

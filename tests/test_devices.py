@@ -37,6 +37,8 @@ def test_steps_agree_where_the_devices_do_not_divide_the_batch():
     for expected, actual in zip(one["metrics"], four["metrics"], strict=True):
         assert actual == pytest.approx(expected, rel=1e-5)
     harness.assert_trees_close(four["end"], one["end"], rtol=1e-5, atol=1e-5)
+    # A device that has left such a loop can wait for one that has not: a deadlock.
+    assert not four["waiting_loops"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from seeflower_jax.data import augmentation
 from seeflower_jax.data.augmentation import Augmentation, augment, mix
@@ -151,6 +152,18 @@ def test_mixed_targets_are_the_share_of_the_pixels(options):
         assert max(distinct) == 1
     else:
         assert max(distinct) == 2 and set(np.unique(images)) == {0.0, 255.0}
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 8.0])
+def test_shares_follow_the_beta_distribution(alpha):
+    images = jnp.zeros((4000, 1, 1, 3))
+    targets = jax.nn.one_hot(jnp.arange(4000) % 2, 2)
+    _, mixed = mix(_keys(4000), images, targets, Augmentation(1, mixup=alpha))
+    shares = scipy.stats.beta(alpha, alpha)
+    test = scipy.stats.kstest(
+        np.asarray(mixed).max(-1), lambda x: 2 * shares.cdf(x) - 1
+    )
+    assert test.pvalue > 0.01
 
 
 def test_both_ways_of_mixing_are_drawn_equally_and_neither_is_nothing():

@@ -188,7 +188,7 @@ RUNS = {
         ("runs/REPORT.md", "runs/baseline_official_paper_a_seed0/result.json"),
     ),
     "python -m scripts.reproduce --record='runs/*'": Run(
-        makes=("results/small_official_seed0.json", "RESULTS.md")
+        makes=("results/small_official_three_stages_seed0.json", "RESULTS.md")
     ),
 }
 # Commands of docs/training_options.md, on the small and on drawn images.
