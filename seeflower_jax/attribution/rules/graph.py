@@ -110,6 +110,13 @@ class Graph:
             elif eqn.primitive.name in ("broadcast_in_dim", "convert_element_type"):
                 if self._is_zero(eqn.invars[0]):
                     self._zeros.update(eqn.outvars)
+        self._bounded = {
+            atom
+            for eqn in eqns
+            if eqn.primitive.name == "min" and any(map(self._is_zero, eqn.invars))
+            for atom in eqn.invars
+            if isinstance(atom, Var)
+        }
 
     def is_marked(self, atom: Atom) -> bool:
         """Return whether a variable depends on the images."""
@@ -237,11 +244,16 @@ class Graph:
         return tuple(chain)
 
     def is_rectifier(self, eqns: tuple[JaxprEqn, ...]) -> bool:
-        """Return whether an elementwise function is max(x, 0)."""
+        """Return whether an elementwise function is max(x, 0).
+
+        If the network also has min(x, 0), both are parts of another activation, such as
+        `jax.nn.celu`.
+        """
         *before, last = eqns
         names = [eqn.primitive.name for eqn in eqns]
         if names == ["max"]:
-            return any(map(self._is_zero, last.invars))
+            (x,) = self.marked_inputs(last)
+            return x not in self._bounded and any(map(self._is_zero, last.invars))
         if names[0] not in _ORDER:
             return False
         x, threshold = before[0].invars
