@@ -194,8 +194,10 @@ def _inference(spec):
     score = scorer.Scorer(network, ["grad_cam"], None, None)
     scored = variables, images, maps, labels
     yield "faithfulness", score._compute_faithfulness, scored, 1
-    yield "infidelity", score._compute_infidelity, scored, 1
-    yield "sensitivity", score._compute_sensitivity[0], (variables, images, labels), 1
+    keys = jax.eval_shape(lambda: jax.random.split(KEY, BATCH))
+    yield "infidelity", score._compute_infidelity, (*scored, keys), 1
+    sensitivity = variables, images, labels, keys
+    yield "sensitivity", score._compute_sensitivity[0], sensitivity, 1
     masks = array(BATCH, SIDE, SIDE, dtype=jnp.bool_)
     yield "localise", scorer.localise, (maps, masks), 0
 

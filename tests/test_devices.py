@@ -151,6 +151,7 @@ def test_methods_are_scored_alike_on_several_devices(small_run, tmp_path):
             *arguments,
             "--limit=16",
             "--batch_size=3",
+            "--metrics=faithfulness,infidelity,sensitivity",
             **forced(count),
         )
         assert done.returncode == 0, done.stderr

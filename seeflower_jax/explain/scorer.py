@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
@@ -112,11 +112,17 @@ class Scorer:
         """
         if variables is not None:
             variables = sharding.replicate(variables, self._mesh)
-        keys = jax.random.split(self._key, len(images))
-        rows = {"images": images, "targets": labels, "keys": keys}
-        rows = sharding.shard_rows(rows, self._mesh)
-        maps = self._explain(variables or self._variables, **rows)[2]
+        rows = self._to_devices(images, labels, self._keys(images))
+        maps = self._explain(variables or self._variables, *rows)[2]
         return self._to_host(maps, len(images))
+
+    def _keys(self, images: np.ndarray | Array) -> Key[Array, " n"]:
+        """Return a random key for each image."""
+        return jax.random.split(self._key, len(images))
+
+    def _to_devices(self, *rows: np.ndarray | Array) -> Any:
+        """Split arrays over the devices."""
+        return sharding.shard_rows(rows, self._mesh)
 
     def _to_host(self, tree: Any, count: int) -> Any:
         """Copy the first rows of arrays to the host; the others fill the devices."""
@@ -151,7 +157,7 @@ class Scorer:
         labels: Int[np.ndarray, " n"],
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """Compute {column: a value for each image} of one method's maps."""
-        rows = sharding.shard_rows((images, maps, labels), self._mesh)
+        rows = self._to_devices(images, maps, labels)
         scores = self._compute_faithfulness(self._variables, *rows)
         return self._to_host(scores, len(images))
 
@@ -161,9 +167,9 @@ class Scorer:
         images: Float[Array, "n s s 3"],
         maps: Float[Array, "n s s"],
         labels: Int[Array, " n"],
+        keys: Key[Array, " n"],
     ) -> Float[Array, " n"]:
         network = self._network.bind(variables)
-        keys = jax.random.split(self._key, len(images))
         return infidelity(
             network,
             images,
@@ -181,8 +187,9 @@ class Scorer:
         labels: Int[np.ndarray, " n"],
     ) -> Float[np.ndarray, " n"]:
         """Compute the infidelity of one method's maps."""
-        variables = self._network.variables
-        return jax.device_get(self._compute_infidelity(variables, images, maps, labels))
+        rows = self._to_devices(images, maps, labels, self._keys(images))
+        errors = self._compute_infidelity(self._variables, *rows)
+        return self._to_host(errors, len(images))
 
     def _sensitivity(
         self,
@@ -190,9 +197,8 @@ class Scorer:
         variables: dict,
         images: Float[Array, "n s s 3"],
         labels: Int[Array, " n"],
+        keys: Key[Array, " n"],
     ) -> dict[str, Float[Array, " n"]]:
-        keys = jax.random.split(self._key, len(images))
-
         def maps(images):
             return explain(variables, images, labels, keys)[2]
 
@@ -202,10 +208,10 @@ class Scorer:
         self, images: Float[np.ndarray, "n s s 3"], labels: Int[np.ndarray, " n"]
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """Compute {method: the max-sensitivity for each image}."""
-        variables = self._network.variables
+        rows = self._to_devices(images, labels, self._keys(images))
         changes: dict = {}
         for compute in self._compute_sensitivity:
-            changes |= jax.device_get(compute(variables, images, labels))
+            changes |= self._to_host(compute(self._variables, *rows), len(images))
         return changes
 
     def randomised(
