@@ -6,7 +6,7 @@
 `max`. After inlining, only `max` is left.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -17,14 +17,15 @@ from jaxtyping import Array
 Atom = Any
 # The values of variables.
 Environment = dict[Var, Any]
-# Whether a call stays a call, by the names of the primitives in it.
-Keeps = Callable[[Collection[str]], bool]
+# Whether a call stays a call.
+Keeps = Callable[[JaxprEqn], bool]
 
 # Primitives that only evaluate a jaxpr. Their name depends on the version of JAX.
 JITS = {"jit", "pjit"}
 CHECKPOINTS = {"remat2", "checkpoint"}
 CUSTOM_VJPS = {"custom_vjp_call", "custom_vjp_call_jaxpr"}
-CALLS = {*JITS, "closed_call", "core_call", "custom_jvp_call", *CUSTOM_VJPS}
+CUSTOM_DERIVATIVES = {"custom_jvp_call", *CUSTOM_VJPS}
+CALLS = {*JITS, "closed_call", "core_call", *CUSTOM_DERIVATIVES}
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr]:
@@ -87,7 +88,7 @@ def write_out(jaxpr: ClosedJaxpr, keeps: Keeps) -> ClosedJaxpr:
       keeps: whether a call stays a call.
 
     Example:
-      >>> flat = write_out(jax.make_jaxpr(jax.nn.relu)(1.0), lambda names: False)
+      >>> flat = write_out(jax.make_jaxpr(jax.nn.relu)(1.0), lambda call: False)
       >>> [eqn.primitive.name for eqn in flat.eqns]
       ['max']
     """
@@ -98,7 +99,7 @@ def write_out(jaxpr: ClosedJaxpr, keeps: Keeps) -> ClosedJaxpr:
         for eqn in jaxpr.jaxpr.eqns:
             inputs = [read(env, atom) for atom in eqn.invars]
             is_call = eqn.primitive.name in CALLS
-            if is_call and not keeps(primitive_names(eqn)):
+            if is_call and not keeps(eqn):
                 outputs = evaluate(inner_jaxprs(eqn)[0], *inputs)
             else:
                 outputs = compute(eqn, inputs)

@@ -9,16 +9,20 @@ captum.
 """
 
 import abc
-from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.jaxprs import primitive_names
+from seeflower_jax.attribution.jaxprs import (
+    CUSTOM_DERIVATIVES,
+    inner_jaxprs,
+    primitive_names,
+)
 from seeflower_jax.attribution.rules.graph import Kind
 from seeflower_jax.attribution.rules.interpreter import Rules, replace_derivative
-from seeflower_jax.attribution.rules.operations import Operation, Plan
+from seeflower_jax.attribution.rules.operations import Operation, Plan, make_plan
 
 _RECTIFIERS = {"max", "select_n"}
 _EXTREMA = {"max", "min"}  # of two values
@@ -38,8 +42,14 @@ class RectifierRules(Rules, abc.ABC):
     def pull(self, cotangent: Values, output: Values) -> Values:
         """Return the cotangent of the input of a rectifier."""
 
-    def keeps(self, names: Collection[str]) -> bool:
-        return _RECTIFIERS.isdisjoint(names)
+    def keeps(self, call: JaxprEqn) -> bool:
+        if _RECTIFIERS.isdisjoint(primitive_names(call)):
+            return True
+        if call.primitive.name not in CUSTOM_DERIVATIVES:
+            return False
+        body = inner_jaxprs(call)[0]
+        plan = make_plan(body, [True] * len(body.in_avals), self.keeps)
+        return not any(operation.is_rectifier for operation in plan.walk())
 
     def check(self, plan: Plan) -> None:
         operations = list(plan.walk())
@@ -71,7 +81,7 @@ class RectifierRules(Rules, abc.ABC):
 
     def other(self, operation: Operation, *inputs: Array) -> list[Array]:
         hidden = set().union(*map(primitive_names, operation.eqns)) & _RECTIFIERS
-        if hidden:
+        if hidden and operation.name not in CUSTOM_DERIVATIVES:
             raise ValueError(
                 f"{type(self).__name__} cannot look into the primitive "
                 f"{operation.name!r}, which has {sorted(hidden)} inside; expected "

@@ -9,11 +9,12 @@ are the outputs of the network. The result is a function of JAX again, so `jit`,
 and `grad` work on it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.jaxprs import read
@@ -50,8 +51,8 @@ class Rules:
         """Return the index of a branch of `jax.lax.cond`."""
         return index
 
-    def keeps(self, names: Collection[str]) -> bool:
-        """Return whether a call with these primitives keeps its derivative."""
+    def keeps(self, call: JaxprEqn) -> bool:
+        """Return whether a call keeps its derivative."""
         return False
 
     def check(self, plan: Plan) -> None:

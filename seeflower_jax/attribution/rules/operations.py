@@ -137,14 +137,14 @@ class Plan:
 
 
 def make_plan(
-    jaxpr: ClosedJaxpr, marked: Sequence[bool], keeps: Keeps = lambda names: False
+    jaxpr: ClosedJaxpr, marked: Sequence[bool], keeps: Keeps = lambda call: False
 ) -> Plan:
     """Return the operations of a jaxpr.
 
     Args:
       jaxpr: the jaxpr of the network.
       marked: which arguments depend on the images.
-      keeps: whether a call stays a call, by the names of its primitives.
+      keeps: whether a call stays a call.
 
     Example:
       >>> plan = make_plan(jax.make_jaxpr(jax.nn.silu)(1.0), [True])
