@@ -103,6 +103,16 @@ def test_values_out_of_range(argument):
     assert done.stderr.count("\n") == 1
 
 
+def test_fast_calls_are_timed_more_often(monkeypatch):
+    calls = []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 0.25 * len(calls))
+    assert timing.seconds(lambda: calls.append(1), steps=2, at_least=2.0) == 0.25
+    assert len(calls) == 2 + 8
+    calls.clear()
+    timing.seconds(lambda: calls.append(1), steps=3, warm=1)
+    assert len(calls) == 1 + 3
+
+
 def test_workers_take_turns_and_errors_are_returned(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(

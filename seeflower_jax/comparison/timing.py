@@ -22,14 +22,24 @@ Call: TypeAlias = Callable[[], object]
 Measurement: TypeAlias = dict[str, float] | str
 
 
-def seconds(function: Call, steps: int, warm: int = 2) -> float:
-    """Return the median time of a call over `steps` calls, after `warm` other calls."""
-    times = []
-    for _ in range(warm + steps):
+def seconds(function: Call, steps: int, warm: int = 2, at_least: float = 0) -> float:
+    """Return the median time of a call.
+
+    Args:
+      function: the call.
+      steps: the number of timed calls.
+      warm: the number of calls before them.
+      at_least: seconds that all timed calls together take at least. A fast function is
+        called more often, so that other load on the machine changes its median less.
+    """
+    for _ in range(warm):
+        function()
+    times: list[float] = []
+    while len(times) < steps or sum(times) < at_least:
         started = time.perf_counter()
         function()
         times.append(time.perf_counter() - started)
-    return statistics.median(times[warm:])
+    return statistics.median(times)
 
 
 def peak_mib(device_bytes: int | None) -> float:
