@@ -82,7 +82,7 @@ def train(devices: int) -> dict:
     take = step.make_image_step(spec, stage, optimizer)
     take = step.compile_step(take, _BATCH, mesh)
     taken, metrics = list(batches(0, _STEPS)), []
-    program = take.lower(state, taken[0], jax.random.key(1)).compile().as_text()
+    take = take.lower(state, taken[0], jax.random.key(1)).compile()
     for batch in taken:
         assert len(batch["labels"]) % devices == 0
         state, values = take(state, batch, jax.random.key(1))
@@ -90,7 +90,8 @@ def train(devices: int) -> dict:
     arrays = {**state.trainable, "statistics": state.batch_stats}
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(arrays))
     end = {jax.tree_util.keystr(path): leaf.tolist() for path, leaf in leaves}
-    return {"metrics": metrics, "end": end, "waiting_loops": _waiting_loops(program)}
+    loops = _waiting_loops(take.as_text())
+    return {"metrics": metrics, "end": end, "waiting_loops": loops}
 
 
 if __name__ == "__main__":

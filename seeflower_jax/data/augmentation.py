@@ -267,10 +267,8 @@ def mix(
     """Mix each image, and its target, with the previous image of the batch.
 
     Each image keeps the larger of the shares a and 1 - a, with a drawn from Beta(alpha,
-    alpha). The draw is one of 4,096 equally likely quantiles: `jax.random.beta` repeats
-    proposals until all are accepted, and on several devices its loop waits for the
-    slowest of them in each round. If mixup and CutMix are both on, each image gets one
-    of them, with equal probability.
+    alpha), one of 4,096 equally likely quantiles. If mixup and CutMix are both on, each
+    image gets one of them, with equal probability.
 
     Source: mixup, Zhang et al. 2018, arXiv 1710.09412, equation 1; CutMix, Yun et al.
     2019, arXiv 1905.04899, equations 1 and 2.
@@ -287,6 +285,8 @@ def mix(
     height, width = images.shape[1:3]
 
     def share(key, alpha):
+        # `jax.random.beta` draws in a loop, in which several devices would wait for
+        # each other.
         place = jax.random.randint(key, (), 0, _SHARES)
         return jnp.asarray(_larger_shares(alpha))[place]
 

@@ -252,8 +252,8 @@ class Graph:
         *before, last = eqns
         names = [eqn.primitive.name for eqn in eqns]
         if names == ["max"]:
-            (x,) = self.marked_inputs(last)
-            return x not in self._bounded and any(map(self._is_zero, last.invars))
+            is_alone = self._bounded.isdisjoint(self.marked_inputs(last))
+            return is_alone and any(map(self._is_zero, last.invars))
         if names[0] not in _ORDER:
             return False
         x, threshold = before[0].invars

@@ -55,19 +55,31 @@ def test_upper_bounds_keep_their_derivative(rules, act):
     np.testing.assert_array_equal(actual, below)
 
 
-@pytest.mark.parametrize(
-    "act",
-    [
-        jax.nn.leaky_relu,
-        jax.nn.gelu,
-        jax.nn.silu,
-        jax.nn.hard_swish,
-        jax.nn.softplus,
-        jax.nn.celu,
-        lambda x: jnp.maximum(x, 0.5),
-    ],
-)
+OTHER_FUNCTIONS = [
+    jax.nn.leaky_relu,
+    jax.nn.gelu,
+    jax.nn.silu,
+    jax.nn.hard_swish,
+    jax.nn.softplus,
+    jax.nn.celu,
+    lambda x: jnp.maximum(x, 0.5),
+    lambda x: jnp.maximum(x, x),
+]
+
+
+@pytest.mark.parametrize("act", OTHER_FUNCTIONS)
 def test_other_functions_keep_their_derivative(act):
+    x, cotangent = jnp.linspace(-4, 4, 9), jnp.array([1.0, -2, 3] * 3)
+    network = with_rules(lambda x: act(jax.nn.relu(x)), Guided())
+    _, of_act = jax.vjp(act, jax.nn.relu(x))
+    (expected,) = jax.vjp(RECTIFIERS[Guided], x)[1](of_act(cotangent)[0])
+    np.testing.assert_allclose(
+        jax.vjp(network, x)[1](cotangent)[0], expected, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("act", OTHER_FUNCTIONS)
+def test_functions_beside_rectifiers_keep_their_derivative(act):
     x, cotangent = jnp.linspace(-4, 4, 9), jnp.array([1.0, -2, 3] * 3)
     network = with_rules(lambda x: act(2 * x) + jax.nn.relu(x), Guided())
     (of_act,) = jax.vjp(lambda x: act(2 * x), x)[1](cotangent)
