@@ -4,12 +4,13 @@ r"""Measure how fast maps of many images are written, compared with computing th
     python -m scripts.benchmark_maps --workdirs=runs/inception_seed0 --images=photos/ \
         --count=10000 --rounds=1 --out=maps_speed.json
 
-For each run, the script computes the Grad-CAM maps of one batch again and again. It
-also does what scripts.attribute --overlays does with --count images: it reads them,
+For each run, the script computes the Grad-CAM maps of one batch again and again. Then
+it does what scripts.attribute --overlays does with --count images: it reads them,
 computes maps, and writes maps, boxes and overlays. The files go to a temporary folder,
-which is deleted at the end. Both parts run in separate processes, which take turns for
---rounds rounds. The table has the medians, and the peak memory after 512 images and
-after all.
+which is deleted at the end. At last, it computes the maps of one batch again, because
+the speed of a machine may change within minutes. The parts run in separate processes,
+which take turns for --rounds rounds. The table has the medians, and the peak memory
+after 512 images and after all.
 """
 
 import json
@@ -28,7 +29,9 @@ _IMAGES = flags.DEFINE_string(
 )
 _COUNT = flags.DEFINE_integer("count", 2048, "Images; fewer are repeated.", 768)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
-_STEPS = flags.DEFINE_integer("steps", 20, "Timed batches of the computation.", 1)
+_STEPS = flags.DEFINE_integer(
+    "steps", 20, "Timed batches of the computation, before and after.", 1
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Repetitions of each measurement.", 1)
 _OUT = flags.DEFINE_string("out", None, "JSON file to write the results to.")
 _WORKER = flags.DEFINE_string("worker", None, "Measure only this, in this process.")
