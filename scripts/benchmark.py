@@ -8,9 +8,10 @@
 this project, in Keras on JAX and in PyTorch, in float32 and bfloat16. `attribution`
 measures the maps/s and the peak memory of the methods that captum also has. A network
 is a run directory, or a model with random variables. Each measurement runs in a
-separate process. All measurements are repeated --rounds times, and the table has the
-medians. Failed measurements are listed with their errors. `pip install -e .[peers]`
-installs the other frameworks. On CPUs, torch_compiled needs a C++ compiler.
+separate process. In `attribution`, the timed calls alternate between both frameworks.
+All measurements are repeated --rounds times, and the table has the medians. Failed
+measurements are listed with their errors. `pip install -e .[peers]` installs the other
+frameworks. On CPUs, torch_compiled needs a C++ compiler.
 """
 
 import json
@@ -25,7 +26,7 @@ from seeflower_jax.comparison import attribution_speed, timing, training_speed
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _SIZE = flags.DEFINE_integer("size", 299, "Side of the images of `train`.", 75)
 _STEPS = flags.DEFINE_integer(
-    "steps", 4, "Timed steps a round; `attribution` takes more within 5 s.", 1
+    "steps", 4, "Timed steps a round; `attribution` takes more within 10 s.", 1
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Repetitions of each measurement.", 1)
 _FRAMEWORKS = flags.DEFINE_multi_enum(
@@ -58,7 +59,7 @@ def _train() -> tuple[dict, str]:
 
 def _attribution() -> tuple[dict, str]:
     workers = attribution_speed.workers(_NETWORKS.value)
-    networks = attribution_speed.table(_in_processes(workers))
+    networks = attribution_speed.table(_in_processes(workers, together=2))
     figures = {"batch_size": _BATCH_SIZE.value, "networks": networks}
     return figures, attribution_speed.text(networks)
 
@@ -71,10 +72,10 @@ def _measure(command: str, worker: str) -> dict:
     return attribution_speed.measure(network, side, method, batch_size, steps)
 
 
-def _in_processes(workers: list[str]) -> dict:
+def _in_processes(workers: list[str], together: int = 1) -> dict:
     timing.use_platform(_PLATFORM.value)
     command = ["-m", "scripts.benchmark", *sys.argv[1:]]
-    return timing.in_processes(command, workers, _ROUNDS.value)
+    return timing.in_processes(command, workers, _ROUNDS.value, together)
 
 
 COMMANDS = {"train": _train, "attribution": _attribution}

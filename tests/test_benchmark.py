@@ -132,6 +132,27 @@ def test_workers_take_turns_and_errors_are_returned(tmp_path):
     assert measurements == {"a": {"rate": 4}, "b": "no worker b", "c": {"rate": 5}}
 
 
+def test_timed_calls_of_workers_alternate(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, sys\n"
+        "from seeflower_jax.comparison import timing\n"
+        "name = sys.argv[-1].removeprefix('--worker=')\n"
+        "def call():\n"
+        f"    open({str(tmp_path / 'log')!r}, 'a').write(name)\n"
+        "    if name == 'c': raise SystemExit('no worker c')\n"
+        "timing.seconds(call, steps={'a': 2, 'b': 4}.get(name, 1), warm=1)\n"
+        "print('a line of a library')\n"
+        "print(json.dumps({'rate': 1}))\n"
+    )
+    command = ["-c", f"exec(open({str(script)!r}).read())"]
+    workers = ["a", "b", "c", "d"]
+    measurements = timing.in_processes(command, workers, rounds=1, together=2)
+    assert (tmp_path / "log").read_text() == "ab" + "abab" + "bb" + "c" + "dd"
+    rate = {"rate": 1}
+    assert measurements == {"a": rate, "b": rate, "c": "no worker c", "d": rate}
+
+
 @pytest.mark.parametrize(
     "pooling,pooled",
     [("average", ()), ("root_average", ("block4_pool", "block5_pool"))],

@@ -3,6 +3,7 @@
 rates = in_processes(["-m", "scripts.benchmark", "train"], ["keras", "torch"], rounds=3)
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -10,8 +11,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeAlias
 
 from seeflower_jax.records.progress_bar import progress_bar
@@ -20,6 +22,8 @@ from seeflower_jax.records.progress_bar import progress_bar
 Call: TypeAlias = Callable[[], object]
 # {name of a figure: its value}, or the last line of the error of the process.
 Measurement: TypeAlias = dict[str, float] | str
+_TAKES_TURNS = "SEEFLOWER_TAKES_TURNS"  # is set in the processes of `in_processes`
+_READY = "ready"
 
 
 def seconds(function: Call, steps: int, warm: int = 2, at_least: float = 0) -> float:
@@ -36,10 +40,18 @@ def seconds(function: Call, steps: int, warm: int = 2, at_least: float = 0) -> f
         function()
     times: list[float] = []
     while len(times) < steps or sum(times) < at_least:
+        _await_turn()
         started = time.perf_counter()
         function()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def _await_turn() -> None:
+    """In a process of `in_processes`, wait for the turn of this process."""
+    if os.environ.get(_TAKES_TURNS):
+        print(_READY, flush=True)
+        sys.stdin.readline()
 
 
 def peak_mib(device_bytes: int | None) -> float:
@@ -71,19 +83,62 @@ def use_platform(platform: str | None) -> None:
         os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
 
 
-def _start(arguments: Sequence[str]) -> Measurement:
-    """Start Python, and return the figures that it prints as its last line."""
-    process = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True
-    )
-    if process.returncode:
-        lines = process.stderr.strip().splitlines()
-        return lines[-1] if lines else f"exit {process.returncode}"
-    return json.loads(process.stdout.splitlines()[-1])
+def _turns(arguments: Sequence[str]) -> Generator[None, None, Measurement]:
+    """Start Python, and yield before each call that `seconds` times there.
+
+    Returns:
+      The figures that the process prints as its last line.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {_TAKES_TURNS: "1"},
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+        last = ""
+        try:
+            for line in process.stdout:
+                if line.strip() == _READY:
+                    yield
+                    with contextlib.suppress(
+                        BrokenPipeError
+                    ):  # The process was killed.
+                        process.stdin.write("\n")
+                        process.stdin.flush()
+                else:
+                    last = line
+        except BaseException:
+            process.kill()
+            raise
+        if process.wait():
+            errors.seek(0)
+            lines = errors.read().strip().splitlines()
+            return lines[-1] if lines else f"exit {process.returncode}"
+        return json.loads(last)
+
+
+def _in_turns(command: Sequence[str], names: Sequence[str]) -> dict[str, Measurement]:
+    """Run workers at the same time, whose timed calls alternate."""
+    running = {name: _turns([*command, f"--worker={name}"]) for name in names}
+    measured: dict[str, Measurement] = {}
+    while running:
+        for name, turns in list(running.items()):
+            try:
+                next(turns)
+            except StopIteration as end:
+                measured[name] = end.value
+                del running[name]
+    return measured
 
 
 def in_processes(
-    command: Sequence[str], workers: Sequence[str], rounds: int
+    command: Sequence[str], workers: Sequence[str], rounds: int, together: int = 1
 ) -> dict[str, Measurement]:
     """Return what each worker measures, the median over rounds.
 
@@ -93,6 +148,9 @@ def in_processes(
       workers: the names of the workers.
       rounds: number of starts of each worker. The workers take turns, so that other
         load on the machine affects all of them.
+      together: number of consecutive workers that run at the same time. The calls that
+        `seconds` times alternate among them, and one waits while another computes.
+        Their rates can then be compared on a machine whose speed changes.
 
     Returns:
       {worker: its figures}. If a worker fails, its value is the last line of its error,
@@ -102,15 +160,16 @@ def in_processes(
     errors: dict[str, str] = {}
     for number in range(1, rounds + 1):
         with progress_bar(f"round {number} of {rounds}", len(workers), "start") as bar:
-            for name in workers:
-                bar.set_postfix_str(name)
-                if name not in errors:
-                    measured = _start([*command, f"--worker={name}"])
+            for first in range(0, len(workers), together):
+                group = workers[first : first + together]
+                bar.set_postfix_str(", ".join(group))
+                left = [name for name in group if name not in errors]
+                for name, measured in _in_turns(command, left).items():
                     if isinstance(measured, str):
                         errors[name] = measured
                     else:
                         figures[name].append(measured)
-                bar.update()
+                bar.update(len(group))
     return {
         name: errors[name]
         if name in errors
