@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from seeflower_jax.studies import maps_speed
 from tests import harness
 
 
@@ -24,6 +25,22 @@ def test_script_compares_files_and_computation(tmp_path, small_run, flowers):
     assert row["ratio"] == pytest.approx(ratio) and ratio > 0
     assert row["peak_mib"] >= row["peak_mib_few"] > 50
     assert "no_run is not a run directory" in done.stdout
+
+
+def test_rate_alone_is_that_of_the_batches_before_and_after():
+    files = {"images_per_second": 9.0, "peak_mib_few": 80.0, "peak_mib": 90.0}
+    measured = {
+        "a:before": {"images_per_second": 10.0},
+        "a:files": files,
+        "a:after": {"images_per_second": 15.0},
+        "b:before": "KeyError: no b",
+        "b:files": files,
+        "b:after": {"images_per_second": 15.0},
+    }
+    rows = maps_speed.table(measured, ["a", "b"])
+    # The same number of batches takes 1/10 and 1/15 of a second an image.
+    assert rows["a"] == {"computation_images_per_second": 12.0, "ratio": 0.75, **files}
+    assert rows["b"] == {"error": "KeyError: no b"}
 
 
 def test_too_few_images_for_the_rate_of_shards():
