@@ -84,7 +84,7 @@ def main(_) -> None:
             "recipe": run.config["recipe"],
             "config_hash": records.config_hash(run.config),
             "seed": run.config["seed"],
-            "trained": records.read_result(run.workdir).get("command"),
+            "trained": run.result.get("command"),
             **records.provenance(records.typed_command()),
         }
         path = f"{_RESULTS.value}/ablation.json"

@@ -12,7 +12,6 @@ images, the folder also has whitening.npz.
 from absl import flags
 
 from scripts import console
-from seeflower_jax import records
 from seeflower_jax.inference import export
 from seeflower_jax.inference.run import load_run
 
@@ -23,8 +22,8 @@ flags.register_validator("out", lambda path: path != "", "expected a path")
 
 def main(_: list[str]) -> None:
     run = load_run(_WORKDIR.value)
-    result = records.read_result(run.workdir)
-    metrics = {k: result[k] for k in ("validation", "test", "weights") if k in result}
+    keys = ("validation", "test", "weights")
+    metrics = {key: run.result[key] for key in keys if key in run.result}
     export.save(_OUT.value, run.network, metrics)
     console.show({"out": _OUT.value, **metrics}, _OUT.value)
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from seeflower_jax import models
 from seeflower_jax.attribution import layers, registry
+from seeflower_jax.attribution.adapters.network import as_pytree
 from seeflower_jax.attribution.targets import as_indices, resolve
 from seeflower_jax.attribution.types import (
     EndpointShapes,
@@ -333,7 +334,7 @@ def explain(
     for name in methods:
         registry.check_options(name, options.get(name, {}))
     check_images(images)
-    network = _as_pytree(network)
+    network = as_pytree(network)
     if targets is not None and not callable(targets):
         targets = as_indices(targets, jax.eval_shape(_logits, network, images).shape)
     if keys is None:
@@ -344,7 +345,7 @@ def explain(
         maps |= _explain(
             network,
             images,
-            _as_pytree(targets),
+            as_pytree(targets),
             keys,
             arrays,
             methods=group,
@@ -388,9 +389,3 @@ def _split(methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]):
 
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _as_pytree(value: Any) -> Any:
-    """Return a function as a pytree without leaves, and other values as they are."""
-    is_function = callable(value) and jax.tree_util.all_leaves([value])
-    return jax.tree_util.Partial(value) if is_function else value

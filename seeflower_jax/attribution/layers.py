@@ -201,8 +201,8 @@ class Cut:
     Attributes:
       array: an array of the endpoint's shape.
       replaces: whether the sum is the array alone, without the endpoint.
-      kept: number of rows of axis 1, such as class tokens, that the array does not
-        replace.
+      kept: number of the first rows of the last axis but one, such as class tokens,
+        that the array does not replace.
 
     Example:
       >>> jax.grad(lambda x: (3 * x + Cut(x)))(2.0)
@@ -227,7 +227,8 @@ class Cut:
             return value + self.array
         if not self.kept:
             return self.array
-        return jnp.concatenate([value[:, : self.kept], self.array[:, self.kept :]], 1)
+        first, others = value[..., : self.kept, :], self.array[..., self.kept :, :]
+        return jnp.concatenate([first, others], -2)
 
     __add__ = __radd__
 

@@ -67,7 +67,7 @@ _RANGES = {
 }
 
 
-def check_ranges(method: str = "", **options: Any) -> None:
+def check_ranges(method: str = "", /, **options: Any) -> None:
     """Check that options are within their ranges.
 
     An option that is not listed here, such as one of a registered method, may be any

@@ -11,7 +11,8 @@ rises when the logits of other classes fall.
 Source: Simonyan et al. 2014, arXiv 1312.6034, section 3.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -84,22 +85,47 @@ def resolve(
     """Return the targets, with None replaced by the classes predicted for `images`.
 
     Methods that alter images call it first, so that every altered image is scored for
-    the class of the original image.
+    the class of the original image. The classes of a `ClassScore` are replaced, too.
     """
+    if isinstance(targets, ClassScore):
+        classes = resolve(network, images, targets.targets)
+        return dataclasses.replace(targets, targets=classes)
     return network(images)[0].argmax(-1) if targets is None else targets
 
 
-def probability(targets: Targets = None) -> ScoreFunction:
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassScore:
+    """A score of the target class that is computed from the logits of all classes.
+
+    Attributes:
+      function: computes the score of each image from its logits and its target.
+      targets: the targets, as for `score`. None is the class with the largest logit;
+        `resolve` replaces it.
+    """
+
+    function: Callable[[Float[Array, "n c"], Targets], Float[Array, "n"]]
+    targets: Targets = None
+
+    def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, "n"]:
+        """Return the score of each image."""
+        return self.function(logits, self.targets)
+
+
+def probability(targets: Targets = None) -> ClassScore:
     """Return a function of the logits that computes a softmax probability.
 
     Args:
-      targets: the class of the probability, as for `score`.
+      targets: the class of the probability, as for `score`. None is the class that the
+        network predicts for the image, also while a method alters the image.
 
     Example:
       >>> probability(jnp.array([1]))(jnp.zeros((1, 4))).tolist()
       [0.25]
     """
-    return lambda logits: score(jax.nn.softmax(logits), targets)
+    return ClassScore(
+        lambda logits, targets: score(jax.nn.softmax(logits), targets), targets
+    )
 
 
 def difference(targets: Int[Array, "n"], others: Int[Array, "n"]) -> ScoreFunction:
@@ -123,7 +149,7 @@ def contrast(
     targets: Int[Array, "n"] | None = None,
     references: int = 3,
     strength: float = 0.6,
-) -> ScoreFunction:
+) -> ClassScore:
     """Return a score that contrasts a class with its most similar classes.
 
     The score is the logit of the class, minus `strength` times a mean logit of the
@@ -135,7 +161,7 @@ def contrast(
     code, which defines the weights.
 
     Args:
-      targets: class indices, or None for the predicted classes.
+      targets: class indices, or None for the predicted classes, as for `probability`.
       references: number of similar classes. If there are fewer other classes, all of
         them count as similar.
       strength: weight of the similar classes.
@@ -146,7 +172,9 @@ def contrast(
       [3.0]
     """
 
-    def contrast_score(logits: Float[Array, "n c"]) -> Float[Array, "n"]:
+    def contrast_score(
+        logits: Float[Array, "n c"], targets: Int[Array, "n"] | None
+    ) -> Float[Array, "n"]:
         num_classes = logits.shape[-1]
         if targets is None:
             classes = logits.argmax(-1)
@@ -163,4 +191,4 @@ def contrast(
         weights = jax.nn.softmax(similar_logits, -1)
         return target_logits - strength * (weights * similar_logits).sum(-1)
 
-    return contrast_score
+    return ClassScore(contrast_score, targets)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.adapters.network import layer_shapes
+from seeflower_jax.attribution.adapters.network import as_pytree, layer_shapes
 from seeflower_jax.attribution.layers import Cut
 from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Taps
 
@@ -63,7 +63,7 @@ def tokens_to_grid(
       >>> tokens_to_grid(transformer)(images)[1]["block"].shape
       (3, 4, 4, 8)
     """
-    return TokenGrid(network, prefix, grid)
+    return TokenGrid(as_pytree(network), prefix, grid)
 
 
 @functools.partial(

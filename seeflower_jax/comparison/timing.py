@@ -106,11 +106,8 @@ def _turns(arguments: Sequence[str]) -> Generator[None, None, Measurement]:
             for line in process.stdout:
                 if line.strip() == _READY:
                     yield
-                    with contextlib.suppress(
-                        BrokenPipeError
-                    ):  # The process was killed.
-                        process.stdin.write("\n")
-                        process.stdin.flush()
+                    with contextlib.suppress(BrokenPipeError):  # if it was killed
+                        os.write(process.stdin.fileno(), b"\n")
                 else:
                     last = line
         except BaseException:

@@ -256,6 +256,9 @@ def upright_size(
     """
     with _naming(name), open_file() as file:
         image = _open(file)
-        width, height = image.size
+        # Newer versions of Pillow turn `size` of a TIFF file, but not its tags.
+        tags = getattr(image, "tag_v2", {})
+        width = tags.get(ExifTags.Base.ImageWidth, image.width)
+        height = tags.get(ExifTags.Base.ImageLength, image.height)
         turned = _orientation(image) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)

@@ -125,7 +125,7 @@ def joint_head(
 
 def _check(runs: Sequence[Run]) -> None:
     for run in runs:
-        if "weights" not in records.read_result(run.workdir):
+        if "weights" not in run.result:
             raise ValueError(
                 f"{run.workdir} is not finished: it has no complete result.json; start "
                 "its training command again"
@@ -203,7 +203,7 @@ def _describe(run: Run) -> Mapping:
         "recipe": run.config["recipe"],
         "config_hash": records.config_hash(run.config),
         "seed": run.config["seed"],
-        "weights": records.read_result(run.workdir)["weights"],
+        "weights": run.result["weights"],
     }
 
 

@@ -110,10 +110,10 @@ def _evaluate(
 ) -> Evaluation:
     dataset = images.of_run(run)
     labels = dataset.labels(split)
-    result = records.read_result(run.workdir)
+    single = run.result.get("calibration", {})
     if evaluator is None and compute is None:
         logits = _kept_logits(run, dataset, split, averaged=True)
-        fitted = result.get("test_time_calibration", result.get("calibration", {}))
+        fitted = run.result.get("test_time_calibration", single)
     else:
         evaluator = evaluator or make_evaluator(run)
         rows = evaluator.stream(
@@ -124,7 +124,7 @@ def _evaluate(
             split,
         )
         logits = np.concatenate(list(rows))
-        fitted = result.get("calibration", {})
+        fitted = single
     temperature = fitted.get("temperature", 1.0)
     return Evaluation(
         split, metrics.compute(logits, labels), logits, labels, temperature

@@ -6,6 +6,7 @@ result["test"]["mean_class_top1"]
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -175,11 +176,28 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
 def _pretrain(
     settings: Settings, folder: pathlib.Path, options: _Options
 ) -> tuple[str, dict]:
-    """Train the pretraining run; return the folder of its weights, and its record."""
+    """Train the pretraining run; return the folder of its weights, and its record.
+
+    A run that has started from these weights keeps them, also if its config and that of
+    its pretraining get further stages.
+
+    Raises:
+      ValueError: if images changed between the pretraining and the start of the run.
+    """
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / records.PRETRAINING
+
+    def result_of_start() -> dict:
+        return records.read_result(run_folder) if workdir.has_trained(folder) else {}
+
+    kept = processes.on_main(result_of_start)
     command, seconds = options.command, options.checkpoint_seconds
-    result = train(config, run_folder, command, seconds, False, options.traced_steps)
+    result = kept or train(
+        config, run_folder, command, seconds, False, options.traced_steps
+    )
+    if not kept:
+        with processes.main_first("images of the pretraining"):
+            images.open_dataset(read_settings(config), run_folder)
     source = {
         "name": run_folder.name,
         "sha256": None,
@@ -188,13 +206,23 @@ def _pretrain(
     }
     keys = "weights", "config_hash", "best", "seconds", "images_per_second"
     record = {key: result[key] for key in (*keys, "validation") if key in result}
-    return processes.on_main(lambda: _write_weights(run_folder, source)), record
+    write = functools.partial(_write_weights, run_folder, source, bool(kept))
+    return processes.on_main(write), record
 
 
-def _write_weights(run_folder: pathlib.Path, source: Mapping[str, Any]) -> str:
-    """Write the best variables of a pretraining run, and return their folder."""
+def _write_weights(
+    run_folder: pathlib.Path, source: Mapping[str, Any], keep: bool
+) -> str:
+    """Write the best variables of a pretraining run, and return their folder.
+
+    Args:
+      run_folder: the run directory of the pretraining.
+      source: the description of the variables, for `result.json`.
+      keep: whether variables that were written before stay.
+    """
     weights = run_folder / "weights"
-    if not (weights / "model.json").exists():  # `save` writes model.json last
+    # `save` writes model.json last.
+    if not (keep and (weights / "model.json").exists()):
         shutil.rmtree(weights, ignore_errors=True)
         network = load_run(run_folder).network
         converted.save(weights, network.spec, network.variables, source)

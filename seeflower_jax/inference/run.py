@@ -32,12 +32,15 @@ class Run:
       config: content of `config.json`.
       network: network with the best variables by validation.
       step: training step that gave the best variables.
+      result: content of `result.json`; {} if the run is not finished, or if its result
+        belongs to the variables before further stages.
     """
 
     workdir: pathlib.Path
     config: dict
     network: Network
     step: int
+    result: dict
 
 
 def load_config(workdir: str | os.PathLike) -> dict:
@@ -96,7 +99,7 @@ def load_run(
     hashes = result.get("config_hash"), records.config_hash(config)
     # Results of early versions of 0.2 have no step.
     if best["step"] != best_step if "step" in best else hashes[0] != hashes[1]:
-        result = {}  # It belongs to the variables before further stages.
+        result = {}
     calibration = result.get("calibration", {})
     if not calibration and not in_training:
         logging.warning(
@@ -113,7 +116,7 @@ def load_run(
         preprocess=_read_whitening(workdir, config),
         origin=str(workdir.resolve()),
     )
-    return Run(workdir, config, network, best_step)
+    return Run(workdir, config, network, best_step, result)
 
 
 def _read_best(workdir: pathlib.Path) -> tuple[dict, models.ModelSpec, dict]:

@@ -249,7 +249,12 @@ def read_logs(workdir: str | os.PathLike) -> list[dict]:
 
     The stages of the pretraining run get the names "pretraining: <stage>".
     """
-    before = read_log(pathlib.Path(workdir) / PRETRAINING)
+    path = pathlib.Path(workdir).expanduser() / "config.json"
+    advice = "start the training command again to write it again"
+    config = read_json(path, advice) if path.exists() else {}
+    if not config.get("init", {}).get("pretraining"):
+        return read_log(workdir)  # Another config may have left its pretraining run.
+    before = read_log(path.parent / PRETRAINING)
     named = [line | {"stage": f"{PRETRAINING}: {line['stage']}"} for line in before]
     return named + read_log(workdir)
 

@@ -88,11 +88,11 @@ def write(workdir: str | os.PathLike, data_dir: str | None = None) -> pathlib.Pa
 
 def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
     """Return the content of the page of a run."""
-    config, result = load_config(workdir), records.read_result(workdir)
+    config = load_config(workdir)
     page = Page(
         title=_title(config),
         config=_without_home(config),
-        result=result,
+        result={},
         log=records.read_logs(workdir),
     )
     try:
@@ -101,10 +101,11 @@ def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
         logging.warning("%s has no checkpoint yet, so no split is evaluated", workdir)
         return page
     # With --notest or an unfinished run, the test split is not evaluated.
-    splits = ("validation", "test") if "test" in result else ("validation",)
+    splits = ("validation", "test") if "test" in run.result else ("validation",)
     evaluations = _evaluate(run, splits)
     page = dataclasses.replace(
         page,
+        result=run.result,
         class_names=run.network.class_names,
         evaluations=evaluations,
         averages_views=settings_of(run).averages_views,
@@ -137,7 +138,7 @@ def _evaluate(run: Run, splits: Sequence[str]) -> list[Evaluation]:
     """
     available = images.of_run(run).source.splits
     evaluations = [evaluate.evaluate(run, name) for name in splits if name in available]
-    if records.read_result(run.workdir) or not evaluations:
+    if run.result or not evaluations:
         return evaluations
     validation = evaluations[0]
     temperature = calibration.fit_temperature(validation.logits, validation.labels)

@@ -249,7 +249,7 @@ def record(
         "layer": study.layer,
         "split": study.run.config["data"]["split"],
         "seed": study.run.config["seed"],
-        "weights": records.read_result(study.run.workdir)["weights"],
+        "weights": study.run.result["weights"],
         "config_hash": records.config_hash(study.run.config),
     }
     before = load_rows(folder)

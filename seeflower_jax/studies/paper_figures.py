@@ -93,13 +93,15 @@ def activation_figure(
       steps, size, command: as in `maximise.maximise_classes`.
     """
     out = pathlib.Path(out)
+    # A class may be named "5", so classes are given by name.
+    names = [run.network.class_names[label] for label in classes]
     rows = {}
     for form in ("plain", "robust"):
         folder = out / f"activation_max_{form}"
         maximise.maximise_classes(
             run,
             folder,
-            [str(label) for label in classes],
+            names,
             form,
             size=size,
             steps=steps,
@@ -107,8 +109,7 @@ def activation_figure(
         )
         images = dict(maximise.read_images(folder))
         rows[form] = [images[label] for label in classes]
-    titles = [run.network.class_names[label] for label in classes]
-    maps.write_rows(out / "figure_4_6.png", rows, titles)
+    maps.write_rows(out / "figure_4_6.png", rows, names)
 
 
 def draw(

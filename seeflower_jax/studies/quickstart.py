@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -60,7 +61,8 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
     """Compare a finished run with training from scratch, and explain its test images.
 
     The run directory gets `from_scratch/` (a run directory), `attributions/`,
-    `activation_max/` and `quickstart.json`. What exists already is not made again.
+    `activation_max/` and `quickstart.json`. What exists already is not made again,
+    unless the config of the run has changed.
 
     Args:
       config: of the run, on the source `synthetic`. Its section `quickstart` has
@@ -71,6 +73,7 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
 
     Returns:
       The content of `quickstart.json`.
+      config_hash: the hash of the config of the run.
       transfer, from_scratch: test top-1, its standard error, seconds of training.
       gain: the difference of both accuracies.
       test_pictures: the number of test images.
@@ -80,19 +83,23 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
         network recognises.
     """
     workdir = pathlib.Path(workdir).expanduser()
-    path = workdir / "quickstart.json"
+    path, out = workdir / "quickstart.json", workdir / "attributions"
+    transfer = records.read_result(workdir)
     if path.exists():
         try:
-            return records.read_json(path, "it is computed again")
+            summary = records.read_json(path, "it is computed again")
         except records.DamagedFileError as error:
             logging.warning("%s", error)
+        else:
+            if summary.get("config_hash") == transfer["config_hash"]:
+                return summary
+            shutil.rmtree(out, ignore_errors=True)  # may be maps of other variables
     options = records.to_dict(config)["quickstart"]
-    transfer = records.read_result(workdir)
     scratch = train(
         derive(config, options["scratch"]), workdir / "from_scratch", command
     )
     run = load_run(workdir)
-    dataset, out = run_images.of_run(run), workdir / "attributions"
+    dataset = run_images.of_run(run)
     methods = list(options["methods"])
     # The last block shows best where the flower is. Grad-CAMs of all blocks that the
     # head reads point at 85 % of the flowers, those of the last block at 92 %.
@@ -106,6 +113,7 @@ def show(config: Mapping, workdir: str | os.PathLike, command: str = "") -> dict
         command=command,
     )
     summary = {
+        "config_hash": transfer["config_hash"],
         "transfer": _accuracy(transfer),
         "from_scratch": _accuracy(scratch),
         "gain": transfer["test"]["top1"] - scratch["test"]["top1"],

@@ -63,7 +63,9 @@ def _fit(
     pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
     epoch_start, vote = progress.step, processes.Vote()
-    speed = Speed(lambda: plan.step.lower(state, batch, plan.key))  # type: ignore[attr-defined]
+    # A step that solves the head in closed form is not a compiled function.
+    lower = getattr(plan.step, "lower", None)
+    speed = Speed(lower and (lambda: lower(state, batch, plan.key)))
     hidden = not processes.is_main()
     shown = progress_bar(name, plan.steps, "step", progress.step, hidden)
     with shown as bar, plan.trace or nullcontext():

@@ -45,10 +45,11 @@ class Speed:
 
     Args:
       lower: function that returns the lowered step, a `jax.stages.Lowered`. It is
-        called only for devices with known largest FLOP/s.
+        called only for devices with known largest FLOP/s. None stands for a step that
+        is not compiled, whose FLOPs are not known.
     """
 
-    def __init__(self, lower: Callable[[], Any]):
+    def __init__(self, lower: Callable[[], Any] | None):
         self._lower = lower
 
     def metrics(self, steps_per_second: float) -> dict:
@@ -75,6 +76,8 @@ class Speed:
 
     @functools.cached_property
     def _flops(self) -> float:
-        """Return the FLOPs of a step over all devices; 0 if XLA does not count them."""
+        """Return the FLOPs of a step over all devices; 0 if they are not known."""
+        if self._lower is None:
+            return 0.0
         analysis = self._lower().cost_analysis() or {}
         return analysis.get("flops", 0.0)

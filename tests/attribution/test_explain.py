@@ -7,7 +7,8 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
-from seeflower_jax.attribution import batch, targets
+from seeflower_jax.attribution import batch, registry, targets
+from tests import fixtures
 from tests.attribution import small_network as small
 
 IMAGES, LABELS = small.images(), small.LABELS
@@ -116,3 +117,52 @@ def test_many_methods_are_compiled_as_several_functions(monkeypatch):
     assert list(maps) == names
     assert sum(map(list, traced), []) == names
     assert max(map(len, traced)) <= batch.TOGETHER < len(names)
+
+
+def test_integer_images_have_the_maps_of_their_values():
+    """Also with a baseline that the type of the images lacks."""
+    pixels = IMAGES.round().astype(jnp.uint8)
+    names = [n for n in registry.METHODS if "baseline" in registry.options_of(n)]
+    assert "rise" in names and "score_cam" in names
+    options = {name: dict(fixtures.FEW_PASSES.get(name, {})) for name in names}
+    for name in names:
+        options[name]["baseline"] = -40
+    of_integers, of_floats = (
+        attr.explain(
+            small.network(), images, names, LABELS, layer="first", options=options
+        )
+        for images in (pixels, pixels.astype(jnp.float32))
+    )
+    for name in names:
+        assert np.ptp(of_floats[name]) > 0, name
+        np.testing.assert_array_equal(of_integers[name], of_floats[name], name)
+
+
+def test_method_of_noisy_images_is_an_option():
+    options = {"smooth_grad": {"method": attr.input_x_gradient, "samples": 2}}
+    maps = attr.explain(small.network(), IMAGES, ["smooth_grad"], options=options)
+    keys = jax.random.split(jax.random.key(0), 2)
+    expected = attr.smooth_grad(
+        small.network(), IMAGES, None, keys, attr.input_x_gradient, samples=2
+    )
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(maps["smooth_grad"], expected, atol=1e-5 * scale)
+
+
+def test_score_keeps_the_predicted_class_while_images_are_altered():
+    def halves(images):
+        upper, lower = images[:, :8], images[:, 8:]
+        return jnp.stack([upper.mean((1, 2, 3)), lower.mean((1, 2, 3))], -1)
+
+    network = attr.from_function(halves)
+    images = jnp.full((1, 16, 8, 3), 190.0).at[:, :8].set(200.0)
+    hidden = {"window": 8, "stride": 8, "baseline": 0.0}
+    for make in (targets.contrast, targets.probability):
+        maps = attr.occlusion(network, images, make(), **hidden)
+        expected = attr.occlusion(network, images, make(jnp.array([0])), **hidden)
+        np.testing.assert_array_equal(maps, expected)
+        assert maps[0, 0, 0] > 0
+        (again,) = attr.explain(
+            network, images, ["occlusion"], make(), options={"occlusion": hidden}
+        ).values()
+        np.testing.assert_allclose(again, expected, rtol=1e-5)

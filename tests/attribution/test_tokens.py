@@ -192,6 +192,41 @@ def test_ablation_keeps_the_class_token(network, transformer, images):
     assert_close(maps, np.maximum(_as_maps(np.array(row)), 0))
 
 
+def test_ablation_of_a_network_of_single_images(images):
+    weights = jax.random.normal(jax.random.key(0), (3, CLASSES))
+
+    def logits(images):  # [n, h, w, 3] or [h, w, 3]
+        *count, _, _, _ = images.shape
+        patches = images[..., ::PATCH, ::PATCH, :].reshape(*count, PATCHES, 3)
+        x = jnp.concatenate([jnp.ones((*count, 1, 3)), patches], -2)
+        x = checkpoint_name(x, "tokens")
+        attention = jax.nn.softmax(x @ x.swapaxes(-2, -1))
+        return (attention @ x)[..., 0, :] @ weights
+
+    maps, expected = (
+        attr.ablation_cam(attr.tokens_to_grid(network), images, LABELS, layer="tokens")
+        for network in (
+            attr.from_function(logits, single=True),
+            attr.from_function(logits),
+        )
+    )
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_grid_of_a_plain_function(images):
+    def function(images, taps=None):
+        patches = images[:, ::PATCH, ::PATCH].reshape(len(images), -1, 3)
+        patches = patches + (taps or {}).get("tokens", 0)
+        return (patches**2).mean(1), {"tokens": patches}
+
+    grid = attr.tokens_to_grid(function, prefix=0)
+    (maps,) = attr.explain(grid, images, ["grad_cam"], layer="tokens").values()
+    expected = attr.grad_cam(grid, images, layer="tokens")
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_head_of_a_transformer_is_refused(network, images):
     with pytest.raises(ValueError, match="is its class token, which has no place"):
         attr.explain(attr.tokens_to_grid(network), images, ["grad_cam"], LABELS)

@@ -42,16 +42,17 @@ def test_all_kinds_of_images_become_rgb():
     assert red.shape == (4, 6, 3) and red[..., 0].min() > red[..., 1].max()
 
 
-def test_exif_orientation_is_applied():
+@pytest.mark.parametrize("file_format", ["JPEG", "TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation,size", [(3, (20, 10)), (6, (10, 20))])
+def test_exif_orientation_is_applied(file_format, orientation, size):
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90 degrees
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10)).save(buffer, "JPEG", exif=exif)
-    assert decode.decode(buffer.getvalue()).size == (10, 20)
-    assert decode.upright_size(lambda: io.BytesIO(buffer.getvalue())) == (10, 20)
+    exif[0x0112] = orientation  # rotated by 180 or 90 degrees
+    encoded = _encode_exif(exif, file_format)
+    assert decode.decode(encoded).size == size
+    assert decode.upright_size(lambda: io.BytesIO(encoded)) == size
 
 
-def _encode_exif(exif: bytes, file_format: str = "JPEG") -> bytes:
+def _encode_exif(exif: Image.Exif | bytes, file_format: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10), "red").save(buffer, file_format, exif=exif)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """Test the recipe `linear` end to end, on small files in the real layouts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from seeflower_jax.explain.store import MapStore
 from seeflower_jax.inference import export
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.pretrained import converted
-from seeflower_jax.training import ridge
+from seeflower_jax.training import ridge, speed
 from tests import fixtures, harness
 
 pytestmark = pytest.mark.long
@@ -114,8 +115,12 @@ def test_seed_does_not_matter(linear_config, linear_run, tmp_path):
     harness.assert_trees_equal(*variables)
 
 
-def test_refit_after_fine_tuning(linear_config, tmp_path):
-    """After a stage that trains the network, another stage can solve the head again."""
+def test_refit_after_fine_tuning(linear_config, tmp_path, monkeypatch):
+    """After a stage that trains the network, another stage can solve the head again.
+
+    A step of the closed form has no share of the device's largest FLOP/s.
+    """
+    monkeypatch.setitem(speed._PEAK_FLOPS, "cpu", 1e12)
     config = linear_config.copy_and_resolve_references()
     config.stages.finetune = vgg16.get_config().stages.finetune
     config.stages.finetune.update(epochs=1, batch_size=8, validate_every=1)
@@ -125,10 +130,11 @@ def test_refit_after_fine_tuning(linear_config, tmp_path):
     result = train(config, tmp_path / "run")
     assert result["seconds"].keys() == {"linear", "finetune", "refit", "evaluation"}
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["stage"] for line in lines] == [
-        "linear",
-        "finetune",
-        "refit",
+    lines = [json.loads(line) for line in lines]
+    assert [(line["stage"], "model_flop_utilisation" in line) for line in lines] == [
+        ("linear", False),
+        ("finetune", True),
+        ("refit", False),
     ]
 
 
@@ -153,6 +159,12 @@ def test_fine_tuned_network_gets_the_head_of_linear(flowers, narrow_weights, tmp
     )
     names = ["pretraining: head", "pretraining: finetune", "linear"]
     assert [epoch["stage"] for epoch in records.read_logs(tmp_path / "run")] == names
+    other = tmp_path / "other"  # of a config without pretraining, in the same folder
+    shutil.copytree(tmp_path / "run", other)
+    plain = json.loads((other / "config.json").read_text())
+    plain["init"]["pretraining"] = {}
+    (other / "config.json").write_text(json.dumps(plain))
+    assert [epoch["stage"] for epoch in records.read_logs(other)] == ["linear"]
     before = records.read_result(tmp_path / "run/pretraining")
     assert result["pretraining"] == {key: before[key] for key in result["pretraining"]}
     assert result["pretraining"].keys() >= {"validation", "seconds", "weights"}

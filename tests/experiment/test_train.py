@@ -13,9 +13,13 @@ from ml_collections import ConfigDict
 from configs import inception
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment import train as train_module
 from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment.settings import derive
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
+from seeflower_jax.pretrained import converted
+from seeflower_jax.report import collect
 from seeflower_jax.studies import record, tables
 from seeflower_jax.training.progress import NonFiniteLossError
 from tests import fixtures, harness, tiny_config
@@ -287,6 +291,51 @@ def test_pretraining_does_not_see_the_test_split(config, tmp_path):
     assert not list(folder.glob("logits_test*"))
 
 
+def test_images_that_changed_after_the_pretraining_are_refused(config, tmp_path):
+    config.init.pretraining = ConfigDict({"stage_order": ("head",), "seed": 1})
+    folder = tmp_path / "run/pretraining"
+    train(derive(config, config.init.pretraining), folder, test=False)
+    path = folder / "data.json"
+    data = json.loads(path.read_text())
+    data["images"]["train"] += 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="was trained on other images"):
+        train(config, tmp_path / "run")
+
+
+def test_stages_that_are_appended_after_the_pretraining(config, tmp_path, monkeypatch):
+    """A run starts from the whole pretraining, and then keeps what it started from."""
+    config.metric = "loss"  # gets better with every stage
+    config.init.pretraining = ConfigDict({"seed": 1})
+    config.stage_order = ("head",)
+    run = tmp_path / "run"
+    prepare = train_module._prepare
+
+    def interrupted(settings, folder, options):
+        if folder == run:
+            raise KeyboardInterrupt
+        return prepare(settings, folder, options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "_prepare", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run)
+    assert (run / "pretraining/weights/model.json").exists()
+
+    config.stage_order = ("head", "finetune")
+    result = train(config, run)
+    assert result["pretraining"]["best"]["stage"] == "finetune"
+    pretrained = load_run(run / "pretraining").network.variables
+    _, started_from = converted.load(run / "pretraining/weights")
+    harness.assert_trees_equal(started_from, pretrained)
+
+    config.stages.refined = config.stages.finetune
+    config.stage_order = ("head", "finetune", "refined")
+    again = train(config, run)
+    assert "refined" in again["seconds"]
+    assert again["pretraining"] == result["pretraining"]
+
+
 def test_batch_statistics_are_trained_below_a_head_alone(config, tmp_path):
     config.stage_order = ("head",)
     train(config, tmp_path / "kept")
@@ -308,7 +357,17 @@ def test_temperature_is_of_the_variables(finished, tmp_path):
     result = json.loads(path.read_text())
     for best in ({"step": -1}, {}):  # other variables; an early version of 0.2
         path.write_text(json.dumps(result | {"best": best, "config_hash": "0" * 12}))
-        assert load_run(tmp_path / "run").network.temperature == 1.0
+        run = load_run(tmp_path / "run")
+        assert run.network.temperature == 1.0 and run.result == {}
+        assert evaluate(run, "validation").temperature == 1.0
+    export = tmp_path / "export"
+    done = harness.run_here("export", f"--workdir={run.workdir}", f"--out={export}")
+    assert done.returncode == 0, done.stderr
+    assert not json.loads((export / "model.json").read_text())["metrics"]
+    for logits in run.workdir.glob("logits_test*"):
+        logits.unlink()
+    assert "This run is not finished" in collect.write(run.workdir).read_text()
+    assert not list(run.workdir.glob("logits_test*"))
 
 
 def test_split_without_validation_keeps_the_last_variables(config, tmp_path):

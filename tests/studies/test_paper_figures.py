@@ -1,5 +1,7 @@
 """Test Figures 4.5 and 4.6 of the paper for a tiny run."""
 
+import dataclasses
+
 import pytest
 from PIL import Image
 
@@ -16,6 +18,17 @@ def test_both_figures_are_drawn(tiny_run, tmp_path):
         paper_figures.attribution_figure(tiny_run, tmp_path / "b.png", [2, 7])
     names = [path.name for path in (tmp_path / "activation_max_plain").glob("0*.png")]
     assert sorted(names) == ["000_pink_primrose.png", "002_canterbury_bells.png"]
+
+
+@pytest.mark.slow
+def test_columns_of_classes_that_are_named_by_numbers(tiny_run, tmp_path):
+    count = len(tiny_run.network.class_names)
+    names = tuple(str((index + 1) % count) for index in range(count))
+    network = dataclasses.replace(tiny_run.network, class_names=names)
+    run = dataclasses.replace(tiny_run, network=network)
+    paper_figures.activation_figure(run, tmp_path, [2, 0], steps=1, size=75)
+    files = [path.name for path in (tmp_path / "activation_max_plain").glob("0*.png")]
+    assert sorted(files) == [f"000_{names[0]}.png", f"002_{names[2]}.png"]
 
 
 def test_classes_of_the_paper_have_their_official_names():

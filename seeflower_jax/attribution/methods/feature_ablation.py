@@ -50,6 +50,7 @@ def feature_ablation(
     check_ranges(cells=cells, baseline=baseline, batch_size=batch_size)
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)
+    images = images.astype(jnp.float32)
     full_scores = score(network(images)[0], targets)
 
     def score_drop(segment):

@@ -65,6 +65,7 @@ def kernel_shap(
     check_ranges(cells=cells, samples=samples, baseline=baseline, batch_size=batch_size)
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)
+    images = images.astype(jnp.float32)
     flat_segments = segments.reshape(len(segments), -1)
 
     def score_of(coalitions):

@@ -59,6 +59,7 @@ def occlusion(
             "uncovered; the stride must be from 1 to the window"
         )
     targets = resolve(network, images, targets)
+    images = images.astype(jnp.float32)
     rows = _window_masks(images.shape[1], window, stride)
     columns = _window_masks(images.shape[2], window, stride)
     full_score = score(network(images)[0], targets)

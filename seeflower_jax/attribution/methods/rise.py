@@ -60,6 +60,7 @@ def rise(
     check_ranges("rise", samples=samples, cells=cells, visible=visible)
     check_ranges(baseline=baseline, batch_size=batch_size)
     targets = resolve(network, images, targets)
+    images = images.astype(jnp.float32)
     size = images.shape[1], images.shape[2]
     # Differences from a fixed score lose fewer digits.
     full_scores = score(network(images)[0], targets)

@@ -59,6 +59,7 @@ def score_cam(
     """
     check_ranges(baseline=baseline, channels=channels, batch_size=batch_size)
     targets = resolve(network, images, targets)
+    images = images.astype(jnp.float32)
     name = layers.resolve_one(network, images, layer, "score_cam")
     centres = cell_centres(network, images, align)[name]
     activations = network(images)[1][name].astype(jnp.float32)

@@ -4,12 +4,15 @@ for variables in randomised(variables, [["head"], ["backbone/mixed10"]], key):
     correlation = rank_correlation(maps, maps_of(variables))  # lower is better
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from seeflower_jax import hints
 
 
 def randomised(
@@ -28,6 +31,9 @@ def randomised(
         are 'head' and 'backbone/mixed10_branch1x1'. Each yield shuffles one more group.
       key: random key.
 
+    Raises:
+      ValueError: a layer has no parameters.
+
     Example:
       >>> groups = [["head"], ["backbone/block5_conv3"]]
       >>> len(list(randomised(variables, groups, jax.random.key(0))))
@@ -36,6 +42,7 @@ def randomised(
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
     names = ["/".join(str(entry.key) for entry in path) for path, _ in leaves]
     values = [value for _, value in leaves]
+    _check_layers(itertools.chain(*layers), names)
     for number, group in enumerate(layers):
         for i, name in enumerate(names):
             if any(name == layer or name.startswith(f"{layer}/") for layer in group):
@@ -44,6 +51,17 @@ def randomised(
                 values[i] = flat.reshape(values[i].shape)
         params = jax.tree_util.tree_unflatten(structure, values)
         yield {**variables, "params": params}
+
+
+def _check_layers(layers: Iterable[str], names: Sequence[str]) -> None:
+    """Check that every layer has parameters, whose names are given."""
+    parents = (itertools.accumulate(name.split("/"), "{}/{}".format) for name in names)
+    known = dict.fromkeys(itertools.chain(*parents))
+    for layer in layers:
+        if layer not in known:
+            raise ValueError(
+                f"layer {layer!r} has no parameters{hints.did_you_mean(layer, known)}"
+            )
 
 
 def rank_correlation(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 
 from seeflower_jax.attribution.metrics import randomisation
@@ -51,6 +52,13 @@ def test_rank_correlation_of_large_maps_is_exact():
     a, b = rng.normal(size=(2, 1, 299, 299)).astype(np.float32)
     correlation = randomisation.rank_correlation(jnp.array(a), jnp.array(a + b))
     np.testing.assert_allclose(correlation, _spearman(a, a + b), atol=1e-4)
+
+
+def test_randomised_refuses_a_layer_without_parameters():
+    variables = {"params": {"head": {"kernel": jnp.arange(20.0)}}}
+    levels = randomisation.randomised(variables, [["haed"]], jax.random.key(0))
+    with pytest.raises(ValueError, match="'haed' has no parameters; .* 'head'"):
+        next(levels)
 
 
 def test_randomised_goes_from_the_top_and_keeps_the_rest():
