@@ -45,7 +45,7 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
 
 
 def as_indices(
-    targets: Int[Array, "n"] | Sequence[int], shape: tuple[int, ...]
+    targets: Int[Array, "n"] | Sequence[int] | ScoreFunction, shape: tuple[int, ...]
 ) -> Int[Array, "n"]:
     """Return class indices as an array, after checks.
 
@@ -173,7 +173,7 @@ def contrast(
     """
 
     def contrast_score(
-        logits: Float[Array, "n c"], targets: Int[Array, "n"] | None
+        logits: Float[Array, "n c"], targets: Targets
     ) -> Float[Array, "n"]:
         num_classes = logits.shape[-1]
         if targets is None:

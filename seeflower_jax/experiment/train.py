@@ -178,8 +178,8 @@ def _pretrain(
 ) -> tuple[str, dict]:
     """Train the pretraining run; return the folder of its weights, and its record.
 
-    A run that has started from these weights keeps them, also if its config and that of
-    its pretraining get further stages.
+    A run that has started from these weights keeps them. If the config gets further
+    stages later, the pretraining does not train them.
 
     Raises:
       ValueError: if images changed between the pretraining and the start of the run.

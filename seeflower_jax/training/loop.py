@@ -63,9 +63,7 @@ def _fit(
     pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
     epoch_start, vote = progress.step, processes.Vote()
-    # A step that solves the head in closed form is not a compiled function.
-    lower = getattr(plan.step, "lower", None)
-    speed = Speed(lower and (lambda: lower(state, batch, plan.key)))
+    speed = Speed(plan.step)
     hidden = not processes.is_main()
     shown = progress_bar(name, plan.steps, "step", progress.step, hidden)
     with shown as bar, plan.trace or nullcontext():
@@ -91,7 +89,8 @@ def _fit(
             if epoch_ends:
                 rate = (step - epoch_start) * plan.stage.batch_size / epoch_clock.lap()
                 line = _log_line(plan, progress, rate)
-                line |= speed.metrics(rate / plan.stage.batch_size)
+                arguments = state, batch, plan.key
+                line |= speed.metrics(rate / plan.stage.batch_size, arguments)
                 validation = None
                 if plan.validate is not None and plan.validates_after(step):
                     validation = plan.validate(state.variables())

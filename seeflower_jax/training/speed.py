@@ -1,12 +1,11 @@
 """Measure how well a stage uses its devices, for the metrics log.
 
-speed = Speed(lambda: step.lower(state, batch, key))
-line |= speed.metrics(steps_per_second)
+speed = Speed(step)
+line |= speed.metrics(steps_per_second, (state, batch, key))
 """
 
-import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,20 +43,24 @@ class Speed:
     """The speed of a stage.
 
     Args:
-      lower: function that returns the lowered step, a `jax.stages.Lowered`. It is
-        called only for devices with known largest FLOP/s. None stands for a step that
-        is not compiled, whose FLOPs are not known.
+      step: the step of the stage. If it is not jitted, such as the closed-form solution
+        of the head, its FLOPs are not known.
     """
 
-    def __init__(self, lower: Callable[[], Any] | None):
-        self._lower = lower
+    def __init__(self, step: Callable):
+        self._step = step
+        self._flops: float | None = None
 
-    def metrics(self, steps_per_second: float) -> dict:
+    def metrics(self, steps_per_second: float, arguments: Sequence[Any]) -> dict:
         """Return the device, its peak memory, and the share of its largest FLOP/s.
 
         Values that JAX does not report are left out. The share is the FLOPs of the
         step, as XLA counts them, divided by its time and by the largest FLOP/s in
         bfloat16.
+
+        Args:
+          steps_per_second: the measured rate.
+          arguments: arguments of the step, or arrays like them.
         """
         devices = jax.local_devices()
         peaks = [
@@ -69,15 +72,15 @@ class Speed:
         if peaks:
             metrics["peak_memory_bytes"] = max(peaks)
         limit = peak_flops(devices[0].device_kind)
-        if limit and self._flops:
-            share = self._flops * steps_per_second / (limit * jax.device_count())
+        if limit and (flops := self._count_flops(arguments)):
+            share = flops * steps_per_second / (limit * jax.device_count())
             metrics["model_flop_utilisation"] = round(share, 4)
         return metrics
 
-    @functools.cached_property
-    def _flops(self) -> float:
+    def _count_flops(self, arguments: Sequence[Any]) -> float:
         """Return the FLOPs of a step over all devices; 0 if they are not known."""
-        if self._lower is None:
-            return 0.0
-        analysis = self._lower().cost_analysis() or {}
-        return analysis.get("flops", 0.0)
+        if self._flops is None:
+            lower = getattr(self._step, "lower", None)
+            analysis = lower(*arguments).cost_analysis() if lower else None
+            self._flops = (analysis or {}).get("flops", 0.0)
+        return self._flops

@@ -26,14 +26,10 @@ def _devices(monkeypatch, kind, *peaks):
     monkeypatch.setattr(jax, "device_count", lambda: len(devices))
 
 
-def _lower():
-    product = jax.jit(lambda a, b: a @ b)
-    return product.lower(jnp.zeros((800, 160)), jnp.zeros((160, 400)))
-
-
 def test_share_of_the_largest_flops(monkeypatch):
     _devices(monkeypatch, GPU, 3 * 10**9, 5 * 10**9)
-    metrics = speed.Speed(_lower).metrics(steps_per_second=1e6)
+    arguments = jnp.zeros((800, 160)), jnp.zeros((160, 400))
+    metrics = speed.Speed(jax.jit(lambda a, b: a @ b)).metrics(1e6, arguments)
     flops = 2 * 800 * 160 * 400  # a multiplication and an addition for each product
     # NVIDIA's data sheet: 989 TFLOP/s in bfloat16, without sparsity.
     assert metrics["model_flop_utilisation"] == pytest.approx(
@@ -43,9 +39,12 @@ def test_share_of_the_largest_flops(monkeypatch):
 
 
 def test_what_jax_does_not_tell_is_left_out(monkeypatch):
-    assert speed.Speed(None).metrics(1.0).keys() == {"device"}  # on a CPU
+    step = speed.Speed(jax.jit(lambda x: x))
+    assert step.metrics(1.0, ()).keys() == {"device"}  # on a CPU
     _devices(monkeypatch, "NVIDIA GeForce GTX 480", None)
-    assert speed.Speed(None).metrics(1.0).keys() == {"device"}
+    assert step.metrics(1.0, ()).keys() == {"device"}
+    _devices(monkeypatch, GPU, None)
+    assert speed.Speed(lambda x: x).metrics(1.0, ()).keys() == {"device"}  # not jitted
 
 
 @pytest.mark.parametrize(
