@@ -92,7 +92,7 @@ def _collect(workdir: pathlib.Path, data_dir: str | None) -> Page:
     page = Page(
         title=_title(config),
         config=_without_home(config),
-        result={},
+        result=records.read_result(workdir),
         log=records.read_logs(workdir),
     )
     try:

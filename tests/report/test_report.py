@@ -164,6 +164,8 @@ def test_pretraining_is_shown_too(run, tmp_path, monkeypatch):
     weights = {"name": "file.h5", "sha256": "0123", "exact": True}
     before = {**result, "weights": weights}
     records.write_json(workdir / "result.json", result | {"pretraining": before})
+    init = {**run.config["init"], "pretraining": {"seed": 1}}
+    records.write_json(workdir / "config.json", {**run.config, "init": init})
     monkeypatch.setattr(collect, "load_run", _no_checkpoint)
     tree = ElementTree.fromstring(collect.write(workdir).read_text())
     captions = [
