@@ -26,7 +26,7 @@ from seeflower_jax.comparison import attribution_speed, timing, training_speed
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _SIZE = flags.DEFINE_integer("size", 299, "Side of the images of `train`.", 75)
 _STEPS = flags.DEFINE_integer(
-    "steps", 4, "Timed steps a round; `attribution` takes more within 10 s.", 1
+    "steps", 4, "Timed steps a round; `attribution` takes more within 5 s.", 1
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Repetitions of each measurement.", 1)
 _FRAMEWORKS = flags.DEFINE_multi_enum(

@@ -31,7 +31,7 @@ from seeflower_jax.inference.run import load_config, load_run
 from seeflower_jax.pretrained.types import Variables
 
 FRAMEWORKS = ("seeflower_jax", "captum")
-_SECONDS = 10.0  # The calls of a measurement take at least this time.
+_SECONDS = 5.0  # The calls of a measurement take at least this time.
 _LAYERED = ("grad_cam", "guided_grad_cam")
 _GUIDED = ("guided_saliency", "guided_grad_cam")
 METHODS: dict[str, Callable] = {
@@ -179,7 +179,7 @@ def measure(
       framework: 'seeflower_jax' or 'captum'.
       method: a key of `METHODS`, or 'forward'.
       batch_size: the number of images in a batch.
-      steps: the number of timed calls. If they take less than 10 seconds, more are
+      steps: the number of timed calls. If they take less than 5 seconds, more are
         timed.
     """
     spec, variables = load_network(network)
