@@ -13,14 +13,15 @@ from seeflower_jax import records
 from seeflower_jax.data import sources, whitening
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
+from seeflower_jax.data.source import ImageSource
 from seeflower_jax.experiment.settings import Settings, settings_of
 from seeflower_jax.experiment.workdir import has_trained, read_images
 from seeflower_jax.inference.run import Run, load_config
 from seeflower_jax.sharding import processes
 
 
-def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
-    """Open the images that a config describes; decode them if no cache has them.
+def open_source(settings: Settings, workdir: pathlib.Path) -> ImageSource:
+    """Open the list of images that a config describes, without decoding them.
 
     Raises:
       ValueError: if the run was trained on images with other names, or if the source
@@ -35,6 +36,16 @@ def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
                 f"{trained_on} then, {description} now; restore the original images, "
                 "or train in another --workdir"
             )
+    return source
+
+
+def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
+    """Open the images that a config describes; decode them if no cache has them.
+
+    Raises:
+      ValueError: as `open_source`.
+    """
+    source = open_source(settings, workdir)
     cache = open_cache(
         source, settings.data.shortest_side, settings.data.cache_dir or None
     )

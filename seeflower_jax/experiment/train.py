@@ -197,7 +197,7 @@ def _pretrain(
     )
     if not kept:
         with processes.main_first("images of the pretraining"):
-            images.open_dataset(read_settings(config), run_folder)
+            images.open_source(read_settings(config), run_folder)
     source = {
         "name": run_folder.name,
         "sha256": None,

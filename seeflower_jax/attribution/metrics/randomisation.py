@@ -5,7 +5,7 @@ for variables in randomised(variables, [["head"], ["backbone/mixed10"]], key):
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -42,10 +42,14 @@ def randomised(
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
     names = ["/".join(str(entry.key) for entry in path) for path, _ in leaves]
     values = [value for _, value in leaves]
-    _check_layers(itertools.chain(*layers), names)
+    # A parameter belongs to the layers "backbone", "backbone/block1_conv1", ...
+    owners = [
+        list(itertools.accumulate(name.split("/"), "{}/{}".format)) for name in names
+    ]
+    _check_layers(itertools.chain(*layers), set(itertools.chain(*owners)))
     for number, group in enumerate(layers):
-        for i, name in enumerate(names):
-            if any(name == layer or name.startswith(f"{layer}/") for layer in group):
+        for i, of_parameter in enumerate(owners):
+            if not set(group).isdisjoint(of_parameter):
                 leaf_key = jax.random.fold_in(jax.random.fold_in(key, number), i)
                 flat = jax.random.permutation(leaf_key, jnp.ravel(values[i]))
                 values[i] = flat.reshape(values[i].shape)
@@ -53,10 +57,8 @@ def randomised(
         yield {**variables, "params": params}
 
 
-def _check_layers(layers: Iterable[str], names: Sequence[str]) -> None:
-    """Check that every layer has parameters, whose names are given."""
-    parents = (itertools.accumulate(name.split("/"), "{}/{}".format) for name in names)
-    known = dict.fromkeys(itertools.chain(*parents))
+def _check_layers(layers: Iterable[str], known: Set[str]) -> None:
+    """Check that every layer is known to have parameters."""
     for layer in layers:
         if layer not in known:
             raise ValueError(
