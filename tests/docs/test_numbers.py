@@ -76,8 +76,7 @@ def test_directions():
     (rows,) = (rows for head, rows in tables if head[0] == "crops")
     values = [row["validation"] for row in recorded.values()]
     for crops, *shown in rows:
-        name = crops.replace("two parts", "2 parts")
-        for text, variant in zip(shown, (name, f"mean of {name}"), strict=True):
+        for text, variant in zip(shown, (crops, f"mean of {crops}"), strict=True):
             if text:
                 assert text == _short(recorded[variant]["validation"]["top1"], 4)
     assert sum(map(bool, sum((row[1:] for row in rows), []))) == len(values)
