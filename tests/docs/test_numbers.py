@@ -80,6 +80,10 @@ def test_directions():
             if text:
                 assert text == _short(recorded[variant]["validation"]["top1"], 4)
     assert sum(map(bool, sum((row[1:] for row in rows), []))) == len(values)
+    tested = recorded["mean of whole image and object"]["test"]
+    figures = (_short(tested[key], 4) for key in ("top1", "mean_class_top1"))
+    sentence = "its top-1 is {}, as a mean of the classes {}".format(*figures)
+    assert sentence in " ".join(pages.PAGES["docs/results.md"].split())
     best = max(value["top1"] for value in values)
     whole = recorded["whole image"]["validation"]["top1"]
     assert 0 < best - whole < 0.5 * (whole * (1 - whole) / 1020) ** 0.5
