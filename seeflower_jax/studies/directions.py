@@ -235,7 +235,8 @@ def record(
 ) -> pathlib.Path:
     """Enter rows into `directions.json` of a folder of results; return its path.
 
-    Rows of another run, or of another layer, are replaced.
+    Each result has the command and the code that made it. Rows of another run, or
+    of another layer, are replaced.
 
     Args:
       study: the study.
@@ -255,11 +256,11 @@ def record(
     before = load_rows(folder)
     same = all(before.get(key) == value for key, value in described.items())
     merged = dict(before["rows"]) if same else {}
+    origin = records.provenance(command)
     for name, row in rows.items():
-        merged[name] = {**merged.get(name, {}), **row}
-    records.write_json(
-        path, {**described, **records.provenance(command), "rows": merged}
-    )
+        measured = {split: {**values, **origin} for split, values in row.items()}
+        merged[name] = {**merged.get(name, {}), **measured}
+    records.write_json(path, {**described, "rows": merged})
     return path
 
 

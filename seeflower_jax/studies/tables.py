@@ -312,7 +312,7 @@ def directions_table(measured: Mapping) -> str:
         "was not trained on the images. Objects and parts are found without labels in "
         f"the features of `{measured['layer']}`. "
         + (selected if tested else "The test split was not used.")
-        + " `results/directions.json` has the last command.\n\n"
+        + " `results/directions.json` has the command of each result.\n\n"
         + _markdown(header, lines)
     )
 

@@ -85,8 +85,13 @@ def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
     with pytest.raises(ValueError, match="'mixed7' is unknown; layers are"):
         directions.Study(linear_run, "mixed7")
     study = directions.Study(linear_run)
-    directions.record(study, {"object": {"validation": {"top1": 0.5}}}, tmp_path, "")
-    assert directions.load_rows(tmp_path)["rows"].keys() == {*rows, "object"}
+    added = {"object": {"validation": {"top1": 0.5}}}
+    directions.record(study, added, tmp_path, "another command")
+    merged = directions.load_rows(tmp_path)["rows"]
+    assert merged.keys() == {*rows, "object"}
+    assert merged["object"]["validation"]["command"] == "another command"
+    assert all(merged[name] == row for name, row in rows.items())
+    assert "--only=" in rows["whole image"]["test"]["command"]
     record.write_results(tmp_path, tmp_path / "RESULTS.md")
     assert "| object | .5000 |" in (tmp_path / "RESULTS.md").read_text()
 
