@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from seeflower_jax import models
-from seeflower_jax.models import ops
+from seeflower_jax.models import ops, winograd
 from tests import harness
 
 CASES = [
@@ -87,6 +87,40 @@ def test_conv2d_value_and_gradients(
         np.testing.assert_allclose(
             np.asarray(ours, np.float32), theirs, atol=tolerance * scale
         )
+
+
+@pytest.mark.parametrize(
+    "size,strides,padding,side,c_in,c_out",
+    [
+        case
+        for case in CASES
+        if min(case[0]) >= 3 and case[1] == (1, 1) and case[4] >= 32
+    ],
+)
+def test_conv2d_with_much_work(size, strides, padding, side, c_in, c_out, monkeypatch):
+    monkeypatch.setattr(winograd, "_MANY", 0)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, side, side + 1, c_in)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*size, c_in, c_out)), jnp.float32)
+
+    def value_and_gradient(convolve):
+        value, pull = jax.vjp(lambda x: convolve(x, kernel, strides, padding), x)
+        g = np.random.default_rng(1).normal(size=value.shape)
+        return value, *pull(jnp.asarray(g, jnp.float32))
+
+    found = jax.jit(lambda: value_and_gradient(ops.conv2d))()
+    expected = value_and_gradient(_reference)
+    for ours, theirs in zip(found, expected, strict=True):
+        scale = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * scale)
+
+
+# F(2 x 2, 3 x 3) has 16 products, F(4 x 4, 3 x 3) has 36 for four times the outputs.
+@pytest.mark.parametrize("count,products", [(1, 16), (16, 36)])
+def test_conv2d_has_larger_tiles_for_much_work(count, products):
+    x, kernel = jnp.ones((count, 64, 64, 64)), jnp.ones((3, 3, 64, 64))
+    lowered = jax.jit(ops.conv2d).lower(x, kernel).as_text()
+    assert lowered.count("dot_general") == products
 
 
 def test_conv2d_without_gradient_has_a_kernel_gradient_of_zeros():
