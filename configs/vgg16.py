@@ -23,7 +23,16 @@ from ml_collections import ConfigDict
 
 from configs import base, inception, paper
 
-VARIANTS = ("best", "short", "linear", *paper.RECIPES, *paper.TOP_ONLY)
+VARIANTS = (
+    "best",
+    "linear",
+    "two_stages",
+    "short",
+    *paper.RECIPES,
+    *paper.TOP_ONLY,
+)
+
+_POOLED = ("block[345]_conv.",)  # the convolutions that the head of `linear` reads
 
 
 def get_config(variant: str = "best") -> ConfigDict:
@@ -100,14 +109,20 @@ def flowers(variant: str) -> ConfigDict:
     finetune.validate_every = 5
     # The stage has few epochs, so its crops are large and not mixed.
     finetune.augment.update(size=224, crop_area=(0.4, 1.0), mixup=0.0, cutmix=0.0)
-    if variant == "linear":
+    if variant in ("best", "linear"):
+        finetune.update(epochs=5)
+        finetune.augment.update(crop_area=(0.5, 1.0))
         config.eval.update(size=256, crop=1.0)
-        base.linear(config, pooled=("block[345]_conv.",))
+        if variant == "linear":
+            base.linear(config, _POOLED)
+        else:
+            base.linear_after_tuning(config, _POOLED)
         # The whole image and its mirror image; more views take more than 12 minutes.
         config.test_time.views = ((256, 1.0),)
         return config
+    if variant in ("two_stages", "short"):
+        config.recipe = variant
     if variant == "short":
-        config.recipe = "short"
         config.stages.head.epochs = 30
         finetune.update(epochs=2, validate_every=2)
     if variant in (*paper.RECIPES, *paper.TOP_ONLY):
