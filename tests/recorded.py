@@ -35,8 +35,8 @@ def layout(config: Mapping) -> dict:
     _drop_defaults(values["eval"], {"keep_aspect": True})
     if not values["whitening"]["enabled"]:
         del values["whitening"]
-    if values["recipe"] == "three_stages":
-        values["recipe"] = "best"  # its old name
+    if values["recipe"] in ("three_stages", "two_stages"):
+        values["recipe"] = "best"  # their old name
     for stage in values["stages"].values():
         _drop_defaults(
             stage,

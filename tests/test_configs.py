@@ -78,6 +78,23 @@ def test_best_of_inception_is_linear_on_the_fine_tuned_network():
     assert config.to_dict() == inception.get_config("linear").to_dict()
 
 
+def test_best_of_the_vggs_is_linear_after_shorter_stages():
+    for module in (vgg16, vgg19):
+        best = module.get_config()
+        settings = read_settings(best)
+        before = read_settings(derive(best, settings.pretraining))
+        stages = read_settings(module.get_config("two_stages"))
+        assert before.spec(102) == stages.spec(102)
+        assert [stage.name for stage in before.stages] == ["head", "finetune"]
+        assert [stage.rules for stage in before.stages] == [
+            stage.rules for stage in stages.stages
+        ]
+        assert before.stages[1].epochs < stages.stages[1].epochs
+        best.recipe, best.init.pretraining = "linear", {}
+        del best.stages.head, best.stages.finetune
+        assert best.to_dict() == module.get_config("linear").to_dict()
+
+
 def test_every_run_of_the_quick_start_makes_sense():
     config = quickstart.get_config()
     assert read_settings(config).pretraining
@@ -123,8 +140,8 @@ def test_the_three_stages_are_those_that_were_run():
     "module,recipe,epochs",
     [
         (inception, "three_stages", (30, 4, 1)),
-        (vgg16, "best", (30, 2)),
-        (vgg19, "best", (30, 2)),
+        (vgg16, "two_stages", (30, 2)),
+        (vgg19, "two_stages", (30, 2)),
     ],
 )
 def test_the_short_recipe_differs_in_its_epochs_alone(module, recipe, epochs):

@@ -135,6 +135,12 @@ def _two_epochs(name: str, **values: Any) -> Change:
     return Change("inception_v3", name, two | values, recipe="short")
 
 
+def _two_stages(
+    model: str, name: str, values: Mapping | None = None, evaluation: Sequence[str] = ()
+) -> Change:
+    return Change(model, name, values or {}, evaluation, "two_stages")
+
+
 def _three_stages(
     name: str, values: Mapping[str, Any] | None = None, evaluation: Sequence[str] = ()
 ) -> Change:
@@ -194,30 +200,30 @@ CHANGES = (
         _in(_TUNED, {"augment.brightness": 0.0, "augment.contrast": 0.0}),
     ),
     _three_stages("without the mean of weights", _in(_TUNED, {"ema_decay": 0.0})),
-    Change("vgg16", "also mirrored", evaluation=("--hflip",)),
-    Change("vgg16", "256 pixels", evaluation=("--views=256:0.875",)),
-    Change("vgg16", "head alone", _HEAD_ALONE),
-    Change(
+    _two_stages("vgg16", "also mirrored", evaluation=("--hflip",)),
+    _two_stages("vgg16", "256 pixels", evaluation=("--views=256:0.875",)),
+    _two_stages("vgg16", "head alone", _HEAD_ALONE),
+    _two_stages(
         "vgg16",
         "head alone, on means of the last block",
         _HEAD_ALONE | {"model.pooled": (), "model.pooling": "average"},
     ),
-    Change(
+    _two_stages(
         "vgg16",
         "head alone, bilinear pooling of the last block",
         _HEAD_ALONE | {"model.pooled": ("block5_conv3",), "model.pooling": "bilinear"},
     ),
-    Change("vgg16", "head not trained first", {"stage_order": ("finetune",)}),
-    Change(
+    _two_stages("vgg16", "head not trained first", {"stage_order": ("finetune",)}),
+    _two_stages(
         "vgg16",
         "all layers trained",
         _in(("finetune",), {"partition": (("head/.*", 10.0), ("backbone/.*", 1.0))}),
     ),
-    Change(
+    _two_stages(
         "vgg16", "without the mean of weights", _in(("finetune",), {"ema_decay": 0.0})
     ),
-    Change("vgg19", "also mirrored", evaluation=("--hflip",)),
-    Change("vgg19", "256 pixels", evaluation=("--views=256:0.875",)),
+    _two_stages("vgg19", "also mirrored", evaluation=("--hflip",)),
+    _two_stages("vgg19", "256 pixels", evaluation=("--views=256:0.875",)),
     _one_view("inception_v3", **{"test_time.views": ((320, 1.0),)}),
     _linear("inception_v3", "two views", **{"test_time.hflip": False}),
     _linear("inception_v3", "blocks alone", **{"model.pooled": ("mixed[3-8]",)}),

@@ -148,6 +148,19 @@ ROWS = (
         0.880,
         cpu=True,
     ),
+    *(
+        Row(
+            "4.2",
+            model,
+            "official",
+            "two_stages",
+            f"{model}:two_stages",
+            paper,
+            code,
+            cpu=True,
+        )
+        for model, paper, code in (("vgg16", 0.757, 0.757), ("vgg19", 0.781, 0.734))
+    ),
     Row("4.2", "vgg16", "reversed", "short", "vgg16:short", 0.889, 0.861, cpu=True),
     Row("4.2", "vgg19", "reversed", "short", "vgg19:short", 0.925, cpu=True),
     Row("4.2", "inception_v3", "reversed", "short", "inception:short", 0.962, cpu=True),

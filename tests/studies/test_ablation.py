@@ -54,15 +54,21 @@ def test_keys_select():
     keys = [change.key for change in ablation.CHANGES]
     assert len(set(keys)) == len(keys)
     assert ablation.select([]) == list(ablation.CHANGES)
-    selected = ablation.select(["vgg16_head_alone*", "inception_v3_*_head_alone"])
+    selected = ablation.select(
+        ["vgg16_two_stages_head_alone*", "inception_v3_*_head_alone"]
+    )
     assert {change.model for change in selected} == {"vgg16", "inception_v3"}
     assert all(change.values["stage_order"] == ("head",) for change in selected)
-    with pytest.raises(ValueError, match="row 'vgg16_mirored'.*'vgg16_also_mirrored"):
-        ablation.select(["vgg16_mirored"])
+    with pytest.raises(
+        ValueError,
+        match="row 'vgg16_two_stages_mirored'.*'vgg16_two_stages_also_mirrored",
+    ):
+        ablation.select(["vgg16_two_stages_mirored"])
 
 
 @pytest.mark.parametrize(
-    "key", ["vgg16_head_alone", "vgg16_without_the_mean_of_weights"]
+    "key",
+    ["vgg16_two_stages_head_alone", "vgg16_two_stages_without_the_mean_of_weights"],
 )
 def test_commands_take_local_files(key):
     (change,) = ablation.select([key])
@@ -94,7 +100,7 @@ def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):
     arguments = [
         f"--out={out}",
         f"--results={tmp_path}",
-        "--only=vgg19_also_mirrored,inception_v3_three_stages_not_mirrored",
+        "--only=vgg19_two_stages_also_mirrored,inception_v3_three_stages_not_mirrored",
         "--json",
     ]
     planned = harness.run_here("ablation", *arguments, "--dry_run")
@@ -103,12 +109,12 @@ def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):
     # There is no run of VGG19. The other row is measured nevertheless.
     made = harness.run_here("ablation", *arguments)
     assert made.returncode == 1
-    assert "these rows failed: vgg19_also_mirrored" in made.stderr
+    assert "these rows failed: vgg19_two_stages_also_mirrored" in made.stderr
     rows = ablation.load_results(tmp_path)
     assert list(rows) == ["inception_v3"] and rows["inception_v3"]["not mirrored"]
     planned = harness.run_here("ablation", *arguments, "--dry_run")
     rows = json.loads(planned.stdout)["rows"]
     assert {row["name"]: row["state"] for row in rows} == {
         "inception_v3_three_stages_not_mirrored": "recorded",
-        "vgg19_also_mirrored": "missing",
+        "vgg19_two_stages_also_mirrored": "missing",
     }
