@@ -6,7 +6,7 @@ import pytest
 
 from configs import baseline, vgg16, vgg19
 from seeflower_jax import models
-from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.load import load
 from seeflower_jax.training import partition
@@ -69,7 +69,8 @@ def test_vgg_configs_differ_in_the_network_alone():
     second.model.name = "vgg16"
     assert first.to_dict() == second.to_dict()
     for config in (first, second):
-        settings = read_settings(config)
+        pretraining = read_settings(config).pretraining
+        settings = read_settings(derive(config, pretraining))
         params = models.shapes(settings.spec(num_classes=102))["params"]
         _, frozen_params = partition.split(params, settings.stages[1].rules)
         frozen = {name.split("/")[1].split("_")[0] for name in frozen_params}
