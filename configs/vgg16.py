@@ -24,8 +24,7 @@ from ml_collections import ConfigDict
 
 from configs import base, inception, paper
 
-_OURS = "best", "linear", "two_stages", "short"
-VARIANTS = (*_OURS, *paper.RECIPES, *paper.TOP_ONLY)
+VARIANTS = ("best", "linear", "two_stages", "short", *paper.RECIPES, *paper.TOP_ONLY)
 
 _POOLED = ("block[345]_conv.",)  # the convolutions that the head of `linear` reads
 
@@ -76,10 +75,11 @@ def flowers(variant: str) -> ConfigDict:
     paper.check_variant(variant, VARIANTS)
     config = _two_stages()
     finetune = config.stages.finetune
-    if variant in ("best", "linear"):
+    if variant == "best":
         # Few epochs on images of about the size of the evaluation.
         finetune.epochs = 5
         finetune.augment.crop_area = (0.5, 1.0)
+    if variant in ("best", "linear"):
         config.eval.update(size=256, crop=1.0)
         recipe = base.linear if variant == "linear" else base.linear_after_tuning
         recipe(config, _POOLED)

@@ -10,6 +10,7 @@ metrics are validation metrics of the official split, seed 0. `scripts.evaluate
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -135,16 +136,8 @@ def _two_epochs(name: str, **values: Any) -> Change:
     return Change("inception_v3", name, two | values, recipe="short")
 
 
-def _two_stages(
-    model: str, name: str, values: Mapping | None = None, evaluation: Sequence[str] = ()
-) -> Change:
-    return Change(model, name, values or {}, evaluation, "two_stages")
-
-
-def _three_stages(
-    name: str, values: Mapping[str, Any] | None = None, evaluation: Sequence[str] = ()
-) -> Change:
-    return Change("inception_v3", name, values or {}, evaluation, "three_stages")
+_two_stages = functools.partial(Change, recipe="two_stages")
+_three_stages = functools.partial(Change, "inception_v3", recipe="three_stages")
 
 
 _HEAD_ALONE: dict[str, Any] = {"stage_order": ("head",)}
