@@ -110,14 +110,16 @@ def _along(transform: Transform, values: Values) -> list[Array]:
     ]
 
 
+def _known(count: int) -> int:
+    """Return the number of images, or 1 for the symbolic number of an export."""
+    return count if isinstance(count, int) else 1
+
+
 def _images_at_a_time(
     count: int, windows: Windows, channels: Sequence[int], filtering: _Filtering
 ) -> int:
-    if not isinstance(count, int):
-        return 1  # An export has a symbolic number of images, which cannot be divided.
     tiles = math.prod(-(-side // filtering.outputs) for side in windows.output_size)
-    values = tiles * sum(channels)
-    return min(max(1, _VALUES // values), max(1, count))
+    return max(1, min(_VALUES // (tiles * sum(channels)), _known(count)))
 
 
 def _tiles(
@@ -249,9 +251,8 @@ def convolve(
     """
     x, kernel, windows = _cut(x, kernel, windows, swapped)
     count, channels = x.shape[0], kernel.shape[2:]
-    # An export has a symbolic number of images.
-    work = math.prod((count, *windows.output_size, *channels))
-    filtering = _FOUR if isinstance(count, int) and work >= _MANY else _TWO
+    work = math.prod((_known(count), *windows.output_size, *channels))
+    filtering = _FOUR if work >= _MANY else _TWO
     kernels = _kernel_tiles(kernel, filtering)
 
     def convolve_image(image):
