@@ -8,16 +8,18 @@ has test top-1 0.9281, mean class accuracy 0.9409 and validation top-1 0.9441. T
 training takes 44 minutes on two CPU cores, the evaluation 36 minutes. `linear` alone
 has test top-1 0.9206, mean class accuracy 0.9351 and validation top-1 0.9402.
 
-`config.model.pooling`, `hidden` and `dropout` select the head:
+In the recipe `two_stages`, the keys of `config.model` select the head:
 
-    head                pooling       hidden        dropout
-    :two_stages         root_average  ()            0.5, of the last three blocks
-    the paper's text    flatten       ()            0.6
-    its code, :paper    flatten       (4096, 4096)  0.6, also :top_only
-    ImageNet's network  flatten       (4096, 4096)  0.5, with
-                                      config.init.head = "hidden"
+    head                pooling       pooled        hidden        dropout
+    of the recipe       root_average  three blocks  ()            0.5
+    the paper's text    flatten       ()            ()            0.6
+    its code, :paper    flatten       ()            (4096, 4096)  0.6, also :top_only
+    ImageNet's network  flatten       ()            (4096, 4096)  0.5, with
+                                                    config.init.head = "hidden"
 
-Flattened features have a fixed size, so with them all views must have 224 pixels.
+Flattened features have a fixed size, so with them all views must have 224 pixels. In
+the default recipe, `config.init.pretraining.model` has the values of the head that is
+trained.
 """
 
 from ml_collections import ConfigDict

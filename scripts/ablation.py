@@ -1,9 +1,9 @@
 """Measure the rows of the ablation that are missing in results/ablation.json.
 
     python -m scripts.ablation --out=runs --dry_run
-    python -m scripts.ablation --out=runs --only='vgg16_without*'
+    python -m scripts.ablation --out=runs --only='vgg16_two_stages_without*'
 
-A row changes one thing in a best recipe. The script trains the changed network if
+A row changes one thing in a recipe. The script trains the changed network if
 necessary and records its metrics on validation. It first prints the plan: which rows
 are recorded, which are missing, and their commands. Interrupted runs are continued.
 `scripts.reproduce --report` enters the rows into RESULTS.md.

@@ -29,7 +29,17 @@ def _fix(form: Form, windows: Windows) -> Form:
     return functools.partial(form, windows=windows)
 
 
+def _is_empty(form: Form, *arrays: Any) -> bool:
+    """Return whether an array or the result has no values, for arrays or their shapes.
+
+    The forms for CPUs divide by sizes and count positions, so they need values.
+    """
+    return any(0 in x.shape for x in (*arrays, jax.eval_shape(form, *arrays)))
+
+
 def _choose(standard: Form, cpu: Form, *arrays: Array) -> Array:
+    if _is_empty(standard, *arrays):
+        return standard(*arrays)
     return lax.platform_dependent(*arrays, cpu=cpu, default=standard)
 
 
@@ -62,6 +72,8 @@ def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive
     def lower_on_cpu(context, *arrays, windows: Windows):
         axes = context.module_context.axis_context
         form = one_cpu if getattr(axes, "num_devices", None) == 1 else cpu
+        if _is_empty(_fix(standard, windows), *context.avals_in):
+            form = standard
         rule = mlir.lower_fun(form, multiple_results=False)
         return rule(context, *arrays, windows=windows)
 

@@ -11,7 +11,8 @@ outputs. F(4 x 4, 3 x 3), for much work, has a quarter of the multiplications. A
 axis, F(2, 3) multiplies 4 times instead of 6. The gradient of the kernel has the same
 products, with the transposed transforms. Larger windows are cut into parts of three
 positions. The rounding error of F(2 x 2, 3 x 3) is twice that of the direct
-convolution, that of F(4 x 4, 3 x 3) six times.
+convolution, that of F(4 x 4, 3 x 3) six times. A pixel that is not finite spoils all
+outputs of its tiles.
 
 Sources: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016),
 section 4; Barabasz et al., "Error analysis and improving the accuracy of Winograd

@@ -39,7 +39,7 @@ class Change:
     name: str
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: Sequence[str] = ()
-    recipe: str = "best"
+    recipe: str = dataclasses.field(kw_only=True)
 
     @property
     def key(self) -> str:

@@ -98,7 +98,8 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
     Raises:
       FileNotFoundError: if the run is not finished.
       DamagedFileError: if `result.json` is damaged.
-      ValueError: if the run has the smoke budget, or the result has no test split.
+      ValueError: if the run has the smoke budget, the result has no test split, or the
+        folder has the result of another config under this name.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
     if not path.exists():
@@ -114,6 +115,11 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
             "run the same command again without --notest"
         )
     target = pathlib.Path(folder) / f"{result_name(result)}.json"
+    if target.exists() and _read(target)["config_hash"] != result["config_hash"]:
+        raise ValueError(
+            f"{target} has the result of another config than {path.parent}; if the "
+            "recipe has changed, delete the file and record the run again"
+        )
     records.write_json(target, result)
     return target
 

@@ -2,11 +2,13 @@
 
 import configparser
 import dataclasses
+import fnmatch
 import re
 import shlex
 
 import pytest
 
+from seeflower_jax.studies import ablation, rows
 from tests import harness
 from tests.docs import pages
 
@@ -269,7 +271,8 @@ COVERED = {
     "python -m scripts.benchmark train --out=benchmark.json": (
         "tests/test_benchmark.py::test_both_passes_are_timed_in_each_framework"
     ),
-    "python -m scripts.ablation --out=runs --only=vgg16_without_the_mean_of_weights": (
+    "python -m scripts.ablation --out=runs "
+    "--only=vgg16_two_stages_without_the_mean_of_weights": (
         "tests/studies/test_ablation.py::test_script_records_what_is_missing"
     ),
 }
@@ -282,6 +285,24 @@ def _cases():
             marks = [pytest.mark.slow] if reasons else []
             name = block[0].removeprefix("python -m scripts.")
             yield pytest.param(block, id=name, marks=marks)
+
+
+def test_rows_of_studies_exist():
+    texts = [*pages.PAGES.values(), (ROOT / "docs/scripts.md").read_text()]
+    given_rows = r"scripts\.(ablation|reproduce) .*--only='?([^'\s`]+)"
+    known = {
+        "ablation": [change.key for change in ablation.CHANGES],
+        "reproduce": [name for row in rows.ROWS for name in (row.name, row.table)],
+    }
+    found = [
+        (study, pattern.removeprefix("table_"))
+        for text in texts
+        for study, given in re.findall(given_rows, text)
+        for pattern in given.split(",")
+    ]
+    assert {study for study, _ in found} == known.keys()
+    for study, pattern in found:
+        assert fnmatch.filter(known[study], pattern), f"{study}: {pattern}"
 
 
 @pytest.mark.long

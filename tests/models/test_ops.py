@@ -129,6 +129,33 @@ def test_conv2d_without_gradient_has_a_kernel_gradient_of_zeros():
     np.testing.assert_array_equal(gradient, np.zeros(kernel.shape))
 
 
+@pytest.mark.parametrize(
+    "shape,size,strides,features",
+    [
+        ((1, 2, 2, 33), (3, 3), (1, 1), 8),
+        ((1, 1, 1, 3), (3, 3), (2, 2), 8),
+        ((1, 4, 2, 48), (1, 7), (1, 1), 8),
+        ((2, 5, 0, 64), (3, 3), (1, 1), 8),
+        ((2, 5, 5, 64), (3, 3), (1, 1), 0),
+        ((2, 5, 5, 0), (5, 5), (1, 1), 8),
+        ((0, 5, 5, 64), (3, 3), (1, 1), 8),
+    ],
+)
+@pytest.mark.parametrize("transform", [lambda function: function, jax.jit])
+def test_conv2d_without_values(shape, size, strides, features, transform):
+    x, kernel = jnp.ones(shape), jnp.ones((*size, shape[-1], features))
+    y = transform(lambda x, k: ops.conv2d(x, k, strides, "VALID"))(x, kernel)
+    expected = _reference(x, kernel, strides, "VALID")
+    assert y.shape == expected.shape and not np.any(y)
+
+    def total(x, kernel):
+        return jnp.sum(ops.conv2d(x, kernel, strides, "VALID"))
+
+    gradients = transform(jax.grad(total, (0, 1)))(x, kernel)
+    assert all(not np.any(g) for g in gradients)
+    assert [g.shape for g in gradients] == [shape, kernel.shape]
+
+
 @pytest.mark.parametrize("devices,loops", [(1, True), (2, False)])
 def test_conv2d_loops_over_images_on_one_device_only(devices, loops):
     mesh = AbstractMesh((devices,), ("data",))

@@ -160,9 +160,9 @@ def test_tables_of_several_seeds():
     linear = _result(recipe="linear")
     text = tables.paper_tables(ROWS, PUBLISHED, [linear])
     assert "| this project | VGG16, linear, approximate weights | .8000 |" in text
-    change = ablation.Change("vgg16", "without decay")
+    change = ablation.Change("vgg16", "without decay", recipe="short")
     gaps = tables.gaps(ROWS, (0, 1, 2), [*results, linear], [change], {})
-    assert "--only=vgg16_without_decay\n" in gaps
+    assert "--only=vgg16_short_without_decay\n" in gaps
     assert "vgg16_official_linear" not in gaps  # its result does not depend on the seed
     assert "--only=vgg16_official_paper --seeds=2\n" in gaps
     assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
@@ -176,6 +176,11 @@ def test_recording(tmp_path):
     path = record.record(tmp_path / "run", tmp_path)
     assert path.name == "vgg16_official_paper_seed2.json"
     (tmp_path / "benchmark.json").write_text("{}")
+    assert record.load_results(tmp_path) == [json.loads(path.read_text())]
+    other = _result(seed=2, config_hash="another")
+    records.write_json(tmp_path / "run/result.json", other)
+    with pytest.raises(ValueError, match=f"{path} has the result of another config"):
+        record.record(tmp_path / "run", tmp_path)
     assert record.load_results(tmp_path) == [json.loads(path.read_text())]
     path.rename(tmp_path / "vgg16_official_seed2.json")
     with pytest.raises(ValueError, match="holds the result of vgg16_official_paper_se"):
