@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -57,8 +58,10 @@ def provenance(command: str) -> dict:
     """Return the provenance of a result.
 
     The dict has the command, commit, versions, compiler flags, settings of the C
-    library, precision of float32 matrix products, and devices.
+    library, names of preloaded libraries (an allocator of memory, for example),
+    precision of float32 matrix products, and devices.
     """
+    preloaded = re.split("[ :]+", os.environ.get("LD_PRELOAD", ""))
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "command": command,
@@ -66,6 +69,7 @@ def provenance(command: str) -> dict:
         "versions": {"python": platform.python_version(), **versions},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "preloaded": [os.path.basename(path) for path in preloaded if path],
         "matmul_precision": _matmul_precision(),
         "device": device(),
     }

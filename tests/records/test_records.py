@@ -186,3 +186,17 @@ def test_hash_of_a_config_from_before_a_key_existed():
         changed.update_from_flattened_dict({key: value})
         assert records.config_hash(changed) != records.config_hash(old)
         assert records.with_later_keys(changed.to_dict()) == changed.to_dict()
+
+
+@pytest.mark.parametrize(
+    "value,names",
+    [
+        ("", []),
+        ("/usr/lib/libjemalloc.so.2:libfirst.so ", ["libjemalloc.so.2", "libfirst.so"]),
+    ],
+)
+def test_provenance_names_preloaded_libraries_without_folders(
+    value, names, monkeypatch
+):
+    monkeypatch.setenv("LD_PRELOAD", value)
+    assert records.provenance("")["preloaded"] == names
