@@ -2,8 +2,10 @@
 
     python -m scripts.train --config=configs/vgg19.py
 
-The heads are the same as in VGG16. Seed 0 of the recipe `two_stages` on approximate
-weights has test top-1 0.8759, mean class accuracy 0.8922 and validation top-1 0.9088.
+The heads are the same as in VGG16. Seed 0 on approximate weights has test top-1 0.9310,
+mean class accuracy 0.9434 and validation top-1 0.9500. The training takes 45 minutes on
+two CPU cores. `linear` alone has test top-1 0.9215, mean class accuracy 0.9352 and
+validation top-1 0.9373.
 """
 
 from ml_collections import ConfigDict
