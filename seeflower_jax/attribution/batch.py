@@ -242,8 +242,7 @@ def make_explainer(
       True
     """
     registry.check_methods(methods)
-    for name in methods:
-        registry.check_options(name, (options or {}).get(name, {}))
+    registry.check_all_options(methods, options or {})
     size = size or spec.input_size
     chosen = _choose_layers(spec, methods, layer, size)
 
@@ -329,10 +328,9 @@ def explain(
       >>> maps["grad_cam"].shape == images.shape[:3]
       True
     """
-    methods, options = tuple(methods), options or {}
     registry.check_methods(methods, attention=True)
-    for name in methods:
-        registry.check_options(name, options.get(name, {}))
+    methods, options = tuple(methods), options or {}
+    registry.check_all_options(methods, options)
     check_images(images)
     network = as_pytree(network)
     if targets is not None and not callable(targets):

@@ -145,7 +145,7 @@ def layer_gradients(
       >>> activations.shape == gradients.shape
       True
     """
-    layers.check_layer(jax.eval_shape(network, images)[1], layer)
+    layers.check_layer(jax.eval_shape(network, images)[1], layer, network)
     return layers.gradients(network, images, targets, [layer])[layer]
 
 

@@ -52,12 +52,16 @@ def spatial_layers(endpoints: EndpointShapes) -> list[str]:
     ]
 
 
-def check_layer(endpoints: EndpointShapes, layer: str) -> None:
+def check_layer(
+    endpoints: EndpointShapes, layer: str, network: NetworkFunction | None = None
+) -> None:
     """Check that a layer exists and has a spatial extent.
 
     Args:
       endpoints: {name: array or shape}.
       layer: name of an endpoint.
+      network: the network of the endpoints. If it is adapted, the message names the
+        primitive that hides the layer.
 
     Raises:
       ValueError: the layer is unknown or has no spatial extent. The message lists the
@@ -67,16 +71,22 @@ def check_layer(endpoints: EndpointShapes, layer: str) -> None:
     if layer in layers:
         return
     hint = hints.did_you_mean(layer, [*layers, HEAD])
-    problem = "has no spatial extent" if layer in endpoints else "is unknown"
+    problem = "has no spatial extent"
+    if layer not in endpoints:
+        primitive = getattr(network, "hidden_layers", {}).get(layer)
+        problem = f"is inside {primitive}" if primitive else "is unknown"
     raise ValueError(f"layer {layer!r} {problem}; layers are {layers}{hint}")
 
 
-def check_layers(endpoints: EndpointShapes, layer: Layer) -> list[str]:
+def check_layers(
+    endpoints: EndpointShapes, layer: Layer, network: NetworkFunction | None = None
+) -> list[str]:
     """Return the names of layers, each checked by `check_layer`.
 
     Args:
       endpoints: {name: array or shape}.
       layer: name of an endpoint, or several names.
+      network: see `check_layer`.
 
     Raises:
       ValueError: a layer is unknown, has no spatial extent or is repeated, or no layer
@@ -88,7 +98,7 @@ def check_layers(endpoints: EndpointShapes, layer: Layer) -> list[str]:
             f"layer is {layer!r}; expected one name, several names or {HEAD!r}"
         )
     for number, name in enumerate(names):
-        check_layer(endpoints, name)
+        check_layer(endpoints, name, network)
         if name in names[:number]:
             raise ValueError(f"layer {name!r} is given more than once; give it once")
     return names
@@ -117,7 +127,7 @@ def resolve(
     """
     endpoints = jax.eval_shape(network, images)[1]
     if layer != HEAD or HEAD in spatial_layers(endpoints):
-        return check_layers(endpoints, layer)
+        return check_layers(endpoints, layer, network)
     if getattr(network, "has_class_token", False):  # see `tokens.TokenGrid`
         raise ValueError(
             f"layer={HEAD!r} of a transformer is its class token, which has no place; "

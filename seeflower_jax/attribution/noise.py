@@ -13,6 +13,22 @@ from seeflower_jax.attribution.chunks import Tree, sum_over
 from seeflower_jax.attribution.options import check_ranges
 
 
+def check_keys(keys: Key[Array, "n"], images: Float[Array, "n h w 3"]) -> None:
+    """Check that there is one random key per image.
+
+    Raises:
+      ValueError: there is another number of keys.
+
+    Example:
+      >>> check_keys(jax.random.split(jax.random.key(0), len(images)), images)
+    """
+    if keys.shape[:1] != images.shape[:1]:
+        raise ValueError(
+            f"keys have the shape {keys.shape}; expected one random key per image, as "
+            f"from jax.random.split(key, {len(images)})"
+        )
+
+
 def mean_over_noise(
     function: Callable[[Float[Array, "n h w 3"]], Tree],
     images: Float[Array, "n h w 3"],
@@ -39,6 +55,7 @@ def mean_over_noise(
       True
     """
     check_ranges(samples=samples, noise=noise, batch_size=batch_size)
+    check_keys(keys, images)
     images = images.astype(jnp.float32)
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 

@@ -143,9 +143,11 @@ def check_methods(names: Sequence[str], attention: bool = False) -> None:
       attention: whether methods of `ATTENTION_METHODS` are allowed, too.
 
     Raises:
-      ValueError: a method is unknown or repeated, or `names` is empty. The message
-        lists the known methods.
+      ValueError: a method is unknown or repeated, or `names` is empty or no list. The
+        message lists the known methods.
     """
+    if isinstance(names, str):
+        raise ValueError(f"methods are {names!r}; expected a list, [{names!r}]")
     known = [*METHODS, *(ATTENTION_METHODS if attention else ())]
     for name in names:
         if name not in known:
@@ -205,6 +207,24 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             f'options={{"{name}": {{"layers": [...]}}}}'
         )
     check_ranges(name, **options)
+
+
+def check_all_options(
+    methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Check the options of methods by `check_options`.
+
+    Args:
+      methods: names of the methods.
+      options: options of methods by name. Those of other methods are not checked.
+
+    Raises:
+      ValueError: see `check_options`, or a name in `options` is not a method.
+    """
+    if options:
+        check_methods(list(options), attention=True)
+    for name in methods:
+        check_options(name, options.get(name, {}))
 
 
 def parse_layer(text: str | None) -> Layer | None:

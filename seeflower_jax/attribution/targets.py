@@ -30,18 +30,29 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
       targets: None for the largest logit, class indices, or a function of the logits.
 
     Raises:
-      ValueError: see `as_indices`.
+      ValueError: the logits are not [n, c], or see `as_indices`.
 
     Example:
       >>> score(jnp.array([[1.0, 5.0], [3.0, 2.0]]), jnp.array([0, 0])).tolist()
       [1.0, 3.0]
     """
+    _check_logits(logits)
     if targets is None:
         return logits.max(-1)
     if callable(targets):
         return targets(logits)
     indices = as_indices(targets, logits.shape)
     return jnp.take_along_axis(logits, indices[:, None], -1)[:, 0]
+
+
+def _check_logits(logits: Array) -> None:
+    """Check that logits are [n, c]; the first row of logits alone is [c]."""
+    if logits.ndim != 2:
+        raise ValueError(
+            f"the network returns logits of the shape {logits.shape}; expected [n, c]. "
+            "A network function returns (logits, endpoints); for a function that "
+            "returns the logits alone, use from_function(function)"
+        )
 
 
 def as_indices(
@@ -90,7 +101,11 @@ def resolve(
     if isinstance(targets, ClassScore):
         classes = resolve(network, images, targets.targets)
         return dataclasses.replace(targets, targets=classes)
-    return network(images)[0].argmax(-1) if targets is None else targets
+    if targets is not None:
+        return targets
+    logits = network(images)[0]
+    _check_logits(logits)
+    return logits.argmax(-1)
 
 
 @jax.tree_util.register_static

@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
 from seeflower_jax.attribution import batch, registry, targets
+from seeflower_jax.attribution.metrics.infidelity import infidelity
 from tests import fixtures
 from tests.attribution import small_network as small
 
@@ -88,12 +89,30 @@ def test_attention_methods():
         (["rise", "rise"], {}, "'rise' is given more than once"),
         (["rise"], {"rise": {"masks": 3}}, "rise has no option 'masks'"),
         (["rise"], {"rise": {"cells": 0}}, "rise.cells is 0; expected"),
+        ("rise", {}, r"methods are 'rise'; expected a list, \['rise'\]"),
+        (["rise"], {"ries": {"cells": 4}}, "method 'ries': known are.*did you mean"),
         (["grad_cam"], {}, "layer 'frst' is unknown.*did you mean 'first'"),
     ],
 )
 def test_errors(methods, options, message):
     with pytest.raises(ValueError, match=message):
         attr.explain(small.network(), IMAGES, methods, layer="frst", options=options)
+
+
+def _infidelity(network, images, targets, keys):
+    return infidelity(network, images, jnp.ones(images.shape[:3]), keys, targets)
+
+
+@pytest.mark.parametrize(
+    "function", [attr.smooth_grad, attr.rise, attr.kernel_shap, _infidelity]
+)
+@pytest.mark.parametrize(
+    "keys", [jax.random.key(0), jax.random.split(jax.random.key(0))]
+)
+def test_another_number_of_keys_than_images(function, keys):
+    images = jnp.ones((3, 12, 12, 3))
+    with pytest.raises(ValueError, match="expected one random key per image"):
+        function(small.network(), images, None, keys)
 
 
 def test_images_that_are_not_finite():

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.adapters.kinds import check_kind
 from seeflower_jax.attribution.adapters.names import name_outputs
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
 from seeflower_jax.attribution.types import Preprocess
@@ -42,6 +43,9 @@ def from_equinox(
         receives what the model returns for one image, without the state.
       **arguments: more arguments of `model.__call__`, such as `key`.
 
+    Raises:
+      TypeError: the model is no object of `equinox.Module`.
+
     Example:
       >>> import equinox as eqx
       >>> model = eqx.nn.Sequential([
@@ -53,6 +57,7 @@ def from_equinox(
     """
     import equinox as eqx
 
+    check_kind("from_equinox", model, eqx.Module)
     model = eqx.nn.inference_mode(model)
     variables, static = eqx.partition((model, state), eqx.is_array)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.adapters.kinds import check_kind
 from seeflower_jax.attribution.adapters.names import name_outputs
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
 from seeflower_jax.attribution.types import Preprocess, Variables
@@ -38,6 +39,7 @@ def from_linen(
         own argument, such as `train=False`.
 
     Raises:
+      TypeError: the module is no object of `flax.linen.Module`.
       ValueError: when the network is called, if a submodule updates its variables.
 
     Example:
@@ -49,6 +51,8 @@ def from_linen(
     """
     import flax.errors
     import flax.linen as nn
+
+    check_kind("from_linen", module, nn.Module)
 
     def name_layers(next_function, positional, keywords, context):
         outputs = next_function(*positional, **keywords)

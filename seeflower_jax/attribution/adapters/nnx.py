@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.adapters.kinds import check_kind
 from seeflower_jax.attribution.adapters.names import name_outputs
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
 from seeflower_jax.attribution.types import Preprocess
@@ -38,6 +39,9 @@ def from_nnx(
       preprocess, output, channels_first, input_shape: see `AdaptedNetwork`.
       **arguments: more arguments of `model.__call__`.
 
+    Raises:
+      TypeError: the model is no object of `flax.nnx.Module`.
+
     Example:
       >>> from flax import nnx
       >>> class Net(nnx.Module):
@@ -50,6 +54,7 @@ def from_nnx(
     """
     from flax import nnx
 
+    check_kind("from_nnx", model, nnx.Module)
     graph, variables = nnx.split(model)
     variables = jax.tree.map(lambda array: array, variables)  # a new pytree
 

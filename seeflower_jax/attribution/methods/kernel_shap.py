@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from seeflower_jax.attribution import shapley
 from seeflower_jax.attribution.chunks import map_over
+from seeflower_jax.attribution.noise import check_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.segments import resolve as resolve_segments
 from seeflower_jax.attribution.targets import resolve, score
@@ -62,6 +63,7 @@ def kernel_shap(
       >>> maps.shape == images.shape[:3]
       True
     """
+    check_keys(keys, images)
     check_ranges(cells=cells, samples=samples, baseline=baseline, batch_size=batch_size)
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from seeflower_jax.attribution.noise import check_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
@@ -105,6 +106,7 @@ def infidelity(
       True
     """
     check_ranges(samples=samples)
+    check_keys(keys, images)
     perturb = perturb or remove_square()
     images = images.astype(jnp.float32)
     targets = resolve(network, images, targets)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from seeflower_jax.attribution.noise import check_keys
 from seeflower_jax.attribution.options import check_ranges
 
 Maps = TypeVar("Maps")  # arrays with one number per image in the result
@@ -62,6 +63,7 @@ def max_sensitivity(
       True
     """
     check_ranges(samples=samples, radius=radius)
+    check_keys(keys, images)
     images = images.astype(jnp.float32)
     maps = explain(images)
     sizes = jax.tree.map(_norm, maps)

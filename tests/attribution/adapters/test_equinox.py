@@ -162,3 +162,8 @@ def test_images_with_channels_last(images):
     model = eqx.nn.Lambda(lambda image: image[0, 0])
     network = attr.from_equinox(model, channels_first=False)
     np.testing.assert_array_equal(network(images)[0], images[:, 0, 0])
+
+
+def test_models_of_another_framework_are_refused():
+    with pytest.raises(TypeError, match="equinox.*got an object of <class 'function'>"):
+        attr.from_equinox(lambda image: image)

@@ -1,9 +1,11 @@
 """Images, outputs and layers of all adapted networks."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
@@ -82,11 +84,39 @@ def test_hidden_layers():
         f = (lambda x: function(x[None])[0]) if single else function
         network = attr.from_function(f, single=single, input_shape=(6, 8, 3))
         assert network.hidden_layers == {"half": "cond"} and network.layers == {}
+        for method in (attr.grad_cam, attr.score_cam):
+            with pytest.raises(ValueError, match="layer 'half' is inside cond; layers"):
+                method(network, IMAGES, layer="half")
 
 
 def test_images_of_another_rank_are_refused():
     with pytest.raises(ValueError, match=r"\(6, 8, 3\); expected \[n, h, w, 3\]"):
         attr.from_function(pool)(IMAGES[0])
+
+
+@pytest.mark.parametrize("targets", [None, np.array([0, 1]), lambda logits: logits])
+@pytest.mark.parametrize("method", ["saliency", "occlusion", "input_x_gradient"])
+def test_functions_that_return_logits_alone_are_refused(method, targets):
+    def function(images):
+        return images.mean((1, 2))
+
+    images = jnp.ones((2, 6, 8, 3))
+    with pytest.raises(ValueError, match=r"\(3,\); expected \[n, c\].* from_function"):
+        getattr(attr, method)(function, images, targets)
+
+
+@pytest.mark.parametrize(
+    "adapt,given",
+    [
+        (lambda: attr.from_linen(nnx.BatchNorm(2, rngs=nnx.Rngs(0)), {}), "BatchNorm"),
+        (lambda: attr.from_linen(nn.Dense, {}), "<class .*Dense"),
+        (lambda: attr.from_nnx(nn.Dense(2)), "flax.linen.linear.Dense"),
+        (lambda: attr.from_nnx(pool), "function"),
+    ],
+)
+def test_models_of_another_framework_are_refused(adapt, given):
+    with pytest.raises(TypeError, match=f"takes an object of <class .*{given}"):
+        adapt()
 
 
 def test_variables_are_arguments_of_jit():
