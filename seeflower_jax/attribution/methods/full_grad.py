@@ -5,21 +5,10 @@ Example:
     maps, rest = full_gradients(network, images, targets)   # signed; sum is the score
 """
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution import cam
-from seeflower_jax.attribution.receptive_field import (
-    Centres,
-    Place,
-    Window,
-    axis_centres,
-)
-from seeflower_jax.attribution.rules.full_gradient import Draw, FullGradient
-from seeflower_jax.attribution.rules.interpreter import with_rules
-from seeflower_jax.attribution.targets import resolve, score
+from seeflower_jax.attribution import cam, canvas
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 
 
@@ -55,7 +44,7 @@ def full_grad(
         total = cam.divide(terms - low, high - low).sum(-1)
         return cam.upsample(total, images, (rows, columns))
 
-    return _differentiate(network, images, targets, draw)[0]
+    return canvas.draw_terms(network, images, targets, draw)[0]
 
 
 def full_gradients(
@@ -81,7 +70,7 @@ def full_gradients(
 
     def draw(terms, rows, columns):
         by_row, by_column = (
-            _shares(size, centres)
+            canvas.cell_shares(size, centres)
             for size, centres in zip(images.shape[1:3], (rows, columns), strict=True)
         )
         total = terms.sum(-1)
@@ -89,61 +78,4 @@ def full_gradients(
             "nrc,hr,wc->nhw", total, by_row, by_column, precision="highest"
         )
 
-    return _differentiate(network, images, targets, draw)
-
-
-def _shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
-    """Return the share of each cell at each pixel; the shares of a cell add up to 1."""
-    weights = cam.interpolation(size, centres)
-    # A cell beyond the border may have no weight at any pixel. It goes to the border.
-    nearest = np.clip(np.round(centres), 0, size - 1).astype(int)
-    beyond = np.eye(size, dtype=np.float32)[:, nearest]
-    totals = weights.sum(0)
-    return np.where(totals > 0, weights / np.where(totals > 0, totals, 1), beyond)
-
-
-def _differentiate(network, images, targets, draw_cells):
-    """Return the gradients of the canvas and of the rest, see `FullGradient`."""
-    targets, images = resolve(network, images, targets), images.astype(jnp.float32)
-
-    def total_score(canvas, rest):
-        rules = FullGradient(canvas, rest, _make_draw(images, draw_cells))
-        return with_rules(lambda x: score(network(x)[0], targets), rules)(images).sum()
-
-    zeros = jnp.zeros(images.shape[:3]), jnp.zeros(len(images))
-    return jax.grad(total_score, (0, 1))(*zeros)
-
-
-def _make_draw(images: Float[Array, "n h w 3"], draw_cells) -> Draw:
-    """Return the function that draws the terms of an operation at their place."""
-    n, height, width, _ = images.shape
-
-    def draw(terms, place: Place | None):
-        terms = terms.astype(jnp.float32)
-        windows = place or ()
-        axes = {window.axis: axis for axis, window in enumerate(windows) if window}
-        if not terms.size:
-            return jnp.zeros(images.shape[:3]), jnp.zeros(n)
-        if 0 in axes and terms.shape[axes[0]] != n:
-            terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
-        has_place = {0, 1, 2} <= axes.keys()
-        if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
-            terms = jnp.moveaxis(terms, axes.get(0, 0), 0).reshape(n, -1)
-            return jnp.zeros(images.shape[:3]), terms.sum(1)
-        rows, columns = (
-            axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)
-            for axis, size in ((1, height), (2, width))
-        )
-        terms = jnp.moveaxis(terms, (axes[0], axes[1], axes[2]), (0, 1, 2))
-        terms = terms.reshape(*terms.shape[:3], -1)
-        return draw_cells(terms, rows, columns), jnp.zeros(n)
-
-    return draw
-
-
-def _whole_batch(terms: Array, axis: int, window: Window | None, n: int) -> Array:
-    """Return the terms of a part of a batch, with zeros for the other images."""
-    rows = np.array(axis_centres(window, terms.shape[axis], n)).astype(int)
-    terms = jnp.moveaxis(terms, axis, 0)
-    whole = jnp.zeros((n, *terms.shape[1:])).at[rows].add(terms)
-    return jnp.moveaxis(whole, 0, axis)
+    return canvas.draw_terms(network, images, targets, draw)

@@ -7,7 +7,7 @@ Example:
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.methods.saliency import gradient
+from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 

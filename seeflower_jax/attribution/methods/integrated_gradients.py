@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.chunks import sum_over
-from seeflower_jax.attribution.methods.saliency import gradient
+from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import NetworkFunction, Targets

@@ -7,7 +7,7 @@ Example:
 
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.methods.saliency import gradient
+from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.rules import lrp as rules
 from seeflower_jax.attribution.rules.interpreter import with_rules

@@ -5,29 +5,23 @@ Example:
     maps = guided_saliency(network, images, targets)
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.rules.activations import Guided
 from seeflower_jax.attribution.rules.interpreter import with_rules
-from seeflower_jax.attribution.targets import probability, score
+from seeflower_jax.attribution.targets import probability
 from seeflower_jax.attribution.types import NetworkFunction, Targets
-
-
-def gradient(
-    network: NetworkFunction, images: Float[Array, "n h w 3"], targets: Targets = None
-) -> Float[Array, "n h w 3"]:
-    """Compute the gradient of the score, per unit of a pixel value in [0, 255]."""
-    return jax.grad(lambda x: score(network(x)[0], targets).sum())(
-        images.astype(jnp.float32)
-    )
 
 
 def saliency(
     network: NetworkFunction, images: Float[Array, "n h w 3"], targets: Targets = None
 ) -> Float[Array, "n h w"]:
     """Compute the largest magnitude of the gradient over the colours.
+
+    captum returns the magnitude of each colour. The gradients of captum are per unit of
+    the network's input. The gradients here are per unit of a pixel value.
 
     Source: Simonyan et al. 2014, arXiv 1312.6034, section 3. The See-Flower
     paper describes the method in section 3.1.
@@ -47,7 +41,10 @@ def signed_saliency(
 ) -> Float[Array, "n h w"]:
     """Compute the sum of the gradient over the colours.
 
-    A positive value means that a brighter pixel raises the score.
+    A positive value means that a brighter pixel raises the score. With `abs=False`,
+    captum returns the gradient of each colour.
+
+    Source: Simonyan et al. 2014, arXiv 1312.6034, equation 4, summed over colours.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
@@ -56,9 +53,7 @@ def signed_saliency(
 
 
 def guided_saliency(
-    network: NetworkFunction,
-    images: Float[Array, "n h w 3"],
-    targets: Targets = None,
+    network: NetworkFunction, images: Float[Array, "n h w 3"], targets: Targets = None
 ) -> Float[Array, "n h w"]:
     """Compute saliency by guided backpropagation.
 
@@ -81,13 +76,15 @@ def guided_saliency(
 
 
 def paper_saliency(
-    network: NetworkFunction,
-    images: Float[Array, "n h w 3"],
-    targets: Targets = None,
+    network: NetworkFunction, images: Float[Array, "n h w 3"], targets: Targets = None
 ) -> Float[Array, "n h w"]:
     """Compute guided saliency of the softmax probability.
 
-    The figures of the See-Flower paper show these maps.
+    The author's code computes these maps by keras-vis, from images whose values it
+    multiplies by 255. Here, the network sees the images as in its training.
+
+    Source: Qu 2018, the See-Flower paper, figure 4.5, and the author's code, which
+    explains the probability by guided backpropagation, unlike section 3.1.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.

@@ -1,0 +1,116 @@
+"""Draw the terms of a network's operations on a canvas of the size of the images.
+
+    maps, rest = draw_terms(network, images, targets, draw_cells)
+
+`rules.full_gradient` defines the terms. `methods.full_grad` draws them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from seeflower_jax.attribution import cam
+from seeflower_jax.attribution.receptive_field import (
+    Centres,
+    Place,
+    Window,
+    axis_centres,
+)
+from seeflower_jax.attribution.rules.full_gradient import Draw, FullGradient
+from seeflower_jax.attribution.rules.interpreter import with_rules
+from seeflower_jax.attribution.targets import resolve, score
+from seeflower_jax.attribution.types import NetworkFunction, Targets
+
+# (terms of the cells, centres of the rows, centres of the columns) -> their map.
+DrawCells = Callable[
+    [Float[Array, "n rows columns k"], Centres, Centres], Float[Array, "n h w"]
+]
+
+
+def draw_terms(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    targets: Targets,
+    draw_cells: DrawCells,
+) -> tuple[Float[Array, "n h w"], Float[Array, "n"]]:
+    """Draw the terms of the input and of all biases, and add them.
+
+    Args:
+      network, images, targets: see `seeflower_jax.attribution`.
+      draw_cells: draws the terms of one operation.
+
+    Returns:
+      (maps, rest). The rest is the sum of the terms without a place in the image.
+
+    Example:
+      >>> def draw_cells(terms, rows, columns):
+      ...     return cam.upsample(terms.sum(-1), images, (rows, columns))
+      >>> maps, rest = draw_terms(network, images, labels, draw_cells)
+      >>> maps.shape == images.shape[:3], rest.shape == labels.shape
+      (True, True)
+    """
+    targets, images = resolve(network, images, targets), images.astype(jnp.float32)
+
+    def total_score(canvas, rest):
+        rules = FullGradient(canvas, rest, _make_draw(images, draw_cells))
+        return with_rules(lambda x: score(network(x)[0], targets), rules)(images).sum()
+
+    zeros = jnp.zeros(images.shape[:3]), jnp.zeros(len(images))
+    return jax.grad(total_score, (0, 1))(*zeros)
+
+
+def cell_shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
+    """Return the share of each cell at each pixel; the shares of a cell add up to 1.
+
+    Args:
+      size: number of pixels along an axis of the image.
+      centres: centres of the cells, in pixels, in ascending order.
+
+    Example:
+      >>> cell_shares(4, (0.5, 2.5)).sum(0).tolist()
+      [1.0, 1.0]
+    """
+    weights = cam.interpolation(size, centres)
+    # A cell beyond the border may have no weight at any pixel. It goes to the border.
+    nearest = np.clip(np.round(centres), 0, size - 1).astype(int)
+    beyond = np.eye(size, dtype=np.float32)[:, nearest]
+    totals = weights.sum(0)
+    return np.where(totals > 0, weights / np.where(totals > 0, totals, 1), beyond)
+
+
+def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
+    """Return the function that draws the terms of an operation at their place."""
+    n, height, width, _ = images.shape
+
+    def draw(terms, place: Place | None):
+        terms = terms.astype(jnp.float32)
+        windows = place or ()
+        axes = {window.axis: axis for axis, window in enumerate(windows) if window}
+        if not terms.size:
+            return jnp.zeros(images.shape[:3]), jnp.zeros(n)
+        if 0 in axes and terms.shape[axes[0]] != n:
+            terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
+        has_place = {0, 1, 2} <= axes.keys()
+        if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
+            terms = jnp.moveaxis(terms, axes.get(0, 0), 0).reshape(n, -1)
+            return jnp.zeros(images.shape[:3]), terms.sum(1)
+        rows, columns = (
+            axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)
+            for axis, size in ((1, height), (2, width))
+        )
+        terms = jnp.moveaxis(terms, (axes[0], axes[1], axes[2]), (0, 1, 2))
+        terms = terms.reshape(*terms.shape[:3], -1)
+        return draw_cells(terms, rows, columns), jnp.zeros(n)
+
+    return draw
+
+
+def _whole_batch(terms: Array, axis: int, window: Window | None, n: int) -> Array:
+    """Return the terms of a part of a batch, with zeros for the other images."""
+    rows = np.array(axis_centres(window, terms.shape[axis], n)).astype(int)
+    terms = jnp.moveaxis(terms, axis, 0)
+    whole = jnp.zeros((n, *terms.shape[1:])).at[rows].add(terms)
+    return jnp.moveaxis(whole, 0, axis)
