@@ -22,7 +22,7 @@ from seeflower_jax.attribution import (
     smooth_grad,
     targets,
 )
-from seeflower_jax.attribution.methods.saliency import gradient
+from seeflower_jax.attribution.gradients import gradient
 from tests import fixtures
 
 SPEC = models.get_spec("small", num_classes=5, width=0.25)
@@ -224,6 +224,7 @@ def test_contrast_has_the_gradient_of_the_authors_code(labels):
         ("kernel_shap", "samples", 0, "a whole number, 1 or more"),
         ("layer_conductance", "steps", 0, "a whole number, 1 or more"),
         ("layer_conductance", "spacing", 0.0, "a finite number above 0"),
+        ("layer_conductance", "batch_size", 0, "a whole number, 1 or more"),
         ("ablation_cam", "batch_size", 0, "a whole number, 1 or more"),
         ("lrp", "depth", 1.5, "a number from 0 to 1"),
         ("finer_cam", "references", 0, "a whole number, 1 or more"),

@@ -53,6 +53,17 @@ def test_layer_conductance_is_complete(network):
     np.testing.assert_allclose(maps.sum((1, 2)), change, rtol=1e-2)
 
 
+@pytest.mark.parametrize("batch_size", [2, 5, 8])
+def test_layer_conductance_does_not_depend_on_the_batch_size(network, batch_size):
+    """Five steps in batches of two leave a remainder."""
+    options = {"layer": "first", "steps": 5}
+    expected, maps = (
+        _run(attr.layer_conductance, network, IMAGES, LABELS, **options, **size)
+        for size in ({}, {"batch_size": batch_size})
+    )
+    assert_close(maps, expected)
+
+
 def test_shapley_values_of_drawn_coalitions():
     keys, count = jax.random.split(jax.random.key(0), 1), 9
     rng = np.random.default_rng(0)

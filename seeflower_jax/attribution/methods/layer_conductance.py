@@ -4,12 +4,12 @@ Example:
     maps = layer_conductance(network, images, targets, layer="mixed10")
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam, layers
+from seeflower_jax.attribution.chunks import sum_over_steps
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
@@ -24,6 +24,7 @@ def layer_conductance(
     baseline: float | Float[Array, "#n #h #w #3"] = 127.5,
     steps: int = 32,
     spacing: float = 2.0,
+    batch_size: int = 1,
     align: str = "receptive_field",
 ) -> Float[Array, "n h w"]:
     """Compute the contribution of each layer position to the score, signed.
@@ -47,6 +48,7 @@ def layer_conductance(
       steps: number of steps along the path. Memory does not grow with this number.
       spacing: after the share u of the steps, the weight of the image is u**spacing.
         Above 1, the steps are smaller near the baseline, where scores change fastest.
+      batch_size: number of steps at once, for each image.
       align: "receptive_field" or "stretch".
 
     Raises:
@@ -59,6 +61,7 @@ def layer_conductance(
       True
     """
     check_ranges(baseline=baseline, steps=steps, spacing=spacing, align=align)
+    check_ranges(batch_size=batch_size)
     targets = resolve(network, images, targets)
     names = layers.resolve(network, images, layer)
     difference = images.astype(jnp.float32) - baseline
@@ -71,14 +74,9 @@ def layer_conductance(
         change = next_activations - activations
         return (change * (gradients + next_gradients) / 2).sum(-1)
 
-    def add_step(carry, share):
-        totals, before = carry
-        after = at(share)
-        parts = {name: trapezoid(before[name], after[name]) for name in names}
-        return (jax.tree.map(jnp.add, totals, parts), after), None
+    def trapezoids(before, after):
+        return {name: trapezoid(before[name], after[name]) for name in names}
 
-    start = at(0.0)
-    totals = {name: jnp.zeros(start[name][0].shape[:-1]) for name in names}
-    shares = jnp.array(np.linspace(0, 1, steps + 1)[1:] ** spacing, jnp.float32)
-    (totals, _), _ = jax.lax.scan(add_step, (totals, start), shares)
+    shares = jnp.array(np.linspace(0, 1, steps + 1) ** spacing, jnp.float32)
+    totals = sum_over_steps(at, trapezoids, shares, batch_size)
     return cam.place_maps(totals, network, images, align=align, relu=False)
