@@ -21,6 +21,11 @@ def deconvnet_saliency(
     of its derivative. Max pooling passes the gradient to its maximum, which is the
     switch of the deconvnet.
 
+    The source projects one activation of a layer to the pixels. This function projects
+    the score, as captum does. captum returns signed gradients for each colour, and
+    changes only modules `torch.nn.ReLU`. Here, every rectifier counts, and a map is the
+    largest magnitude over the colours.
+
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 2.1; as a gradient in
     Simonyan et al. 2014, arXiv 1312.6034, section 4.
 

@@ -21,6 +21,11 @@ def grad_cam(
 ) -> Float[Array, "n h w"]:
     """Compute where a layer's activations raise the score.
 
+    The authors' code sums the gradients, which multiplies a map by its number of cells.
+    captum applies no ReLU by default. pytorch-grad-cam 1.5.7 scales each map to [0, 1]
+    and averages the maps of several layers. `align="stretch"` places the cells as both
+    libraries do.
+
     Source: Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2. The
     See-Flower paper describes the method in section 3.3.
 

@@ -25,6 +25,10 @@ def grad_cam_plus_plus(
     derivatives are powers of the logit's gradient times exp(logit). The function omits
     the factor exp(logit), which is constant within an image.
 
+    The authors' code divides the coefficients of equation 19 by their sum over the
+    positions of a channel. pytorch-grad-cam 1.5.7 instead adds 1e-6 to the denominators
+    of the coefficients. Both codes scale maps to [0, 1].
+
     Source: Chattopadhay et al. 2018, arXiv 1710.11063, equations 5, 6 and 19.
 
     Args:

@@ -21,6 +21,10 @@ def guided_grad_cam(
 ) -> Float[Array, "n h w"]:
     """Compute the product of guided saliency and Grad-CAM.
 
+    The authors' code and captum return the signed product for each colour. This map is
+    its largest magnitude over the colours. By default, captum resizes Grad-CAM by
+    nearest neighbours.
+
     Source: Selvaraju et al. 2017, arXiv 1610.02391, section 3.2.
 
     Args:

@@ -35,6 +35,10 @@ def occlusion(
 
     Memory does not grow with the number of windows.
 
+    The source shows the probability of the class for each position of a grey window.
+    captum computes the same maps if its windows cover all colours. The defaults of
+    captum are the baseline 0 and the stride 1.
+
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2.
 
     Args:

@@ -27,6 +27,10 @@ def smooth_grad(
 
     Memory does not grow with the number of copies.
 
+    The source averages signed gradients, and the authors' code by default averages
+    their squares. The default here averages their largest magnitude over the colours.
+    captum averages the maps of each colour, and takes noise in units of the input.
+
     Source: Smilkov et al. 2017, arXiv 1706.03825, section 3.
 
     Args:

@@ -24,6 +24,9 @@ def smooth_grad_squared(
 ) -> Float[Array, "n h w"]:
     """Compute the mean square of a method's maps over copies with Gaussian noise.
 
+    captum and the code of the authors of SmoothGrad square the gradient of each colour.
+    Here, the map of `method` is squared, which has one value per pixel.
+
     Source: Hooker et al. 2019, arXiv 1806.10758, section 4.1 (SmoothGrad-Squared).
 
     See `smooth_grad` for arguments and errors.

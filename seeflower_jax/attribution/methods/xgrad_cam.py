@@ -24,6 +24,10 @@ def xgrad_cam(
     activation at its position. If no activation is negative, the sum of a map is the
     sum of HiRes-CAM's map, so maps conserve the first-order score.
 
+    To avoid a division by 0, the authors' code adds 1e-6 to the sum of the activations,
+    and pytorch-grad-cam 1.5.7 adds 1e-7. Here, a channel whose sum is 0 has the weight
+    0. Both codes scale maps to [0, 1].
+
     Source: Fu et al. 2020, arXiv 2008.02312, equation 8.
 
     Args:
