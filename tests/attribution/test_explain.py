@@ -104,7 +104,8 @@ def _infidelity(network, images, targets, keys):
 
 
 @pytest.mark.parametrize(
-    "function", [attr.smooth_grad, attr.rise, attr.kernel_shap, _infidelity]
+    "function",
+    [attr.smooth_grad, attr.gradient_shap, attr.rise, attr.kernel_shap, _infidelity],
 )
 @pytest.mark.parametrize(
     "keys", [jax.random.key(0), jax.random.split(jax.random.key(0))]
