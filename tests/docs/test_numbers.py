@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from seeflower_jax import models
 from tests import harness
 from tests.docs import pages
 
@@ -159,6 +160,16 @@ def test_pointing_games():
     for name, *cells in rows:
         scores = [record[model][name]["score"] for model in ("vgg16", "inception_v3")]
         assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
+
+
+def test_pointing_games_of_the_last_block():
+    record = _record("results/pointing_game_layers.json")["inception_v3"]
+    rows = _rows("layer", "Grad-CAM")
+    assert rows == [[e["layer"], _short(e["score"], 3)] for e in record.values()]
+    for entry in record.values():
+        assert (entry["grids"], entry["grid_size"]) == (100, 384)
+    best = max(record.values(), key=lambda entry: entry["score"])
+    assert best["layer"] == models.get_spec("inception_v3").cam_layer
 
 
 def test_maps_of_many_images():
