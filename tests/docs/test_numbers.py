@@ -162,14 +162,20 @@ def test_pointing_games():
         assert [float(cell) for cell in cells] == pytest.approx(scores, abs=6e-4)
 
 
-def test_pointing_games_of_the_last_block():
-    record = _record("results/pointing_game_layers.json")["inception_v3"]
-    rows = _rows("layer", "Grad-CAM")
-    assert rows == [[e["layer"], _short(e["score"], 3)] for e in record.values()]
-    for entry in record.values():
-        assert (entry["grids"], entry["grid_size"]) == (100, 384)
-    best = max(record.values(), key=lambda entry: entry["score"])
-    assert best["layer"] == models.get_spec("inception_v3").cam_layer
+def test_pointing_games_of_single_layers():
+    record = _record("results/pointing_game_layers.json")
+    headers = {"inception_v3": "layer", "vgg16": "layer of VGG16"}
+    for model, (grids, size) in {
+        "inception_v3": (100, 384),
+        "vgg16": (60, 256),
+    }.items():
+        entries = list(record[model].values())
+        rows = _rows(headers[model], "Grad-CAM")
+        assert rows == [[e["layer"], _short(e["score"], 3)] for e in entries]
+        for entry in entries:
+            assert (entry["grids"], entry["grid_size"]) == (grids, size)
+        best = max(entries, key=lambda entry: entry["score"])
+        assert best["layer"] == models.get_spec(model).cam_layer
 
 
 def test_maps_of_many_images():
