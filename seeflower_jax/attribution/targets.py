@@ -36,7 +36,7 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
       >>> score(jnp.array([[1.0, 5.0], [3.0, 2.0]]), jnp.array([0, 0])).tolist()
       [1.0, 3.0]
     """
-    _check_logits(logits)
+    _check_logits(logits.shape)
     if targets is None:
         return logits.max(-1)
     if callable(targets):
@@ -45,11 +45,11 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
     return jnp.take_along_axis(logits, indices[:, None], -1)[:, 0]
 
 
-def _check_logits(logits: Array) -> None:
+def _check_logits(shape: tuple[int, ...]) -> None:
     """Check that logits are [n, c]; the first row of logits alone is [c]."""
-    if logits.ndim != 2:
+    if len(shape) != 2:
         raise ValueError(
-            f"the network returns logits of the shape {logits.shape}; expected [n, c]. "
+            f"the network returns logits of the shape {shape}; expected [n, c]. "
             "A network function returns (logits, endpoints); for a function that "
             "returns the logits alone, use from_function(function)"
         )
@@ -67,11 +67,13 @@ def as_indices(
       shape: the shape of the logits, (n, c).
 
     Raises:
-      ValueError: there is not one integer for each image, or an integer is not the
-        index of a class. The message names the first such image.
+      ValueError: there is not one integer for each image, an integer is not the index
+        of a class, or the logits are not [n, c]. The message names the first image
+        whose integer is not a class.
     """
     if callable(targets):
         raise ValueError(f"targets are {targets!r}; expected class indices")
+    _check_logits(shape)
     indices = jnp.asarray(targets)
     if not jnp.issubdtype(indices.dtype, jnp.integer) or indices.shape != shape[:1]:
         raise ValueError(
@@ -104,7 +106,7 @@ def resolve(
     if targets is not None:
         return targets
     logits = network(images)[0]
-    _check_logits(logits)
+    _check_logits(logits.shape)
     return logits.argmax(-1)
 
 

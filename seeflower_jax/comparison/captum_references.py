@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from seeflower_jax.attribution.methods import gradient_shap as shap
+from seeflower_jax.attribution import random_points
 from seeflower_jax.attribution.segments import grid_segments
 from seeflower_jax.comparison import captum_reference
 from seeflower_jax.comparison.pairs import Pair, resize, to_torch
@@ -112,7 +112,7 @@ def gradient_shap(pair: Pair) -> Maps:
     baselines = other_images(pair)
     count, shape = len(baselines), pair.images.shape[1:]
     shares, indices, unit_noise = _by_sample(
-        lambda key, sample: shap.draw(key, sample, count, shape), pair
+        lambda key, sample: random_points.draw(key, sample, count, shape), pair
     )
     shares = (np.arange(SAMPLES) + shares) / SAMPLES
     attribute = captum.attr.GradientShap(pair.torch_network).attribute

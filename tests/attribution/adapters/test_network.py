@@ -103,6 +103,8 @@ def test_functions_that_return_logits_alone_are_refused(method, targets):
     images = jnp.ones((2, 6, 8, 3))
     with pytest.raises(ValueError, match=r"\(3,\); expected \[n, c\].* from_function"):
         getattr(attr, method)(function, images, targets)
+    with pytest.raises(ValueError, match=r"\(3,\); expected \[n, c\].* from_function"):
+        attr.explain(function, images, [method], targets)
 
 
 @pytest.mark.parametrize(
