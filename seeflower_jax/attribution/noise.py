@@ -45,7 +45,7 @@ def mean_over_noise(
       images, keys, samples, noise, batch_size: see `methods.smooth_grad`.
 
     Raises:
-      ValueError: an option is out of its range.
+      ValueError: an option is out of its range, or there is not one key per image.
 
     Example:
       >>> brightness = mean_over_noise(

@@ -52,7 +52,8 @@ def gradient_shap(
       batch_size: number of points at once, for each image.
 
     Raises:
-      ValueError: an option is out of its range, or there is no baseline.
+      ValueError: an option is out of its range, there is not one key per image, or
+        there is no baseline.
 
     Example:
       >>> maps = gradient_shap(network, images, labels, keys, samples=2)

@@ -56,7 +56,8 @@ def kernel_shap(
       batch_size: number of coalitions at once, for each image.
 
     Raises:
-      ValueError: an option is out of its range, or see `segments.resolve`.
+      ValueError: an option is out of its range, there is not one key per image, or
+        see `segments.resolve`.
 
     Example:
       >>> maps = kernel_shap(network, images, labels, keys, cells=2, samples=14)

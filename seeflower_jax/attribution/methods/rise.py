@@ -52,7 +52,7 @@ def rise(
       batch_size: number of masks at once, for each image.
 
     Raises:
-      ValueError: an option is out of its range.
+      ValueError: an option is out of its range, or there is not one key per image.
 
     Example:
       >>> rise(network, images, labels, keys, samples=8).shape == images.shape[:3]

@@ -42,7 +42,7 @@ def smooth_grad(
       batch_size: number of copies at once, for each image.
 
     Raises:
-      ValueError: an option is out of its range.
+      ValueError: an option is out of its range, or there is not one key per image.
 
     Example:
       >>> maps = smooth_grad(network, images, labels, keys, samples=2)

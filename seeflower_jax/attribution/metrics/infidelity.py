@@ -96,8 +96,8 @@ def infidelity(
       Squared differences of scores, 0 or more.
 
     Raises:
-      ValueError: the shape of a perturbation differs from the shape of a map, or an
-        option is out of its range.
+      ValueError: the shape of a perturbation differs from the shape of a map, an
+        option is out of its range, or there is not one key per image.
 
     Example:
       >>> square = remove_square(window=16)

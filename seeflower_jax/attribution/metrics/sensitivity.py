@@ -55,7 +55,7 @@ def max_sensitivity(
       is the norm of the change.
 
     Raises:
-      ValueError: an option is out of its range.
+      ValueError: an option is out of its range, or there is not one key per image.
 
     Example:
       >>> changes = max_sensitivity(lambda images: images, images, keys, samples=2)
