@@ -12,7 +12,9 @@ out. The other rows use random variables, including random batch statistics.
 `--attribution` compares the maps of attribution methods of VGG16 with captum, or with
 an equation in PyTorch. The weights come from `DIR`, or are random. The classifier is
 random, and the maps explain the predicted classes. The table has the least correlation
-and the largest max |difference| / max |reference| of a map.
+in float32, and the largest max |difference| / max |reference| of a map in float32 and
+in float64. In float32, rounding decides which value is the maximum of a pooling. The
+methods of transformers run on a small transformer of Keras with random weights.
 
 The script needs `pip install -e .[peers]`.
 """
@@ -22,6 +24,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -61,7 +64,7 @@ def _blocks(paths: Sequence[str]) -> tuple[dict, str]:
 
 
 def _attribution(paths: Sequence[str]) -> tuple[dict, str]:
-    from seeflower_jax.comparison import attribution_parity
+    from seeflower_jax.comparison import attribution_parity, transformers
 
     warnings.filterwarnings("ignore", module="captum")  # that it sets hooks
     images = _load(paths, "vgg16")
@@ -70,6 +73,14 @@ def _attribution(paths: Sequence[str]) -> tuple[dict, str]:
     for name, of_method in attribution_parity.compare(pair):
         figures[name] = of_method
         print(f"compared {name}", file=sys.stderr)
+    with jax.enable_x64(True):
+        doubles = images.astype(np.float64)
+        pair, _ = attribution_parity.load_pair(doubles, _WEIGHTS.value)
+        for name, of_method in attribution_parity.compare(pair):
+            exact = of_method["relative_difference"]
+            figures[name]["relative_difference_float64"] = exact
+            print(f"compared {name} in float64", file=sys.stderr)
+    figures |= dict(transformers.compare(images))
     network = {"network": "vgg16", "size": images.shape[1], "weights": weights}
     return network | {"methods": figures}, attribution_parity.text(figures)
 

@@ -10,6 +10,7 @@ Equinox. The extra `peers` installs them.
 | `attribution_parity` | maps of each attribution method with captum and equations |
 | `attribution_speed` | maps/s and memory of attribution methods with captum |
 | `five_networks` | a figure: maps of networks of four frameworks |
+| `transformers` | maps of attention with equations in PyTorch |
 | `references`, `torch_networks`, `vgg_ports`, `pairs` | networks in other frameworks |
 | `captum_reference`, `captum_references`, `formula_references` | methods in PyTorch |
 | `squares` | the images that are compared |

@@ -173,9 +173,10 @@ def deep_lift(pair: Pair) -> Maps:
     attribute = captum.attr.DeepLift(network).attribute
     # One by one: captum 0.9 uses the first image's gradient for all images of a batch
     # where the inputs of a pooling do not differ.
+    images, baselines = to_torch(pair.images), to_torch(other_images(pair))
     maps = [
-        attribute(image[None], torch.full_like(image[None], BASELINE), int(target))
-        for image, target in zip(to_torch(pair.images), pair.targets, strict=True)
+        attribute(image[None], baseline[None], int(target))
+        for image, baseline, target in zip(images, baselines, pair.targets, strict=True)
     ]
     return torch.cat(maps).sum(1)
 

@@ -28,7 +28,7 @@ class Pair:
       layer: the name of its layer for class activation maps.
       torch_network: the same network in PyTorch.
       torch_layer: the same layer, one of `torch_network.layers`.
-      images: RGB in [0, 255].
+      images: RGB in [0, 255], float32 or float64. The networks compute in their dtype.
       targets: class indices.
     """
 
@@ -93,18 +93,23 @@ def make_pair(
 ) -> Pair:
     """Return a network of this package and its twin in PyTorch.
 
+    The networks compute in the dtype of the images.
+
     Raises:
       ValueError: as of `torch_networks.torch_network`.
     """
+    spec = dataclasses.replace(spec, dtype=str(images.dtype))
+    variables = jax.tree.map(lambda array: np.asarray(array, images.dtype), variables)
     network, layer = torch_networks.torch_network(spec, variables)
     apply = functools.partial(models.apply, spec)
     function = jax.tree_util.Partial(apply, variables)
+    network.to(to_torch(images).dtype)
     return Pair(function, spec.cam_layer, network, layer, images, targets)
 
 
 def to_torch(images: Float[np.ndarray, "n h w 3"]) -> torch_networks.Images:
-    """Return images with the channels first."""
-    return torch.tensor(np.asarray(images, np.float32).transpose(0, 3, 1, 2).copy())
+    """Return images with the channels first, in the same dtype."""
+    return torch.tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
 
 
 def resize(

@@ -131,7 +131,8 @@ def _torch_layers(
 
 
 def _caffe(images: Images) -> Images:
-    mean = torch.tensor([103.939, 116.779, 123.68], device=images.device)
+    means = (103.939, 116.779, 123.68)
+    mean = torch.tensor(means, dtype=images.dtype, device=images.device)
     return images.flip(1) - mean[:, None, None]
 
 

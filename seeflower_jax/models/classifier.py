@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from seeflower_jax import hints
+from seeflower_jax.models.dtypes import at_least_float32
 from seeflower_jax.models.layers import Endpoints, Features, Taps
 
 STANDARDIZE_EPSILON = 1e-5  # added to the variance of a feature
@@ -190,7 +191,8 @@ class Classifier(nn.Module):
         endpoints = self.backbone(x, taps)
         pool = POOLING[self.pooling]
         names = pooled_endpoints(self.pooled, list(endpoints))
-        pooled = [pool(endpoints[name].astype(jnp.float32)) for name in names]
+        dtype = at_least_float32(endpoints[names[0]].dtype)
+        pooled = [pool(endpoints[name].astype(dtype)) for name in names]
         return jnp.concatenate(pooled, -1), endpoints
 
     def apply_head(self, features: Pooled) -> Logits:

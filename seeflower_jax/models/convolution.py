@@ -19,6 +19,7 @@ from jax.interpreters import ad
 from jaxtyping import Array, Float
 
 from seeflower_jax.models import winograd
+from seeflower_jax.models.dtypes import at_least_float32
 from seeflower_jax.models.primitives import bilinear_primitive, compute_once
 from seeflower_jax.models.windows import (
     Images,
@@ -65,7 +66,8 @@ def _is_pointwise(windows: Windows) -> bool:
 
 
 def _fits_winograd(x: Images, windows: Windows) -> bool:
-    exact = x.dtype == _wide(x.dtype)  # the transforms would round bfloat16 too much
+    # The transforms would round bfloat16 too much.
+    exact = x.dtype == at_least_float32(x.dtype)
     return exact and windows.strides == (1, 1) and x.shape[3] >= _SOME_CHANNELS
 
 
@@ -83,11 +85,6 @@ def _minimal_filtering(
     return None
 
 
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    """Return the dtype to add up products in: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def _product(a: Array, b: Float[Array, "k n"]) -> Array:
     """Return `a @ b`, in float32 for bfloat16, which is what CPUs with AMX are fast at.
 
@@ -95,7 +92,7 @@ def _product(a: Array, b: Float[Array, "k n"]) -> Array:
     """
     contracted = ((a.ndim - 1,), (0,))
     return lax.dot_general(
-        a, b, (contracted, ((), ())), preferred_element_type=_wide(a.dtype)
+        a, b, (contracted, ((), ())), preferred_element_type=at_least_float32(a.dtype)
     )
 
 
@@ -238,7 +235,7 @@ def _contract_first(
     """Return the sum of the outer products of the vectors at all places."""
     a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
     return lax.dot_general(
-        a, b, (((0,), (0,)), ((), ())), preferred_element_type=_wide(a.dtype)
+        a, b, (((0,), (0,)), ((), ())), preferred_element_type=at_least_float32(a.dtype)
     )
 
 
@@ -262,7 +259,7 @@ def _kernel_gradient_by_image(x: Images, g: Outputs, windows: Windows) -> Kernel
     def add(total, image):
         return total + jnp.stack(products(*image)), None
 
-    zeros = jnp.zeros((math.prod(windows.size), c_in, c_out), _wide(x.dtype))
+    zeros = jnp.zeros((math.prod(windows.size), c_in, c_out), at_least_float32(x.dtype))
     total, _ = lax.scan(add, zeros, (x, g))
     return total.reshape(*windows.size, c_in, c_out).astype(x.dtype)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from seeflower_jax.models import registry
 from seeflower_jax.models.classifier import Classifier
+from seeflower_jax.models.dtypes import at_least_float32, check_dtype
 from seeflower_jax.models.layers import Taps
 from seeflower_jax.models.preprocess import PREPROCESS
 from seeflower_jax.models.spec import ModelSpec
@@ -31,11 +32,12 @@ def build(spec: ModelSpec) -> Classifier:
     """Return the Linen module of a spec; the module takes preprocessed images.
 
     Raises:
-      ValueError: if a name in the spec is not known.
+      ValueError: if a name in the spec is not known, or the dtype needs the 64-bit
+        mode of JAX.
     """
     registry.check(spec)
     model = registry.get_model(spec.name)
-    backbone = model.backbone(spec, width=spec.width, dtype=jnp.dtype(spec.dtype))
+    backbone = model.backbone(spec, width=spec.width, dtype=check_dtype(spec.dtype))
     return Classifier(
         backbone,
         spec.num_classes,
@@ -95,8 +97,9 @@ def apply(
         the batch and updates the running statistics.
 
     Returns:
-      (logits float32 [n, num_classes], endpoints {name: [n, h, w, c]}). With `mutable`,
-      a pair of this result and the updated collections.
+      (logits [n, num_classes], endpoints {name: [n, h, w, c]}). The logits are float32,
+      or float64 for that dtype. With `mutable`, a pair of this result and the updated
+      collections.
 
     Example:
       >>> spec = get_spec("small", num_classes=5)
@@ -105,9 +108,8 @@ def apply(
       >>> logits.shape, endpoints["block5"].shape
       ((2, 5), (2, 8, 8, 128))
     """
-    model = build(spec)
-    x = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
-    return model.apply(variables, x, taps, **options)
+    x = _preprocessed(spec, images)
+    return build(spec).apply(variables, x, taps, **options)
 
 
 def bind(
@@ -139,9 +141,13 @@ def features(
     spec: ModelSpec, variables: Variables, images: Images
 ) -> Float[Array, "n features"]:
     """Compute the input of the head, float32, for RGB images in [0, 255]."""
-    model = build(spec)
-    x = PREPROCESS[spec.preprocess](images.astype(jnp.float32))
-    return model.apply(variables, x, method="features")[0]
+    x = _preprocessed(spec, images)
+    return build(spec).apply(variables, x, method="features")[0]
+
+
+def _preprocessed(spec: ModelSpec, images: Images) -> Float[Array, "n h w 3"]:
+    dtype = at_least_float32(spec.dtype)
+    return PREPROCESS[spec.preprocess](images.astype(dtype))
 
 
 def apply_head(

@@ -13,6 +13,7 @@ from jax import lax
 from jax.interpreters import ad
 from jaxtyping import Array, Float, Int
 
+from seeflower_jax.models.dtypes import at_least_float32
 from seeflower_jax.models.primitives import (
     compute_once,
     define_linear,
@@ -85,7 +86,7 @@ def _cpu_max_gradient(x: Images, y: Outputs, g: Outputs, windows: Windows) -> Im
     # times slower in bfloat16.
     winner, g = compute_once(find, x, g)
     # In bfloat16, XLA would round every sum.
-    values = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+    values = g.astype(at_least_float32(g.dtype))
     gradient = windows.scatter(
         jnp.where(winner == place, values, 0)
         for place in range(math.prod(windows.size))

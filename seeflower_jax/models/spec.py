@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 _EXPRESSIONS = "regular expressions on names of endpoints"
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float64")
 
 
 def is_expression(value: Any) -> bool:
@@ -45,7 +45,8 @@ class ModelSpec:
       hidden: widths of the head's layers before the logits.
       dropout: rate in training, in the head and after the baseline's pooling.
       width: factor on the number of channels; 1 is the published network.
-      dtype: dtype of the computation, 'float32' or 'bfloat16'; parameters are float32.
+      dtype: dtype of the computation, a value of `DTYPES`; parameters are float32.
+        'float64' is for comparisons, and needs the 64-bit mode of JAX.
 
     Raises:
       ValueError: if a value is out of range.

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-import torch
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
 from seeflower_jax.attribution import tokens
+from seeflower_jax.comparison import transformers
 from tests.attribution.adapters.hand_split import assert_close
 
 HEIGHT, WIDTH, PATCH, DIM, HEADS, CLASSES = 16, 24, 8, 6, 2, 5
 PATCHES = HEIGHT // PATCH * WIDTH // PATCH  # 2 rows, 3 columns
 LABELS = jnp.array([1, 4])
+SIZES = transformers.Sizes(HEIGHT, WIDTH, PATCH, DIM, HEADS, 2, CLASSES)
 
 
 call = jax.jit(lambda network, images: network(images))
@@ -33,40 +34,14 @@ def images():
     return jnp.array(rng.uniform(-1, 1, (2, HEIGHT, WIDTH, 3)), jnp.float32)
 
 
-class Prefix(keras.layers.Layer):
-    """Puts a class token before the patches."""
-
-    def build(self, shape):
-        initializer = keras.initializers.RandomNormal(0, 1)
-        self.token = self.add_weight((1, 1, DIM), initializer, name="token")
-
-    def call(self, x):
-        token = keras.ops.broadcast_to(self.token, (keras.ops.shape(x)[0], 1, DIM))
-        return keras.ops.concatenate([token, x], 1)
-
-
 @pytest.fixture(scope="module")
 def transformer():
     """Return a Keras transformer of two blocks with attention weights."""
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    inputs = keras.Input((HEIGHT, WIDTH, 3))
-    x = layers.Conv2D(DIM, PATCH, PATCH, name="patches")(inputs)
-    x = Prefix(name="prefix")(layers.Reshape((PATCHES, DIM))(x))
-    for block in range(2):
-        y = layers.LayerNormalization(epsilon=1e-6, name=f"norm_{block}")(x)
-        attention = layers.MultiHeadAttention(
-            HEADS, DIM // HEADS, name=f"attention_{block}"
-        )
-        y = attention(y, y)
-        x = layers.Add(name=f"residual_{block}")([x, y])
-        y = layers.Dense(2 * DIM, activation="gelu", name=f"dense_{block}")(x)
-        x = x + layers.Dense(DIM, name=f"project_{block}")(y)
-    outputs = layers.Dense(CLASSES, name="head")(x[:, 0])
-    model = keras.Model(inputs, outputs)
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
-    return model
+    return transformers.keras_transformer(SIZES)
+
+
+def _as_maps(tokens):
+    return transformers.token_maps(tokens, SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -76,56 +51,11 @@ def network(transformer):
 
 @pytest.fixture(scope="module")
 def layers(network):
-    """Return the attention weights, which Keras names `softmax_1` or the like."""
-    return tuple(name for name in network.layers if "/softmax" in name)
-
-
-def _torch_attention(model, images, labels):
-    """Return the attention weights of the transformer and their gradients [n, h, t, t].
-
-    PyTorch computes both from the weights of the Keras model.
-    """
-
-    def arrays(name):
-        return map(torch.tensor, model.get_layer(name).get_weights())
-
-    kernel, bias = arrays("patches")
-    x = torch.tensor(np.array(images)).permute(0, 3, 1, 2)
-    x = torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), bias, PATCH)
-    x = x.flatten(2).transpose(1, 2)
-    (token,) = arrays("prefix")
-    x = torch.cat([token.expand(len(x), 1, DIM), x], 1)
-    attentions = []
-    for block in range(2):
-        scale, shift = arrays(f"norm_{block}")
-        y = torch.nn.functional.layer_norm(x, (DIM,), scale, shift, 1e-6)
-        wq, bq, wk, bk, wv, bv, wo, bo = arrays(f"attention_{block}")
-        query, key, value = (
-            torch.einsum("ntd,dhk->nhtk", y, w) + b[:, None]
-            for w, b in ((wq, bq), (wk, bk), (wv, bv))
-        )
-        attention = (query @ key.transpose(2, 3) / (DIM // HEADS) ** 0.5).softmax(-1)
-        attention.requires_grad_()  # The first one has no gradient function.
-        attention.retain_grad()
-        attentions.append(attention)
-        x = x + torch.einsum("nhtk,hkd->ntd", attention @ value, wo) + bo
-        (w1, b1), (w2, b2) = arrays(f"dense_{block}"), arrays(f"project_{block}")
-        x = x + torch.nn.functional.gelu(x @ w1 + b1) @ w2 + b2
-    kernel, bias = arrays("head")
-    logits = x[:, 0] @ kernel + bias
-    logits[range(2), np.array(labels)].sum().backward()
-    return [(a.detach().numpy(), a.grad.numpy()) for a in attentions]
-
-
-def _as_maps(row):
-    """Return the row of the class token [n, 7] at the size of the images."""
-    grid = torch.tensor(row[:, 1:]).reshape(-1, 1, HEIGHT // PATCH, WIDTH // PATCH)
-    size = {"size": (HEIGHT, WIDTH), "mode": "bilinear"}
-    return torch.nn.functional.interpolate(grid, **size)[:, 0].numpy()
+    return transformers.attention_layers(network)
 
 
 def test_attention_weights_are_layers(network, layers, transformer, images):
-    expected = _torch_attention(transformer, images, LABELS)
+    expected = transformers.torch_attention(transformer, SIZES, images, LABELS)
     endpoints = call(network, images)[1]
     for layer, (weights, _) in zip(layers, expected, strict=True):
         assert_close(endpoints[layer], weights)
@@ -133,19 +63,16 @@ def test_attention_weights_are_layers(network, layers, transformer, images):
 
 
 def test_attention_rollout(network, layers, transformer, images):
-    rollout = np.eye(PATCHES + 1)
-    for weights, _ in _torch_attention(transformer, images, LABELS):
-        rollout = (0.5 * weights.mean(1) + 0.5 * np.eye(PATCHES + 1)) @ rollout
-    maps = rollout_maps(network, images, layers=layers)
-    assert_close(maps, _as_maps(rollout[:, 0]))
+    attention = transformers.torch_attention(transformer, SIZES, images, LABELS)
+    expected = _as_maps(transformers.rollout(attention)[:, 0])
+    assert_close(rollout_maps(network, images, layers=layers), expected)
 
 
 def test_attention_relevance(network, layers, transformer, images):
-    relevance = np.eye(PATCHES + 1)
-    for weights, gradients in _torch_attention(transformer, images, LABELS):
-        relevance = relevance + np.maximum(weights * gradients, 0).mean(1) @ relevance
+    attention = transformers.torch_attention(transformer, SIZES, images, LABELS)
+    expected = _as_maps(transformers.relevance(attention)[:, 0])
     maps = relevance_maps(network, images, LABELS, layers=layers)
-    assert_close(maps, _as_maps(relevance[:, 0]))
+    assert_close(maps, expected)
     other_maps = relevance_maps(network, images, layers=layers)
     assert not np.allclose(maps, other_maps)
 
@@ -189,7 +116,7 @@ def test_ablation_keeps_the_class_token(network, transformer, images):
     )
     grid = attr.tokens_to_grid(network)
     maps = attr.ablation_cam(grid, images, LABELS, layer="norm_1")
-    assert_close(maps, np.maximum(_as_maps(np.array(row)), 0))
+    assert_close(maps, _as_maps(np.maximum(row, 0)))
 
 
 def test_ablation_of_a_network_of_single_images(images):

@@ -34,12 +34,16 @@ def test_maps_are_compared(photos, tmp_path, monkeypatch):
         *("vgg16", 32),
         "random",
     )
-    assert list(record["methods"]) == ["saliency", "lrp"]
-    for figures in record["methods"].values():
-        assert figures["against"].startswith("captum")
+    of_tokens = ["attention_rollout", "attention_relevance"]
+    assert list(record["methods"]) == ["saliency", "lrp", *of_tokens]
+    for name, figures in record["methods"].items():
+        peer = "equation" if name in of_tokens else "captum"
+        assert figures["against"].startswith(peer)
         assert figures["images"] == 2 and figures["convention"]
         assert figures["correlation"] > 0.999
         assert 0 < figures["relative_difference"] < 1e-3
+    for name in ("saliency", "lrp"):
+        assert 0 < record["methods"][name]["relative_difference_float64"] < 1e-5
     assert record["command"].startswith("python -m scripts.parity --attribution")
     assert "saliency" in done.stdout and "compared lrp" in done.stderr
 

@@ -1,9 +1,13 @@
 """ROAD on images whose imputation is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
+import scipy.sparse.linalg
 
 from seeflower_jax.attribution.metrics import road
 
@@ -21,12 +25,43 @@ def case():
     return network, images, good, jnp.zeros(3, jnp.int32)
 
 
-def test_imputation_is_smooth_and_leaves_the_rest():
-    rows = jnp.arange(12.0)[:, None, None] * jnp.ones((12, 12, 3))
-    removed = jnp.zeros((1, 12, 12), bool).at[0, 4:8, 4:8].set(True)
-    imputed = road._impute(rows[None], removed)
-    np.testing.assert_allclose(imputed, rows[None], atol=0.1)  # a plane is harmonic
-    np.testing.assert_array_equal(imputed[~removed], rows[None][~removed])
+def _solve(image, removed):
+    """Return the solution of ROAD's equations by SciPy, as pytorch-grad-cam does."""
+    height, width = removed.shape
+    pixels = list(zip(*np.nonzero(removed), strict=True))
+    number = {pixel: index for index, pixel in enumerate(pixels)}
+    matrix = scipy.sparse.lil_matrix((len(pixels), len(pixels)))
+    right = np.zeros((len(pixels), image.shape[-1]))
+    for (row, column), index in number.items():
+        for i, j in itertools.product((-1, 0, 1), repeat=2):
+            at = row + i, column + j
+            if (i or j) and 0 <= at[0] < height and 0 <= at[1] < width:
+                weight = 1 / 6 if 0 in (i, j) else 1 / 12
+                matrix[index, index] += weight
+                if removed[at]:
+                    matrix[index, number[at]] -= weight
+                else:
+                    right[index] += weight * image[at]
+    solution = image.copy()
+    solution[removed] = scipy.sparse.linalg.spsolve(matrix.tocsr(), right)
+    return solution
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_imputation_solves_the_equations(share):
+    """Most of the removed pixels are far from all others."""
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 255, (48, 56, 3)).astype(np.float32)
+    smooth = scipy.ndimage.gaussian_filter(rng.normal(size=(48, 56)), 8)
+    removed = smooth > np.quantile(smooth, 1 - share)
+    imputed = road._impute(jnp.array(image), jnp.array(removed))
+    np.testing.assert_allclose(imputed, _solve(image, removed), atol=0.5)
+    np.testing.assert_array_equal(imputed[~removed], image[~removed])
+
+
+def test_imputation_without_any_pixel():
+    removed = jnp.ones((4, 4), bool)
+    np.testing.assert_array_equal(road._impute(jnp.ones((4, 4, 3)), removed), 0)
 
 
 def test_road_tells_good_from_bad(case):
