@@ -74,8 +74,7 @@ def _attribution(paths: Sequence[str]) -> tuple[dict, str]:
         figures[name] = of_method
         print(f"compared {name}", file=sys.stderr)
     with jax.enable_x64(True):
-        doubles = images.astype(np.float64)
-        pair, _ = attribution_parity.load_pair(doubles, _WEIGHTS.value)
+        pair, _ = attribution_parity.load_pair(images.astype(float), _WEIGHTS.value)
         for name, of_method in attribution_parity.compare(pair):
             exact = of_method["relative_difference"]
             figures[name]["relative_difference_float64"] = exact
