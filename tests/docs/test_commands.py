@@ -124,6 +124,15 @@ RUNS = {
     "--limit=200 --out=attribution_eval": Run(
         more=("--limit=20",), makes=("attribution_eval/table.png",)
     ),
+    "python -m scripts.layers_figure --workdir=runs/vgg16_seed0 --out=layers.png "
+    "--layers=block3_conv3,block4_conv3,block5_conv3,head IMAGE...": Run(
+        IMAGES
+        | {
+            "--workdir=runs/vgg16_seed0": RUN,
+            "--layers=block3_conv3,block4_conv3,block5_conv3,head": "--layers=block4",
+        },
+        makes=("layers.png",),
+    ),
     f"python -m scripts.paper_figures {RUN} --out=figures": Run(
         more=("--steps=2", *CLASSES),
         makes=("figures/figure_4_5.png", "figures/figure_4_6.png"),
