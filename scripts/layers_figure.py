@@ -1,4 +1,4 @@
-"""Draw the maps of several layers side by side, to choose a layer by looking.
+r"""Draw the maps of several layers side by side, to choose a layer by looking.
 
     python -m scripts.layers_figure --workdir=runs/vgg16_seed0 --out=layers.png \
         --layers=block3_conv3,block4_conv3,block5_conv3,head IMAGE...

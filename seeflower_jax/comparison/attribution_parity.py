@@ -28,7 +28,7 @@ from jaxtyping import Float, Num
 from seeflower_jax import models
 from seeflower_jax.attribution import registry
 from seeflower_jax.attribution.rules import alpha_beta, by_depth, epsilon, gamma
-from seeflower_jax.comparison import captum_reference, captum_references
+from seeflower_jax.comparison import attribution_speed, captum_references
 from seeflower_jax.comparison import formula_references as formulas
 from seeflower_jax.comparison.captum_references import Maps, shared
 from seeflower_jax.comparison.pairs import Pair, make_pair
@@ -83,12 +83,12 @@ COMPARISONS: dict[str, Comparison] = {
         captum_references.signed_saliency, f"gradient per pixel value, {_SUM}"
     ),
     "guided_saliency": Comparison(shared("guided_saliency"), _COLOURS),
-    "deconvnet_saliency": Comparison(captum_references.deconvnet_saliency, _COLOURS),
+    "deconvnet_saliency": Comparison(shared("deconvnet_saliency"), _COLOURS),
     "paper_saliency": Comparison(
         captum_references.paper_saliency, f"softmax probability; {_COLOURS}"
     ),
     "input_x_gradient": Comparison(
-        captum_references.input_x_gradient,
+        shared("input_x_gradient"),
         f"baseline 0, {_SUM}",
         options=_fixed(baseline=0.0),
     ),
@@ -110,7 +110,7 @@ COMPARISONS: dict[str, Comparison] = {
     "integrated_gradients": Comparison(
         shared("integrated_gradients"),
         f"points of Gauss-Legendre quadrature, {_SUM}",
-        options=_fixed(steps=captum_reference.INTEGRATION_STEPS, spacing=1.0),
+        options=_fixed(steps=attribution_speed.STEPS, spacing=1.0),
     ),
     "gradient_shap": Comparison(
         captum_references.gradient_shap,

@@ -19,31 +19,42 @@ from jaxtyping import Array, Float, Int
 
 from seeflower_jax import attribution as attr
 from seeflower_jax import models, records
-from seeflower_jax.comparison import captum_reference, timing
-from seeflower_jax.comparison.captum_reference import (
-    INTEGRATION_STEPS,
-    NOISE,
-    SAMPLES,
-    STRIDE,
-    WINDOW,
-)
+from seeflower_jax.attribution import registry, rules
+from seeflower_jax.comparison import timing
 from seeflower_jax.inference.run import load_config, load_run
 from seeflower_jax.pretrained.types import Variables
 
 FRAMEWORKS = ("seeflower_jax", "captum")
 _SECONDS = 5.0  # The calls of a measurement take at least this time.
-_LAYERED = ("grad_cam", "guided_grad_cam")
-_GUIDED = ("guided_saliency", "guided_grad_cam")
+# Fewer steps and samples than the defaults. The rates are proportional to them.
+STEPS, SAMPLES, NOISE, WINDOW, STRIDE, CELLS, BASELINE = 8, 8, 0.15, 96, 64, 4, 127.5
+# torchvision's Inception-v3 calls ReLU as a function, whose derivative captum cannot
+# replace.
+_OF_RELU = (
+    *("guided_saliency", "guided_grad_cam", "deconvnet_saliency", "deep_lift", "lrp"),
+)
 METHODS: dict[str, Callable] = {
     "saliency": attr.saliency,
+    "input_x_gradient": functools.partial(attr.input_x_gradient, baseline=0.0),
     "guided_saliency": attr.guided_saliency,
+    "deconvnet_saliency": attr.deconvnet_saliency,
     "grad_cam": functools.partial(attr.grad_cam, align="stretch"),
     "guided_grad_cam": functools.partial(attr.guided_grad_cam, align="stretch"),
+    "layer_conductance": functools.partial(
+        attr.layer_conductance, align="stretch", steps=STEPS, spacing=1.0
+    ),
     "integrated_gradients": functools.partial(
-        attr.integrated_gradients, steps=INTEGRATION_STEPS, spacing=1.0
+        attr.integrated_gradients, steps=STEPS, spacing=1.0
     ),
     "smooth_grad": functools.partial(attr.smooth_grad, samples=SAMPLES, noise=NOISE),
+    "gradient_shap": functools.partial(
+        attr.gradient_shap, samples=SAMPLES, noise=NOISE
+    ),
+    "deep_lift": attr.deep_lift,
+    "lrp": functools.partial(attr.lrp, rule=rules.epsilon(1e-9)),
     "occlusion": functools.partial(attr.occlusion, window=WINDOW, stride=STRIDE),
+    "feature_ablation": functools.partial(attr.feature_ablation, cells=CELLS),
+    "kernel_shap": functools.partial(attr.kernel_shap, cells=CELLS, samples=SAMPLES),
 }
 
 Images: TypeAlias = Float[np.ndarray, "n h w 3"]
@@ -56,13 +67,9 @@ PeakBytes: TypeAlias = Callable[[], int | None]
 
 
 def shared_methods(model: str) -> list[str]:
-    """Return the methods that captum also has for a network.
-
-    torchvision's Inception-v3 calls ReLU as a function, which captum's guided
-    backpropagation cannot replace.
-    """
-    guided = model != "inception_v3"
-    return [name for name in METHODS if guided or name not in _GUIDED]
+    """Return the methods that captum also has for a network."""
+    has_modules = model != "inception_v3"
+    return [name for name in METHODS if has_modules or name not in _OF_RELU]
 
 
 def _is_run(network: str) -> bool:
@@ -108,8 +115,9 @@ def make_map_function(spec: models.ModelSpec, method: str) -> MapFunction:
         network = functools.partial(models.apply, spec, variables)
         if method == "forward":
             return network(images)[0]
-        options = {"layer": spec.cam_layer} if method in _LAYERED else {}
-        if method == "smooth_grad":
+        known = registry.METHODS[method]
+        options = {"layer": spec.cam_layer} if known.layered else {}
+        if known.random:
             options["keys"] = jax.random.split(jax.random.key(0), len(images))
         return METHODS[method](network, images, targets, **options)
 
@@ -133,7 +141,7 @@ def _captum(
 ) -> tuple[timing.Call, PeakBytes]:
     import torch
 
-    from seeflower_jax.comparison import torch_networks
+    from seeflower_jax.comparison import captum_reference, torch_networks
 
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"

@@ -23,11 +23,12 @@ from jaxtyping import Float, Int
 
 from seeflower_jax.attribution import random_points
 from seeflower_jax.attribution.segments import grid_segments
-from seeflower_jax.comparison import captum_reference
+from seeflower_jax.comparison import captum_reference, torch_networks
+from seeflower_jax.comparison.attribution_speed import BASELINE
 from seeflower_jax.comparison.pairs import Pair, resize, to_torch
 
 Maps: TypeAlias = Float[torch.Tensor, "n h w"]
-SAMPLES, NOISE, BASELINE = 4, 0.15, 127.5
+SAMPLES, NOISE = 4, 0.15
 CONDUCTANCE_STEPS, ABLATION_CELLS, STRIPES = 4, 3, 3
 LRP_EPSILON, LRP_GAMMA = 1e-3, 0.25
 
@@ -57,16 +58,6 @@ def paper_saliency(pair: Pair) -> Maps:
     network = torch.nn.Sequential(pair.torch_network, torch.nn.Softmax(1))
     attribute = captum.attr.GuidedBackprop(network).attribute
     return attribute(pair.tensor(), pair.torch_targets).abs().amax(1)
-
-
-def deconvnet_saliency(pair: Pair) -> Maps:
-    attribute = captum.attr.Deconvolution(pair.torch_network).attribute
-    return attribute(pair.tensor(), pair.torch_targets).abs().amax(1)
-
-
-def input_x_gradient(pair: Pair) -> Maps:
-    attribute = captum.attr.InputXGradient(pair.torch_network).attribute
-    return attribute(pair.tensor(), pair.torch_targets).sum(1)
 
 
 class _Largest(captum.attr.Saliency):
@@ -181,18 +172,6 @@ def deep_lift(pair: Pair) -> Maps:
     return torch.cat(maps).sum(1)
 
 
-class _Modules(torch.nn.Module):
-    """The network of preprocessed images, of modules only, which captum's LRP needs."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.layers, self.head = network.layers, network.head
-        self.pool = torch.nn.AdaptiveAvgPool2d(1)
-
-    def forward(self, x):
-        return self.head(self.pool(self.layers(x)).flatten(1))
-
-
 def _with_bias(rule, change):
     """Return captum's rule, which leaves biases as they are, with changed biases.
 
@@ -239,9 +218,9 @@ def lrp(
     """
 
     def maps(pair: Pair) -> Maps:
-        modules = _Modules(copy.deepcopy(pair.torch_network))
-        linear = [m for m in modules.layers if isinstance(m, torch.nn.Conv2d)]
-        linear.append(modules.head)
+        modules = torch_networks.Modules(copy.deepcopy(pair.torch_network))
+        convolutions = [m for m in modules.layers if isinstance(m, torch.nn.Conv2d)]
+        linear = [*convolutions, modules.head]
         for index, module in enumerate(linear):
             is_end = index in (0, len(linear) - 1)
             is_below = (index + 0.5) / len(linear) <= depth

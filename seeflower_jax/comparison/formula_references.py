@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 
 from seeflower_jax.attribution import random_masks
-from seeflower_jax.comparison.captum_references import BASELINE, Maps
+from seeflower_jax.comparison.attribution_speed import BASELINE
+from seeflower_jax.comparison.captum_references import Maps
 from seeflower_jax.comparison.pairs import Pair, resize, to_torch
 
 Activations: TypeAlias = Float[torch.Tensor, "n k h w"]

@@ -63,6 +63,18 @@ class TorchNetwork(torch.nn.Module):
         return self.head(torch.cat(means, 1))
 
 
+class Modules(torch.nn.Module):
+    """The network of preprocessed images, of modules only, which captum's LRP needs."""
+
+    def __init__(self, network: TorchNetwork):
+        super().__init__()
+        self.layers, self.head = network.layers, network.head
+        self.pool = torch.nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Images) -> Float[torch.Tensor, "n c"]:
+        return self.head(self.pool(self.layers(x)).flatten(1))
+
+
 def torch_network(
     spec: models.ModelSpec, variables: Variables
 ) -> tuple[TorchNetwork, torch.nn.Module]:
