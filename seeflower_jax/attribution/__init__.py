@@ -16,8 +16,9 @@ may jit it.
 - `images` are RGB in [0, 255], [N, H, W, 3].
 - `targets` selects the score that the maps explain, see the module `targets`. The
   default is the logit of the predicted class.
-- `maps` are float32 [N, H, W], at the size of the images. They are raw: normalise them
-  only for display. Only signed methods return negative values.
+- `maps` are float32 [N, H, W], at the size of the images, or float64 for images in
+  float64. They are raw: normalise them only for display. Only signed methods return
+  negative values.
 
 In inference, the images of a batch do not influence one another. One gradient of the
 sum of all scores therefore holds the gradient of each score.

@@ -39,6 +39,7 @@ from seeflower_jax.attribution.types import (
     Taps,
 )
 from seeflower_jax.data.augmentation import Augmentation, augment
+from seeflower_jax.models.dtypes import as_float
 
 # Square root of the covariance of ImageNet's colours (Olah et al. 2017). The columns
 # are brightness, blue-yellow and green-purple.
@@ -173,7 +174,7 @@ def moments(endpoints: Endpoints) -> dict[str, Float[Array, "n 2*c"]]:
     """
     moments_by_layer = {}
     for name in layers.spatial_layers(endpoints):
-        values = endpoints[name].astype(jnp.float32)
+        values = as_float(endpoints[name])
         deviation = jnp.sqrt(values.var((1, 2)) + 1e-4)
         moments_by_layer[name] = jnp.concatenate([values.mean((1, 2)), deviation], -1)
     return moments_by_layer

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from seeflower_jax import hints
 from seeflower_jax.attribution import cam
 from seeflower_jax.attribution.tokens import Grid, grid_shape
+from seeflower_jax.models.dtypes import as_float
 
 
 def token_maps(
@@ -67,7 +68,7 @@ def attention_heads(
             hint = hints.did_you_mean(layer, endpoints)
             known = list(endpoints)
             raise ValueError(f"layer {layer!r} is unknown; layers are {known}{hint}")
-    return [_heads_first(name, endpoints[name].astype(jnp.float32)) for name in layers]
+    return [_heads_first(name, as_float(endpoints[name])) for name in layers]
 
 
 def _heads_first(layer: str, weights: Array) -> Float[Array, "n heads t t"]:

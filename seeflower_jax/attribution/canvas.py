@@ -23,6 +23,7 @@ from seeflower_jax.attribution.rules.full_gradient import Draw, FullGradient
 from seeflower_jax.attribution.rules.interpreter import with_rules
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 # (terms of the cells, centres of the rows, centres of the columns) -> their map.
 DrawCells = Callable[
@@ -52,7 +53,7 @@ def draw_terms(
       >>> maps.shape == images.shape[:3], rest.shape == labels.shape
       (True, True)
     """
-    targets, images = resolve(network, images, targets), images.astype(jnp.float32)
+    targets, images = resolve(network, images, targets), as_float(images)
 
     def total_score(canvas, rest):
         rules = FullGradient(canvas, rest, _make_draw(images, draw_cells))
@@ -86,7 +87,7 @@ def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
     n, height, width, _ = images.shape
 
     def draw(terms, place: Place | None):
-        terms = terms.astype(jnp.float32)
+        terms = as_float(terms)
         windows = place or ()
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
         if not terms.size:

@@ -5,11 +5,11 @@ Example:
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.targets import score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def gradient(
@@ -24,6 +24,4 @@ def gradient(
       >>> gradient(network, images, labels).shape == images.shape
       True
     """
-    return jax.grad(lambda x: score(network(x)[0], targets).sum())(
-        images.astype(jnp.float32)
-    )
+    return jax.grad(lambda x: score(network(x)[0], targets).sum())(as_float(images))

@@ -30,6 +30,7 @@ from seeflower_jax.attribution.types import (
     Taps,
     Targets,
 )
+from seeflower_jax.models.dtypes import as_float
 
 HEAD = "head"  # stands for all layers that the head reads
 
@@ -288,8 +289,8 @@ def gradients(
     by_name, activations = jax.grad(evaluate_score, has_aux=True)(taps)
     return {
         name: (
-            value.astype(jnp.float32),
-            jax.tree.leaves(by_name[name])[0].astype(jnp.float32),
+            as_float(value),
+            as_float(jax.tree.leaves(by_name[name])[0]),
         )
         for name, value in zip(taps, activations, strict=True)
     }

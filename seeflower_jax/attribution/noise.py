@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.chunks import Tree, sum_over
 from seeflower_jax.attribution.options import check_ranges
+from seeflower_jax.models.dtypes import as_float
 
 
 def check_keys(keys: Key[Array, "n"], images: Float[Array, "n h w 3"]) -> None:
@@ -56,7 +57,7 @@ def mean_over_noise(
     """
     check_ranges(samples=samples, noise=noise, batch_size=batch_size)
     check_keys(keys, images)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 
     def draw_noise(key, sample):

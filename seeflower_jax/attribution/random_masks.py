@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from seeflower_jax.attribution import cam
 from seeflower_jax.attribution.receptive_field import tile_centres
+from seeflower_jax.models.dtypes import as_float
 
 
 def draw_mask(
@@ -37,7 +38,7 @@ def draw_mask(
         jax.random.randint(key, (), 0, math.ceil(side / cells))
         for key, side in zip((of_rows, of_columns), size, strict=True)
     ]
-    return _resize_grid(grid.astype(jnp.float32), shifts, size)
+    return _resize_grid(as_float(grid), shifts, size)
 
 
 def _resize_grid(

@@ -10,6 +10,8 @@ the object in the image.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seeflower_jax.models.dtypes import as_float
+
 THRESHOLD = 0.15  # a mask holds the pixels above this share of the map's maximum
 
 
@@ -94,7 +96,7 @@ def squares(
       >>> centers.tolist(), halves.tolist()
       ([[-0.5, -0.5]], [0.5])
     """
-    corners = 2 * boxes.astype(jnp.float32).reshape(-1, 2, 2) / side - 1
+    corners = 2 * as_float(boxes).reshape(-1, 2, 2) / side - 1
     half_extent = (corners[:, 1] - corners[:, 0]).max(-1) / 2
     halves = jnp.minimum(half_extent * (1 + 2 * margin), 1)
     limit = (1 - halves)[:, None]

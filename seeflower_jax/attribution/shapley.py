@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
+from seeflower_jax.models.dtypes import as_float
+
 
 def make_coalitions(
     keys: Key[Array, "n"], count: int, samples: int
@@ -40,7 +42,7 @@ def make_coalitions(
     weights = (count - 1) / (of_same_size * sizes * (count - sizes))
     return (
         jnp.broadcast_to(coalitions, (len(keys), *coalitions.shape)),
-        jnp.array(weights, jnp.float32),
+        jnp.array(weights),
     )
 
 
@@ -50,7 +52,7 @@ def _draw_coalitions(
     of_size, of_order = jax.random.split(key)
     pairs = -(-samples // 2)
     sizes = np.arange(1, count)
-    log_chances = -jnp.log(jnp.array(sizes * (count - sizes), jnp.float32))
+    log_chances = -jnp.log(jnp.array(sizes * (count - sizes)))
     drawn = 1 + jax.random.categorical(of_size, log_chances, shape=(pairs, 1))
     ranks = jax.random.uniform(of_order, (pairs, count)).argsort(1).argsort(1)
     coalitions = ranks < drawn
@@ -81,9 +83,10 @@ def fit_values(
       >>> [round(x, 4) for x in fit_values(players, gains, 4.0, jnp.ones(1)).tolist()]
       [1.5, 2.5]
     """
-    members, gains = coalitions.astype(jnp.float32), gains.astype(jnp.float32)
+    gains = as_float(gains)
+    members = coalitions.astype(gains.dtype)
     shares = members.mean(1, keepdims=True)
-    roots = jnp.sqrt(weights)
+    roots = jnp.sqrt(weights.astype(gains.dtype))
     rows, rests = members - shares, gains - shares[:, 0] * change
     solution, *_ = jnp.linalg.lstsq(rows * roots[:, None], rests * roots)
     return change / coalitions.shape[1] + solution

@@ -1,16 +1,28 @@
 """Dtypes to compute in.
 
-x = x.astype(at_least_float32(x.dtype))
+x = as_float(images)    # float32, or float64 for float64
 """
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
     """Return the dtype for sums and heads: float32, or float64 for float64."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def as_float(array: ArrayLike) -> Array:
+    """Return an array in at least float32.
+
+    Example:
+      >>> as_float(jnp.ones(2, "uint8")).dtype.name
+      'float32'
+    """
+    array = jnp.asarray(array)
+    return array.astype(at_least_float32(array.dtype))
 
 
 def check_dtype(name: str) -> jnp.dtype:

@@ -8,7 +8,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
-from seeflower_jax.comparison.pairs import Pair
+from seeflower_jax.comparison.pairs import Pair, to_torch
 from seeflower_jax.comparison.torch_networks import TorchNetwork
 from tests.attribution.rules import networks
 
@@ -33,9 +33,10 @@ def forward(parameters, x):
     return x.mean((1, 2)) @ kernel + bias
 
 
-def network():
+def network(dtype=np.float32):
     """Return the network, which takes images in [0, 255]."""
-    return attr.from_function(forward, PARAMETERS, preprocess=preprocess)
+    parameters = jax.tree.map(lambda array: np.asarray(array, dtype), PARAMETERS)
+    return attr.from_function(forward, parameters, preprocess=preprocess)
 
 
 def images(count=2):
@@ -59,10 +60,9 @@ def torch_network():
     return TorchNetwork(preprocess, [first, relu(), pool, second, relu()], head).eval()
 
 
-def pair(layer):
+def pair(layer, dtype=np.float32):
     """Return the network in both frameworks, with the images and a layer."""
-    in_torch = torch_network()
+    pixels = np.asarray(images(), dtype)
+    in_torch = torch_network().to(to_torch(pixels).dtype)
     module = in_torch.layers[{"first": 1, "second": 4}[layer]]
-    return Pair(
-        network(), layer, in_torch, module, np.asarray(images()), np.asarray(LABELS)
-    )
+    return Pair(network(dtype), layer, in_torch, module, pixels, np.asarray(LABELS))

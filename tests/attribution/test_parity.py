@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -31,6 +32,18 @@ def test_maps_are_those_of_the_reference(name, layer):
     assert figures["relative_difference"] < LARGER.get(name, 1e-5)
     assert figures["correlation"] > 0.99999
     assert figures["images"] == 2
+
+
+@pytest.mark.parametrize("name", attribution_parity.COMPARISONS)
+def test_float64_leaves_no_difference(name):
+    """captum computes some points of paths in float32, RISE computes its masks so."""
+    targets = TARGETS.get(name, np.asarray(small.LABELS))
+    with jax.enable_x64(True):
+        exact = small.pair("first", np.float64)
+        exact = dataclasses.replace(exact, targets=targets)
+        ((_, figures),) = attribution_parity.compare(exact, [name])
+        assert attribution_parity.compute(exact, name).dtype == np.float64
+    assert figures["relative_difference"] < (1e-5 if name == "rise" else 1e-6)
 
 
 def test_every_method_is_compared():

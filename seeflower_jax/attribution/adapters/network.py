@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Shaped
 from seeflower_jax.attribution.adapters import named
 from seeflower_jax.attribution.adapters.taps import run
 from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Preprocess, Taps
+from seeflower_jax.models.dtypes import as_float
 
 
 def layer_shapes(
@@ -156,7 +157,7 @@ class AdaptedNetwork:
         if self.input_shape is None:  # The network keeps a shape, and no values.
             object.__setattr__(self, "input_shape", images.shape[1:])
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            images = images.astype(jnp.float32)
+            images = as_float(images)
         inputs = self.preprocess(images) if self.preprocess else images
         return jnp.moveaxis(inputs, -1, 1) if self.channels_first else inputs
 

@@ -12,6 +12,7 @@ from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def ablation_cam(
@@ -68,5 +69,5 @@ def ablation_cam(
 
     drops = map_over(score_drop, jnp.arange(activations.shape[-1]), batch_size)
     weights = cam.divide(drops, jnp.broadcast_to(jnp.abs(full_scores), drops.shape))
-    maps = jnp.einsum("nhwc,cn->nhw", activations.astype(jnp.float32), weights)
+    maps = jnp.einsum("nhwc,cn->nhw", as_float(activations), weights)
     return cam.place_maps({name: maps}, network, images, align=align)

@@ -5,7 +5,6 @@ Example:
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.options import check_ranges
@@ -13,6 +12,7 @@ from seeflower_jax.attribution.rules.deep_lift import DeepLift
 from seeflower_jax.attribution.rules.interpreter import with_rules
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def deep_lift(
@@ -45,7 +45,7 @@ def deep_lift(
       True
     """
     check_ranges(baseline=baseline)
-    targets, images = resolve(network, images, targets), images.astype(jnp.float32)
+    targets, images = resolve(network, images, targets), as_float(images)
     scores = with_rules(lambda x: score(network(x)[0], targets), DeepLift(baseline))
     multipliers = jax.grad(lambda x: scores(x).sum())(images)
     return (multipliers * (images - baseline)).sum(-1)

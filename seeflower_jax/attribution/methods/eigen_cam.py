@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from seeflower_jax.attribution import cam, layers
 from seeflower_jax.attribution.receptive_field import cell_centres
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def eigen_cam(
@@ -51,7 +52,7 @@ def eigen_cam(
     del targets
     name = layers.resolve_one(network, images, layer, "eigen_cam")
     centres = cell_centres(network, images, align)[name]
-    layer_outputs = network(images)[1][name].astype(jnp.float32)
+    layer_outputs = as_float(network(images)[1][name])
     n, h, w, channels = layer_outputs.shape
     activations = layer_outputs.reshape(n, h * w, channels)
     # The projection is a left singular vector times its singular value. Both come from

@@ -13,6 +13,7 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.segments import resolve as resolve_segments
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def feature_ablation(
@@ -50,7 +51,7 @@ def feature_ablation(
     check_ranges(cells=cells, baseline=baseline, batch_size=batch_size)
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     full_scores = score(network(images)[0], targets)
 
     def score_drop(segment):
@@ -60,5 +61,5 @@ def feature_ablation(
 
     drops = map_over(score_drop, jnp.arange(count), batch_size)
     flat_segments = segments.reshape(len(segments), -1)
-    maps = jnp.take_along_axis(drops.astype(jnp.float32).T, flat_segments, 1)
+    maps = jnp.take_along_axis(as_float(drops).T, flat_segments, 1)
     return maps.reshape(segments.shape)

@@ -16,6 +16,7 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.random_points import draw
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def gradient_shap(
@@ -64,7 +65,8 @@ def gradient_shap(
     check_ranges(
         baselines=baselines, samples=samples, noise=noise, batch_size=batch_size
     )
-    choices = jnp.asarray(baselines, jnp.float32)
+    images = as_float(images)
+    choices = jnp.asarray(baselines, images.dtype)
     choices = choices if choices.ndim else choices.reshape(1, 1, 1, 1)
     if choices.ndim != 4 or not len(choices):
         raise ValueError(
@@ -72,7 +74,6 @@ def gradient_shap(
             "of at least 1, or one number"
         )
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 
     def contribution(sample):

@@ -4,12 +4,12 @@ Example:
     maps = input_x_gradient(network, images, targets)
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def input_x_gradient(
@@ -41,5 +41,5 @@ def input_x_gradient(
       True
     """
     check_ranges(baseline=baseline)
-    difference = images.astype(jnp.float32) - baseline
+    difference = as_float(images) - baseline
     return (gradient(network, images, targets) * difference).sum(-1)

@@ -13,6 +13,7 @@ from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def integrated_gradients(
@@ -52,7 +53,7 @@ def integrated_gradients(
     """
     check_ranges(baseline=baseline, steps=steps, spacing=spacing, batch_size=batch_size)
     targets = resolve(network, images, targets)
-    difference = images.astype(jnp.float32) - baseline
+    difference = as_float(images) - baseline
 
     def weighted_gradient(point):
         share, weight = point
@@ -62,8 +63,8 @@ def integrated_gradients(
     points, weights = np.polynomial.legendre.leggauss(steps)
     points, weights = (points + 1) / 2, weights / 2  # on [0, 1]
     path = (
-        jnp.array(points**spacing, jnp.float32),
-        jnp.array(weights * spacing * points ** (spacing - 1), jnp.float32),
+        jnp.array(points**spacing, difference.dtype),
+        jnp.array(weights * spacing * points ** (spacing - 1), difference.dtype),
     )
     mean_gradient = sum_over(weighted_gradient, path, batch_size)
     return (mean_gradient * difference).sum(-1)

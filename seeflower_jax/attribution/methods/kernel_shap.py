@@ -16,6 +16,7 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.segments import resolve as resolve_segments
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def kernel_shap(
@@ -68,7 +69,7 @@ def kernel_shap(
     check_ranges(cells=cells, samples=samples, baseline=baseline, batch_size=batch_size)
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     flat_segments = segments.reshape(len(segments), -1)
 
     def score_of(coalitions):

@@ -13,6 +13,7 @@ from seeflower_jax.attribution.chunks import sum_over_steps
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def layer_conductance(
@@ -64,7 +65,7 @@ def layer_conductance(
     check_ranges(batch_size=batch_size)
     targets = resolve(network, images, targets)
     names = layers.resolve(network, images, layer)
-    difference = images.astype(jnp.float32) - baseline
+    difference = as_float(images) - baseline
 
     def at(share):
         return layers.gradients(network, baseline + share * difference, targets, names)
@@ -77,6 +78,6 @@ def layer_conductance(
     def trapezoids(before, after):
         return {name: trapezoid(before[name], after[name]) for name in names}
 
-    shares = jnp.array(np.linspace(0, 1, steps + 1) ** spacing, jnp.float32)
+    shares = jnp.array(np.linspace(0, 1, steps + 1) ** spacing, difference.dtype)
     totals = sum_over_steps(at, trapezoids, shares, batch_size)
     return cam.place_maps(totals, network, images, align=align, relu=False)

@@ -12,6 +12,7 @@ from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def _window_masks(size: int, window: int, stride: int) -> Bool[np.ndarray, "k size"]:
@@ -63,7 +64,7 @@ def occlusion(
             "uncovered; the stride must be from 1 to the window"
         )
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     rows = _window_masks(images.shape[1], window, stride)
     columns = _window_masks(images.shape[2], window, stride)
     full_score = score(network(images)[0], targets)

@@ -15,6 +15,7 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.random_masks import draw_mask
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def rise(
@@ -62,7 +63,7 @@ def rise(
     check_ranges("rise", samples=samples, cells=cells, visible=visible)
     check_ranges(baseline=baseline, batch_size=batch_size)
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     size = images.shape[1], images.shape[2]
     # Differences from a fixed score lose fewer digits.
     full_scores = score(network(images)[0], targets)

@@ -14,6 +14,7 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.receptive_field import cell_centres
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def score_cam(
@@ -59,10 +60,10 @@ def score_cam(
     """
     check_ranges(baseline=baseline, channels=channels, batch_size=batch_size)
     targets = resolve(network, images, targets)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     name = layers.resolve_one(network, images, layer, "score_cam")
     centres = cell_centres(network, images, align)[name]
-    activations = network(images)[1][name].astype(jnp.float32)
+    activations = as_float(network(images)[1][name])
     if channels:
         count = min(channels, activations.shape[-1])
         _, indices = jax.lax.top_k(activations.var((1, 2)), count)
@@ -76,6 +77,6 @@ def score_cam(
         return score(network(masked_images)[0], targets)
 
     scores = map_over(masked_score, jnp.moveaxis(activations, -1, 0), batch_size)
-    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=0)
+    weights = jax.nn.softmax(as_float(scores), axis=0)
     maps = jax.nn.relu(jnp.einsum("nhwc,cn->nhw", activations, weights))
     return cam.upsample(maps, images, centres)

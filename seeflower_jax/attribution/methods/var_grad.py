@@ -6,7 +6,6 @@ Example:
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.methods.saliency import saliency
@@ -14,6 +13,7 @@ from seeflower_jax.attribution.noise import mean_over_noise
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve
 from seeflower_jax.attribution.types import MethodFunction, NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def var_grad(
@@ -43,7 +43,7 @@ def var_grad(
     check_ranges("var_grad", samples=samples, noise=noise)
     targets = resolve(network, images, targets)
     # Differences from a fixed map have the same variance, and lose fewer digits.
-    clean_maps = method(network, images.astype(jnp.float32), targets)
+    clean_maps = method(network, as_float(images), targets)
 
     def moments(noisy_images):
         difference = method(network, noisy_images, targets) - clean_maps

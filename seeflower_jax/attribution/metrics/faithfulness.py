@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax.attribution import targets as targets_lib
 from seeflower_jax.attribution.types import NetworkFunction
+from seeflower_jax.models.dtypes import as_float
 
 
 def ranks(maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
@@ -125,7 +126,7 @@ def deletion(
     ends = jnp.linspace(0, 1, steps + 1)
     return probability_curve(
         network,
-        images.astype(jnp.float32),
+        as_float(images),
         maps,
         labels,
         jnp.stack([jnp.zeros_like(ends), ends], -1),
@@ -155,7 +156,7 @@ def insertion(
     Returns:
       The curve, from the blurred to the whole image. A higher `area_under` is better.
     """
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     blurred = _blur(images, sigma)
     starts = jnp.linspace(0, 1, steps + 1)
     return probability_curve(

@@ -14,6 +14,7 @@ from seeflower_jax.attribution.noise import check_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 # (key, image) -> (perturbation, perturbed image), for one image [h, w, 3]. The
 # perturbation has the shape of a map.
@@ -108,7 +109,7 @@ def infidelity(
     check_ranges(samples=samples)
     check_keys(keys, images)
     perturb = perturb or remove_square()
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     targets = resolve(network, images, targets)
     whole = score(network(images)[0], targets)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax.attribution.metrics.faithfulness import probability_curve
 from seeflower_jax.attribution.types import NetworkFunction
+from seeflower_jax.models.dtypes import as_float
 
 _WEIGHTS = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
 # Share of the right side that may remain.
@@ -49,7 +50,7 @@ def road(
       >>> morf.shape == lerf.shape == (2, len(images))
       True
     """
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     most_relevant = jnp.array([(0.0, share) for share in shares])
     least_relevant = jnp.array([(1 - share, 2.0) for share in shares])
     impute = jax.vmap(_impute)  # each image until its own solution

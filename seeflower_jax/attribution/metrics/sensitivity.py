@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.noise import check_keys
 from seeflower_jax.attribution.options import check_ranges
+from seeflower_jax.models.dtypes import as_float
 
 Maps = TypeVar("Maps")  # arrays with one number per image in the result
 
@@ -64,7 +65,7 @@ def max_sensitivity(
     """
     check_ranges(samples=samples, radius=radius)
     check_keys(keys, images)
-    images = images.astype(jnp.float32)
+    images = as_float(images)
     maps = explain(images)
     sizes = jax.tree.map(_norm, maps)
 
