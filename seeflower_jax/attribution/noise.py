@@ -23,7 +23,9 @@ def check_keys(keys: Key[Array, "n"], images: Float[Array, "n h w 3"]) -> None:
     Example:
       >>> check_keys(jax.random.split(jax.random.key(0), len(images)), images)
     """
-    if keys.shape[:1] != images.shape[:1]:
+    is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    counts = keys.shape if is_typed else keys.shape[:-1]  # the last axis is of one key
+    if counts != images.shape[:1]:
         raise ValueError(
             f"keys have the shape {keys.shape}; expected one random key per image, as "
             f"from jax.random.split(key, {len(images)})"

@@ -108,10 +108,15 @@ def _infidelity(network, images, targets, keys):
     [attr.smooth_grad, attr.gradient_shap, attr.rise, attr.kernel_shap, _infidelity],
 )
 @pytest.mark.parametrize(
-    "keys", [jax.random.key(0), jax.random.split(jax.random.key(0))]
+    "keys, count",
+    [
+        (jax.random.key(0), 3),
+        (jax.random.split(jax.random.key(0)), 3),
+        (jax.random.PRNGKey(0), 2),  # one key of two numbers
+    ],
 )
-def test_another_number_of_keys_than_images(function, keys):
-    images = jnp.ones((3, 12, 12, 3))
+def test_another_number_of_keys_than_images(function, keys, count):
+    images = jnp.ones((count, 12, 12, 3))
     with pytest.raises(ValueError, match="expected one random key per image"):
         function(small.network(), images, None, keys)
 

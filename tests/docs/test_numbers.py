@@ -251,15 +251,18 @@ def test_parity_of_attribution():
     methods = _record("results/attribution_parity.json")["methods"]
     (rows,) = (rows for header, rows in TABLES if header[:2] == ["method", "cost"])
     compared = set()
-    for names, *_, cell in rows:
+    for names, *_, against, single, double in rows:
         keys = [key for key in re.findall(r"\w+", names) if key in methods]
-        if not keys:  # a method of transformers
-            assert cell == "equation, in tests"
-            continue
         compared.update(keys)
-        (against,) = {methods[key]["against"].split()[0] for key in keys}
-        worst = max(methods[key]["relative_difference"] for key in keys)
-        assert cell == f"{against}, {worst:.0e}".replace("e-0", "e-")
+        assert against == {methods[key]["against"].split()[0] for key in keys}.pop()
+        columns = ("relative_difference", "relative_difference_float64")
+        for cell, column in zip((single, double), columns, strict=True):
+            differences = [methods[key].get(column) for key in keys]
+            if None in differences:  # methods of transformers
+                assert names.startswith("`attention") and column.endswith("64")
+                assert cell == ""
+            else:
+                assert cell == f"{max(differences):.0e}".replace("e-0", "e-")
     # Forms of LRP that are no methods of their own are only in the record.
     assert {key for key in methods.keys() - compared if "lrp_" not in key} == set()
     assert len(methods) >= 26
