@@ -21,8 +21,9 @@ from seeflower_jax.attribution.types import NetworkFunction
 from seeflower_jax.models.dtypes import as_float
 
 _WEIGHTS = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
-# Share of the right side that may remain.
+# Share of the right side of the equations that may remain.
 _TOLERANCE = 1e-4
+_SMALLEST = 4  # pixels; smaller images start from the mean colour
 
 
 def road(
@@ -107,20 +108,47 @@ def _impute(
     """Replace pixels with the weighted mean of their eight neighbours.
 
     The weights are 1/6 for direct and 1/12 for diagonal neighbours (equation 4 of
-    ROAD). Neighbours outside the image do not count. Conjugate gradients solve this
-    linear system, to about two grey levels or less. If no pixel remains, all are 0.
+    ROAD). Neighbours outside the image do not count. The result is the solution of
+    these equations, to about two grey levels or less. If no pixel remains, all are 0.
     """
     unknown = removed[..., None]
-    known = jnp.where(unknown, 0, image)
-    mean = known.sum((0, 1)) / jnp.maximum((~unknown).sum((0, 1)), 1)
-    weight = _sum_of_neighbours(jnp.ones(unknown.shape))
+    return _solve(jnp.where(unknown, 0, image), unknown)
+
+
+def _solve(
+    known: Float[Array, "h w c"], unknown: Bool[Array, "h w 1"]
+) -> Float[Array, "h w c"]:
+    """Solve the equations by conjugate gradients, from an image of half the size."""
 
     def equations(x):  # symmetric and positive definite
         return jnp.where(unknown, weight * x - _sum_of_neighbours(x), x)
 
-    from_known = _sum_of_neighbours(jnp.where(unknown, 0, image - mean))
-    difference, _ = cg(equations, jnp.where(unknown, from_known, 0), tol=_TOLERANCE)
-    return jnp.where(unknown, mean + difference, image)
+    weight = _sum_of_neighbours(jnp.ones(unknown.shape))
+    start = jnp.where(unknown, _guess(known, unknown), 0)
+    sums = jnp.where(unknown, _sum_of_neighbours(known), 0)
+    atol = _TOLERANCE * jnp.linalg.norm(sums)
+    change, _ = cg(equations, sums - equations(start), tol=0.0, atol=atol)
+    return jnp.where(unknown, start + change, known)
+
+
+def _guess(
+    known: Float[Array, "h w c"], unknown: Bool[Array, "h w 1"]
+) -> Float[Array, "h w c"]:
+    """Enlarge the solution for cells of 2 by 2 pixels."""
+    height, width, colours = known.shape
+    if min(height, width) <= _SMALLEST:
+        mean = known.sum((0, 1)) / jnp.maximum((~unknown).sum(), 1)
+        return jnp.broadcast_to(mean, known.shape)
+
+    def of_cells(values):
+        padded = jnp.pad(values, ((0, height % 2), (0, width % 2), (0, 0)))
+        cells = padded.reshape(-(-height // 2), 2, -(-width // 2), 2, -1)
+        return cells.sum((1, 3))
+
+    counts = of_cells(~unknown)
+    coarse = _solve(of_cells(known) / jnp.maximum(counts, 1), counts == 0)
+    double = (2 * len(coarse), 2 * coarse.shape[1], colours)
+    return jax.image.resize(coarse, double, "linear")[:height, :width]
 
 
 def _sum_of_neighbours(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
