@@ -42,13 +42,11 @@ _PLATFORM = flags.DEFINE_enum(
 _NETWORKS = flags.DEFINE_list(
     "networks", ["vgg16", "inception_v3"], "Models or run directories of `attribution`."
 )
+_METHODS = flags.DEFINE_list(
+    "methods", [], "Methods of `attribution`, or patterns; by default all."
+)
 _OUT = flags.DEFINE_string("out", None, "JSON file to write the results to.")
 _WORKER = flags.DEFINE_string("worker", None, "Measure only this, in this process.")
-flags.register_validator(
-    "networks",
-    lambda names: all(names) and 0 < len(names) == len(set(names)),
-    "expected different models or run directories",
-)
 flags.register_validator("out", lambda path: path != "", "expected a JSON file")
 
 
@@ -58,7 +56,7 @@ def _train() -> tuple[dict, str]:
 
 
 def _attribution() -> tuple[dict, str]:
-    workers = attribution_speed.workers(_NETWORKS.value)
+    workers = attribution_speed.workers(_NETWORKS.value, _METHODS.value)
     networks = attribution_speed.table(_in_processes(workers, together=2))
     figures = {"batch_size": _BATCH_SIZE.value, "networks": networks}
     return figures, attribution_speed.text(networks)

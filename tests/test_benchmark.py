@@ -95,8 +95,30 @@ def test_unknown_command(arguments):
 
 
 @pytest.mark.parametrize(
-    "argument", ["--networks=", "--networks=vgg16,vgg16", "--out=", "--steps=0"]
+    "argument, message",
+    [
+        ("--networks=", "expected different ones"),
+        ("--networks=vgg16,vgg16", "expected different ones"),
+        ("--methods=salincy", "unknown method 'salincy'; did you mean one of"),
+    ],
 )
+def test_names_that_are_not_valid(argument, message):
+    done = harness.run_here("benchmark", "attribution", argument)
+    assert done.returncode == 1 and message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_methods_that_captum_has():
+    selected = attribution_speed.workers(["vgg16"], ["grad_cam", "lrp"])
+    assert selected == [
+        f"vgg16:{framework}:{method}"
+        for method in ("forward", "grad_cam", "lrp")
+        for framework in ("seeflower_jax", "captum")
+    ]
+    assert "lrp" not in attribution_speed.shared_methods("inception_v3")
+
+
+@pytest.mark.parametrize("argument", ["--out=", "--steps=0"])
 def test_values_out_of_range(argument):
     done = harness.run_here("benchmark", "attribution", argument)
     assert done.returncode == 2 and argument.split("=")[0] in done.stderr

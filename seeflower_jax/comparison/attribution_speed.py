@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seeflower_jax import attribution as attr
-from seeflower_jax import models, records
+from seeflower_jax import hints, models, records
 from seeflower_jax.attribution import registry, rules
 from seeflower_jax.comparison import timing
 from seeflower_jax.inference.run import load_config, load_run
@@ -162,15 +162,27 @@ def _captum(
     return run, lambda: torch.cuda.max_memory_allocated() if cuda else None
 
 
-def workers(networks: Sequence[str]) -> list[str]:
+def workers(networks: Sequence[str], methods: Sequence[str] = ()) -> list[str]:
     """Return the names of all measurements, "network:framework:method".
 
     The frameworks of a method follow each other, so that their calls can alternate.
+
+    Args:
+      networks: run directories or names of models.
+      methods: keys of `METHODS` or patterns; by default all. Methods that captum does
+        not have for a network are left out.
+
+    Raises:
+      ValueError: if there is no network, a network is repeated, or a name is unknown.
     """
+    if not 0 < len(networks) == len(set(networks)):
+        raise ValueError(f"networks are {networks}; expected different ones")
+    selected = hints.matching(methods, list(METHODS), "method")
+    shared = {name: shared_methods(load_network(name)[0].name) for name in networks}
     return [
         f"{network}:{framework}:{method}"
         for network in networks
-        for method in ["forward", *shared_methods(load_network(network)[0].name)]
+        for method in ["forward", *(m for m in shared[network] if m in selected)]
         for framework in FRAMEWORKS
     ]
 
