@@ -23,6 +23,7 @@ from seeflower_jax.models.dtypes import as_float
 _WEIGHTS = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
 # Share of the right side of the equations that may remain.
 _TOLERANCE = 1e-4
+_MOST_STEPS = 1000  # If rounding errors keep the rest large; some 100 are usual.
 _SMALLEST = 4  # pixels; smaller images start from the mean colour
 
 
@@ -127,7 +128,8 @@ def _solve(
     start = jnp.where(unknown, _guess(known, unknown), 0)
     sums = jnp.where(unknown, _sum_of_neighbours(known), 0)
     atol = _TOLERANCE * jnp.linalg.norm(sums)
-    change, _ = cg(equations, sums - equations(start), tol=0.0, atol=atol)
+    rest = sums - equations(start)
+    change, _ = cg(equations, rest, tol=0.0, atol=atol, maxiter=_MOST_STEPS)
     return jnp.where(unknown, start + change, known)
 
 
