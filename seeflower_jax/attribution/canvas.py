@@ -59,7 +59,7 @@ def draw_terms(
         rules = FullGradient(canvas, rest, _make_draw(images, draw_cells))
         return with_rules(lambda x: score(network(x)[0], targets), rules)(images).sum()
 
-    zeros = jnp.zeros(images.shape[:3]), jnp.zeros(len(images))
+    zeros = jnp.zeros_like(images[..., 0]), jnp.zeros(len(images), images.dtype)
     return jax.grad(total_score, (0, 1))(*zeros)
 
 
@@ -85,26 +85,27 @@ def cell_shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
 def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
     """Return the function that draws the terms of an operation at their place."""
     n, height, width, _ = images.shape
+    no_place, no_rest = jnp.zeros_like(images[..., 0]), jnp.zeros(n, images.dtype)
 
     def draw(terms, place: Place | None):
         terms = as_float(terms)
         windows = place or ()
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
         if not terms.size:
-            return jnp.zeros(images.shape[:3]), jnp.zeros(n)
+            return no_place, no_rest
         if 0 in axes and terms.shape[axes[0]] != n:
             terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
         has_place = {0, 1, 2} <= axes.keys()
         if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
             terms = jnp.moveaxis(terms, axes.get(0, 0), 0).reshape(n, -1)
-            return jnp.zeros(images.shape[:3]), terms.sum(1)
+            return no_place, terms.sum(1)
         rows, columns = (
             axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)
             for axis, size in ((1, height), (2, width))
         )
         terms = jnp.moveaxis(terms, (axes[0], axes[1], axes[2]), (0, 1, 2))
         terms = terms.reshape(*terms.shape[:3], -1)
-        return draw_cells(terms, rows, columns), jnp.zeros(n)
+        return draw_cells(terms, rows, columns), no_rest
 
     return draw
 
@@ -113,5 +114,5 @@ def _whole_batch(terms: Array, axis: int, window: Window | None, n: int) -> Arra
     """Return the terms of a part of a batch, with zeros for the other images."""
     rows = np.array(axis_centres(window, terms.shape[axis], n)).astype(int)
     terms = jnp.moveaxis(terms, axis, 0)
-    whole = jnp.zeros((n, *terms.shape[1:])).at[rows].add(terms)
+    whole = jnp.zeros((n, *terms.shape[1:]), terms.dtype).at[rows].add(terms)
     return jnp.moveaxis(whole, 0, axis)

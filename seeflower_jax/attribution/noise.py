@@ -64,7 +64,7 @@ def mean_over_noise(
 
     def draw_noise(key, sample):
         sample_key = jax.random.fold_in(key, sample)
-        return jax.random.normal(sample_key, images.shape[1:])
+        return jax.random.normal(sample_key, images.shape[1:], images.dtype)
 
     def of_sample(sample):
         unit_noise = jax.vmap(draw_noise, (0, None))(keys, sample)

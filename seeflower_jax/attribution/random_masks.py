@@ -33,9 +33,9 @@ def draw_mask(
       (64, 48)
     """
     of_grid, of_rows, of_columns = jax.random.split(key, 3)
-    grid = jax.random.bernoulli(of_grid, visible, (cells, cells))
+    grid = jax.random.bernoulli(of_grid, jnp.float32(visible), (cells, cells))
     shifts = [
-        jax.random.randint(key, (), 0, math.ceil(side / cells))
+        jax.random.randint(key, (), 0, math.ceil(side / cells), "int32")
         for key, side in zip((of_rows, of_columns), size, strict=True)
     ]
     return _resize_grid(as_float(grid), shifts, size)

@@ -52,9 +52,10 @@ def _draw_coalitions(
     of_size, of_order = jax.random.split(key)
     pairs = -(-samples // 2)
     sizes = np.arange(1, count)
-    log_chances = -jnp.log(jnp.array(sizes * (count - sizes)))
+    log_chances = -jnp.log(jnp.array(sizes * (count - sizes), jnp.float32))
     drawn = 1 + jax.random.categorical(of_size, log_chances, shape=(pairs, 1))
-    ranks = jax.random.uniform(of_order, (pairs, count)).argsort(1).argsort(1)
+    order = jax.random.uniform(of_order, (pairs, count), jnp.float32)
+    ranks = order.argsort(1).argsort(1)
     coalitions = ranks < drawn
     return jnp.stack([coalitions, ~coalitions], 1).reshape(-1, count)
 

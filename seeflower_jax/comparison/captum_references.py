@@ -73,10 +73,10 @@ def noise_tunnel(kind: str) -> Callable[[Pair], Maps]:
     """Return the reference of 'smoothgrad', 'smoothgrad_sq' or 'vargrad'."""
 
     def maps(pair: Pair) -> Maps:
-        shape = pair.images.shape[1:]
+        shape, dtype = pair.images.shape[1:], pair.images.dtype
 
         def draw(key, sample):
-            return jax.random.normal(jax.random.fold_in(key, sample), shape)
+            return jax.random.normal(jax.random.fold_in(key, sample), shape, dtype)
 
         tunnel = captum.attr.NoiseTunnel(_Largest(pair.torch_network))
         with _drawn(_by_sample(draw, pair) * NOISE * _ranges(pair)):
@@ -100,10 +100,9 @@ def other_images(pair: Pair) -> Float[np.ndarray, "n h w 3"]:
 
 
 def gradient_shap(pair: Pair) -> Maps:
-    baselines = other_images(pair)
-    count, shape = len(baselines), pair.images.shape[1:]
+    baselines, image = other_images(pair), pair.images[0]
     shares, indices, unit_noise = _by_sample(
-        lambda key, sample: random_points.draw(key, sample, count, shape), pair
+        lambda key, sample: random_points.draw(key, sample, len(baselines), image), pair
     )
     shares = (np.arange(SAMPLES) + shares) / SAMPLES
     attribute = captum.attr.GradientShap(pair.torch_network).attribute

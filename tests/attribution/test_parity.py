@@ -46,6 +46,17 @@ def test_float64_leaves_no_difference(name):
     assert figures["relative_difference"] < (1e-5 if name == "rise" else 1e-6)
 
 
+@pytest.mark.parametrize("name", attribution_parity.COMPARISONS)
+def test_64_bit_mode_does_not_change_maps_of_float32_images(name):
+    targets = TARGETS.get(name, np.asarray(small.LABELS))
+    compared = dataclasses.replace(pair("first"), targets=targets)
+    maps = attribution_parity.compute(compared, name)
+    with jax.enable_x64(True):
+        again = attribution_parity.compute(compared, name)
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again, maps)
+
+
 def test_every_method_is_compared():
     assert registry.METHODS.keys() <= attribution_parity.COMPARISONS.keys()
 

@@ -77,10 +77,8 @@ def gradient_shap(
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 
     def contribution(sample):
-        draws = jax.vmap(draw, (0, None, None, None))
-        shares, indices, unit_noise = draws(
-            keys, sample, len(choices), images.shape[1:]
-        )
+        draws = jax.vmap(draw, (0, None, None, 0))
+        shares, indices, unit_noise = draws(keys, sample, len(choices), images)
         shares = (sample + shares[:, None, None, None]) / samples
         starts = choices[indices]
         difference = images + deviation * unit_noise - starts

@@ -90,6 +90,7 @@ def _noise(
     keys: Key[Array, "n"], images: Float[Array, "n h w 3"], radius: float
 ) -> Float[Array, "n h w 3"]:
     def draw(key: Key[Array, ""]) -> Float[Array, "h w 3"]:
-        return jax.random.uniform(key, images.shape[1:], minval=-radius, maxval=radius)
+        shape = images.shape[1:]
+        return jax.random.uniform(key, shape, images.dtype, -radius, radius)
 
     return jax.vmap(draw)(keys)
