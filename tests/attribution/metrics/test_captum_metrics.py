@@ -1,4 +1,7 @@
-"""Infidelity and sensitivity compared with captum's, on the same perturbations."""
+"""Infidelity and sensitivity compared with captum's, on the same perturbations.
+
+In float64, because differences of scores and maps lose digits.
+"""
 
 import captum
 import jax
@@ -17,11 +20,17 @@ KEYS = jax.random.split(jax.random.key(3), COUNT)
 
 def _arrays(*shapes):
     rng = np.random.default_rng(0)
-    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    return [rng.normal(size=shape) for shape in shapes]
 
 
 HIDDEN, HEAD = _arrays((SIDE * SIDE * 3, 8), (8, 4))
-IMAGES = np.random.default_rng(1).uniform(0, 255, (COUNT, SIDE, SIDE, 3)).astype("f4")
+IMAGES = np.random.default_rng(1).uniform(0, 255, (COUNT, SIDE, SIDE, 3))
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
 
 
 def network(images, taps=None):
@@ -61,7 +70,7 @@ def test_infidelity_is_captums(kind, normalise):
         maps, perturb = per_pixel, remove_square(3, baseline=20.0)
         attributions = np.repeat(maps[..., None] / 3, 3, -1)
         masks, perturbed = _by_sample(perturb, IMAGES)
-        perturbations = masks[..., None].expand(perturbed.shape).float()
+        perturbations = masks[..., None].expand(perturbed.shape).double()
         inputs = torch.tensor(IMAGES).repeat_interleave(SAMPLES, 0)
         torch.testing.assert_close((inputs - perturbed) / (inputs - 20), perturbations)
     expected = captum.metrics.infidelity(
@@ -78,7 +87,7 @@ def test_infidelity_is_captums(kind, normalise):
         actual = infidelity(
             network, IMAGES, maps, KEYS, LABELS, batch_size=batch_size, **options
         )
-        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+        np.testing.assert_allclose(actual, expected, rtol=1e-9)
     alone = infidelity(
         network, IMAGES[1:2], maps[1:2], KEYS[1:2], LABELS[1:2], **options
     )
@@ -136,10 +145,7 @@ def test_sensitivity_is_captums():
     for batch_size in (1, 2):
         options = {"samples": SAMPLES, "batch_size": batch_size}
         actual = max_sensitivity(_explain, IMAGES, KEYS, radius=RADIUS, **options)
-        # The change is a difference of maps, so it is rounded as the maps are.
-        np.testing.assert_allclose(
-            actual, expected.numpy(force=True), rtol=0, atol=5e-6
-        )
+        np.testing.assert_allclose(actual, expected.numpy(force=True), rtol=1e-9)
 
 
 def test_several_methods_are_perturbed_alike():
