@@ -259,7 +259,7 @@ def test_parity_of_attribution():
         for cell, column in zip((single, double), columns, strict=True):
             differences = [methods[key].get(column) for key in keys]
             if None in differences:  # methods of transformers
-                assert names.startswith("`attention") and column.endswith("64")
+                assert "attention" in names and column.endswith("64")
                 assert cell == ""
             else:
                 assert cell == f"{max(differences):.0e}".replace("e-0", "e-")
