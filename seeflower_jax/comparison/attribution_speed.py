@@ -30,9 +30,7 @@ _SECONDS = 5.0  # The calls of a measurement take at least this time.
 STEPS, SAMPLES, NOISE, WINDOW, STRIDE, CELLS, BASELINE = 8, 8, 0.15, 96, 64, 4, 127.5
 # torchvision's Inception-v3 calls ReLU as a function, whose derivative captum cannot
 # replace.
-_OF_RELU = (
-    *("guided_saliency", "guided_grad_cam", "deconvnet_saliency", "deep_lift", "lrp"),
-)
+_OF_RELU = "guided_saliency guided_grad_cam deconvnet_saliency deep_lift lrp".split()
 METHODS: dict[str, Callable] = {
     "saliency": attr.saliency,
     "input_x_gradient": functools.partial(attr.input_x_gradient, baseline=0.0),
