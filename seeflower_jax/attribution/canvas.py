@@ -59,7 +59,8 @@ def draw_terms(
         rules = FullGradient(canvas, rest, _make_draw(images, draw_cells))
         return with_rules(lambda x: score(network(x)[0], targets), rules)(images).sum()
 
-    zeros = jnp.zeros_like(images[..., 0]), jnp.zeros(len(images), images.dtype)
+    places, dtype = images.shape[:3], images.dtype
+    zeros = jnp.zeros(places, dtype), jnp.zeros(len(images), dtype)
     return jax.grad(total_score, (0, 1))(*zeros)
 
 
@@ -85,10 +86,11 @@ def cell_shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
 def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
     """Return the function that draws the terms of an operation at their place."""
     n, height, width, _ = images.shape
-    no_place, no_rest = jnp.zeros_like(images[..., 0]), jnp.zeros(n, images.dtype)
+    dtype = images.dtype
 
     def draw(terms, place: Place | None):
         terms = as_float(terms)
+        no_place, no_rest = jnp.zeros((n, height, width), dtype), jnp.zeros(n, dtype)
         windows = place or ()
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
         if not terms.size:

@@ -58,7 +58,7 @@ def test_all_methods_are_in_the_table():
     table = PAGE[PAGE.index("| method |") : PAGE.index("- `samples` is")]
     rows = [row.split("|")[1:-1] for row in table.splitlines()[2:] if row[:1] == "|"]
     listed = {}
-    for names, _, layer, signed, random, _ in rows:
+    for names, _, layer, signed, random, *_ in rows:
         for name in re.findall(r"`(\w+)`", names):
             assert name not in listed
             listed[name] = [cell.strip() for cell in (layer, signed, random)]
