@@ -42,11 +42,12 @@ _PLATFORM = flags.DEFINE_enum(
 _NETWORKS = flags.DEFINE_list(
     "networks", ["vgg16", "inception_v3"], "Models or run directories of `attribution`."
 )
-_METHODS = flags.DEFINE_list(
-    "methods", [], "Methods of `attribution`, or patterns; by default all."
-)
+_METHODS = flags.DEFINE_list("methods", [], "Methods of `attribution`; or all.")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write the results to.")
 _WORKER = flags.DEFINE_string("worker", None, "Measure only this, in this process.")
+flags.register_validator(
+    "networks", attribution_speed.are_different, "expected different networks"
+)
 flags.register_validator("out", lambda path: path != "", "expected a JSON file")
 
 

@@ -94,17 +94,10 @@ def test_unknown_command(arguments):
     assert done.returncode != 0 and "'train'" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "argument, message",
-    [
-        ("--networks=", "expected different ones"),
-        ("--networks=vgg16,vgg16", "expected different ones"),
-        ("--methods=salincy", "unknown method 'salincy'; did you mean one of"),
-    ],
-)
-def test_names_that_are_not_valid(argument, message):
-    done = harness.run_here("benchmark", "attribution", argument)
-    assert done.returncode == 1 and message in done.stderr
+def test_unknown_method():
+    done = harness.run_here("benchmark", "attribution", "--methods=salincy")
+    assert done.returncode == 1
+    assert "unknown method 'salincy'; did you mean one of" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -118,7 +111,9 @@ def test_methods_that_captum_has():
     assert "lrp" not in attribution_speed.shared_methods("inception_v3")
 
 
-@pytest.mark.parametrize("argument", ["--out=", "--steps=0"])
+@pytest.mark.parametrize(
+    "argument", ["--networks=", "--networks=vgg16,vgg16", "--out=", "--steps=0"]
+)
 def test_values_out_of_range(argument):
     done = harness.run_here("benchmark", "attribution", argument)
     assert done.returncode == 2 and argument.split("=")[0] in done.stderr

@@ -70,6 +70,11 @@ def shared_methods(model: str) -> list[str]:
     return [name for name in METHODS if has_modules or name not in _OF_RELU]
 
 
+def are_different(networks: Sequence[str]) -> bool:
+    """Return whether there are networks, none of them empty or repeated."""
+    return all(networks) and 0 < len(networks) == len(set(networks))
+
+
 def _is_run(network: str) -> bool:
     return os.path.isdir(os.path.expanduser(network))
 
@@ -171,10 +176,8 @@ def workers(networks: Sequence[str], methods: Sequence[str] = ()) -> list[str]:
         not have for a network are left out.
 
     Raises:
-      ValueError: if there is no network, a network is repeated, or a name is unknown.
+      ValueError: if a name is unknown.
     """
-    if not 0 < len(networks) == len(set(networks)):
-        raise ValueError(f"networks are {networks}; expected different ones")
     selected = hints.matching(methods, list(METHODS), "method")
     shared = {name: shared_methods(load_network(name)[0].name) for name in networks}
     return [

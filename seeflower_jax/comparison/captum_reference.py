@@ -67,8 +67,7 @@ def _grad_cam(network, layer, images, targets):
     maps = captum.attr.LayerGradCam(network, layer).attribute(
         images, targets, relu_attributions=True
     )
-    maps = torch.nn.functional.interpolate(maps, images.shape[2:], mode="bilinear")
-    return maps.amax(1)
+    return torch_networks.stretch(maps[:, 0], images.shape[2:])
 
 
 def _guided_grad_cam(network, layer, images, targets):
@@ -97,9 +96,7 @@ def _layer_conductance(network, layer, images, targets):
         n_steps=STEPS,
         internal_batch_size=2 * len(images),  # the least that it takes
     )
-    maps = maps.sum(1, keepdim=True)
-    maps = torch.nn.functional.interpolate(maps, images.shape[2:], mode="bilinear")
-    return maps[:, 0]
+    return torch_networks.stretch(maps.sum(1), images.shape[2:])
 
 
 def _gradient_shap(network, layer, images, targets):

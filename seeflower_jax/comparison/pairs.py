@@ -116,5 +116,4 @@ def resize(
     maps: Float[torch.Tensor, "n lh lw"], pair: Pair
 ) -> Float[torch.Tensor, "n h w"]:
     """Stretch maps over the images, linearly."""
-    size = pair.images.shape[1:3]
-    return torch.nn.functional.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
+    return torch_networks.stretch(maps, pair.images.shape[1:3])

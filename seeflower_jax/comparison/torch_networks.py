@@ -108,6 +108,14 @@ def torch_network(
     return network.eval(), layer
 
 
+def stretch(
+    maps: Float[torch.Tensor, "n lh lw"], size: Sequence[int]
+) -> Float[torch.Tensor, "n h w"]:
+    """Stretch maps to a height and a width, linearly."""
+    resized = torch.nn.functional.interpolate(maps[:, None], size, mode="bilinear")
+    return resized[:, 0]
+
+
 def _torch_layers(
     spec: models.ModelSpec, variables: Variables
 ) -> tuple[list[torch.nn.Module], torch.nn.Module]:

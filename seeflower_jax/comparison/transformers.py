@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, Num
 from seeflower_jax import attribution as attr
 from seeflower_jax.attribution import registry
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
-from seeflower_jax.comparison import attribution_parity
+from seeflower_jax.comparison import attribution_parity, torch_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +158,8 @@ def token_maps(
     tokens: Float[np.ndarray, "n t"], sizes: Sizes
 ) -> Float[np.ndarray, "n h w"]:
     """Return values of the class token and the patches at the size of the images."""
-    grid = torch.tensor(tokens[:, 1:]).reshape(-1, 1, *sizes.grid)
-    size = (sizes.height, sizes.width)
-    resized = torch.nn.functional.interpolate(grid, size, mode="bilinear")
-    return resized[:, 0].numpy()
+    grid = torch.tensor(tokens[:, 1:]).reshape(-1, *sizes.grid)
+    return torch_networks.stretch(grid, (sizes.height, sizes.width)).numpy()
 
 
 def attention_layers(network: AdaptedNetwork) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from seeflower_jax.models import registry
 from seeflower_jax.models.classifier import Classifier
-from seeflower_jax.models.dtypes import at_least_float32, check_dtype
+from seeflower_jax.models.dtypes import as_float, at_least_float32, check_dtype
 from seeflower_jax.models.layers import Taps
 from seeflower_jax.models.preprocess import PREPROCESS
 from seeflower_jax.models.spec import ModelSpec
@@ -131,7 +131,7 @@ def bind(
         images: Images, taps: Taps | None = None, **options: Any
     ) -> tuple[Any, Any]:
         if preprocess:
-            images = preprocess(images.astype(jnp.float32))
+            images = preprocess(as_float(images))
         return apply(spec, variables, images, taps, **options)
 
     return network
