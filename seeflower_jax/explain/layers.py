@@ -45,7 +45,7 @@ def draw(
     columns = []
     for layer in layers:
         explainer = Explainer(network, [method], layer, batch_size=len(pixels))
-        explained = explainer(positions, pixels, [-1] * len(pixels))
+        explained = explainer(positions, pixels, [registry.PREDICTED] * len(pixels))
         pairs = zip(explained.images, explained.maps[method], strict=True)
         columns.append([maps.overlay(*pair, signed=is_signed) for pair in pairs])
     rows = {

@@ -124,7 +124,7 @@ def _solve(
     def equations(x):  # symmetric and positive definite
         return jnp.where(unknown, weight * x - _sum_of_neighbours(x), x)
 
-    weight = _sum_of_neighbours(jnp.ones(unknown.shape))
+    weight = _sum_of_neighbours(jnp.ones(unknown.shape, known.dtype))
     start = jnp.where(unknown, _guess(known, unknown), 0)
     sums = jnp.where(unknown, _sum_of_neighbours(known), 0)
     atol = _TOLERANCE * jnp.linalg.norm(sums)

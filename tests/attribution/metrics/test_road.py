@@ -57,6 +57,10 @@ def test_imputation_solves_the_equations(share):
     imputed = road._impute(jnp.array(image), jnp.array(removed))
     np.testing.assert_allclose(imputed, _solve(image, removed), atol=0.5)
     np.testing.assert_array_equal(imputed[~removed], image[~removed])
+    with jax.enable_x64(True):
+        again = road._impute(jnp.array(image), jnp.array(removed))
+    assert again.dtype == np.float32
+    np.testing.assert_allclose(again, imputed, atol=1e-2)
 
 
 def test_imputation_without_any_pixel():
