@@ -43,6 +43,9 @@ def get_config() -> ConfigDict:
     # The config values that differ in the pretraining run, which provides the initial
     # weights of the main run. {} means no pretraining.
     config.init.pretraining = ConfigDict()
+    # Where the main run starts, on the line from the weights before the pretraining (0)
+    # to the weights after it (1).
+    config.init.pretrained_share = 1.0
 
     config.data = ConfigDict()
     config.data.source = "oxford_flowers102"  # or folder, synthetic

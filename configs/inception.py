@@ -43,7 +43,9 @@ def get_config(variant: str = "best") -> ConfigDict:
         config.stages.finetune.update(epochs=4, validate_every=4)
         config.stages.settle.update(epochs=1, validate_every=1)
         return config
-    config.whitening.enabled = variant == "zca"
+    if variant == "zca":
+        config.recipe = variant
+        config.whitening.enabled = True
     # Fine-tuning takes few epochs, on images of about the size of the evaluation.
     head, finetune = config.stages.head, config.stages.settle
     head.epochs = 30

@@ -11,7 +11,7 @@ All runs must have the same split. Logits in the run directories are not compute
 image.
 """
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from scripts import console
 from seeflower_jax import records
@@ -46,12 +46,9 @@ def main(_) -> None:
         result = ensemble.joint_head(*given, _TEACHER.value)
     else:
         result = ensemble.mean_probabilities(*given)
-    lines = [format_table(result)]
+    console.show(result, format_table(result))
     if _RESULTS.value:
-        path = f"{_RESULTS.value}/{record.result_name(result)}.json"
-        records.write_json(path, result)
-        lines.append(path)
-    console.show(result, "\n".join(lines))
+        logging.info("%s has the result", record.keep(result, _RESULTS.value))
 
 
 if __name__ == "__main__":

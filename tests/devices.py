@@ -1,10 +1,11 @@
 """Train steps on meshes of several sizes, in a process with several forced devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1 4
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.devices 1,4 7 1
 
-This prints a JSON object: for each number of devices, the metrics and the parameters
-after two steps, and the loops in which devices wait for each other. Only 1 device
-divides the batch. Several devices keep the images in their memory.
+The arguments are the numbers of devices, the size of a batch, and the number of its
+parts. This prints a JSON object: for each number of devices, the metrics and the
+parameters after two steps, and the loops in which devices wait for each other. Several
+devices keep the images in their memory.
 """
 
 import json
@@ -26,7 +27,7 @@ from seeflower_jax.training.plan import Batches
 from seeflower_jax.training.stages import Stage
 from seeflower_jax.training.state import create_state
 
-_BATCH, _CLASSES, _STEPS = 7, 5, 2
+_CLASSES, _STEPS = 5, 2
 
 
 class _Images(list):
@@ -45,7 +46,7 @@ def _waiting_loops(program: str) -> list[str]:
     return [name for name in loops if waits.search(computations[name])]
 
 
-def train(devices: int) -> dict:
+def train(devices: int, batch_size: int = 7, accum_steps: int = 1) -> dict:
     """Return the metrics of each step, and the parameters and statistics at the end."""
     rng = np.random.default_rng(0)
     images = list(rng.integers(0, 256, (20, 36, 36, 3)).astype(np.uint8))
@@ -55,7 +56,7 @@ def train(devices: int) -> dict:
         lambda indices: to_canvas([images[i] for i in indices], 36, 36),
         labels,
         np.arange(len(images)),
-        _BATCH,
+        batch_size,
         mesh,
         seed=(0, 1),
     )
@@ -68,7 +69,8 @@ def train(devices: int) -> dict:
         name="finetune",
         index=0,
         epochs=1,
-        batch_size=_BATCH,
+        batch_size=batch_size,
+        accum_steps=accum_steps,
         rules=((".*", 1.0),),
         learning_rate=0.1,
         view=View(size=24, shortest_side=36),
@@ -80,7 +82,7 @@ def train(devices: int) -> dict:
     variables = models.init(spec, jax.random.key(0))
     state = sharding.replicate(create_state(variables, stage, optimizer), mesh)
     take = step.make_image_step(spec, stage, optimizer)
-    take = step.compile_step(take, _BATCH, mesh)
+    take = step.compile_step(take, batch_size, mesh)
     taken, metrics = list(batches(0, _STEPS)), []
     take = take.lower(state, taken[0], jax.random.key(1)).compile()
     for batch in taken:
@@ -95,4 +97,6 @@ def train(devices: int) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps({count: train(int(count)) for count in sys.argv[1:]}))
+    arguments = [int(argument) for argument in sys.argv[2:]]
+    counts = map(int, sys.argv[1].split(","))
+    print(json.dumps({count: train(count, *arguments) for count in counts}))

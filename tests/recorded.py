@@ -24,7 +24,7 @@ def layout(config: Mapping) -> dict:
     """
     values = records.plain(config)
     _drop_defaults(values["model"], dict.fromkeys(list(values["model"])))
-    _drop_defaults(values["init"], {"pretraining": {}})
+    _drop_defaults(values["init"], {"pretraining": {}, "pretrained_share": 1.0})
     if values["model"]["name"].startswith("vgg"):
         values["model"].setdefault("hidden", [])
     else:

@@ -7,8 +7,10 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from seeflower_jax.data import cache, cache_folder, decoding, oxford_flowers
 from seeflower_jax.sharding import compilation
@@ -75,6 +77,7 @@ def unset():
     jax.config.update(_KEY, None)
     yield
     jax.config.update(_KEY, before)
+    compilation_cache.reset_cache()
 
 
 def test_setting_of_the_user_comes_first(unset, tmp_path):
@@ -94,6 +97,21 @@ def test_setting_of_the_user_comes_first(unset, tmp_path):
     (tmp_path / "file").touch()
     compilation.keep(tmp_path / "file")  # a file cannot be a folder
     assert jax.config.values[_KEY] is None
+
+
+def test_the_cache_directory_changes_after_a_function_is_compiled(unset, tmp_path):
+    def compile_and_count(number):
+        jax.jit(lambda x: jnp.sin(x) + number)(jnp.zeros(7))
+        return [len(list((tmp_path / name).rglob("*-cache"))) for name in "ab"]
+
+    compilation.keep(tmp_path / "a")
+    first = compile_and_count(1)
+    compilation.keep(tmp_path / "b")
+    second = compile_and_count(2)
+    compilation.keep(tmp_path / "b", enabled=False)
+    assert compile_and_count(3) == second
+    assert first[0] > 0 == first[1]
+    assert second[0] == first[0] and second[1] > 0
 
 
 def test_a_cache_that_cannot_be_checked_is_used(unset, tmp_path):

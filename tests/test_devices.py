@@ -1,5 +1,6 @@
 """Test runs on several devices: equal results, and use on other numbers of devices."""
 
+import concurrent.futures
 import json
 import re
 import signal
@@ -30,8 +31,10 @@ def forced(count):
 
 
 @pytest.mark.long
-def test_steps_agree_where_the_devices_do_not_divide_the_batch():
-    done = harness.run_python("-m", "tests.devices", 1, 4, **forced(4))
+@pytest.mark.parametrize("batch_size,accum_steps", [(7, 1), (6, 2)])
+def test_steps_agree_where_the_devices_do_not_divide_the_batch(batch_size, accum_steps):
+    arguments = "1,4", batch_size, accum_steps
+    done = harness.run_python("-m", "tests.devices", *arguments, **forced(4))
     assert done.returncode == 0, done.stderr
     one, four = json.loads(done.stdout).values()
     for expected, actual in zip(one["metrics"], four["metrics"], strict=True):
@@ -161,14 +164,17 @@ def test_methods_are_scored_alike_on_several_devices(small_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
-def test_run_of_four_devices_is_exported_and_predicts(count, four, flowers, tmp_path):
+@pytest.mark.parametrize("trained,count", [("four", 1), ("four", 2), ("one", 4)])
+def test_run_of_other_devices_is_exported_and_predicts(
+    trained, count, one, four, flowers, tmp_path
+):
     image = sorted((flowers / "jpg").iterdir())[0]
-    arguments = [f"--workdir={four}", f"--out={tmp_path / 'export'}"]
+    workdir = {"one": one, "four": four}[trained]
+    arguments = [f"--workdir={workdir}", f"--out={tmp_path / 'export'}"]
     done = harness.run_apart("export", *arguments, **forced(count))
     assert done.returncode == 0, done.stderr
     probabilities = []
-    for source in (f"--workdir={four}", f"--export={tmp_path / 'export'}"):
+    for source in (f"--workdir={workdir}", f"--export={tmp_path / 'export'}"):
         done = harness.run_apart("predict", source, "--json", image, **forced(count))
         assert done.returncode == 0, done.stderr
         classes = json.loads(done.stdout)["classes"]
@@ -177,7 +183,7 @@ def test_run_of_four_devices_is_exported_and_predicts(count, four, flowers, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before,after", [(4, 1), (4, 2), (1, 4)])
+@pytest.mark.parametrize("before,after", [(4, 1), (4, 2), (1, 4), (2, 4)])
 def test_run_is_resumed_on_other_devices(
     before, after, config, config_file, one, tmp_path
 ):
@@ -201,8 +207,17 @@ def _start_two(config_file, folder, *more):
 
 
 def _end(started, seconds=600):
-    """Wait for processes; return their exit statuses and the end of their output."""
-    outputs = [process.communicate(timeout=seconds)[1] for process in started]
+    """Wait for processes; return their exit statuses and their errors.
+
+    After the time, all of them are killed.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            ends = pool.map(lambda p: p.communicate(timeout=seconds)[1], started)
+            outputs = list(ends)
+        finally:
+            for process in started:
+                process.kill()
     return [process.returncode for process in started], outputs
 
 
@@ -213,6 +228,12 @@ def _wait_for_epochs(folder, count, started):
         assert all(process.poll() is None for process in started), _end(started)
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def _kill(started):
+    for process in started:
+        process.kill()
+    _end(started)
 
 
 @pytest.mark.slow
@@ -230,10 +251,13 @@ def test_killed_processes_are_resumed_by_one_and_by_two(
 ):
     started = _start_two(config_file, tmp_path, "--checkpoint_seconds=0")
     _wait_for_epochs(tmp_path, 2, started)
-    for process in started:
-        process.kill()
-    _end(started)
+    _kill(started)
     assert not records.read_result(tmp_path)
+    seconds = np.random.default_rng().uniform(0, 15)  # at any moment of a start
+    print(f"killed again after {seconds} s")
+    started = _start_two(config_file, tmp_path, "--checkpoint_seconds=0")
+    time.sleep(seconds)
+    _kill(started)
     if count == 1:
         arguments = [f"--config={config_file}", f"--workdir={tmp_path}"]
         done = harness.run_apart("train", *arguments)

@@ -50,7 +50,7 @@ def test_processes_work_together(tmp_path):
     first, second = _together("work", tmp_path)
     assert first[0] == second[0] == 0, first[2] + second[2]
     votes = "[(False, False), (False, False), (True, False), (False, False)]"
-    rest = f"{votes} (1, 1, True) 2 [0, 1, 2, 0]\n"
+    rest = f"{votes} (1, 1, True) 2 [0, 1, 2, 0] [0, 1, 2, 0] [0, 0]\n"
     assert first[1] == f"of process 0 0 True {rest}"
     assert second[1] == f"of process 0 0 False {rest}"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

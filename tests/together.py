@@ -25,7 +25,12 @@ def work(folder: pathlib.Path) -> None:
     vote = processes.Vote()
     votes = [vote(processes.index() == 1 and round == 1, False) for round in range(4)]
     with processes.alone():
-        own = sharding.make_mesh().size, processes.count(), processes.is_main()
+        own_mesh = sharding.make_mesh()
+        own = own_mesh.size, processes.count(), processes.is_main()
+        if processes.index() == 0:  # The other process does not take part.
+            rows = sharding.shard_batch({"rows": jax.numpy.arange(2)}, own_mesh)
+            fetched = sharding.fetch(rows["rows"], own_mesh)
+            assert fetched.tolist() == [0, 1]
     mesh = sharding.make_mesh()
     batch = sharding.shard_batch(
         {"rows": sharding.fill(jax.numpy.arange(3), 4, mesh)}, mesh
@@ -41,6 +46,8 @@ def work(folder: pathlib.Path) -> None:
         own,
         mesh.size,
         jax.device_get(rows).tolist(),
+        sharding.fetch(batch["rows"], mesh).tolist(),
+        processes.agree_on_arrays(jax.numpy.full(2, processes.index())).tolist(),
     )
 
 

@@ -121,9 +121,8 @@ def place_maps(
     if len(maps) == 1:
         ((place, total),) = maps.items()
         return upsample(jax.nn.relu(total) if relu else total, images, place)
-    total = jnp.zeros(images.shape[:3])
-    for place, part in maps.items():
-        total += upsample(part, images, place)
+    placed = [upsample(part, images, place) for place, part in maps.items()]
+    total = sum(placed[1:], placed[0])
     return jax.nn.relu(total) if relu else total
 
 

@@ -59,7 +59,7 @@ class Method:
       function: (network, images, targets, ...) -> maps.
       layered: whether the function takes a `layer`, see `types.Layer`.
       single_layer: whether the function takes one layer only, and does not use the
-        gradient there. The score need not depend on this layer.
+        gradient there.
       random: whether the function takes `keys`, one random key per image.
       signed: whether maps have negative values, for evidence against the target.
     """

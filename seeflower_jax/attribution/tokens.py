@@ -101,8 +101,22 @@ class TokenGrid:
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Return the names and shapes of the endpoints, as the adapted network does."""
+        """Return the names and shapes of the endpoints, as the adapted network does.
+
+        Raises:
+          ValueError: the shape of images is not known.
+        """
+        if not hasattr(self.network, "example"):
+            raise ValueError(
+                "the layers depend on the size of images, which a plain function does "
+                "not know; use jax.eval_shape(network, images)[1]"
+            )
         return layer_shapes(self, self.network.example())
+
+    @property
+    def hidden_layers(self) -> dict[str, str]:
+        """Return the layers inside primitives, see `AdaptedNetwork.hidden_layers`."""
+        return getattr(self.network, "hidden_layers", {})
 
     def _tap_of_tokens(self, tap: Array | Cut) -> Array | Cut:
         """Return a tap as tokens, whether it is [n, h, w, c] or has tokens already."""

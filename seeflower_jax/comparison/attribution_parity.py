@@ -76,6 +76,7 @@ _NOISE = {"samples": captum_references.SAMPLES, "noise": captum_references.NOISE
 _COLOURS = "gradient per pixel value, largest magnitude of the colours"
 _SUM = "summed over colours"
 _CELLS = "stretched over the image"
+_BIAS = "captum with rules that also change biases"
 
 COMPARISONS: dict[str, Comparison] = {
     "saliency": Comparison(shared("saliency"), _COLOURS),
@@ -125,12 +126,13 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "deep_lift": Comparison(
         captum_references.deep_lift,
-        f"rescale rule, baseline another image, {_SUM}",
+        f"rescale rule, baseline another image, {_SUM}; captum with a copy before "
+        "each pooling, one image at a time",
         options=lambda pair: {"baseline": captum_references.other_images(pair)},
     ),
     "lrp": Comparison(
         captum_references.lrp("gamma", 0.5),
-        f"gamma in the lower half, epsilon elsewhere; {_SUM}",
+        f"gamma in the lower half, epsilon elsewhere; {_SUM}; {_BIAS}",
         options=_lrp(gamma(captum_references.LRP_GAMMA), 0.5),
     ),
     "lrp_epsilon": Comparison(
@@ -141,13 +143,13 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "lrp_gamma": Comparison(
         captum_references.lrp("gamma"),
-        f"gamma in all layers but the first and the last; {_SUM}",
+        f"gamma in all layers but the first and the last; {_SUM}; {_BIAS}",
         method="lrp",
         options=_lrp(gamma(captum_references.LRP_GAMMA)),
     ),
     "lrp_alpha_beta": Comparison(
         captum_references.lrp("alpha_beta"),
-        f"alpha 1, beta 0 in all layers but the first and the last; {_SUM}",
+        f"alpha 1, beta 0 in all layers but the first and the last; {_SUM}; {_BIAS}",
         method="lrp",
         options=_lrp(alpha_beta(1.0, 0.0)),
     ),

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seeflower_jax import attribution as attr
-from seeflower_jax import hints, models, records
+from seeflower_jax import hints, models, records, sharding
 from seeflower_jax.attribution import registry, rules
 from seeflower_jax.comparison import timing
 from seeflower_jax.inference.run import load_config, load_run
@@ -131,7 +130,9 @@ def _seeflower_jax(
     spec: models.ModelSpec, variables: Variables, method: str, images: Images
 ) -> tuple[timing.Call, PeakBytes]:
     map_function = make_map_function(spec, method)
-    arguments = jax.device_put((variables, images, jnp.arange(len(images))))
+    mesh = sharding.make_mesh()
+    rows = sharding.shard_rows((images, np.arange(len(images))), mesh)
+    arguments = sharding.replicate(variables, mesh), *rows
 
     def peak_bytes():
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

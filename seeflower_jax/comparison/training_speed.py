@@ -42,27 +42,27 @@ def _labels(batch_size: int) -> np.ndarray:
 
 def _seeflower_jax(dtype: str, batch_size: int, size: int) -> Passes:
     import jax
-    import jax.numpy as jnp
 
-    from seeflower_jax import models
+    from seeflower_jax import models, sharding
     from seeflower_jax.data.augmentation import Augmentation
 
     spec = models.get_spec("inception_v3", num_classes=_CLASSES, dtype=dtype)
-    variables = models.init(spec, jax.random.key(0))
+    mesh = sharding.make_mesh()
+    variables = sharding.replicate(models.init(spec, jax.random.key(0)), mesh)
     logits = jax.jit(lambda variables, images: models.apply(spec, variables, images)[0])
-    images = jnp.asarray(_pixels(batch_size, size))
     batch = {
-        "canvas": images,
-        "sizes": jnp.full((batch_size, 2), size, jnp.int32),
-        "labels": jnp.asarray(_labels(batch_size)),
-        "indices": jnp.arange(batch_size),
+        "canvas": _pixels(batch_size, size),
+        "sizes": np.full((batch_size, 2), size, np.int32),
+        "labels": _labels(batch_size),
+        "indices": np.arange(batch_size, dtype=np.int32),
     }
+    batch = sharding.shard_rows(batch, mesh)
     augmentation = Augmentation(
         size, hflip=True, crop_area=(0.5, 1.0), mixup=0.2, cutmix=1.0
     )
     step = functools.partial(_step, spec, variables, size)
     return {
-        "forward": lambda: jax.block_until_ready(logits(variables, images)),
+        "forward": lambda: jax.block_until_ready(logits(variables, batch["canvas"])),
         "finetune": step(itertools.repeat(batch), batch_size=batch_size),
         "train": step(
             _loaded(batch_size),

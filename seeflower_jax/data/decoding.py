@@ -23,6 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from seeflower_jax import records
 from seeflower_jax.data import decode
 from seeflower_jax.data.source import ImageSource
 from seeflower_jax.records import files
@@ -48,7 +49,7 @@ def _digest(content: bytes) -> bytes:
 
 def content_digest(source: ImageSource) -> bytes:
     """Return a digest of all encoded images, independent of their names and times."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(records.cores()) as pool:
         indices = range(len(source.keys))
         return _digest(b"".join(pool.map(lambda i: _digest(source.read(i)), indices)))
 
@@ -174,7 +175,7 @@ def _decode(
     """Decode the images from `first` on; return the errors of unreadable images."""
     (pixels, journal), count, broken = files, len(entries), []
     with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(records.cores()) as pool,
         progress_bar("decoding", count, "image", first) as bar,
     ):
         for start in range(first, count, _CHUNK):  # bounds the memory for images

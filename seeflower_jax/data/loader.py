@@ -16,7 +16,6 @@ batches at the same time.
 import collections
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
-from seeflower_jax import sharding
+from seeflower_jax import records, sharding
 from seeflower_jax.data.balance import NONE, balanced_order
 from seeflower_jax.data.buffers import Buffers
 from seeflower_jax.data.decode import UnreadableImage
@@ -38,7 +37,7 @@ _Read = tuple[np.ndarray, tuple[int, int] | None] | UnreadableImage
 # Two batches bridge files that decode slowly, and take little memory.
 _BATCHES_AHEAD = 2
 # More threads would not copy pixels faster: the bandwidth of memory limits them.
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, records.cores())
 
 
 class Reader(Protocol):
@@ -151,6 +150,7 @@ class TrainLoader:
       seed: integers that seed the order of each epoch.
       balance: one of `balance.BALANCES`. 'none' yields every example once per epoch.
         'sampling' yields every class equally often, in the same number of steps.
+      threads: number of threads that make batches.
 
     Raises:
       ValueError: if the examples do not fill a batch.
@@ -163,6 +163,7 @@ class TrainLoader:
     mesh: Mesh
     seed: tuple[int, ...]
     balance: str = NONE
+    threads: int = THREADS
 
     def __post_init__(self) -> None:
         if len(self.indices) < self.batch_size:
@@ -192,7 +193,7 @@ class TrainLoader:
             }
             return sharding.shard_batch(batch, self.mesh)
 
-        return _prefetch(make, self._rows(start, stop))
+        return _prefetch(make, self._rows(start, stop), self.threads)
 
     def _rows(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the indices and numbers of this process's examples in each step."""
@@ -348,13 +349,15 @@ def _gather(futures: Mapping[int, concurrent.futures.Future[_Read]]) -> ImageBat
 
 
 def _prefetch(
-    make: Callable[..., Made], arguments: Iterable[tuple[Any, ...]]
+    make: Callable[..., Made],
+    arguments: Iterable[tuple[Any, ...]],
+    threads: int = THREADS,
 ) -> Iterator[Made]:
     """Yield make(*values) for all arguments in order; threads make the next results."""
-    workers = concurrent.futures.ThreadPoolExecutor(THREADS, "loader")
+    workers = concurrent.futures.ThreadPoolExecutor(threads, "loader")
     try:
         futures = (workers.submit(make, *values) for values in arguments)
-        for future in ahead(futures, THREADS):
+        for future in ahead(futures, threads):
             yield future.result()
     finally:
         workers.shutdown(cancel_futures=True)

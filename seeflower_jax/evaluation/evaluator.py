@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -114,9 +113,9 @@ class Evaluator:
         with progress_bar(name, left, "image", hidden=hidden) as bar:
             for batch in loader.eval_batches(reader, indices, batch_size, self.mesh):
                 output = compute(variables, batch)
-                output = multihost_utils.process_allgather(output, tiled=True)
+                output = sharding.fetch(output, self.mesh)
                 count = min(left, batch_size)
-                yield jax.tree.map(lambda x, n=count: np.asarray(x)[:n], output)
+                yield jax.tree.map(lambda x, n=count: x[:n], output)
                 left -= count
                 bar.update(count)
 

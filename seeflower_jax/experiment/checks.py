@@ -159,6 +159,7 @@ RULES: dict[str, Rule] = {
     "model.preprocess": _optional(_choice(tuple(models.PREPROCESS))),
     "init.weights": _TEXT,
     "init.head": _choice(HEADS),
+    "init.pretrained_share": _SHARE_OR_ALL,
     "data.source": _NAME,
     "data.dir": _TEXT,
     "data.split": _NAME,

@@ -21,6 +21,7 @@ from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.settings import derive, read_settings, settings_of
 from seeflower_jax.experiment.workdir import read_images
 from seeflower_jax.inference.run import Run
+from seeflower_jax.pretrained import published
 from seeflower_jax.training import ridge
 
 _FITTED = "validation"  # the split that temperatures are fitted on
@@ -179,14 +180,18 @@ def _result(runs: Sequence[Run], command: str, *method: str) -> dict:
     """Return the content of `result.json`, without metrics.
 
     The recipe has the names of the runs' recipes, and the method if it is not the mean.
+    Before them come the names of the networks, unless these are all that the paper has.
     """
     members = [_describe(run) for run in runs]
-    recipes = dict.fromkeys(member["recipe"] for member in members)
+    names = [member["model"] for member in members]
+    if set(names) == published.CATALOG.keys():
+        names = []
+    names += [member["recipe"] for member in members]
     exact = [member["weights"]["exact"] for member in members]
     hashes = " ".join(member["config_hash"] for member in members)
     return {
         "model": "ensemble",
-        "recipe": "_".join([*recipes, *method]),
+        "recipe": "_".join([*dict.fromkeys(names), *method]),
         "split": runs[0].config["data"]["split"],
         "seed": runs[0].config["seed"],
         "weights": {"exact": False if False in exact else exact[0]},

@@ -53,6 +53,8 @@ class Settings:
         `pretrained.loading.HEADS`.
       pretraining: config values that differ in the pretraining run; {} if there is no
         pretraining.
+      pretrained_share: where the run starts on the line from the weights before the
+        pretraining (0) to the weights after it (1).
       teacher: file of a teacher's logits; '' if there is none.
       distillation: how the network learns from the teacher; None if there is none.
       device: how the devices compute.
@@ -74,6 +76,7 @@ class Settings:
     weights: str
     head: str
     pretraining: Mapping[str, Any]
+    pretrained_share: float
     teacher: str
     distillation: Distillation | None
     device: precision.DeviceSettings
@@ -111,14 +114,15 @@ def derive(config: Mapping, changes: Mapping) -> dict:
     """Return the config of a run that differs from a main run in some values.
 
     Args:
-      config: config of the main run; its pretraining, its teacher and its quick start
-        are left out.
+      config: config of the main run; its pretraining and its quick start are left out.
+        So is its teacher if the images differ.
       changes: nested dicts of the values that differ.
     """
     derived = copy.deepcopy(records.to_dict(config))
     derived.pop("quickstart", None)
-    derived.pop("distillation", None)
-    derived["init"]["pretraining"] = {}
+    if "data" in changes:
+        derived.pop("distillation", None)
+    derived["init"] |= {"pretraining": {}, "pretrained_share": 1.0}
 
     def update(target: dict, source: Mapping) -> None:
         for key, value in source.items():
@@ -176,6 +180,7 @@ def read_settings(config: Mapping) -> Settings:
         weights=values["init"]["weights"],
         head=values["init"]["head"],
         pretraining=values["init"]["pretraining"],
+        pretrained_share=values["init"]["pretrained_share"],
         teacher=teacher,
         distillation=Distillation(**distillation) if distillation["weight"] else None,
         device=precision.DeviceSettings(**values["device"]),
@@ -269,10 +274,19 @@ def image_sizes(settings: Settings, spec: models.ModelSpec) -> dict[str, int]:
     }
 
 
+def _solvers_before(settings: Settings) -> set[str]:
+    """Return the solvers of the stages of the pretraining run."""
+    if not settings.pretraining:
+        return set()
+    before = derive(settings.config, settings.pretraining)
+    stages = before["stages"]
+    return {stages[name]["solver"] for name in before["stage_order"] if name in stages}
+
+
 def _check_targets(settings: Settings) -> list[str]:
     """Return a line for each value of the loss that does not fit the others."""
     errors, strength = [], settings.data.logit_adjustment
-    solvers = {stage.solver for stage in settings.stages}
+    solvers = {stage.solver for stage in settings.stages} | _solvers_before(settings)
     name = f"config.data.logit_adjustment is {strength}; expected 0"
     if strength and settings.data.balance != NONE:
         errors.append(
@@ -325,6 +339,6 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
         try:
             read_settings(derive(settings.config, settings.pretraining))
         except SettingsError as error:
-            lines = str(error).splitlines()
+            lines = [line for line in str(error).splitlines() if line not in errors]
             errors += [f"config.init.pretraining: {line}" for line in lines]
     return errors

@@ -20,11 +20,16 @@ from seeflower_jax import records, sharding
 from seeflower_jax.data import whitening
 from seeflower_jax.experiment import evaluate, images, precision, teacher, workdir
 from seeflower_jax.experiment.network_checks import check_network
-from seeflower_jax.experiment.settings import Settings, derive, read_settings
+from seeflower_jax.experiment.settings import (
+    Settings,
+    derive,
+    read_settings,
+    settings_of,
+)
 from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
-from seeflower_jax.inference.run import load_run
+from seeflower_jax.inference.run import Run, load_run
 from seeflower_jax.pretrained import converted, loading
-from seeflower_jax.pretrained.types import WeightRecord
+from seeflower_jax.pretrained.types import Variables, WeightRecord
 from seeflower_jax.sharding import compilation, processes
 from seeflower_jax.training import loop, partition, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
@@ -78,13 +83,13 @@ def train(
       FullDiskError: if the disk is full.
       Interrupted: if the run is interrupted. Within a stage, its state is saved.
     """
-    settings = read_settings(config)
+    folder = pathlib.Path(folder).expanduser()
+    settings = read_settings(workdir.with_recorded_dtype(folder, config))
     if not checkpoint_seconds >= 0:
         raise ValueError(
             f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
         )
     compilation.keep(settings.data.cache_dir, settings.device.compilation_cache)
-    folder = pathlib.Path(folder).expanduser()
     with records.lock(folder):
         processes.check_shared(folder)
         result = processes.on_main(lambda: _finished_result(settings, folder, test))
@@ -206,12 +211,14 @@ def _pretrain(
     }
     keys = "weights", "config_hash", "best", "seconds", "images_per_second"
     record = {key: result[key] for key in (*keys, "validation") if key in result}
-    write = functools.partial(_write_weights, run_folder, source, bool(kept))
+    write = functools.partial(
+        _write_weights, run_folder, source, bool(kept), settings.pretrained_share
+    )
     return processes.on_main(write), record
 
 
 def _write_weights(
-    run_folder: pathlib.Path, source: Mapping[str, Any], keep: bool
+    run_folder: pathlib.Path, source: Mapping[str, Any], keep: bool, share: float
 ) -> str:
     """Write the best variables of a pretraining run, and return their folder.
 
@@ -219,14 +226,42 @@ def _write_weights(
       run_folder: the run directory of the pretraining.
       source: the description of the variables, for `result.json`.
       keep: whether variables that were written before stay.
+      share: the share of the pretraining in the backbone, see `Settings`.
     """
     weights = run_folder / "weights"
     # `save` writes model.json last.
     if not (keep and (weights / "model.json").exists()):
         shutil.rmtree(weights, ignore_errors=True)
-        network = load_run(run_folder).network
-        converted.save(weights, network.spec, network.variables, source)
+        run = load_run(run_folder)
+        variables = run.network.variables if share == 1 else _interpolate(run, share)
+        converted.save(weights, run.network.spec, variables, source)
     return str(weights)
+
+
+def _interpolate(run: Run, share: float) -> Variables:
+    """Return variables between those that a run started from and its best ones.
+
+    The head stays as it is. Source: Wortsman et al. 2022, WiSE-FT, arXiv 2109.01903,
+    equation 3.
+    """
+    settings, network = settings_of(run), run.network
+    key = jax.random.key(settings.seed)
+    _, start, _ = loading.load_pretrained(
+        network.spec,
+        settings.weights,
+        settings.head,
+        key,
+        preprocess=network.spec.preprocess,
+    )
+    mixed = jax.tree.map(
+        lambda before, after: (1 - share) * before + share * after,
+        {name: start[name] for name in network.variables},
+        network.variables,
+    )
+    for name, values in network.variables.items():
+        if "head" in values:
+            mixed[name]["head"] = values["head"]
+    return mixed
 
 
 def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Start:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 
 from seeflower_jax import records
 from seeflower_jax.experiment.settings import Settings
@@ -31,6 +32,19 @@ def _last_meta(workdir: pathlib.Path) -> dict | None:
         return None
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         return checkpoints.meta()
+
+
+def with_recorded_dtype(workdir: pathlib.Path, config: Mapping) -> Mapping:
+    """Return a config with the dtype of the run in a directory in the place of 'auto'.
+
+    The run then continues on another kind of device in the type in which it began.
+    """
+    values = records.to_dict(config)
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("dtype") != "auto":
+        return config
+    recorded = (_read_config(workdir) or {}).get("model", {})
+    return {**values, "model": {**model, "dtype": recorded.get("dtype", "auto")}}
 
 
 def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:

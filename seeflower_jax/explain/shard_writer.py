@@ -10,13 +10,13 @@ bounded, so memory does not grow if a disk is slow.
 """
 
 import contextlib
-import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Int
 
+from seeflower_jax import records
 from seeflower_jax.data.loader import ImageBatch
 from seeflower_jax.explain.background import Background
 from seeflower_jax.explain.overlays import Overlays
@@ -55,7 +55,7 @@ class ShardWriter:
         self._overlays = (
             Overlays(store.folder / "overlays", names) if overlays else None
         )
-        self._drawing = Background(os.cpu_count() or 1, _PENDING_OVERLAYS)
+        self._drawing = Background(records.cores(), _PENDING_OVERLAYS)
         self._writing = Background(1, limit=1)
         self._content = ShardContent()
 

@@ -28,6 +28,7 @@ from seeflower_jax.records.later_keys import with_later_keys, without_later_keys
 from seeflower_jax.records.locks import FolderInUseError, lock
 from seeflower_jax.records.origin import (
     command_line,
+    cores,
     device,
     provenance,
     typed_command,
@@ -44,6 +45,7 @@ __all__ = [
     "add_entry",
     "command_line",
     "config_hash",
+    "cores",
     "creating",
     "device",
     "flat",

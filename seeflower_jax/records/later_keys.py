@@ -14,6 +14,7 @@ LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
     "data": {"logit_adjustment": 0.0, "on_device": "auto"},
     "device": {"matmul_precision": "default", "compilation_cache": True},
     "distillation": {"logits": "", "weight": 0.0, "temperature": 1.0},
+    "init": {"pretrained_share": 1.0},
     "stages": {"draws": 0},
 }
 
@@ -51,6 +52,6 @@ def without_later_keys(config: Mapping) -> dict:
             for key, default in defaults.items():
                 if isinstance(part, dict) and part.get(key) == default:
                     del part[key]
-        if not values:
-            reduced.pop(section, None)
+        if not values and config.get(section):  # has later keys only
+            del reduced[section]
     return reduced

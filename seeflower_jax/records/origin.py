@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+# They decide how fast a CPU computes in float32 and in bfloat16.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
@@ -46,12 +48,27 @@ def _matmul_precision() -> str:
     return str(chosen or "default")
 
 
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def device() -> str:
     """Return the number and the kind of the devices, such as '1 x gpu (NVIDIA L4)'."""
     device = jax.devices()[0]
     kind = platform.machine() if device.platform == "cpu" else device.device_kind
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    return f"{len(jax.devices())} x {device.platform} ({kind}{cores})"
+    suffix = f", {cores()} cores" if device.platform == "cpu" else ""
+    return f"{len(jax.devices())} x {device.platform} ({kind}{suffix})"
+
+
+def _cpu_features() -> list[str]:
+    """Return the extensions for vectors and matrices that the CPU has, on Linux."""
+    try:
+        words = set(pathlib.Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return [name for name in _CPU_FEATURES if name in words]
 
 
 def provenance(command: str) -> dict:
@@ -59,7 +76,7 @@ def provenance(command: str) -> dict:
 
     The dict has the command, commit, versions, compiler flags, settings of the C
     library, names of preloaded libraries (an allocator of memory, for example),
-    precision of float32 matrix products, and devices.
+    precision of float32 matrix products, devices, and features of the CPU.
     """
     preloaded = re.split("[ :]+", os.environ.get("LD_PRELOAD", ""))
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -72,4 +89,5 @@ def provenance(command: str) -> dict:
         "preloaded": [os.path.basename(path) for path in preloaded if path],
         "matmul_precision": _matmul_precision(),
         "device": device(),
+        "cpu_features": _cpu_features(),
     }

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -59,6 +60,16 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
         name: jax.make_array_from_process_local_data(sharding, rows)
         for name, rows in batch.items()
     }
+
+
+def fetch(tree: Tree, mesh: Mesh) -> Tree:
+    """Return arrays on the devices of the mesh as whole arrays on the host.
+
+    All processes of the mesh must call this function.
+    """
+    if replicated(mesh).is_fully_addressable:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def whole_size(size: int, mesh: Mesh) -> int:

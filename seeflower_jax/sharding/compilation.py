@@ -12,6 +12,7 @@ import platform
 import zlib
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 FOLDER = "compiled"  # in a cache directory
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
@@ -23,7 +24,8 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     """Let JAX keep compiled functions in a cache directory and reuse them.
 
     Settings of the user take precedence: JAX_COMPILATION_CACHE_DIR,
-    JAX_ENABLE_COMPILATION_CACHE=false, or the same keys of `jax.config`.
+    JAX_ENABLE_COMPILATION_CACHE=false, or the same keys of `jax.config`. A later call
+    may choose another cache directory.
 
     Args:
       cache_dir: the cache directory; '' is ~/.cache/seeflower_jax.
@@ -33,7 +35,7 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     if current is not None and current not in _chosen:
         return
     if not enabled or not jax.config.values["jax_enable_compilation_cache"]:
-        jax.config.update(_KEY, None)
+        _use(None)
         return
     path = folder(cache_dir)
     try:
@@ -47,7 +49,14 @@ def keep(cache_dir: str | os.PathLike = "", enabled: bool = True) -> None:
     with contextlib.suppress(OSError):
         _remove_unfinished(path)
     _chosen.append(str(path))
-    jax.config.update(_KEY, str(path))
+    _use(str(path))
+
+
+def _use(path: str | None) -> None:
+    """Let JAX use a folder from now on, even if it has opened another one."""
+    if path != jax.config.values[_KEY]:
+        jax.config.update(_KEY, path)
+        compilation_cache.reset_cache()
 
 
 def folder(cache_dir: str | os.PathLike = "") -> pathlib.Path:

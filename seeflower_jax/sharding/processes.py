@@ -29,6 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 Value = TypeVar("Value")
+Tree = TypeVar("Tree")  # a pytree of arrays
 _HEARTBEAT_SECONDS = 15  # A process without a heartbeat for this time is dead.
 _FAILED, _FAIL_SECONDS = "seeflower/failed", 2.0
 _WAIT_MS = 7 * 24 * 3600 * 1000  # a dead process ends the wait much sooner
@@ -127,6 +128,16 @@ def agree(value: Value) -> Value:
     For example, different types of processors round differently.
     """
     return on_main(lambda: value)
+
+
+def agree_on_arrays(arrays: Tree) -> Tree:
+    """Return the arrays of process 0, like `agree`, but for large arrays.
+
+    The devices exchange the arrays, so they have JAX's types.
+    """
+    if count() == 1:
+        return arrays
+    return multihost_utils.broadcast_one_to_all(arrays)
 
 
 @contextlib.contextmanager

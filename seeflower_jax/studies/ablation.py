@@ -232,6 +232,10 @@ CHANGES = (
             "distillation.weight": 0.25,
         },
     ),
+    *(
+        Change(model, "half tuned", {"init.pretrained_share": 0.5}, recipe="best")
+        for model in ("inception_v3", "vgg16", "vgg19")
+    ),
     _one_view("vgg16"),
     _one_view("vgg19"),
     _two_epochs("two epochs of fine-tuning"),

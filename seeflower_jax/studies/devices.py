@@ -11,6 +11,7 @@ runs says nothing about the speed of real devices.
 import contextlib
 import os
 import pathlib
+import shlex
 import socket
 import subprocess
 import sys
@@ -41,6 +42,14 @@ RECIPE = (
     *("--config.stages.finetune.train_batch_stats=True",),
     *("--config.stages.finetune.validate_every=1",),
 )
+# A step of Inception-v3, which takes long to compile.
+_START_RECIPE = (
+    *("--config=configs/inception.py:three_stages", "--config.init.weights="),
+    *("--config.data.source=synthetic", "--config.data.split=target"),
+    *("--config.data.species=8", "--config.data.images_per_class=(1,1,1)"),
+    *("--config.stage_order=('finetune',)", "--config.stages.finetune.epochs=1"),
+    "--config.stages.finetune.batch_size=8",
+)
 _LOADER_IMAGES, _LOADER_BATCH, _LOADER_BATCHES = 256, 34, 60
 
 
@@ -62,6 +71,7 @@ def measure(folder: pathlib.Path) -> dict:
         "devices": _compare(devices, reference),
         "processes": _compare(processes, reference),
         "loader": _loader_speed(),
+        "start_seconds": _start_seconds(),
     }
 
 
@@ -155,17 +165,50 @@ class _RandomImages:
 
 
 def _loader_speed() -> dict:
-    """Return the images per second that the training loader makes, and its threads."""
+    """Return the speed of the training loader, per core and by number of threads."""
     images = _RandomImages(_LOADER_IMAGES)
     indices = np.arange(_LOADER_IMAGES)
     labels = np.zeros(_LOADER_IMAGES, np.int32)
-    mesh = sharding.make_mesh()
-    loader = TrainLoader(
-        PackedReader(images, indices), labels, indices, _LOADER_BATCH, mesh, (0,)
-    )
-    started = time.process_time()  # of all threads
-    for _ in loader(0, _LOADER_BATCHES):
-        pass
-    seconds = time.process_time() - started
-    count = _LOADER_BATCH * _LOADER_BATCHES
-    return {"images_per_second_per_core": round(count / seconds, 1), "threads": THREADS}
+    mesh, count = sharding.make_mesh(), _LOADER_BATCH * _LOADER_BATCHES
+    by_threads, of_cores = {}, 0.0
+    for threads in range(1, THREADS + 1):
+        reader = PackedReader(images, indices)
+        loader = TrainLoader(
+            reader, labels, indices, _LOADER_BATCH, mesh, (0,), threads=threads
+        )
+        for _ in loader(0, 2 * THREADS):  # takes the memory of all buffers
+            pass
+        started, of_cores = time.perf_counter(), time.process_time()
+        for _ in loader(0, _LOADER_BATCHES):
+            pass
+        by_threads[threads] = round(count / (time.perf_counter() - started), 1)
+        of_cores = count / (time.process_time() - of_cores)  # of all threads
+    return {"images_per_second_per_core": round(of_cores, 1), "threads": by_threads}
+
+
+def _start_seconds() -> dict[str, float]:
+    """Return the seconds from the start of training to the end of its first step.
+
+    The second start finds the compiled functions of the first start on the disk.
+    """
+    variables = dict(os.environ)
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("first", "second"):
+            run = pathlib.Path(folder, name)
+            flags = [f"--workdir={run}", f"--config.data.cache_dir={folder}/cache"]
+            command = [sys.executable, "-m", "scripts.train", *_START_RECIPE, *flags]
+            started = time.perf_counter()
+            with subprocess.Popen(
+                command,
+                env=variables,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ) as process:
+                while process.poll() is None and not records.read_log(run):
+                    time.sleep(0.05)
+                seconds[name] = round(time.perf_counter() - started, 1)
+            if process.returncode:
+                raise RuntimeError(f"the {name} start failed: {shlex.join(command)}")
+    return seconds

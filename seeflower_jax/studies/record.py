@@ -98,8 +98,8 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
     Raises:
       FileNotFoundError: if the run is not finished.
       DamagedFileError: if `result.json` is damaged.
-      ValueError: if the run has the smoke budget, the result has no test split, or the
-        folder has the result of another config under this name.
+      ValueError: if the run has the smoke budget, the result has no test split, or see
+        `keep`.
     """
     path = pathlib.Path(workdir).expanduser() / "result.json"
     if not path.exists():
@@ -114,14 +114,23 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
             f"{path.parent} has no metrics of a test split; if its images have one, "
             "run the same command again without --notest"
         )
-    target = pathlib.Path(folder) / f"{result_name(result)}.json"
-    if target.exists() and _read(target)["config_hash"] != result["config_hash"]:
+    return keep(result, folder)
+
+
+def keep(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
+    """Write a result into a folder of results; return its path.
+
+    Raises:
+      ValueError: if the folder has the result of another config under this name.
+    """
+    path = pathlib.Path(folder) / f"{result_name(result)}.json"
+    if path.exists() and _read(path)["config_hash"] != result["config_hash"]:
         raise ValueError(
-            f"{target} has the result of another config than {path.parent}; if the "
-            "recipe has changed, delete the file and record the run again"
+            f"{path} has the result of another config; if the recipe has changed, "
+            "delete the file and record the run again"
         )
-    records.write_json(target, result)
-    return target
+    records.write_json(path, result)
+    return path
 
 
 def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:

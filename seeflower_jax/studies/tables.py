@@ -267,13 +267,18 @@ def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
             ]
     if not lines:
         return ""
+    errors = [
+        np.sqrt(entry["top1"] * (1 - entry["top1"]) / 1020)
+        for entries in ablated.values()
+        for entry in entries.values()
+    ]
     header = ("network", "recipe", "change", "validation top-1", "difference", "config")
     return (
         "## Ablation\n\nEach row changes one thing in a recipe on the official "
         "split, seed 0. The metrics are for the 1,020 validation images (standard "
-        "error 0.008 to 0.015). `head alone` trains only the first stage, so the "
-        "layers below the new head keep the ImageNet weights. The test split was not "
-        "used. "
+        f"errors {min(errors):.3f} to {max(errors):.3f}). `head alone` trains only "
+        "the first stage, so the layers below the new head keep the ImageNet weights. "
+        "The test split was not used. "
         "`results/ablation.json` has the commands.\n\n" + _markdown(header, lines)
     )
 

@@ -61,21 +61,21 @@ def _fit(
 ) -> tuple[TrainState, Progress]:
     name, epoch_steps = plan.stage.name, plan.batches.steps_per_epoch
     pending = None  # the metrics of the last step, not yet added to the progress
-    run_clock, epoch_clock, save_clock = Stopwatch(), Stopwatch(), Stopwatch()
-    epoch_start, vote = progress.step, processes.Vote()
-    speed = Speed(plan.step)
+    run_clock, save_clock, vote = Stopwatch(), Stopwatch(), processes.Vote()
+    speed = Speed(plan.step, progress.step)
     hidden = not processes.is_main()
     shown = progress_bar(name, plan.steps, "step", progress.step, hidden)
     with shown as bar, plan.trace or nullcontext():
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
             if plan.trace is not None:
-                plan.trace.before_step()
+                plan.trace.before_step(pending)
             # ---- Start a step on the device, then account for the previous step
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = plan.step(state, batch, plan.key)
             if pending is not None:
                 progress = _account(progress, pending, plan, bar)
+                speed.leave_out_first(progress.step)
             pending = metrics
             epoch_ends = step % epoch_steps == 0
             save_due, interrupted = vote(
@@ -87,10 +87,9 @@ def _fit(
 
             # ---- At the end of an epoch: validate, keep the best variables, log
             if epoch_ends:
-                rate = (step - epoch_start) * plan.stage.batch_size / epoch_clock.lap()
-                line = _log_line(plan, progress, rate)
-                arguments = state, batch, plan.key
-                line |= speed.metrics(rate / plan.stage.batch_size, arguments)
+                rate, arguments = speed.of_epoch(step), (state, batch, plan.key)
+                line = _log_line(plan, progress, rate * plan.stage.batch_size)
+                line |= speed.metrics(rate, arguments)
                 validation = None
                 if plan.validate is not None and plan.validates_after(step):
                     validation = plan.validate(state.variables())
@@ -100,8 +99,7 @@ def _fit(
                 if progress.is_best:
                     checkpoints.best = host_copy(state.variables())
                 log.write(**line)
-                epoch_start = step
-                epoch_clock.lap()
+                speed.start_epoch(step)
 
             # ---- Save a checkpoint to resume from
             if save_due or progress.done or interrupted:

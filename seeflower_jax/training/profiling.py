@@ -2,7 +2,7 @@
 
     with Trace(folder, steps=10) as trace:
         for batch in batches:
-            trace.before_step()
+            trace.before_step(metrics)
             state, metrics = step(state, batch, key)
 
 XProf (`xprof --logdir FOLDER`, or TensorBoard) opens the folder, and
@@ -12,6 +12,7 @@ https://ui.perfetto.dev opens its `perfetto_trace.json.gz`.
 import logging
 import pathlib
 import types
+from typing import Any
 
 import jax
 
@@ -45,11 +46,16 @@ class Trace:
             self._running = False
             logging.info("%s has a trace of the training steps", self._folder)
 
-    def before_step(self) -> None:
-        """Start or end the trace, if it is time."""
+    def before_step(self, metrics: Any) -> None:
+        """Start or end the trace, if it is time.
+
+        Args:
+          metrics: arrays of the step before. The trace ends when they are computed.
+        """
         if self._steps and self._started == _SKIPPED:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
         elif self._started == _SKIPPED + self._steps:
+            jax.block_until_ready(metrics)
             self.__exit__(None, None, None)
         self._started += 1

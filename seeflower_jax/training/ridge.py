@@ -19,13 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
 import scipy.optimize
 import scipy.special
 from jaxtyping import Float, Int
 
 from seeflower_jax import models
 from seeflower_jax.models.classifier import STANDARDIZE_EPSILON as EPSILON
+from seeflower_jax.sharding import processes
+from seeflower_jax.training.decomposition import (
+    Covariance,
+    Design,
+    Features,
+    Kernel,
+    decompose,
+    parts,
+)
 from seeflower_jax.training.losses import Distillation
 from seeflower_jax.training.step import Step
 
@@ -34,10 +42,8 @@ STRENGTHS = tuple(np.geomspace(1e-3, 10, 13))
 # With this total number of views or more, the head is solved on one view of each image,
 # because the time grows with the cube of the number.
 MAX_VIEWS = 2**14
-_BLOCK = 1024  # features or images at a time, which bounds the memory
 _LOG_SCALES = np.log(1.0), np.log(1e3)
 
-Features = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, " n"]
 
 
@@ -70,38 +76,6 @@ class Fit:
         """Return the logits of features."""
         standardised = (features - self.mean) / np.sqrt(self.variance + EPSILON)
         return standardised @ self.kernel + self.bias
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Design:
-    """The scaled features, each row times the root of its image's weight."""
-
-    features: Features
-    mean: Float[np.ndarray, " d"]
-    scales: Float[np.ndarray, " d"]
-    roots: Float[np.ndarray, " n"]
-
-    def rows(self, part: slice) -> Features:
-        return self.roots[part, None] * (self.features[part] - self.mean) * self.scales
-
-    def columns(self, part: slice) -> Features:
-        block = (self.features[:, part] - self.mean[part]) * self.scales[part]
-        return self.roots[:, None] * block
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Decomposition:
-    """The singular value decomposition of a design, `left * sqrt(d * values) * right`.
-
-    Attributes:
-      values: squared singular values divided by d.
-      left: left singular vectors, [n, k].
-      right: right singular vectors, [d, k]; None if d is at least n.
-    """
-
-    values: Float[np.ndarray, " k"]
-    left: Float[np.ndarray, "m k"]
-    right: Float[np.ndarray, "d k"] | None
 
 
 def solve(
@@ -143,28 +117,25 @@ def solve(
     weights = np.repeat(image_weights, views)
     mean, variance = _moments(features, weights)
     roots = np.sqrt(weights)
-    design = _Design(features, mean, factors / np.sqrt(variance + EPSILON), roots)
+    design = Design(features, mean, factors / np.sqrt(variance + EPSILON), roots)
     one_hot = np.eye(num_classes)[np.repeat(labels, views)]
     prior, centred = _centre(one_hot, weights)
-    spectrum = _decompose(design)
-    projected = spectrum.left.T @ centred
+    spectrum = decompose(design)
+    projected = spectrum.project(centred)
     unit = spectrum.values.sum() / len(features) or 1.0
-    candidates = []
-    for strength in STRENGTHS:
-        shrink = spectrum.values / (spectrum.values + strength * unit)
-        residuals = centred - spectrum.left @ (shrink[:, None] * projected)
-        residuals = _left_out(residuals, spectrum.left, shrink, roots, views)
-        left_out = one_hot - residuals / roots[:, None]
-        left_out = left_out.reshape(-1, views, num_classes).mean(1)
-        loss, scale = _best_scale(left_out, labels, image_weights)
-        candidates.append((loss, strength, scale, left_out))
-    loss, strength, scale, left_out = min(
-        candidates, key=lambda candidate: candidate[0]
-    )
+    shrinks = [spectrum.values / (spectrum.values + s * unit) for s in STRENGTHS]
+    residuals = _left_out(spectrum, shrinks, centred, projected, roots, views)
+    of_images = np.eye(num_classes)[labels]
+    candidates = [
+        (*_best_scale(of_images - residual, labels, image_weights), number)
+        for number, residual in enumerate(residuals)
+    ]
+    loss, scale, best = min(candidates)
+    strength, left_out = STRENGTHS[best], of_images - residuals[best]
     if targets is not None:
         prior, centred = _centre(np.repeat(targets, views, axis=0), weights)
-        projected = spectrum.left.T @ centred
-    kernel = _coefficients(design, spectrum, projected, strength * unit)
+        projected = spectrum.project(centred)
+    kernel = spectrum.coefficients(projected, strength * unit)
     return Fit(
         mean=mean,
         variance=variance,
@@ -186,24 +157,34 @@ def _centre(
 
 
 def _left_out(
-    residuals: Float[np.ndarray, "m c"],
-    left: Float[np.ndarray, "m k"],
-    shrink: Float[np.ndarray, " k"],
+    spectrum: Kernel | Covariance,
+    shrinks: Sequence[Float[np.ndarray, " k"]],
+    centred: Float[np.ndarray, "m c"],
+    projected: Float[np.ndarray, "k c"],
     roots: Float[np.ndarray, " m"],
     views: int,
-) -> Float[np.ndarray, "m c"]:
-    """Return the residuals of each image after a fit without its rows.
+) -> Float[np.ndarray, "s n c"]:
+    """Return the residuals of each image after a fit without it, the mean of its views.
 
     They are (1 - H)^-1 times the residuals of the fit with all rows, where H is the
-    block of the hat matrix that belongs to the image.
+    block of the hat matrix that belongs to the image. Each strength shrinks the
+    singular vectors by other factors, `shrinks`.
     """
-    blocks = left.reshape(-1, views, left.shape[1])
-    hat = blocks * shrink @ blocks.swapaxes(1, 2)
-    grouped = roots.reshape(-1, views)
-    hat += grouped[:, :, None] * grouped[:, None, :] / len(roots)  # of the intercept
-    rest = (1 + 1e-9) * np.eye(views) - hat
-    by_image = residuals.reshape(-1, views, residuals.shape[1])
-    return np.linalg.solve(rest, by_image).reshape(residuals.shape)
+    count, classes = centred.shape
+    means = np.empty((len(shrinks), count // views, classes))
+    for part in parts(count, views):
+        left = spectrum.rows(part)
+        by_image = left.reshape(-1, views, left.shape[1])
+        weights = roots[part].reshape(-1, views, 1)
+        of_intercept = weights @ weights.swapaxes(1, 2) / count
+        images = slice(part.start // views, part.stop // views)
+        for number, shrink in enumerate(shrinks):
+            hat = by_image * shrink @ by_image.swapaxes(1, 2) + of_intercept
+            residuals = centred[part] - left @ (shrink[:, None] * projected)
+            residuals = residuals.reshape(-1, views, classes)
+            residuals = np.linalg.solve((1 + 1e-9) * np.eye(views) - hat, residuals)
+            means[number, images] = (residuals / weights).mean(1)
+    return means
 
 
 def solve_side_by_side(
@@ -220,52 +201,17 @@ def solve_side_by_side(
     return solve(np.concatenate(blocks, 1), labels, num_classes, balanced, factors)
 
 
-def _blocks(size: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
-
-
 def _moments(
     features: Features, weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     """Return the weighted mean and variance of each feature."""
     mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
     shares = weights / weights.sum()
-    for part in _blocks(len(features)):
+    for part in parts(len(features)):
         mean += shares[part] @ features[part]
-    for part in _blocks(len(features)):
+    for part in parts(len(features)):
         variance += shares[part] @ (features[part] - mean) ** 2
     return mean, variance
-
-
-def _decompose(design: _Design) -> _Decomposition:
-    count, width = design.features.shape
-    if count <= width:
-        blocks = (design.columns(part) for part in _blocks(width))
-        gram = sum((b @ b.T for b in blocks), np.zeros((count, count)))
-        values, left = scipy.linalg.eigh(gram / width, overwrite_a=True)
-        return _Decomposition(np.maximum(values, 0), left, None)
-    blocks = (design.rows(part) for part in _blocks(count))
-    gram = sum((b.T @ b for b in blocks), np.zeros((width, width)))
-    values, right = scipy.linalg.eigh(gram / width, overwrite_a=True)
-    values = np.maximum(values, 0)
-    left = np.concatenate([design.rows(part) @ right for part in _blocks(count)])
-    left /= np.sqrt(np.maximum(values * width, 1e-12))
-    return _Decomposition(values, left, right)
-
-
-def _coefficients(
-    design: _Design,
-    spectrum: _Decomposition,
-    projected: Float[np.ndarray, "k c"],
-    penalty: float,
-) -> Float[np.ndarray, "d c"]:
-    """Return the ridge regression's coefficients of the standardised features."""
-    width = design.features.shape[1]
-    shrunk = projected / (spectrum.values + penalty)[:, None]
-    if spectrum.right is not None:
-        return spectrum.right @ (np.sqrt(spectrum.values / width)[:, None] * shrunk)
-    dual = spectrum.left @ shrunk / width
-    return np.concatenate([design.columns(part).T @ dual for part in _blocks(width)])
 
 
 def _best_scale(
@@ -330,22 +276,25 @@ def make_ridge_step(
             batch["features"], labels, spec.num_classes, balanced, targets=targets
         )
         head = {"kernel": fit.kernel, "bias": fit.bias}
-        trainable = {
-            f"head/logits/{name}": value.astype(np.float32)
-            for name, value in head.items()
-        }
+        trainable, statistics, sums = processes.agree_on_arrays(
+            (
+                {f"head/logits/{k}": v.astype(np.float32) for k, v in head.items()},
+                {"mean": np.float32(fit.mean), "var": np.float32(fit.variance)},
+                {
+                    "loss": fit.loss * len(labels),
+                    "correct": (fit.logits.argmax(-1) == labels).sum(),
+                },
+            )
+        )
         updates = jax.tree.map(jnp.subtract, trainable, state.trainable)
-        statistics = {"mean": fit.mean, "var": fit.variance}
         batch_stats = {**state.batch_stats, "head": {"norm": statistics}}
         state = state.replace(
             step=state.step + 1,
             trainable=trainable,
             batch_stats=jax.tree.map(jnp.float32, batch_stats),
         )
-        correct = (fit.logits.argmax(-1) == labels).sum()
         return state, {
-            "loss": fit.loss * len(labels),
-            "correct": correct,
+            **sums,
             "count": len(labels),
             "gradient_norm": 0.0,
             "update_norm": optax.tree.norm(updates),

@@ -1,7 +1,9 @@
 """Measure how well a stage uses its devices, for the metrics log.
 
 speed = Speed(step)
+steps_per_second = speed.of_epoch(number)
 line |= speed.metrics(steps_per_second, (state, batch, key))
+speed.start_epoch(number)
 """
 
 import re
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 
 from seeflower_jax import records
+from seeflower_jax.training.progress import Stopwatch
 
 # The largest FLOP/s of dense products in bfloat16 (V100: float16), by a part of JAX's
 # name of the device; from the data sheets of NVIDIA and Google. JAX does not report
@@ -45,11 +48,36 @@ class Speed:
     Args:
       step: the step of the stage. If it is not jitted, such as the closed-form solution
         of the head, its FLOPs are not known.
+      done: number of steps of the stage that were done before.
     """
 
-    def __init__(self, step: Callable):
+    def __init__(self, step: Callable, done: int = 0):
         self._step = step
         self._flops: float | None = None
+        self._has_compiled = False
+        self.start_epoch(done)
+
+    def start_epoch(self, done: int) -> None:
+        """Measure from now on, after a number of steps."""
+        self._since, self._clock = done, Stopwatch()
+
+    def leave_out_first(self, done: int) -> None:
+        """Measure from now on, if this is the first call: the first step may compile.
+
+        Args:
+          done: number of steps whose results have arrived.
+        """
+        if not self._has_compiled:
+            self._has_compiled = True
+            self.start_epoch(done)
+
+    def of_epoch(self, done: int) -> float:
+        """Return the steps per second since the start of the epoch.
+
+        Args:
+          done: number of steps of the stage that are done.
+        """
+        return (done - self._since) / self._clock.seconds
 
     def metrics(self, steps_per_second: float, arguments: Sequence[Any]) -> dict:
         """Return the device, its peak memory, and the share of its largest FLOP/s.

@@ -192,6 +192,8 @@ def test_layers_above_what_the_head_reads_are_refused(network, images):
     with pytest.raises(ValueError, match=message):
         attr.grad_cam(network, images, LABELS, layer="block5_conv3")
     with pytest.raises(ValueError, match=message):
+        attr.ablation_cam(network, images, LABELS, layer="block5_conv3")
+    with pytest.raises(ValueError, match=message):
         batch.make_explainer(SPEC, ["grad_cam"], "block5_conv3", size=64)
     with pytest.raises(ValueError, match="'block4_conv2' only through the other"):
         batch.make_explainer(
@@ -199,6 +201,14 @@ def test_layers_above_what_the_head_reads_are_refused(network, images):
         )
     with pytest.raises(ValueError, match="'block2_pool' only through the other layers"):
         attr.layer_cam(network, images, LABELS, layer=["block2_pool", *READ])
+
+
+def test_64_bit_mode_does_not_change_maps_of_several_layers(network, images):
+    maps = attr.hires_cam(network, images, LABELS, layer=READ[2:])
+    with jax.enable_x64(True):
+        again = attr.hires_cam(network, images, LABELS, layer=READ[2:])
+    assert again.dtype == np.float32
+    np.testing.assert_allclose(again, maps, atol=1e-6 * np.abs(maps).max())
 
 
 @pytest.mark.parametrize(

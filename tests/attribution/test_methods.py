@@ -386,6 +386,8 @@ def test_methods_of_one_pass_share_it(variables, images):
         ("gradient_shap", "samples", {"batch_size": 2}),
         ("rise", "samples", {"batch_size": 2}),
         ("layer_conductance", "steps", {"layer": "block2"}),
+        ("kernel_shap", "samples", {"cells": 2}),
+        ("score_cam", "channels", {"layer": "block5"}),
     ],
 )
 def test_memory_does_not_grow_with_steps(network, images, name, option, more):

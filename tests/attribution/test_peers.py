@@ -1,6 +1,7 @@
 """Parts of methods on a small network, compared with PyTorch and scikit-image."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import skimage.transform
 import torch
 
 from seeflower_jax import attribution as attr
-from seeflower_jax.attribution import random_masks, shapley
+from seeflower_jax.attribution import random_masks, registry, shapley
 from seeflower_jax.attribution.methods.full_grad import full_gradients
 from seeflower_jax.comparison import pairs
+from tests import fixtures
 from tests.attribution import small_network as small
 
 LABELS = small.LABELS
@@ -22,6 +24,10 @@ IMAGES = small.images()
 SEGMENTS = np.zeros((2, 12, 12), np.int32)
 SEGMENTS[:, :6, 4:], SEGMENTS[:, 6:, 4:] = 1, 2
 SEGMENTS[1, 2:4, 2:4] = 3
+FEW = fixtures.FEW_PASSES | {
+    "integrated_gradients": {"steps": 5},
+    "occlusion": {"window": 4, "stride": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +59,25 @@ def test_layer_conductance_is_complete(network):
     np.testing.assert_allclose(maps.sum((1, 2)), change, rtol=1e-2)
 
 
-@pytest.mark.parametrize("batch_size", [2, 5, 8])
-def test_layer_conductance_does_not_depend_on_the_batch_size(network, batch_size):
-    """Five steps in batches of two leave a remainder."""
-    options = {"layer": "first", "steps": 5}
-    expected, maps = (
-        _run(attr.layer_conductance, network, IMAGES, LABELS, **options, **size)
-        for size in ({}, {"batch_size": batch_size})
+_BATCHED = [
+    name
+    for name, method in registry.METHODS.items()
+    if "batch_size" in inspect.signature(method.function).parameters
+]
+
+
+@pytest.mark.parametrize("name", _BATCHED)
+def test_maps_do_not_depend_on_the_batch_size(network, name):
+    """Batches of three leave a remainder, and batches of 99 are not full."""
+    method, options = registry.METHODS[name], dict(FEW.get(name, {}))
+    options |= {"layer": "first"} if method.layered else {}
+    options |= {"keys": KEYS} if method.random else {}
+    expected, *others = (
+        _run(method.function, network, IMAGES, LABELS, batch_size=size, **options)
+        for size in (1, 3, 99)
     )
-    assert_close(maps, expected)
+    for maps in others:
+        assert_close(maps, expected)
 
 
 def test_shapley_values_of_drawn_coalitions():

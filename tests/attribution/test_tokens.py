@@ -77,6 +77,15 @@ def test_attention_relevance(network, layers, transformer, images):
     assert not np.allclose(maps, other_maps)
 
 
+def test_64_bit_mode_does_not_change_maps(network, layers, images):
+    for method in (attr.attention_rollout, attr.attention_relevance):
+        maps = method(network, images, LABELS, layers=layers)
+        with jax.enable_x64(True):
+            again = method(network, images, LABELS, layers=layers)
+        assert again.dtype == np.float32
+        np.testing.assert_allclose(again, maps, rtol=1e-6)
+
+
 def test_class_activation_maps_of_tokens(network, transformer, images):
     """The layer is split by hand, with the residual connection as a second input."""
     grid = attr.tokens_to_grid(network)
@@ -267,6 +276,9 @@ def test_register_tokens_are_left_out():
         assert endpoints["tokens"].shape == (2, 9, 3)
     tall = attr.tokens_to_grid(transformer, prefix=3, grid=(3, 2))
     assert tall(images)[1]["tokens"].shape == (2, 3, 2, 3)
+    with pytest.raises(ValueError, match="a plain function does not know"):
+        _ = tall.layers
+    assert tall.hidden_layers == {}
 
 
 def test_errors(network, layers, images):

@@ -32,16 +32,29 @@ def test_ensemble_of_a_run_with_itself_is_the_run(tiny_run):
         np.testing.assert_allclose(result[split]["loss"], loss.mean(), rtol=1e-3)
     assert result["command"] == "typed"
     assert [m["model"] for m in result["members"]] == ["small"] * 2
-    assert record.result_name(result) == "ensemble_official_tiny_seed0"
-    assert "| ensemble | official | tiny |" in tables.paper_tables((), (), [result])
+    assert record.result_name(result) == "ensemble_official_small_tiny_seed0"
+    assert "| ensemble | official | small_tiny |" in tables.paper_tables(
+        (), (), [result]
+    )
 
 
 def test_an_ensemble_has_the_recipes_of_its_runs(tiny_run):
     other = dataclasses.replace(tiny_run, config=tiny_run.config | {"recipe": "linear"})
     result = ensemble.mean_probabilities([other, other], splits=("validation",))
-    assert record.result_name(result) == "ensemble_official_linear_seed0"
+    assert record.result_name(result) == "ensemble_official_small_linear_seed0"
     result = ensemble.mean_probabilities([tiny_run, other], splits=("validation",))
-    assert record.result_name(result) == "ensemble_official_tiny_linear_seed0"
+    assert record.result_name(result) == "ensemble_official_small_tiny_linear_seed0"
+
+
+def test_an_ensemble_of_the_networks_of_the_paper_does_not_name_them(tiny_run):
+    def named(name):
+        spec = dataclasses.replace(tiny_run.network.spec, name=name)
+        network = dataclasses.replace(tiny_run.network, spec=spec)
+        return dataclasses.replace(tiny_run, network=network)
+
+    runs = [named(name) for name in ("inception_v3", "vgg16", "vgg19")]
+    assert ensemble._result(runs, "")["recipe"] == "tiny"
+    assert ensemble._result(runs[:2], "")["recipe"] == "inception_v3_vgg16_tiny"
 
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):
@@ -67,7 +80,7 @@ def test_ensemble_of_runs_on_different_images(tiny_run, tmp_path):
 def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):
     """Two copies of features, each with half the weight, are equal to the features."""
     result = ensemble.joint_head([tiny_run, tiny_run], splits=("validation",))
-    assert "test" not in result and result["recipe"] == "tiny_joint_head"
+    assert "test" not in result and result["recipe"] == "small_tiny_joint_head"
     dataset, settings = images.of_run(tiny_run), settings_of(tiny_run)
     evaluator = Evaluator(
         tiny_run.network.spec,
@@ -116,3 +129,11 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     assert metrics["loss"] != evaluate(tiny_run, "validation").metrics["loss"]
     assert run_script("--views=wide").returncode == 2
     assert run_script("--views=75", "--crop").returncode == 2
+
+
+def test_the_result_of_other_runs_is_not_overwritten(tiny_run, tmp_path):
+    result = ensemble._result([tiny_run] * 2, "") | {"test": {"top1": 0.5}}
+    path = record.keep(result, tmp_path)
+    assert record.keep(result, tmp_path) == path
+    with pytest.raises(ValueError, match="tiny_seed0.json has the result of another"):
+        record.keep(result | {"config_hash": "f38a56873dab"}, tmp_path)

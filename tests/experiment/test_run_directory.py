@@ -15,7 +15,7 @@ import pytest
 from seeflower_jax import records
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import ensemble, kept
+from seeflower_jax.experiment import ensemble, kept, precision
 from seeflower_jax.experiment.evaluate import evaluate
 from seeflower_jax.experiment.settings import SettingsError
 from seeflower_jax.experiment.train import train
@@ -178,6 +178,23 @@ def test_run_of_other_weights_is_not_resumed(config, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="was started with the weights a.h5 .SHA-256 a"
     ):
+        train(config, tmp_path / "run")
+
+
+def test_run_continues_in_its_type_on_another_kind_of_device(
+    config, tmp_path, monkeypatch
+):
+    config.model.dtype = "auto"
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "resolve", lambda dtype: "bfloat16")
+        _request_after(patch, 1)
+        with pytest.raises(stopping.Interrupted):
+            train(config, tmp_path / "run")
+    stopping.clear()
+    train(config, tmp_path / "run")  # 'auto' means float32 here
+    assert load_config(tmp_path / "run")["model"]["dtype"] == "bfloat16"
+    config.model.dtype = "float32"
+    with pytest.raises(ValueError, match="model.dtype: bfloat16 there, float32 now"):
         train(config, tmp_path / "run")
 
 

@@ -30,6 +30,7 @@ NONSENSE = {
     "model.input_size": [0, -224],
     "model.preprocess": ["caffe2"],
     "init.head": ["old"],
+    "init.pretrained_share": [-0.1, 1.1],
     "data.source": ["folders"],
     "data.balance": ["", "weights", None],
     "data.logit_adjustment": [-1.0, 101.0],

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import scipy.special
 
+from configs import inception
 from seeflower_jax import records
 from seeflower_jax.experiment import ensemble, evaluate, images, teacher
-from seeflower_jax.experiment.settings import SettingsError, read_settings
+from seeflower_jax.experiment.settings import SettingsError, derive, read_settings
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.training import ridge
@@ -161,6 +162,23 @@ def test_values_that_do_not_fit_each_other(linear_config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(SettingsError, match=message):
         read_settings(config)
+
+
+def test_fine_tuning_before_a_closed_form_head_has_the_targets_of_the_run():
+    config = inception.get_config()
+    config.distillation.update(logits="teacher.npz", weight=0.5)
+    settings = read_settings(config)
+    before = read_settings(derive(settings.config, settings.pretraining))
+    assert before.teacher == "teacher.npz"
+    assert before.distillation == settings.distillation
+    # Other images have no rows in the teacher's file.
+    other = derive(settings.config, {"data": {"dir": "other"}})
+    assert read_settings(other).distillation is None
+    config = inception.get_config()
+    config.data.update(split="reversed", logit_adjustment=1.0)
+    settings = read_settings(config)
+    before = read_settings(derive(settings.config, settings.pretraining))
+    assert before.data.logit_adjustment == 1.0 and settings.balanced
 
 
 def test_usage(tmp_path):

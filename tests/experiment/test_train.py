@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import inception
+from seeflower_jax import models
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import train as train_module
@@ -289,6 +290,27 @@ def test_pretraining_does_not_see_the_test_split(config, tmp_path):
     folder = tmp_path / "run/pretraining"
     assert "test" not in json.loads((folder / "result.json").read_text())
     assert not list(folder.glob("logits_test*"))
+
+
+def test_a_run_starts_between_the_weights_around_the_pretraining(config, tmp_path):
+    config.init.pretraining = ConfigDict({"seed": 1})
+    config.init.pretrained_share = 0.25
+    train(config, tmp_path / "run", test=False)
+    tuned = load_run(tmp_path / "run/pretraining").network
+    _, mixed = converted.load(tmp_path / "run/pretraining/weights")
+    initial = models.init(tuned.spec, jax.random.key(1))
+    harness.assert_trees_close(
+        mixed["params"]["backbone"],
+        jax.tree.map(
+            lambda before, after: 0.75 * before + 0.25 * after,
+            initial["params"]["backbone"],
+            tuned.variables["params"]["backbone"],
+        ),
+        atol=1e-7,
+    )
+    harness.assert_trees_equal(
+        mixed["params"]["head"], tuned.variables["params"]["head"]
+    )
 
 
 def test_images_that_changed_after_the_pretraining_are_refused(config, tmp_path):

@@ -51,7 +51,9 @@ def test_script_writes_the_record(tmp_path, monkeypatch):
         assert record[kind].keys() == {"1", "2"}
         for run in record[kind].values():
             assert run["difference"] < 1e-5 and run["norm_difference"] < 2e-5
-    assert record["loader"]["images_per_second_per_core"] > 0
+    loader, start = record["loader"], record["start_seconds"]
+    assert loader["images_per_second_per_core"] > 0 and loader["threads"]["1"] > 0
+    assert start["second"] < start["first"] / 2
 
 
 def test_a_run_that_fails_says_why(tmp_path, monkeypatch):

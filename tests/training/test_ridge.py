@@ -1,5 +1,7 @@
 """Test a linear head in closed form."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import scipy.special
 
 from seeflower_jax import models
-from seeflower_jax.training import ridge
+from seeflower_jax.training import decomposition, ridge
 from tests import fixtures
 
 CLASSES = 4
@@ -110,10 +112,20 @@ def test_blocks_do_not_change_the_solution(monkeypatch):
         features, labels = _problem(count, width)
         whole = ridge.solve(features, labels, CLASSES)
         with monkeypatch.context() as patched:
-            patched.setattr(ridge, "_BLOCK", 7)
+            patched.setattr(decomposition, "_BLOCK", 7)
             parts = ridge.solve(features, labels, CLASSES)
         np.testing.assert_allclose(parts.kernel, whole.kernel, atol=1e-9)
         assert parts.strength == whole.strength
+
+
+def test_memory_of_many_images_does_not_hold_their_singular_vectors():
+    features, labels = _problem(40_000, 120)
+    tracemalloc.start()
+    fit = ridge.solve(features, labels, CLASSES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.isfinite(fit.loss)
+    assert peak < 40_000 * 120 * 8  # of the left singular vectors
 
 
 def test_constant_features_and_classes_of_one_image():

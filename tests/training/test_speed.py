@@ -69,7 +69,7 @@ def test_trace_has_the_steps_after_the_first_two(tmp_path, steps, traced):
     value = jnp.zeros(3)
     with Trace(tmp_path, 3) as trace:
         for step in range(steps):
-            trace.before_step()
+            trace.before_step(value)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 value = compute(value)
     (path,) = tmp_path.rglob("perfetto_trace.json.gz")
@@ -77,3 +77,23 @@ def test_trace_has_the_steps_after_the_first_two(tmp_path, steps, traced):
     numbers = [e["args"]["step_num"] for e in events if e.get("name") == "train"]
     assert sorted(map(int, numbers)) == traced
     assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_trace_ends_after_its_last_step_is_computed(tmp_path, monkeypatch):
+    events = []
+
+    class Metric:
+        def block_until_ready(self):
+            events.append("computed")
+
+    stop = jax.profiler.stop_trace
+
+    def record_stop():
+        events.append("stopped")
+        stop()
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", record_stop)
+    with Trace(tmp_path, 1) as trace:
+        for _ in range(5):
+            trace.before_step({"loss": Metric()})
+    assert events == ["computed", "stopped"]

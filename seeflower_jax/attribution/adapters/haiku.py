@@ -42,7 +42,8 @@ def from_haiku(
       rng: a random key, if `apply` needs one.
       preprocess, output, channels_first, input_shape: see `AdaptedNetwork`. `output`
         receives what the function returns, without the state.
-      **arguments: more arguments of `apply`, such as `is_training=False`.
+      **arguments: more arguments of `apply`, such as `is_training=False`. In training
+        mode, batch normalisation makes the map of an image depend on its batch.
 
     Raises:
       ValueError: `apply` takes a state and none is given, or takes none and one is

@@ -69,7 +69,8 @@ class AdaptedNetwork:
         with four axes are then moved from [n, c, h, w] to [n, h, w, c].
       single: whether `forward` takes one image and returns the logits of one image.
       input_shape: (height, width, channels) of an image. It is needed for `layers`
-        only. The default is the shape of the first images that the network sees.
+        only. The default is the shape of the first images that the network sees
+        outside of `jit`.
 
     Example:
       >>> from jax.ad_checkpoint import checkpoint_name
@@ -143,8 +144,9 @@ class AdaptedNetwork:
         """
         if self.input_shape is None:
             raise ValueError(
-                "the layers depend on the size of images, which is not known yet; call "
-                "the network first or adapt it with input_shape=(height, width, 3)"
+                "the layers depend on the size of images, which is not known yet; "
+                "adapt the network with input_shape=(height, width, 3), or call it on "
+                "images outside of jit"
             )
         return jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
 

@@ -47,7 +47,8 @@ def ablation_cam(
       align: "receptive_field" or "stretch", see `receptive_field.cell_centres`.
 
     Raises:
-      ValueError: an option is out of its range, or see `layers.resolve_one`.
+      ValueError: an option is out of its range, the score does not depend on the
+        layer, or see `layers.resolve_one`.
 
     Example:
       >>> maps = ablation_cam(network, images, labels, layer="block5_conv3")
@@ -57,6 +58,7 @@ def ablation_cam(
     check_ranges(batch_size=batch_size, align=align)
     targets = resolve(network, images, targets)
     name = layers.resolve_one(network, images, layer, "ablation_cam")
+    layers.check_read(network, images, [name])
     logits, endpoints = network(images)
     activations = endpoints[name]
     full_scores = score(logits, targets)

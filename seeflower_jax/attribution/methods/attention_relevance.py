@@ -70,7 +70,7 @@ def attention_relevance(
     weights, gradients = (
         attention.attention_heads(values, layers) for values in (endpoints, gradients)
     )
-    relevance = jnp.eye(weights[0].shape[-1])
+    relevance = jnp.eye(weights[0].shape[-1], dtype=weights[0].dtype)
     for weight, gradient in zip(weights, gradients, strict=True):
         relevance += jax.nn.relu(weight * gradient).mean(1) @ relevance
     row = attention.class_token_row(relevance, prefix)

@@ -28,7 +28,8 @@ def attention_rollout(
     """Compute how much attention the class token pays to each patch, over all layers.
 
     The residual connection of a layer counts as much as its attention. The map does not
-    depend on the class.
+    depend on the class. The authors' code normalises the rows of the sum, which has the
+    same effect as the factors of 0.5.
 
     Source: Abnar and Zuidema 2020, arXiv 2005.00928, equation 1 with the matrices
     A = 0.5 W + 0.5 I of section 3. W is the mean over the heads.
@@ -58,7 +59,7 @@ def attention_rollout(
     """
     del targets
     weights = attention.attention_heads(network(images)[1], layers)
-    mixed = [(w.mean(1) + jnp.eye(w.shape[-1])) / 2 for w in weights]
+    mixed = [(w.mean(1) + jnp.eye(w.shape[-1], dtype=w.dtype)) / 2 for w in weights]
     rollout = functools.reduce(lambda below, layer: layer @ below, mixed)
     row = attention.class_token_row(rollout, prefix)
     return attention.token_maps(row, images, prefix, grid)

@@ -22,7 +22,8 @@ def hires_cam(
 
     Unlike Grad-CAM, the method does not average the gradients. A map therefore shows
     which positions the layers above use. The sum over all positions of all layers is
-    the share of the score that `completeness` measures.
+    the share of the score that `completeness` measures. pytorch-grad-cam 1.5.7 sets
+    negative values to 0 and scales the map to [0, 1].
 
     Source: Draelos and Carin 2020, arXiv 2011.08891, equation 5.
 

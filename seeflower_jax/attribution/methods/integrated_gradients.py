@@ -28,7 +28,8 @@ def integrated_gradients(
     """Compute the contribution of each pixel to the score, signed, summed over colours.
 
     The sum of a map approximates the score of the image minus the score of the
-    baseline.
+    baseline. captum returns a map for each colour, and its default baseline is an input
+    of zeros.
 
     Source: Sundararajan et al. 2017, arXiv 1703.01365, equation 1.
 

@@ -22,7 +22,8 @@ def layer_cam(
     """Compute where a layer's activations raise the score.
 
     The method also works at lower layers, which give finer maps. The source fuses maps
-    of several layers by their maximum. This function adds them.
+    of several layers by their maximum. This function adds them. pytorch-grad-cam 1.5.7
+    scales the map to [0, 1].
 
     Source: Jiang et al. 2021, LayerCAM, IEEE TIP 30, equations 6 and 7.
 

@@ -31,7 +31,8 @@ def lrp(
 
     Difference from the sources: there is no special rule for pixels. Their relevance is
     the relevance of their preprocessed values. `rules.lrp` defines the rule of each
-    function.
+    function. As in the sources, the gamma rule also changes biases. In captum 0.9, it
+    does not.
 
     Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140, equations 58 and 60;
     Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10, for gamma and composites.

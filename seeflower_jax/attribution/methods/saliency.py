@@ -58,7 +58,8 @@ def guided_saliency(
     """Compute saliency by guided backpropagation.
 
     Rectifiers, max(x, 0), pass on no negative gradient. Other activation functions keep
-    their derivative, as in captum.
+    their derivative, as in captum. captum changes modules of ReLU only, and this
+    function also changes rectifiers that are called as functions.
 
     Source: Springenberg et al. 2015, arXiv 1412.6806, section 3.4.
 

@@ -45,7 +45,7 @@ def remove_square(window: int = 48, baseline: float = 127.5) -> Perturb:
     ) -> tuple[Bool[Array, "h w"], Float[Array, "h w 3"]]:
         def covered(key: Key[Array, ""], size: int) -> Bool[Array, " size"]:
             side = min(window, size)
-            first = jax.random.randint(key, (), 0, size - side + 1)
+            first = jax.random.randint(key, (), 0, size - side + 1, "int32")
             places = jnp.arange(size)
             return (first <= places) & (places < first + side)
 
@@ -106,7 +106,7 @@ def infidelity(
       >>> bool((errors >= 0).all())
       True
     """
-    check_ranges(samples=samples)
+    check_ranges(samples=samples, batch_size=batch_size)
     check_keys(keys, images)
     perturb = perturb or remove_square()
     images = as_float(images)

@@ -63,7 +63,7 @@ def max_sensitivity(
       >>> bool((changes > 0).all())
       True
     """
-    check_ranges(samples=samples, radius=radius)
+    check_ranges(samples=samples, radius=radius, batch_size=batch_size)
     check_keys(keys, images)
     images = as_float(images)
     maps = explain(images)

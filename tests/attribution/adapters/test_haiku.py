@@ -119,6 +119,24 @@ def test_random_keys(images):
         attr.from_haiku(apply, {})(images)
 
 
+def test_modules_that_are_called_twice_and_return_tuples(images):
+    class Twice(hk.Module):
+        def __call__(self, x):
+            inner = hk.Linear(3, with_bias=False, name="inner")
+            return inner(x), inner(inner(x))
+
+    function = hk.transform(lambda x: Twice(name="twice")(x.mean((1, 2)))[1])
+    params = function.init(jax.random.key(0), images)
+    network = attr.from_haiku(hk.without_apply_rng(function).apply, params)
+    logits, endpoints = network(images)
+    inner = [f"twice/inner{number}" for number in ("", "#2", "#3")]
+    assert list(endpoints) == [*inner, "twice[0]", "twice[1]"]
+    np.testing.assert_array_equal(endpoints["twice[1]"], logits)
+    gain = network(images, {inner[1]: jnp.ones((2, 3))})[0] - logits
+    expected = params["twice/inner"]["w"].sum(0)
+    np.testing.assert_allclose(gain, [expected] * 2, atol=1e-4)
+
+
 def test_state_that_does_not_fit(variables):
     with pytest.raises(ValueError, match="apply takes a state; pass the state"):
         attr.from_haiku(hk.transform_with_state(_resnet).apply, variables[0])

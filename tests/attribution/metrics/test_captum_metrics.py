@@ -114,12 +114,15 @@ def test_a_map_that_is_the_model_has_no_infidelity():
 
 def test_squares_lie_everywhere_in_the_image():
     keys = jax.random.split(jax.random.key(0), 300)
-    image = jnp.zeros((5, 4, 3))
+    image = jnp.zeros((5, 4, 3), jnp.float32)
     masks, _ = jax.vmap(remove_square(2), (0, None))(keys, image)
     assert (masks.sum((1, 2)) == 4).all()
     assert len({mask.tobytes() for mask in np.asarray(masks)}) == 4 * 3
     whole, _ = remove_square(48)(keys[0], image)
     assert whole.all()
+    with jax.enable_x64(False):
+        again, _ = jax.vmap(remove_square(2), (0, None))(keys, image)
+    np.testing.assert_array_equal(again, masks)
 
 
 def _explain(images):
@@ -177,3 +180,7 @@ def test_wrong_options_are_named():
         remove_square(0)
     with pytest.raises(ValueError, match="radius is -1; expected a finite number abo"):
         max_sensitivity(_explain, IMAGES, KEYS, radius=-1)
+    with pytest.raises(ValueError, match="batch_size is 0; expected a whole number"):
+        infidelity(network, IMAGES, maps[..., 0], KEYS, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size is 0; expected a whole number"):
+        max_sensitivity(_explain, IMAGES, KEYS, batch_size=0)
