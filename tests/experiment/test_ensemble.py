@@ -132,7 +132,8 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
 
 
 def test_the_result_of_other_runs_is_not_overwritten(tiny_run, tmp_path):
-    result = ensemble._result([tiny_run] * 2, "") | {"test": {"top1": 0.5}}
+    scores = {"top1": 0.5, "mean_class_top1": 0.5, "count": 20}
+    result = ensemble._result([tiny_run] * 2, "") | {"test": scores}
     path = record.keep(result, tmp_path)
     assert record.keep(result, tmp_path) == path
     with pytest.raises(ValueError, match="tiny_seed0.json has the result of another"):
