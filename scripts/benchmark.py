@@ -9,7 +9,7 @@ this project, in Keras on JAX and in PyTorch, in float32 and bfloat16. `attribut
 measures the maps/s and the peak memory of the methods that captum also has. A network
 is a run directory, or a model with random variables. Each measurement runs in a
 separate process. In `attribution`, the timed calls alternate between both frameworks.
-All measurements are repeated --rounds times, and the table has the medians. Failed
+All measurements are repeated --rounds times, and the table has the fastest. Failed
 measurements are listed with their errors. `pip install -e .[peers]` installs the other
 frameworks. On CPUs, torch_compiled needs a C++ compiler.
 """

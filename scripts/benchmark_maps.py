@@ -9,8 +9,8 @@ it does what scripts.attribute --overlays does with --count images: it reads the
 computes maps, and writes maps, boxes and overlays. The files go to a temporary folder,
 which is deleted at the end. At last, it computes the maps of one batch again, because
 the speed of a machine may change within minutes. The parts run in separate processes,
-which take turns for --rounds rounds. The table has the medians, and the peak memory
-after 512 images and after all.
+which take turns for --rounds rounds. The table has the fastest round, and the peak
+memory after 512 images and after all.
 """
 
 import json

@@ -146,7 +146,7 @@ def test_workers_take_turns_and_errors_are_returned(tmp_path):
     ]
     measurements = timing.in_processes(command, ["a", "b", "c"], rounds=3)
     assert (tmp_path / "log").read_text() == "abcacac"
-    assert measurements == {"a": {"rate": 4}, "b": "no worker b", "c": {"rate": 5}}
+    assert measurements == {"a": {"rate": 6}, "b": "no worker b", "c": {"rate": 7}}
 
 
 def test_timed_calls_of_workers_alternate(tmp_path):

@@ -137,7 +137,11 @@ def _in_turns(command: Sequence[str], names: Sequence[str]) -> dict[str, Measure
 def in_processes(
     command: Sequence[str], workers: Sequence[str], rounds: int, together: int = 1
 ) -> dict[str, Measurement]:
-    """Return what each worker measures, the median over rounds.
+    """Return the largest of what each worker measures in several rounds.
+
+    For a rate, this is the fastest round. If the system places two busy threads of a
+    process on one core, the process is slow for seconds, although no other process
+    computes. A median of few rounds would depend on this placement.
 
     Args:
       command: the arguments of Python; this function adds `--worker=NAME`. The process
@@ -170,6 +174,6 @@ def in_processes(
     return {
         name: errors[name]
         if name in errors
-        else {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        else {key: max(row[key] for row in rows) for key in rows[0]}
         for name, rows in figures.items()
     }
