@@ -6,6 +6,7 @@ import re
 import pytest
 
 from seeflower_jax import models
+from seeflower_jax.attribution import batch
 from tests import harness
 from tests.docs import pages
 
@@ -176,6 +177,20 @@ def test_pointing_games_of_single_layers():
             assert (entry["grids"], entry["grid_size"]) == (grids, size)
         best = max(entries, key=lambda entry: entry["score"])
         assert best["layer"] == models.get_spec(model).cam_layer
+
+
+def test_pointing_games_of_smaller_images():
+    rows = _record("results/pointing_game_sizes.json")["inception_v3"].values()
+    layers = _record("results/pointing_game_layers.json")["inception_v3"]
+    words = " ".join(pages.PAGES["docs/attribution_batch.md"].split())
+    spec = models.get_spec("inception_v3", num_classes=5)
+    for row in rows:
+        assert row["run"] == layers["grad_cam, layer=mixed10"]["run"]
+        size, score = row["grid_size"], _short(row["score"], 3)
+        _, height, width, _ = batch.endpoint_shapes(spec, size)["mixed10"].shape
+        pattern = rf"grids of {size} pixels, (\d) by (\d), (?:it has )?(\.\d+)"
+        found = re.search(pattern, words)
+        assert found and found.groups() == (str(height), str(width), score)
 
 
 def test_maps_of_many_images():
