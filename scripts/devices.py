@@ -30,7 +30,10 @@ def main(_: list[str]) -> None:
         for count, run in result[kind].items()
     ]
     speed = result["loader"]["images_per_second_per_core"]
-    console.show(result, "\n".join([*lines, f"loader: {speed} images/s per core"]))
+    lines.append(f"loader: {speed} images/s per core")
+    start = result["start_seconds"]
+    lines.append(f"first step: {start['first']} s, second start {start['second']} s")
+    console.show(result, "\n".join(lines))
 
 
 if __name__ == "__main__":

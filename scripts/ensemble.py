@@ -11,7 +11,9 @@ All runs must have the same split. Logits in the run directories are not compute
 image.
 """
 
-from absl import app, flags, logging
+import logging
+
+from absl import app, flags
 
 from scripts import console
 from seeflower_jax import records

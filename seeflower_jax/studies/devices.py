@@ -170,7 +170,7 @@ def _loader_speed() -> dict:
     indices = np.arange(_LOADER_IMAGES)
     labels = np.zeros(_LOADER_IMAGES, np.int32)
     mesh, count = sharding.make_mesh(), _LOADER_BATCH * _LOADER_BATCHES
-    by_threads, of_cores = {}, 0.0
+    by_threads, per_core = {}, 0.0
     for threads in range(1, THREADS + 1):
         reader = PackedReader(images, indices)
         loader = TrainLoader(
@@ -178,12 +178,12 @@ def _loader_speed() -> dict:
         )
         for _ in loader(0, 2 * THREADS):  # takes the memory of all buffers
             pass
-        started, of_cores = time.perf_counter(), time.process_time()
+        started, busy = time.perf_counter(), time.process_time()  # of all threads
         for _ in loader(0, _LOADER_BATCHES):
             pass
         by_threads[threads] = round(count / (time.perf_counter() - started), 1)
-        of_cores = count / (time.process_time() - of_cores)  # of all threads
-    return {"images_per_second_per_core": round(of_cores, 1), "threads": by_threads}
+        per_core = count / (time.process_time() - busy)
+    return {"images_per_second_per_core": round(per_core, 1), "threads": by_threads}
 
 
 def _start_seconds() -> dict[str, float]:

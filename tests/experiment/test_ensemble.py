@@ -131,6 +131,14 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     assert run_script("--views=75", "--crop").returncode == 2
 
 
+def test_script_says_where_the_record_is(tiny_run, tmp_path):
+    runs = f"--workdirs={tiny_run.workdir},{tiny_run.workdir}"
+    done = harness.run_here("ensemble", runs, f"--results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.iterdir()
+    assert f"{path} has the result" in done.stderr
+
+
 def test_the_result_of_other_runs_is_not_overwritten(tiny_run, tmp_path):
     scores = {"top1": 0.5, "mean_class_top1": 0.5, "count": 20}
     result = ensemble._result([tiny_run] * 2, "") | {"test": scores}
