@@ -22,7 +22,7 @@ from typing import NoReturn
 from absl import app, flags
 
 from scripts import compilation_flag, errors, interruption
-from seeflower_jax.sharding import processes
+from seeflower_jax.sharding import allocator, processes
 
 app.define_help_flags()
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON.")
@@ -43,6 +43,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
             arguments = _parse(sys.argv, takes)
         errors.set_up_logging(_DEBUG.value)
         compilation_flag.apply()
+        allocator.keep_memory()
         with interruption.handled() as received, processes.ending_together():
             main(arguments)
         sys.exit()

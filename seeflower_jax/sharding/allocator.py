@@ -1,0 +1,56 @@
+"""Keep the memory of a computation in the process, for the next computation.
+
+allocator.keep_memory()    # before JAX starts
+
+On CPUs, JAX requests the memory of a computation at its start and frees it at its end.
+glibc returns it to the system, which clears each page of it for the next computation.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Mapping
+
+# Parameters of mallopt(3) in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep_memory() -> bool:
+    """Let glibc keep freed memory, in one arena for all threads.
+
+    Settings of the user take precedence: a preloaded library, GLIBC_TUNABLES or a
+    variable whose name starts with MALLOC_. With an accelerator, nothing changes.
+
+    Returns:
+      Whether memory is kept. It is not on other systems than Linux with glibc.
+
+    Source: mallopt(3) of the Linux man-pages.
+    """
+    if (
+        platform.libc_ver()[0] != "glibc"
+        or _is_set_by_user(os.environ)
+        or _has_accelerator(os.environ)
+    ):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # A second arena would request large blocks from the system one by one.
+    settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
+    return all([mallopt(parameter, value) for parameter, value in settings])
+
+
+def _is_set_by_user(environment: Mapping[str, str]) -> bool:
+    return any(
+        name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD")
+        for name, value in environment.items()
+        if value
+    )
+
+
+def _has_accelerator(environment: Mapping[str, str]) -> bool:
+    """Return whether JAX may find an accelerator, without starting JAX."""
+    if environment.get("JAX_PLATFORMS") == "cpu":
+        return False
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return bool(plugins) or importlib.util.find_spec("libtpu") is not None

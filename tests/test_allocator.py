@@ -1,0 +1,60 @@
+"""Tests of the memory that a process keeps for the next computation."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from seeflower_jax.sharding import allocator
+
+_PAGE_FAULTS = """
+import resource
+from seeflower_jax.sharding import allocator
+print(allocator.keep_memory())
+import jax, jax.numpy as jnp
+numbers = jnp.ones((32, 1024, 1024))
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(jnp.flip(numbers, 1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _environment(**variables):
+    own = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+    return inherited | variables
+
+
+@pytest.mark.parametrize(
+    "variables,kept",
+    [
+        ({}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, False),
+    ],
+)
+def test_a_computation_reuses_the_memory_of_the_last(variables, kept):
+    done = subprocess.run(
+        [sys.executable, "-c", _PAGE_FAULTS],
+        env=_environment(JAX_PLATFORMS="cpu", **variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    returned, faults = done.stdout.split()
+    assert returned == str(kept)
+    pages = 32 * 2**22 // os.sysconf("SC_PAGE_SIZE")
+    assert (int(faults) < pages / 100) == kept
+
+
+def test_a_process_with_an_accelerator_changes_nothing(monkeypatch):
+    for name in os.environ.keys() - _environment().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    plugins = {"jax_plugins": ["of CUDA"]}
+    monkeypatch.setattr(
+        allocator.importlib.metadata, "entry_points", lambda group: plugins[group]
+    )
+    assert not allocator.keep_memory()
