@@ -21,8 +21,8 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from scripts import compilation_flag, errors, interruption
-from seeflower_jax.sharding import allocator, processes
+from scripts import computation_flags, errors, interruption
+from seeflower_jax.sharding import processes
 
 app.define_help_flags()
 _JSON = flags.DEFINE_bool("json", False, "Print the result as JSON.")
@@ -42,8 +42,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
         errors.set_up_logging(_DEBUG.value)
-        compilation_flag.apply()
-        allocator.keep_memory()
+        computation_flags.apply()
         with interruption.handled() as received, processes.ending_together():
             main(arguments)
         sys.exit()
@@ -60,7 +59,7 @@ def show(result: dict, text: str, indent: int | None = 2) -> None:
 
 
 def _parse(argv: list[str], takes: str) -> list[str]:
-    own = (_JSON, _DEBUG, _PLUGINS, compilation_flag.CACHE)
+    own = (_JSON, _DEBUG, _PLUGINS, *computation_flags.FLAGS)
     for holder in own:  # --help lists flags of the main module.
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[holder.name])
     try:

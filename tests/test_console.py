@@ -57,9 +57,8 @@ def test_every_other_module_is_shared_by_scripts():
     """Scripts differ from the modules that they share."""
     modules = {path.stem for path in (harness.ROOT / "scripts").glob("[a-z]*.py")}
     shared = modules - set(scripts.names())
-    flags = {"config_flag", "image_flags", "network_flags"}
+    flags = {"computation_flags", "config_flag", "image_flags", "network_flags"}
     flags |= {"process_flags", "run_flags"}
-    flags |= {"compilation_flag"}
     assert shared == {"console", "errors", "interruption"} | flags
 
 

@@ -104,10 +104,11 @@ def _step(spec, variables: dict, size: int, batches: Iterator, **values) -> timi
         **values,
     )
     optimizer = make_optimizer(stage, lambda step: stage.learning_rate)
-    step = make_image_step(spec, stage, optimizer)
-    step = compile_step(step, stage.batch_size, sharding.make_mesh())
+    mesh = sharding.make_mesh()
+    step = compile_step(make_image_step(spec, stage, optimizer), stage.batch_size, mesh)
     # A copy, because the step reuses the memory of its state.
     state = create_state(jax.tree.map(jnp.copy, variables), stage, optimizer)
+    state = sharding.replicate(state, mesh)
 
     def train():
         nonlocal state

@@ -111,11 +111,12 @@ class Evaluator:
         batch_size = sharding.whole_size(min(self.batch_size, left), self.mesh)
         hidden = not (name and processes.is_main())
         with progress_bar(name, left, "image", hidden=hidden) as bar:
-            for batch in loader.eval_batches(reader, indices, batch_size, self.mesh):
-                output = compute(variables, batch)
-                output = sharding.fetch(output, self.mesh)
+            batches = loader.eval_batches(reader, indices, batch_size, self.mesh)
+            outputs = (compute(variables, batch) for batch in batches)
+            for output in sharding.one_ahead(outputs):
+                rows = sharding.fetch(output, self.mesh)
                 count = min(left, batch_size)
-                yield jax.tree.map(lambda x, n=count: x[:n], output)
+                yield jax.tree.map(lambda x, n=count: x[:n], rows)
                 left -= count
                 bar.update(count)
 

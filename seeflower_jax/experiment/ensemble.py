@@ -18,7 +18,7 @@ from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment import images, precision, teacher
 from seeflower_jax.experiment.evaluate import evaluate, single_view
-from seeflower_jax.experiment.settings import derive, read_settings, settings_of
+from seeflower_jax.experiment.settings import pretraining_of, settings_of
 from seeflower_jax.experiment.workdir import read_images
 from seeflower_jax.inference.run import Run
 from seeflower_jax.training import ridge
@@ -158,9 +158,9 @@ def _check_teacher(runs: Sequence[Run]) -> None:
     for run in runs:
         settings = settings_of(run)
         trained = [settings]
-        if settings.pretraining:
-            before = read_settings(derive(settings.config, settings.pretraining))
-            trained += [before] if before.data == settings.data else []
+        before = pretraining_of(settings)
+        if before and before.data == settings.data:
+            trained.append(before)
         head = run.network.spec.head
         names = [
             stage.name

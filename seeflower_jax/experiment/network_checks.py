@@ -15,9 +15,8 @@ from seeflower_jax import models
 from seeflower_jax.experiment.settings import (
     Settings,
     SettingsError,
-    derive,
     image_sizes,
-    read_settings,
+    pretraining_of,
 )
 from seeflower_jax.training import partition
 
@@ -30,8 +29,9 @@ def check_network(settings: Settings) -> None:
     Raises:
       SettingsError: lists every value that does not fit the network.
     """
-    if settings.pretraining:
-        check_network(read_settings(derive(settings.config, settings.pretraining)))
+    before = pretraining_of(settings)
+    if before:
+        check_network(before)
     spec = settings.spec(num_classes=2)
     try:
         _shapes(spec)

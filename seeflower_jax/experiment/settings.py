@@ -260,6 +260,17 @@ def _check_order(values: Mapping) -> list[str]:
     return []
 
 
+def pretraining_of(settings: Settings) -> Settings | None:
+    """Return the settings of the pretraining run of a run; None without one.
+
+    Raises:
+      SettingsError: if values are not allowed.
+    """
+    if not settings.pretraining:
+        return None
+    return read_settings(derive(settings.config, settings.pretraining))
+
+
 def image_sizes(settings: Settings, spec: models.ModelSpec) -> dict[str, int]:
     """Return the sizes of all images that the network gets, by their config keys."""
     sizes = {"config.eval.size": settings.view.size}
@@ -335,10 +346,9 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
             for key, size in image_sizes(settings, spec).items()
             if size != spec.input_size
         ]
-    if settings.pretraining:
-        try:
-            read_settings(derive(settings.config, settings.pretraining))
-        except SettingsError as error:
-            lines = [line for line in str(error).splitlines() if line not in errors]
-            errors += [f"config.init.pretraining: {line}" for line in lines]
+    try:
+        pretraining_of(settings)
+    except SettingsError as error:
+        lines = [line for line in str(error).splitlines() if line not in errors]
+        errors += [f"config.init.pretraining: {line}" for line in lines]
     return errors

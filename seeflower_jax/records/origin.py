@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import jax
 
+from seeflower_jax.sharding import allocator
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 # They decide how fast a CPU computes in float32 and in bfloat16.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -75,8 +77,9 @@ def provenance(command: str) -> dict:
     """Return the provenance of a result.
 
     The dict has the command, commit, versions, compiler flags, settings of the C
-    library, names of preloaded libraries (an allocator of memory, for example),
-    precision of float32 matrix products, devices, and features of the CPU.
+    library, names of preloaded libraries (an allocator of memory, for example), whether
+    freed memory is kept, precision of float32 matrix products, devices, and features of
+    the CPU.
     """
     preloaded = re.split("[ :]+", os.environ.get("LD_PRELOAD", ""))
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -87,6 +90,7 @@ def provenance(command: str) -> dict:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "preloaded": [os.path.basename(path) for path in preloaded if path],
+        "memory_kept": allocator.is_kept(),
         "matmul_precision": _matmul_precision(),
         "device": device(),
         "cpu_features": _cpu_features(),

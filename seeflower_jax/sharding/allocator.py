@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 # Parameters of mallopt(3) in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_calls: list[bool] = []  # whether each call of mallopt has succeeded
 
 
 def keep_memory() -> bool:
@@ -37,7 +38,14 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # A second arena would request large blocks from the system one by one.
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-    return all([mallopt(parameter, value) for parameter, value in settings])
+    done = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    _calls.append(all(done))
+    return all(done)
+
+
+def is_kept() -> bool:
+    """Return whether `keep_memory` has let this process keep memory."""
+    return any(_calls)
 
 
 def _is_set_by_user(environment: Mapping[str, str]) -> bool:

@@ -10,7 +10,12 @@ import scipy.special
 from configs import inception
 from seeflower_jax import records
 from seeflower_jax.experiment import ensemble, evaluate, images, teacher
-from seeflower_jax.experiment.settings import SettingsError, derive, read_settings
+from seeflower_jax.experiment.settings import (
+    SettingsError,
+    derive,
+    pretraining_of,
+    read_settings,
+)
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
 from seeflower_jax.training import ridge
@@ -168,7 +173,7 @@ def test_fine_tuning_before_a_closed_form_head_has_the_targets_of_the_run():
     config = inception.get_config()
     config.distillation.update(logits="teacher.npz", weight=0.5)
     settings = read_settings(config)
-    before = read_settings(derive(settings.config, settings.pretraining))
+    before = pretraining_of(settings)
     assert before.teacher == "teacher.npz"
     assert before.distillation == settings.distillation
     # Other images have no rows in the teacher's file.
@@ -177,7 +182,7 @@ def test_fine_tuning_before_a_closed_form_head_has_the_targets_of_the_run():
     config = inception.get_config()
     config.data.update(split="reversed", logit_adjustment=1.0)
     settings = read_settings(config)
-    before = read_settings(derive(settings.config, settings.pretraining))
+    before = pretraining_of(settings)
     assert before.data.logit_adjustment == 1.0 and settings.balanced
 
 
