@@ -141,7 +141,8 @@ def test_next_batches_are_read_ahead(photos):
     predictions = predict.stream(network, images, batch_size=1)
     for count in range(1, 6):
         next(predictions)
-        assert count <= len(reads) <= count + 2
+        # The network computes the next batch, while two more are read.
+        assert min(count + 1, len(files)) <= len(reads) <= count + 3
 
 
 def test_unreadable_images(photos):
