@@ -113,7 +113,7 @@ class Evaluator:
         with progress_bar(name, left, "image", hidden=hidden) as bar:
             batches = loader.eval_batches(reader, indices, batch_size, self.mesh)
             outputs = (compute(variables, batch) for batch in batches)
-            for output in sharding.one_ahead(outputs):
+            for output in loader.ahead(outputs, 1):
                 rows = sharding.fetch(output, self.mesh)
                 count = min(left, batch_size)
                 yield jax.tree.map(lambda x, n=count: x[:n], rows)

@@ -112,18 +112,11 @@ def stream(
     mesh = sharding.make_mesh()
     batch_size = whole_batch_size(min(batch_size, len(images)), mesh)
     variables = sharding.replicate(network.variables, mesh)
-
-    def compute() -> Iterator[tuple[loader.ImageBatch, Array | None]]:
-        for batch in loader.read_batches(images, batch_size):
-            logits = None
-            if batch.positions:
-                placed = place_images(batch.pixels, network.view, batch_size, mesh)
-                logits = network.compute_logits(variables, **placed)
-            yield batch, logits
-
-    for batch, logits in sharding.one_ahead(compute()):
+    for batch in loader.read_batches(images, batch_size):
         results: dict[int, Prediction | UnreadableImage] = dict(batch.errors)
-        if logits is not None:
+        if batch.positions:
+            placed = place_images(batch.pixels, network.view, batch_size, mesh)
+            logits = network.compute_logits(variables, **placed)
             results |= _predictions(network, images, batch, np.asarray(logits), top)
         yield from (results[position] for position in sorted(results))
 

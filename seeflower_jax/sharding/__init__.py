@@ -11,8 +11,7 @@ output. A function that mixes rows, such as a mean, first removes the padding wi
 `first_rows`.
 """
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -61,16 +60,6 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
         name: jax.make_array_from_process_local_data(sharding, rows)
         for name, rows in batch.items()
     }
-
-
-def one_ahead(outputs: Iterable[Tree]) -> Iterator[Tree]:
-    """Yield each output after the next one was requested.
-
-    If the outputs come from a jitted function, the devices compute the next while the
-    caller fetches one.
-    """
-    for output, _ in itertools.pairwise(itertools.chain(outputs, [None])):
-        yield output  # type: ignore[misc]
 
 
 def fetch(tree: Tree, mesh: Mesh) -> Tree:

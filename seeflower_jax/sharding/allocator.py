@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 # Parameters of mallopt(3) in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_calls: list[bool] = []  # whether each call of mallopt has succeeded
+_calls: list[bool] = []  # whether each call of `keep_memory` has succeeded
 
 
 def keep_memory() -> bool:
