@@ -2,12 +2,13 @@
 
     python -m scripts.benchmark train
     python -m scripts.benchmark train --batch_size=32 --out=benchmark.json
-    python -m scripts.benchmark attribution --networks=vgg16,runs/inception_seed0
+    python -m scripts.benchmark attribution --networks=vgg16,inception_v3
 
 `train` measures the images/s of Inception-v3's forward pass and fine-tuning step in
 this project, in Keras on JAX and in PyTorch, in float32 and bfloat16. `attribution`
 measures the maps/s and the peak memory of the methods that captum also has. A network
-is a run directory, or a model with random variables. Each measurement runs in a
+is a model with random variables, or a run directory with a linear head on means of
+whole blocks, as of the recipes three_stages and two_stages. Each measurement runs in a
 separate process. In `attribution`, the timed calls alternate between both frameworks.
 All measurements are repeated --rounds times, and the table has the fastest. Failed
 measurements are listed with their errors. `pip install -e .[peers]` installs the other

@@ -84,6 +84,7 @@ def _attribution(paths: Sequence[str]) -> tuple[dict, str]:
     return network | {"methods": figures}, attribution_parity.text(figures)
 
 
+@jax.default_matmul_precision("float32")  # GPUs round to TensorFloat-32 otherwise.
 def main(argv) -> None:
     try:
         figures, text = (_attribution if _ATTRIBUTION.value else _blocks)(argv[1:])

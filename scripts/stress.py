@@ -5,7 +5,7 @@
     python -m scripts.stress --parts=malformed --kinds=images,weights
     python -m scripts.stress --case=images/exif_cut_jpg
 
-The full form takes about 45 minutes on two cores, --short about a minute. An
+The full form takes about 75 minutes on two cores, --short about a minute. An
 interrupted test continues if --folder and the commit are the same. --case runs one
 malformed input, prints its command and its verdict, and keeps its files. The script
 needs a clone of the repository, with tests/. Exit status 3 means that a test failed.

@@ -101,6 +101,18 @@ def test_unknown_method():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
+def test_run_that_pytorch_cannot_have(linear_run):
+    message = (
+        f"{linear_run.workdir} cannot be compared with PyTorch, because its head has "
+        r"pooling 'root_moments', pooled .*block\[345\].*, standardize True; expected"
+    )
+    with pytest.raises(ValueError, match=message):
+        attribution_speed.workers([str(linear_run.workdir)])
+    with pytest.raises(ValueError, match="vgg16 cannot be compared with PyTorch"):
+        torch_networks.torch_network(linear_run.network.spec, {})
+
+
 def test_methods_that_captum_has():
     selected = attribution_speed.workers(["vgg16"], ["grad_cam", "lrp"])
     assert selected == [
@@ -215,6 +227,7 @@ def test_table_has_both_frameworks():
         ["maps/s", "seeflower_jax", "captum"],
         ["forward", "4.00", "5.00"],
         ["saliency", "2.00", "failed"],
+        ["captum", "failed:", "ImportError:", "no", "captum"],
     ]
 
 

@@ -9,6 +9,7 @@ model with random variables, or a run directory.
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -76,6 +77,44 @@ def are_different(networks: Sequence[str]) -> bool:
 
 def _is_run(network: str) -> bool:
     return os.path.isdir(os.path.expanduser(network))
+
+
+def check_head(fields: Mapping[str, Any], network: str) -> None:
+    """Check that `torch_networks` can build the head of a network.
+
+    Args:
+      fields: the fields of a ModelSpec; None stands for a default.
+      network: the name of the network, for the error.
+
+    Raises:
+      ValueError: if it cannot; the message names the fields.
+    """
+    pooled = fields.get("pooled") or ()
+    valid = {
+        "pooling": fields.get("pooling") in (None, "average", "root_average"),
+        "pooled": all(re.fullmatch("block[1-5]_pool", name) for name in pooled),
+        "standardize": not fields.get("standardize"),
+        "hidden": not fields.get("hidden"),
+    }
+    wrong = [f"{key} {fields[key]!r}" for key in valid if not valid[key]]
+    if wrong:
+        raise ValueError(
+            f"{network} cannot be compared with PyTorch, because its head has "
+            f"{', '.join(wrong)}; expected a linear head on means of whole blocks, as "
+            "in the recipes three_stages and two_stages, or the name of a model"
+        )
+
+
+def _model_of(network: str) -> str:
+    """Return the name of the model of a run that can be compared, or of a model.
+
+    It computes nothing, because a GPU's memory is for the processes that are measured.
+    """
+    if not _is_run(network):
+        return models.get_spec(network).name
+    config = load_config(network)
+    check_head(config["model"], network)
+    return config["model"]["name"]
 
 
 def load_network(network: str) -> tuple[models.ModelSpec, Variables]:
@@ -147,8 +186,7 @@ def _captum(
 
     from seeflower_jax.comparison import captum_reference, torch_networks
 
-    cuda = torch.cuda.is_available()
-    device = "cuda" if cuda else "cpu"
+    device = timing.torch_device()
     network, layer = torch_networks.torch_network(spec, variables)
     network = network.to(device).to(memory_format=torch.channels_last)
     tensor = torch.tensor(images.transpose(0, 3, 1, 2).copy())
@@ -163,7 +201,8 @@ def _captum(
         maps = captum_reference.captum_maps(method, network, layer, inputs, targets)
         return maps.detach().cpu()
 
-    return run, lambda: torch.cuda.max_memory_allocated() if cuda else None
+    is_gpu = device == "cuda"
+    return run, lambda: torch.cuda.max_memory_allocated() if is_gpu else None
 
 
 def workers(networks: Sequence[str], methods: Sequence[str] = ()) -> list[str]:
@@ -177,10 +216,11 @@ def workers(networks: Sequence[str], methods: Sequence[str] = ()) -> list[str]:
         not have for a network are left out.
 
     Raises:
-      ValueError: if a name is unknown.
+      ValueError: if a name is unknown, or PyTorch's network cannot have the head of a
+        run, see `check_head`.
     """
     selected = hints.matching(methods, list(METHODS), "method")
-    shared = {name: shared_methods(load_network(name)[0].name) for name in networks}
+    shared = {name: shared_methods(_model_of(name)) for name in networks}
     return [
         f"{network}:{framework}:{method}"
         for network in networks
@@ -249,8 +289,9 @@ def table(measurements: Mapping[str, timing.Measurement]) -> dict[str, dict[str,
 
 
 def text(networks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format the rates of `table` as a table for a terminal."""
-    lines = []
+    """Format the rates of `table` as a table for a terminal, with the errors below."""
+    lines: list[str] = []
+    errors: list[str] = []
     for network, entry in networks.items():
         lines += [network, f"{'maps/s':24}{'seeflower_jax':>15}{'captum':>10}"]
         rows = {"forward": (entry, "forward_images_per_second")}
@@ -260,4 +301,7 @@ def text(networks: Mapping[str, Mapping[str, Any]]) -> str:
             rates = [figures.get(f"{prefix}{key}") for prefix in ("", "captum_")]
             cells = ["failed" if rate is None else f"{rate:.2f}" for rate in rates]
             lines.append(f"{method:24}{cells[0]:>15}{cells[1]:>10}")
-    return "\n".join(lines)
+            for framework, prefix in zip(FRAMEWORKS, ("", "captum_"), strict=True):
+                if error := figures.get(f"{prefix}error"):
+                    errors.append(f"{framework} failed: {error}")
+    return "\n".join([*lines, *dict.fromkeys(errors)])

@@ -22,7 +22,10 @@ from seeflower_jax.records.progress_bar import progress_bar
 Call: TypeAlias = Callable[[], object]
 # {name of a figure: its value}, or the last line of the error of the process.
 Measurement: TypeAlias = dict[str, float] | str
-_TAKES_TURNS = "SEEFLOWER_TAKES_TURNS"  # is set in the processes of `in_processes`
+_TAKES_TURNS = "SEEFLOWER_TAKES_TURNS"
+# The environment of the processes of `in_processes`. Several of them may share the
+# memory of a GPU, of which JAX would take three quarters at once.
+_WORKER_ENVIRONMENT = {_TAKES_TURNS: "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _READY = "ready"
 
 
@@ -83,6 +86,18 @@ def use_platform(platform: str | None) -> None:
         os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
 
 
+def torch_device() -> str:
+    """Return the device for PyTorch in a process of `in_processes`.
+
+    It is 'cuda' if there is a GPU that PyTorch can use, or if `use_platform` requires a
+    GPU: PyTorch then raises an error instead of computing on the CPU.
+    """
+    import torch
+
+    required = os.environ.get("JAX_PLATFORMS") == "cuda"
+    return "cuda" if required or torch.cuda.is_available() else "cpu"
+
+
 def _turns(arguments: Sequence[str]) -> Generator[None, None, Measurement]:
     """Start Python, and yield before each call that `seconds` times there.
 
@@ -97,7 +112,7 @@ def _turns(arguments: Sequence[str]) -> Generator[None, None, Measurement]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=os.environ | {_TAKES_TURNS: "1"},
+            env=os.environ | _WORKER_ENVIRONMENT,
         ) as process,
     ):
         assert process.stdin and process.stdout

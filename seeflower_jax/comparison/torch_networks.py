@@ -15,6 +15,7 @@ import torchvision
 from jaxtyping import Float
 
 from seeflower_jax import models
+from seeflower_jax.comparison import attribution_speed
 from seeflower_jax.pretrained import torch_state
 from seeflower_jax.pretrained.types import Variables
 
@@ -85,14 +86,15 @@ def torch_network(
       is `spec.cam_layer`.
 
     Raises:
-      ValueError: if torchvision's network has other variables, or the preprocessing is
-        not supported.
+      ValueError: if torchvision's network has other variables, or the preprocessing or
+        the head is not supported.
     """
     if spec.preprocess not in _PREPROCESS:
         raise ValueError(
             f"preprocessing {spec.preprocess!r} is not supported in PyTorch; expected "
             f"{' or '.join(map(repr, _PREPROCESS))}"
         )
+    attribution_speed.check_head(spec.to_dict(), spec.name)
     layers, layer = _torch_layers(spec, variables)
     head = variables["params"]["head"]["logits"]
     linear = torch.nn.Linear(*head["kernel"].shape)

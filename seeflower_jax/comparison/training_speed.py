@@ -146,6 +146,7 @@ class _Canvases:
 
 def _keras(batch_size: int, size: int) -> Passes:
     os.environ["KERAS_BACKEND"] = "jax"
+    import jax
     import keras
 
     base = keras.applications.InceptionV3(
@@ -158,8 +159,9 @@ def _keras(batch_size: int, size: int) -> Passes:
             layer.beta.trainable = True
     model = keras.Sequential([base, keras.layers.Dense(_CLASSES, activation="softmax")])
     model.compile(keras.optimizers.Adam(_RATE), "sparse_categorical_crossentropy")
-    images = _pixels(batch_size, size).astype(np.float32) / 127.5 - 1
-    labels = _labels(batch_size)
+    # On the device, as in the other frameworks.
+    images = jax.device_put(_pixels(batch_size, size).astype(np.float32) / 127.5 - 1)
+    labels = jax.device_put(_labels(batch_size))
     return {
         "forward": lambda: model.predict_on_batch(images),
         "finetune": lambda: model.train_on_batch(images, labels),
@@ -170,8 +172,7 @@ def _torch(dtype: str, compiled: bool, batch_size: int, size: int) -> Passes:
     import torch
     import torchvision
 
-    required = os.environ.get("JAX_PLATFORMS") == "cuda"  # see `timing.use_platform`
-    device = "cuda" if required or torch.cuda.is_available() else "cpu"
+    device = timing.torch_device()
     model = torchvision.models.inception_v3(weights=None, init_weights=False)
     model.fc = torch.nn.Linear(2048, _CLASSES)
     model = model.eval().to(device, memory_format=torch.channels_last)

@@ -23,7 +23,6 @@ SUFFIXES = {
     KERAS: ".keras",
     PYTORCH: ".pth",
     SAFETENSORS: ".safetensors",
-    NUMPY: ".npz",
 }
 _LFS = b"version https://git-lfs.github.com/"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -67,9 +66,10 @@ def check_kind(path: str | os.PathLike, expected: Collection[str] = ()) -> None:
         )
     kind = _kind(path, start)
     if expected and kind and kind not in expected:
+        suffix = SUFFIXES.get(kind)
+        advice = f"rename it to end in {suffix}" if suffix else "save the weights so"
         raise WeightFileError(
-            f"{path} is {kind}, expected {' or '.join(expected)}; rename it to end in "
-            f"{SUFFIXES[kind]}"
+            f"{path} is {kind}, expected {' or '.join(expected)}; {advice}"
         )
 
 

@@ -132,7 +132,10 @@ def load_source(
     loaded, spec = _read(model, path)
     if not head:
         loaded["params"].pop("head", None)
-    others = [n for n in loaded["params"].get("head", {}) if n not in _HEAD_LAYERS]
+    layers = list(loaded["params"].get("head", {}))
+    others = [name for name in layers if name not in _HEAD_LAYERS]
+    if layers and "logits" not in layers:
+        others = layers
     if others:
         raise WeightFileError(
             f"{path} holds {model} with another classifier, of {', '.join(others[:8])}"

@@ -98,7 +98,7 @@ def _check_convertible(model: str, path: pathlib.Path) -> None:
 # The reader of each suffix. `register` adds entries.
 READERS: dict[str, Reader] = {
     **dict.fromkeys((".h5", ".hdf5", ".keras"), _read_keras),
-    **dict.fromkeys((".pth", ".pt", ".safetensors"), _read_torch),
+    **dict.fromkeys((".pth", ".pt", ".tar", ".safetensors"), _read_torch),
 }
 
 

@@ -116,19 +116,20 @@ def _unwrap(path: str | os.PathLike, loaded: Any) -> "dict[str, torch.Tensor]":
         raise WeightFileError(
             f"{path} holds {type(loaded).__name__}, expected a dict of tensors"
         )
+    # A checkpoint may also hold tensors, such as its best accuracy.
+    for key in _WRAPPERS:
+        if isinstance(loaded.get(key), dict):
+            logging.info("%s: loading %r of a checkpoint", path, key)
+            return _unwrap(f"{path}[{key!r}]", loaded[key])
     tensors = {str(k): v for k, v in loaded.items() if torch.is_tensor(v)}
-    if tensors:
-        if others := [str(key) for key in loaded if str(key) not in tensors]:
-            logging.info("%s: left out %s, which are no tensors", path, others[:5])
-        return tensors
-    keys = [key for key in _WRAPPERS if isinstance(loaded.get(key), dict)]
-    if not keys:
+    if not tensors:
         raise WeightFileError(
             f"{path} holds {list(loaded)[:5]}, expected a dict of tensors, or a "
             f"checkpoint with one of {', '.join(_WRAPPERS)}; save the state dict alone"
         )
-    logging.info("%s: loading %r of a checkpoint", path, keys[0])
-    return _unwrap(f"{path}[{keys[0]!r}]", loaded[keys[0]])
+    if others := [str(key) for key in loaded if str(key) not in tensors]:
+        logging.info("%s: left out %s, which are no tensors", path, others[:5])
+    return tensors
 
 
 def _arrays(

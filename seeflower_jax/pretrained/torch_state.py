@@ -145,7 +145,12 @@ def _without_prefix(model: str, state: StateDict, path: str | os.PathLike) -> St
     """Return a state dict with torchvision's names.
 
     A network inside another module, such as DataParallel, has a prefix in all names.
+    PyTorch's script for ImageNet wraps only the `features` of a VGG.
     """
+    state = {
+        name.replace("features.module.", "features."): value
+        for name, value in state.items()
+    }
     first = next(iter(torch_names(model).values()))
     prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
     prefixes = [prefix for prefix in prefixes if not prefix or prefix[-1] == "."]
@@ -158,7 +163,7 @@ def _without_prefix(model: str, state: StateDict, path: str | os.PathLike) -> St
     if prefix:
         logging.info("%s: removed %r from the names of tensors", path, prefix)
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-    if model != "inception_v3" and "classifier.0.weight" not in state:
+    if "classifier.6.weight" in state and "classifier.0.weight" not in state:
         for caffe_name, name in _CAFFE_HEAD.items():
             state = {
                 re.sub(f"^{re.escape(caffe_name)}", name, key): value

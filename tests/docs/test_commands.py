@@ -166,13 +166,12 @@ RUNS = {
         ("--noverify",),
         ("tfds/oxford_flowers102/2.1.1",),
     ),
-    "python -m scripts.benchmark attribution "
-    "--networks=vgg16,runs/inception_seed0": Run(
-        {"vgg16,runs/inception_seed0": "runs/vgg16"},
+    "python -m scripts.benchmark attribution --networks=vgg16,inception_v3": Run(
+        {"vgg16,inception_v3": "runs/vgg16"},
         ("--batch_size=1", "--steps=1", "--rounds=1"),
         before=(
             "train",
-            "--config=configs/vgg16.py",
+            "--config=configs/vgg16.py:two_stages",
             "--workdir=runs/vgg16",
             TRAINING,
             "--config.model.name=vgg16",

@@ -343,9 +343,17 @@ def test_speed_of_attribution():
         for key in ("forward_images_per_second", "captum_forward_images_per_second")
     ]
     assert [float(cell) for cell in passes[1:]] == pytest.approx(expected, abs=0.051)
+    keys = {
+        "smoothgrad": "smooth_grad",
+        "gradientshap": "gradient_shap",
+        "deeplift": "deep_lift",
+        "kernelshap": "kernel_shap",
+    }
+    shown = set()
     for name, *cells in methods:
         method = name.lower().replace("-", "_").partition(",")[0].replace(" ", "_")
-        method = {"smoothgrad": "smooth_grad"}.get(method, method)
+        method = keys.get(method, method)
+        shown.add(method)
         expected = [
             value
             for network in networks
@@ -354,6 +362,7 @@ def test_speed_of_attribution():
         ]
         digits = 1 if expected[0] > 1 else 2
         assert [cell for cell in cells if cell] == [_short(v, digits) for v in expected]
+    assert all(shown >= network["methods"].keys() for network in networks)
 
 
 def test_activation_maximisation():

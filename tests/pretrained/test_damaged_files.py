@@ -91,13 +91,27 @@ def _save_wrapped(path, state, wrapper):
         (lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()}, "'_orig_mod.mo"),
         (lambda s: {"state_dict": s, "epoch": 3}, "loading 'state_dict'"),
         (lambda s: {"model": {"state_dict": s}, "optimizer": {}}, "loading 'model'"),
+        (lambda s: {"state_dict": s, "best": torch.ones(1)}, "loading 'state_dict'"),
+        (
+            lambda s: {k.replace("features.", "features.module."): s[k] for k in s},
+            "not the published file",
+        ),
         (lambda s: s | {"epoch": 3}, "left out ['epoch']"),
         (
             lambda s: {k: torch.nn.Parameter(v.double()) for k, v in s.items()},
             "not the published file",
         ),
     ],
-    ids=["module", "compiled", "state_dict", "nested", "more", "parameters"],
+    ids=[
+        "module",
+        "compiled",
+        "state_dict",
+        "nested",
+        "tensor beside it",
+        "module in features",
+        "more",
+        "parameters",
+    ],
 )
 def test_wrapped_state_dict(tmp_path, state, caplog, wrapper, note):
     caplog.set_level("INFO")
@@ -126,6 +140,17 @@ def test_another_head_blocks_only_if_it_is_loaded(tmp_path, state, caplog):
     loading.load_source("vgg16", path, head=False)
     with pytest.raises(MergeError, match="head/top.weight .* is not expected"):
         loading.load_pretrained(SPEC, path, "all")
+
+
+@pytest.mark.parametrize("places,named", [([1], "classifier.1"), ([0, 3], "fc1, fc2")])
+def test_head_without_the_last_layer_of_torchvision(tmp_path, state, places, named):
+    state = {k: v for k, v in state.items() if not k.startswith("classifier")}
+    for place in places:
+        state[f"classifier.{place}.weight"] = torch.ones(3, 3)
+        state[f"classifier.{place}.bias"] = torch.ones(3)
+    torch.save(state, tmp_path / "v.pth")
+    with pytest.raises(WeightFileError, match=f"classifier, of {named}.*--nohead"):
+        loading.load_source("vgg16", str(tmp_path / "v.pth"))
 
 
 def test_heads_of_torchvision_without_values_and_of_caffe(tmp_path, state):
