@@ -41,7 +41,7 @@ def run(main: Callable[[list[str]], object], takes: str = "") -> NoReturn:
     try:
         with _exit_if_unread():
             arguments = _parse(sys.argv, takes)
-        errors.set_up_logging(_DEBUG.value)
+        errors.set_up_output(_DEBUG.value)
         computation_flags.apply()
         with interruption.handled() as received, processes.ending_together():
             main(arguments)

@@ -3,8 +3,10 @@
 raise ValueError(errors.describe(error)) from error
 """
 
+import io
 import logging
 import signal
+import sys
 from collections.abc import Sequence
 
 from absl import app
@@ -57,8 +59,14 @@ class Messages(logging.Formatter):
         return record.getMessage()
 
 
-def set_up_logging(debug: bool) -> None:
-    """Log messages to stderr, with tracebacks of libraries only if `debug` is set."""
+def set_up_output(debug: bool) -> None:
+    """Log messages to stderr, with tracebacks of libraries only if `debug` is set.
+
+    As on stderr, a character that the encoding of stdout lacks becomes its code. Names
+    of files have such characters if they are not UTF-8.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # It may be replaced, as in tests.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     if not debug:
         logging.getLogger().handlers[0].setFormatter(Messages())

@@ -85,7 +85,7 @@ def main(_) -> None:
             "config_hash": records.config_hash(run.config),
             "seed": run.config["seed"],
             "trained": run.result.get("command"),
-            **records.provenance(records.typed_command()),
+            **evaluate.provenance(run, records.typed_command()),
         }
         path = f"{_RESULTS.value}/ablation.json"
         records.add_entry(path, run.network.spec.name, _ABLATION.value, entry)

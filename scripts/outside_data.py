@@ -39,7 +39,7 @@ def main(_) -> None:
         for count, row in rows.items()
     ]
     if _RESULTS.value:
-        path = outside_data.record(rows, seeds, _RESULTS.value, command)
+        path = outside_data.record(rows, config, seeds, _RESULTS.value, command)
         lines.append(str(path))
     console.show({"outside_species": rows}, "\n".join(lines))
 

@@ -70,14 +70,13 @@ def _attribution(paths: Sequence[str]) -> tuple[dict, str]:
     images = _load(paths, "vgg16")
     pair, weights = attribution_parity.load_pair(images, _WEIGHTS.value)
     figures = {}
-    for name, of_method in attribution_parity.compare(pair):
-        figures[name] = of_method
+    for name, row in attribution_parity.compare(pair):
+        figures[name] = row
         print(f"compared {name}", file=sys.stderr)
     with jax.enable_x64(True):
         pair, _ = attribution_parity.load_pair(images.astype(float), _WEIGHTS.value)
-        for name, of_method in attribution_parity.compare(pair):
-            exact = of_method["relative_difference"]
-            figures[name]["relative_difference_float64"] = exact
+        for name, row in attribution_parity.compare(pair):
+            figures[name]["relative_difference_float64"] = row["relative_difference"]
             print(f"compared {name} in float64", file=sys.stderr)
     figures |= dict(transformers.compare(images))
     network = {"network": "vgg16", "size": images.shape[1], "weights": weights}

@@ -70,6 +70,35 @@ def test_a_cache_that_is_being_written_stays(tmp_path):
         assert cache_folder.remove([entry]) == [] and folder.is_dir()
 
 
+def test_lock_is_held_while_an_unfinished_cache_is_removed(folder, monkeypatch):
+    held = []
+
+    def remove(path):
+        with decoding.try_lock(path) as is_free:
+            held.append(not is_free)
+
+    monkeypatch.setattr(cache_folder, "_remove", remove)
+    chosen = [e for e in cache_folder.entries(folder) if e.path.name.startswith(".")]
+    assert cache_folder.remove(chosen) == chosen and held == [True]
+
+
+def test_caches_that_other_processes_write_and_remove(folder, monkeypatch):
+    before, rmdir = cache_folder.entries(folder), os.rmdir
+
+    def write_first(path):
+        (folder / path / "new-cache").touch()
+        rmdir(path)
+
+    monkeypatch.setattr(cache_folder.os, "rmdir", write_first)
+    assert cache_folder.remove(before) == before
+    listed = {entry.path.name: entry.size for entry in cache_folder.entries(folder)}
+    assert listed == {".photos_4567_32.npy.decoding": 0, "x86_64_0": 0}
+    # A path that is listed, and is gone when it is opened.
+    monkeypatch.setattr(decoding, "unfinished", lambda pixels: [pixels / "gone"])
+    assert [e.path.name for e in cache_folder.entries(folder)] == ["x86_64_0"]
+    assert cache_folder.remove(before) == before
+
+
 @pytest.fixture
 def unset():
     """Undo the setting of the tests' own cache for one test."""

@@ -12,6 +12,7 @@ import pytest
 from seeflower_jax import records
 from seeflower_jax.experiment.train import train
 from seeflower_jax.explain.store import MapStore
+from seeflower_jax.inference.run import load_run
 from tests import harness, tiny_config
 from tests.test_processes import free_port, start_together
 
@@ -60,7 +61,11 @@ def config(flowers, tmp_path_factory):
 @pytest.fixture(scope="module")
 def config_file(config, tmp_path_factory):
     """Return a file of the config, for scripts.train."""
-    path = tmp_path_factory.mktemp("config") / "small.py"
+    return _write_config(tmp_path_factory.mktemp("config"), config)
+
+
+def _write_config(folder, config):
+    path = folder / "config.py"
     path.write_text(
         "from ml_collections import ConfigDict\n\n\n"
         f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
@@ -242,6 +247,19 @@ def test_two_processes_train_the_run_of_one(config_file, one, tmp_path):
     assert statuses == [0, 0], outputs
     assert records.read_result(tmp_path)["device"].startswith("2 x cpu")
     assert_same_run(tmp_path, one)
+
+
+@pytest.mark.slow
+def test_two_processes_solve_the_head_of_one(linear_config, linear_run, tmp_path):
+    config_file = _write_config(tmp_path, linear_config)
+    statuses, outputs = _end(_start_two(config_file, tmp_path / "run"))
+    assert statuses == [0, 0], outputs
+    assert_same_run(tmp_path / "run", linear_run.workdir)
+    heads = [
+        run.network.variables["params"]["head"]["logits"]["kernel"]
+        for run in (load_run(tmp_path / "run"), linear_run)
+    ]
+    np.testing.assert_allclose(*heads, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -74,6 +74,35 @@ def test_folders_that_are_not_shared_are_refused(tmp_path):
     assert "process 1 does not see what process 0 writes to it" in first[2]
 
 
+def test_kept_rows_have_the_origin_of_the_first_process(tmp_path):
+    first, second = _together("keep", tmp_path)
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert first[1] == second[1] == "[[1.0, 0.0], [0.0, 1.0]]\n" * 4
+
+
+@pytest.mark.parametrize(
+    "case,message",
+    [
+        ("differ", "other numbers than process 0: 1, not 0; give all processes the"),
+        pytest.param(
+            "other_images",
+            "other images than process 0: {'classes': 2, 'images': {'train': 10, ",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "other_weights",
+            "other weights than process 0: SHA-256 of 1, not SHA-256 of 0; give all",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_what_differs_between_processes_ends_both(case, message, tmp_path):
+    first, second = _together(case, tmp_path)
+    assert first[0] == second[0] == 1, first[2] + second[2]
+    assert f"process 1 failed: process 1 has {message}" in first[2]
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     "flag,message",
     [

@@ -7,16 +7,20 @@ import os
 import pathlib
 import signal
 import sys
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from seeflower_jax import sharding
+from seeflower_jax.experiment import kept
 from seeflower_jax.sharding import processes
 
 
 def work(folder: pathlib.Path) -> None:
     """Call every function; print the values that must agree in all processes."""
     processes.check_shared(folder)
+    processes.check_same("values", {"equal": [1, 2]})
     path = folder / "file"
     with processes.main_first("file"):
         if processes.is_main():
@@ -67,11 +71,63 @@ def die(folder: pathlib.Path) -> None:
 
 def separate(folder: pathlib.Path) -> None:
     """Give each process a different folder."""
+    own = folder / str(processes.index())
+    _fail_on_error(lambda: processes.check_shared(own))
+    processes.barrier("never")
+
+
+def keep(folder: pathlib.Path) -> None:
+    """Keep rows whose origin differs, as the times of copied images do."""
+    rows, origin = np.eye(2, dtype=np.float32), f"process {processes.index()}"
+    for function, name in ((kept.logits, "rows.npz"), (kept.features, "rows.npy")):
+        for _ in range(2):
+            content = function(folder / name, origin, 2, lambda first: [rows[first:]])
+            print(content.tolist())
+
+
+def differ(folder: pathlib.Path) -> None:
+    """Have another value in process 1."""
+    _fail_on_error(lambda: processes.check_same("numbers", processes.index()))
+
+
+def other_images(folder: pathlib.Path) -> None:
+    """Train on more images in process 1."""
+    _train(folder, 4 + processes.index())
+
+
+def other_weights(folder: pathlib.Path) -> None:
+    """Train from weights of another file in process 1."""
+    from seeflower_jax.pretrained import loading
+
+    load = loading.load_pretrained
+
+    def load_other(*arguments, **options):
+        spec, variables, record = load(*arguments, **options)
+        return spec, variables, record | {"sha256": f"of {processes.index()}"}
+
+    loading.load_pretrained = load_other
+    _train(folder, 4)
+
+
+def _train(folder: pathlib.Path, count: int) -> None:
+    """Train the network `small` on `count` drawn images of each class."""
+    # These imports take seconds, and the other cases do not need them.
+    from seeflower_jax.experiment.train import train
+    from tests import tiny_config
+
+    config = tiny_config.make_small(tiny_config.get_config())
+    config.data.update(source="synthetic", split="target", species=2)
+    config.data.images_per_class = (count, 1, 1)
+    config.data.cache_dir = str(folder / f"cache{processes.index()}")
+    _fail_on_error(lambda: train(config, folder / "run"))
+
+
+def _fail_on_error(function: Callable[[], object]) -> None:
+    """Call a function; a ValueError ends all processes, as in a script."""
     try:
-        processes.check_shared(folder / str(processes.index()))
+        function()
     except ValueError as error:
         processes.fail(str(error), 1)
-    processes.barrier("never")
 
 
 if __name__ == "__main__":

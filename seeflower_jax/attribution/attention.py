@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax import hints
 from seeflower_jax.attribution import cam
+from seeflower_jax.attribution.layers import unknown_layer
 from seeflower_jax.attribution.tokens import Grid, grid_shape
 from seeflower_jax.models.dtypes import as_float
 
@@ -65,9 +65,7 @@ def attention_heads(
         raise ValueError("layers is empty; expected the names of attention weights")
     for layer in layers:
         if layer not in endpoints:
-            hint = hints.did_you_mean(layer, endpoints)
-            known = list(endpoints)
-            raise ValueError(f"layer {layer!r} is unknown; layers are {known}{hint}")
+            raise unknown_layer(layer, endpoints, {})
     return [_heads_first(name, as_float(endpoints[name])) for name in layers]
 
 

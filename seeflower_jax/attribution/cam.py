@@ -126,28 +126,6 @@ def place_maps(
     return jax.nn.relu(total) if relu else total
 
 
-def layer_gradients(
-    network: NetworkFunction,
-    images: Float[Array, "n h w 3"],
-    targets: Targets,
-    layer: str,
-) -> tuple[Float[Array, "n lh lw k"], Float[Array, "n lh lw k"]]:
-    """Return a layer's activations and the gradient of the score with respect to them.
-
-    Raises:
-      ValueError: the layer is unknown or has no spatial extent, or the score does not
-        depend on it.
-
-    Example:
-      >>> activations, gradients = layer_gradients(
-      ...     network, images, labels, "block5_conv3")
-      >>> activations.shape == gradients.shape
-      True
-    """
-    layers.check_layer(jax.eval_shape(network, images)[1], layer, network)
-    return layers.gradients(network, images, targets, [layer])[layer]
-
-
 def upsample(
     maps: Float[Array, "n lh lw"],
     images: Float[Array, "n h w 3"],
@@ -188,14 +166,15 @@ def interpolation(size: int, centres: Centres) -> Float[np.ndarray, "size cells"
 
     Args:
       size: number of pixels.
-      centres: centres of the cells, in pixels, in ascending order.
+      centres: centres of the cells, in pixels, in any order.
 
     Example:
       >>> interpolation(4, (1.0, 2.0)).tolist()
       [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
-    pixels = np.arange(size)
-    columns = [np.interp(pixels, centres, one) for one in np.eye(len(centres))]
+    pixels, order = np.arange(size), np.argsort(centres)
+    ascending = np.sort(centres)
+    columns = [np.interp(pixels, ascending, one[order]) for one in np.eye(len(centres))]
     return np.stack(columns, -1).astype(np.float32)
 
 

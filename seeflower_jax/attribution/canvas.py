@@ -1,6 +1,6 @@
 """Draw the terms of a network's operations on a canvas of the size of the images.
 
-    maps, rest = draw_terms(network, images, targets, draw_cells)
+    maps, scores = draw_terms(network, images, targets, draw_cells)
 
 `rules.full_gradient` defines the terms. `methods.full_grad` draws them.
 """
@@ -44,24 +44,24 @@ def draw_terms(
       draw_cells: draws the terms of one operation.
 
     Returns:
-      (maps, rest). The rest is the sum of the terms without a place in the image.
+      (maps, scores). Terms without a place in the image are not on the maps.
 
     Example:
       >>> def draw_cells(terms, rows, columns):
       ...     return cam.upsample(terms.sum(-1), images, (rows, columns))
-      >>> maps, rest = draw_terms(network, images, labels, draw_cells)
-      >>> maps.shape == images.shape[:3], rest.shape == labels.shape
+      >>> maps, scores = draw_terms(network, images, labels, draw_cells)
+      >>> maps.shape == images.shape[:3], scores.shape == labels.shape
       (True, True)
     """
     targets, images = resolve(network, images, targets), as_float(images)
 
-    def total_score(canvas, rest):
-        rules = FullGradient(canvas, rest, _make_draw(images, draw_cells))
-        return with_rules(lambda x: score(network(x)[0], targets), rules)(images).sum()
+    def total_score(canvas):
+        rules = FullGradient(canvas, _make_draw(images, draw_cells))
+        scores = with_rules(lambda x: score(network(x)[0], targets), rules)(images)
+        return scores.sum(), scores
 
-    places, dtype = images.shape[:3], images.dtype
-    zeros = jnp.zeros(places, dtype), jnp.zeros(len(images), dtype)
-    return jax.grad(total_score, (0, 1))(*zeros)
+    canvas = jnp.zeros(images.shape[:3], images.dtype)
+    return jax.grad(total_score, has_aux=True)(canvas)
 
 
 def cell_shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
@@ -69,7 +69,7 @@ def cell_shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
 
     Args:
       size: number of pixels along an axis of the image.
-      centres: centres of the cells, in pixels, in ascending order.
+      centres: centres of the cells, in pixels.
 
     Example:
       >>> cell_shares(4, (0.5, 2.5)).sum(0).tolist()
@@ -86,35 +86,32 @@ def cell_shares(size: int, centres: Centres) -> Float[np.ndarray, "size cells"]:
 def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
     """Return the function that draws the terms of an operation at their place."""
     n, height, width, _ = images.shape
-    dtype = images.dtype
 
     def draw(terms, place: Place | None):
         terms = as_float(terms)
-        no_place, no_rest = jnp.zeros((n, height, width), dtype), jnp.zeros(n, dtype)
         windows = place or ()
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
-        if not terms.size:
-            return no_place, no_rest
-        if 0 in axes and terms.shape[axes[0]] != n:
-            terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
-        has_place = {0, 1, 2} <= axes.keys()
+        has_place = terms.size and {0, 1, 2} <= axes.keys()
         if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
-            terms = jnp.moveaxis(terms, axes.get(0, 0), 0).reshape(n, -1)
-            return no_place, terms.sum(1)
+            return jnp.zeros((n, height, width), images.dtype)
+        terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
         rows, columns = (
             axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)
             for axis, size in ((1, height), (2, width))
         )
         terms = jnp.moveaxis(terms, (axes[0], axes[1], axes[2]), (0, 1, 2))
         terms = terms.reshape(*terms.shape[:3], -1)
-        return draw_cells(terms, rows, columns), no_rest
+        return draw_cells(terms, rows, columns)
 
     return draw
 
 
 def _whole_batch(terms: Array, axis: int, window: Window | None, n: int) -> Array:
-    """Return the terms of a part of a batch, with zeros for the other images."""
-    rows = np.array(axis_centres(window, terms.shape[axis], n)).astype(int)
+    """Return terms in the order of the batch, with zeros for images without terms."""
+    rows = axis_centres(window, terms.shape[axis], n)
+    if rows == tuple(range(n)):
+        return terms
     terms = jnp.moveaxis(terms, axis, 0)
-    whole = jnp.zeros((n, *terms.shape[1:]), terms.dtype).at[rows].add(terms)
+    whole = jnp.zeros((n, *terms.shape[1:]), terms.dtype)
+    whole = whole.at[np.array(rows).astype(int)].add(terms)
     return jnp.moveaxis(whole, 0, axis)

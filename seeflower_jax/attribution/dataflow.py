@@ -47,15 +47,28 @@ def propagate(
     def read(atom) -> Fact:
         return None if isinstance(atom, core.Literal) else facts.get(atom)
 
-    calls = (CALLS | CHECKPOINTS).difference(opaque)
     for equation in jaxpr.eqns:
         of_inputs = [read(atom) for atom in equation.invars]
         if all(fact is None for fact in of_inputs):
             continue
-        if equation.primitive.name in calls:
-            body = inner_jaxprs(equation)[0].jaxpr
-            of_outputs = propagate(body, of_inputs, rule, opaque)
-        else:
-            of_outputs = list(rule(equation, of_inputs))
+        of_outputs = apply_rule(equation, of_inputs, rule, opaque)
         facts.update(zip(equation.outvars, of_outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def apply_rule(
+    equation: core.JaxprEqn,
+    inputs: Sequence[Fact],
+    rule: Rule,
+    opaque: Collection[str] = (),
+) -> list[Fact]:
+    """Return the facts of the outputs of an equation, which may be a call.
+
+    Args:
+      equation, inputs: the equation, and a fact for each of its inputs.
+      rule, opaque: see `propagate`.
+    """
+    name = equation.primitive.name
+    if name in CALLS | CHECKPOINTS and name not in opaque:
+        return propagate(inner_jaxprs(equation)[0].jaxpr, inputs, rule, opaque)
+    return list(rule(equation, inputs))

@@ -11,7 +11,7 @@ gradients come from one backward pass.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,12 +71,30 @@ def check_layer(
     layers = spatial_layers(endpoints)
     if layer in layers:
         return
-    hint = hints.did_you_mean(layer, [*layers, HEAD])
-    problem = "has no spatial extent"
     if layer not in endpoints:
-        primitive = getattr(network, "hidden_layers", {}).get(layer)
-        problem = f"is inside {primitive}" if primitive else "is unknown"
-    raise ValueError(f"layer {layer!r} {problem}; layers are {layers}{hint}")
+        raise unknown_layer(layer, layers, getattr(network, "hidden_layers", {}), HEAD)
+    raise ValueError(f"layer {layer!r} has no spatial extent; layers are {layers}")
+
+
+def unknown_layer(
+    layer: str, layers: Iterable[str], hidden: Mapping[str, str], *words: str
+) -> ValueError:
+    """Return the error for a layer that a network does not have.
+
+    Args:
+      layer: the unknown name.
+      layers: names that the message lists.
+      hidden: {name: primitive} of the layers inside primitives.
+      *words: more words that the user may have meant, such as "head".
+
+    Example:
+      >>> print(unknown_layer("conv", ["conv1"], {}))
+      layer 'conv' is unknown; layers are ['conv1']; did you mean 'conv1'?
+    """
+    names = list(layers)
+    problem = f"is inside {hidden[layer]}" if layer in hidden else "is unknown"
+    hint = hints.did_you_mean(layer, [*names, *words])
+    return ValueError(f"layer {layer!r} {problem}; layers are {names}{hint}")
 
 
 def check_layers(

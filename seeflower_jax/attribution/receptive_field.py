@@ -38,7 +38,7 @@ class Window:
       axis: the axis of the images, 1 for rows and 2 for columns.
       low, high: the first and the last pixel that cell 0 reads. The pixels may lie in
         the padding, beyond the border.
-      step: pixels between neighbouring cells.
+      step: pixels from a cell to the next. It is negative in a flipped image.
     """
 
     axis: int
@@ -54,8 +54,8 @@ class Window:
           stride: cells between neighbouring new cells.
           before: cells of padding before cell 0.
         """
-        low = self.low - before * self.step
-        high = self.high + (size - 1 - before) * self.step
+        first, last = sorted(self.step * cell for cell in (-before, size - 1 - before))
+        low, high = self.low + first, self.high + last
         return Window(self.axis, low, high, self.step * stride)
 
     def dilate(self, factor: int) -> "Window":
@@ -94,7 +94,7 @@ def cell_centres(
 
     Returns:
       {layer: (centres of the rows, centres of the columns)}. Centres may lie beyond the
-      border.
+      border. They descend in a layer of a flipped image.
 
     Raises:
       ValueError: `align` is unknown.
@@ -136,9 +136,7 @@ def axis_centres(window: Window | None, count: int, size: int) -> Centres:
       >>> axis_centres(Window(1, 0, 3, 4), 2, 8), axis_centres(None, 2, 8)
       ((1.5, 5.5), (1.5, 5.5))
     """
-    if window is None or window.step <= 0:
-        return tile_centres(count, size)
-    return window.centres(count)
+    return window.centres(count) if window else tile_centres(count, size)
 
 
 def tile_centres(count: int, size: int) -> Centres:

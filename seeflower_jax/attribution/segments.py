@@ -9,7 +9,7 @@ The segments of an image are numbered from 0.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def grid_segments(height: int, width: int, cells: int) -> Int[np.ndarray, "h w"]:
@@ -104,3 +104,14 @@ def resolve(
             f"whole numbers from 0 to {num_segments - 1}"
         )
     return jnp.broadcast_to(jnp.asarray(segments), (n, height, width)), num_segments
+
+
+def present(segments: Int[Array, "n h w"], count: int) -> Bool[Array, "n m"]:
+    """Return whether each image has each of the `count` segments.
+
+    Example:
+      >>> present(jnp.array([[[0, 2]], [[1, 1]]]), 3).astype(int).tolist()
+      [[1, 0, 1], [0, 1, 0]]
+    """
+    rows = jnp.arange(len(segments))[:, None, None]
+    return jnp.zeros((len(segments), count), bool).at[rows, segments].set(True)

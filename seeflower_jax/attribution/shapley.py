@@ -1,7 +1,7 @@
 """Shapley values by a weighted regression on coalitions of players.
 
     coalitions, weights = make_coalitions(keys, count=49, samples=512)
-    values = fit_values(coalitions[0], gains, change, weights)
+    values = fit_values(coalitions[0], players, gains, change, weights)
 
 Source: Lundberg and Lee 2017, arXiv 1705.07874, theorem 2.
 """
@@ -62,6 +62,7 @@ def _draw_coalitions(
 
 def fit_values(
     coalitions: Bool[Array, "k m"],
+    players: Bool[Array, "m"],
     gains: Float[Array, "k"],
     change: Float[Array, ""],
     weights: Float[Array, "#k"],
@@ -72,22 +73,28 @@ def fit_values(
     so the mean of each coalition can be subtracted. The least-squares solution of the
     smallest norm then adds up to 0.
 
+    A player that does not take part has the value 0. Its membership of coalitions has
+    no effect on the gains, so the weights of the regression stay correct.
+
     Args:
       coalitions: whether each player is in each coalition.
+      players: whether each player takes part, at least one.
       gains: gain of each coalition over the empty one.
       change: gain of the full coalition, which is the sum of the values.
       weights: weights of the gains in the regression.
 
     Example:
-      >>> players = jnp.array([[True, False], [False, True]])
-      >>> gains = jnp.array([1.0, 2.0])
-      >>> [round(x, 4) for x in fit_values(players, gains, 4.0, jnp.ones(1)).tolist()]
+      >>> coalitions = jnp.array([[True, False], [False, True]])
+      >>> gains, players = jnp.array([1.0, 2.0]), jnp.array([True, True])
+      >>> values = fit_values(coalitions, players, gains, 4.0, jnp.ones(1))
+      >>> [round(x, 4) for x in values.tolist()]
       [1.5, 2.5]
     """
     gains = as_float(gains)
-    members = coalitions.astype(gains.dtype)
-    shares = members.mean(1, keepdims=True)
+    members = (coalitions & players).astype(gains.dtype)
+    count = players.sum()
+    shares = members.sum(1, keepdims=True) / count
     roots = jnp.sqrt(weights.astype(gains.dtype))
-    rows, rests = members - shares, gains - shares[:, 0] * change
+    rows, rests = jnp.where(players, members - shares, 0), gains - shares[:, 0] * change
     solution, *_ = jnp.linalg.lstsq(rows * roots[:, None], rests * roots)
-    return change / coalitions.shape[1] + solution
+    return jnp.where(players, change / count + solution, 0)

@@ -20,10 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seeflower_jax.attribution.types import NetworkFunction, ScoreFunction, Targets
+from seeflower_jax.models.dtypes import as_float
 
 
 def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
-    """Return the score of each image, which a map explains.
+    """Return the score of each image, which a map explains, in at least float32.
 
     Args:
       logits: the network's logits.
@@ -37,6 +38,7 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
       [1.0, 3.0]
     """
     _check_logits(logits.shape)
+    logits = as_float(logits)
     if targets is None:
         return logits.max(-1)
     if callable(targets):
@@ -126,7 +128,7 @@ class ClassScore:
 
     def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, "n"]:
         """Return the score of each image."""
-        return self.function(logits, self.targets)
+        return self.function(as_float(logits), self.targets)
 
 
 def probability(targets: Targets = None) -> ClassScore:

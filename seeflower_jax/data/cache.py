@@ -35,6 +35,7 @@ class PixelCache:
 
     Raises:
       DamagedCacheError: if the file is not a pixel cache, or is incomplete.
+      OSError: if the file cannot be opened or read.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -48,6 +49,8 @@ class PixelCache:
         except (PermissionError, FileNotFoundError):
             raise
         except Exception as error:  # NumPy raises many types for damaged files.
+            if isinstance(error, OSError) and error.errno:  # The file may be intact.
+                raise OSError(f"{path} cannot be opened: {error.strerror}") from error
             reason = " ".join(str(error).split())
             raise DamagedCacheError(f"{path} is not a pixel cache: {reason}") from error
         shape, kinds = self.sizes.shape, (self._pixels.dtype, self.sizes.dtype)
@@ -89,7 +92,7 @@ def open_cache(
 
     Raises:
       ValueError: if images cannot be decoded; the message lists them.
-      OSError: if the cache file cannot be written; the message names it.
+      OSError: if the cache file cannot be read or written; the message names it.
     """
     path = pixel_folder(cache_dir) / (
         f"{source.name}_{source.fingerprint}_{shortest_side}.npy"
@@ -104,7 +107,7 @@ def open_cache(
             try:  # Another process may have written it in the meantime.
                 return _open_checked(path, source, shortest_side)
             except (FileNotFoundError, DamagedCacheError):
-                if not _reuse(path, source, shortest_side):
+                if not _reuse(path, source, shortest_side, folder):
                     decoding.write(source, shortest_side, folder, path)
     except OSError as error:
         raise OSError(
@@ -119,8 +122,14 @@ def pixel_folder(cache_dir: str | os.PathLike | None) -> pathlib.Path:
     return pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / "pixels"
 
 
-def _reuse(path: pathlib.Path, source: ImageSource, shortest_side: int) -> bool:
-    """Link `path` to an existing cache of the same images from other files, if any."""
+def _reuse(
+    path: pathlib.Path, source: ImageSource, shortest_side: int, folder: pathlib.Path
+) -> bool:
+    """Link `path` to an existing cache of the same images from other files, if any.
+
+    The link or the copy gets its name when it is complete. Until then, it is in
+    `folder`, a folder of `decoding.reserved`.
+    """
     candidates = {}
     for other in path.parent.glob(f"*_{shortest_side}.npy") if source.folder else ():
         try:
@@ -138,11 +147,13 @@ def _reuse(path: pathlib.Path, source: ImageSource, shortest_side: int) -> bool:
     if other is None:
         return False
     logging.info("%s has the pixels of the same images", other)
-    path.unlink(missing_ok=True)
+    partial = folder / "reused"
+    partial.unlink(missing_ok=True)  # An interrupted process may have left it.
     try:
-        os.link(other, path)
+        os.link(other, partial)
     except OSError:  # The disk has no hard links.
-        shutil.copyfile(other, path)
+        shutil.copyfile(other, partial)
+    os.replace(partial, path)
     return True
 
 

@@ -5,11 +5,11 @@ for entry in entries(cache_dir):
 remove(entries(cache_dir, unused_days=30))
 """
 
+import contextlib
 import dataclasses
 import datetime
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Iterable
 
@@ -63,6 +63,8 @@ def entries(
     kinds |= dict.fromkeys(sorted(compiled.glob("*")), "compiled functions")
     inodes: set[tuple[int, int]] = set()
     listed = [_entry(path, kind, inodes) for path, kind in kinds.items()]
+    # Another process may have removed some in the meantime.
+    listed = [entry for entry in listed if os.path.lexists(entry.path)]
     latest = time.time() - unused_days * 24 * 3600
     listed = [entry for entry in listed if entry.used <= latest]
     return sorted(listed, key=lambda entry: -entry.size)
@@ -71,10 +73,15 @@ def entries(
 def _entry(path: pathlib.Path, kind: str, inodes: set[tuple[int, int]]) -> Entry:
     """Return the entry of a path, and add its new files to `inodes`."""
     size, used = 0, 0.0
-    for file in [path, *path.rglob("*")]:
-        stat = file.stat()
-        used = max(used, stat.st_mtime, stat.st_atime if file.is_file() else 0.0)
-        if file.is_file() and (stat.st_dev, stat.st_ino) not in inodes:
+    walk = os.walk(path)  # It leaves out what is removed meanwhile; `rglob` fails.
+    inside = [pathlib.Path(top, name) for top, _, names in walk for name in names]
+    for file in [path, *inside]:
+        try:
+            stat, is_file = file.stat(), file.is_file()
+        except FileNotFoundError:  # Another process has just removed the file.
+            continue
+        used = max(used, stat.st_mtime, stat.st_atime if is_file else 0.0)
+        if is_file and (stat.st_dev, stat.st_ino) not in inodes:
             inodes.add((stat.st_dev, stat.st_ino))
             size += stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
     return Entry(path, kind, size, used)
@@ -88,11 +95,22 @@ def remove(chosen: Iterable[Entry]) -> list[Entry]:
     """
     removed = []
     for entry in chosen:
-        if entry.kind == "unfinished pixels" and not decoding.is_free(entry.path):
-            continue
-        if entry.path.is_dir():
-            shutil.rmtree(entry.path)
-        else:
-            entry.path.unlink()
-        removed.append(entry)
+        lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
+        if entry.kind == "unfinished pixels":
+            lock = decoding.try_lock(entry.path)
+        with lock as is_free:
+            if is_free:
+                _remove(entry.path)
+                removed.append(entry)
     return removed
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Remove a file or a folder. Another process may write to the folder."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            pathlib.Path(folder, name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The other process has added a file.
+            os.rmdir(folder)

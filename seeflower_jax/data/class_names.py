@@ -58,7 +58,7 @@ def names_by_folder(
 def name_of_folder(places: Iterable[str | os.PathLike], folder: str) -> str | None:
     """Return the name of a class by its folder, or None if no readable file has it."""
     for path in (pathlib.Path(place, name) for place in places for name in FILE_NAMES):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(OSError, ValueError):
             if path.is_file() and (name := _name(_read(path), folder)):
                 return name
     return None

@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -109,7 +110,7 @@ def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image
     with _naming(name):
         image = _open(io.BytesIO(encoded))
         deep = any(";16" in str(tile[-1]) for tile in image.tile)
-        image.load()
+        image = _load(image, encoded)
         orientation = _orientation(image)
         if image.mode.startswith("I") or image.mode == "F":
             image = value_range.to_8_bits(image, os.fspath(name))
@@ -130,17 +131,42 @@ def _open(file: IO[bytes]) -> ImageFile.ImageFile:
     """Open an image file, without its metadata if Pillow refuses the metadata."""
     _set_max_pixels()
     try:
+        return _identify(file)
+    except ValueError:
+        # Pillow refuses damaged metadata of PNG files, and limits the size of their
+        # text and of their colour profiles.
+        file.seek(0)
+        if file.read(len(_PNG_START)) != _PNG_START:
+            raise
+        return _identify(_without_metadata(_PNG_START + file.read()))
+
+
+def _identify(file: IO[bytes]) -> ImageFile.ImageFile:
+    """Open an image file.
+
+    Raises:
+      ValueError: if Pillow does not know the format; the message describes the content.
+    """
+    try:
         return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         file.seek(0)
         raise ValueError(_describe_content(file.read(512))) from error
-    except ValueError:
-        # Pillow limits the size of text and of colour profiles in PNG files.
-        file.seek(0)
-        content = file.read()
-        if not content.startswith(_PNG_START):
+
+
+def _load(image: ImageFile.ImageFile, encoded: bytes) -> ImageFile.ImageFile:
+    """Read the pixels of an image that `_open` returned, and return the image.
+
+    If Pillow refuses metadata after the pixels, the image is opened without it.
+    """
+    try:
+        image.load()
+    except Exception:
+        if not encoded.startswith(_PNG_START):
             raise
-        return Image.open(io.BytesIO(_without_metadata(content)), formats=("PNG",))
+        image = _identify(_without_metadata(encoded))
+        image.load()
+    return image
 
 
 @functools.cache
@@ -157,15 +183,18 @@ def _set_max_pixels() -> None:
     Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses twice this number.
 
 
-def _without_metadata(png: bytes) -> bytes:
-    """Return a PNG file with only the chunks that its pixels need."""
+def _without_metadata(png: bytes) -> io.BytesIO:
+    """Return a PNG file with the chunks that its pixels need, and intact EXIF data."""
     kept, start = [_PNG_START], len(_PNG_START)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4])
-        if png[start + 4 : start + 8] in _PNG_CHUNKS:
+        name = png[start + 4 : start + 8]
+        checksum = zlib.crc32(png[start + 4 : end - 4]).to_bytes(4)
+        is_intact = png[end - 4 : end] == checksum
+        if name in _PNG_CHUNKS or (name == b"eXIf" and is_intact):
             kept.append(png[start:end])
         start = end
-    return b"".join(kept)
+    return io.BytesIO(b"".join(kept))
 
 
 def _describe_content(start: bytes) -> str:

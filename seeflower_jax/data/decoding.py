@@ -77,11 +77,12 @@ def reserved(path: pathlib.Path) -> Iterator[pathlib.Path]:
             break
         os.close(lock)
     try:
-        if is_free(folder):  # The disk has no locks, so others may be in the folder.
-            with tempfile.TemporaryDirectory(dir=folder) as private:
-                yield pathlib.Path(private)
-        else:
-            yield folder
+        with try_lock(folder) as has_no_locks:
+            if has_no_locks:  # The disk has none, so others may be in the folder.
+                with tempfile.TemporaryDirectory(dir=folder) as private:
+                    yield pathlib.Path(private)
+            else:
+                yield folder
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -91,14 +92,19 @@ def reserved(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.close(lock)
 
 
-def is_free(folder: pathlib.Path) -> bool:
-    """Return whether no process holds the lock of a folder of `reserved`."""
+@contextlib.contextmanager
+def try_lock(folder: pathlib.Path) -> Iterator[bool]:
+    """Try to hold the lock of a folder of `reserved`; yield whether it was free.
+
+    The lock of a missing folder, and of a folder on a disk without locks, is free.
+    """
     try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
-        return True
+        yield True
+        return
     try:
-        return files.lock_descriptor(descriptor, wait=False)
+        yield files.lock_descriptor(descriptor, wait=False)
     finally:
         os.close(descriptor)
 

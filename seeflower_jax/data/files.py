@@ -82,11 +82,27 @@ def why_not_an_image(name: str, is_file: bool) -> str:
 
 
 def image_files(
+    folder: str | os.PathLike, left_out: LeftOut
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the images in a folder and its sub-folders, in the order of their paths.
+
+    Arguments and results are the same as in `walk`.
+    """
+    for key, entry in walk(folder, left_out):
+        if is_folder(entry):
+            continue
+        if reason := why_not_an_image(entry.name, _is_file(entry)):
+            left_out[reason] += 1
+        else:
+            yield key, entry
+
+
+def walk(
     folder: str | os.PathLike,
     left_out: LeftOut,
     above: tuple[tuple[int, int], ...] = (),
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the images in a folder and its sub-folders, in the order of their paths.
+    """Yield the files and folders in a folder and its sub-folders, without hidden ones.
 
     Args:
       folder: the folder; links to folders are followed.
@@ -95,22 +111,20 @@ def image_files(
         the folders above its real path.
 
     Yields:
-      The path relative to the folder, with '/', and the entry of the file.
+      The path relative to the folder, with '/', and the entry of the file or folder.
     """
     if not above:
         above = tuple(map(_identity, pathlib.Path(folder).resolve().parents))
     above = (*above, _identity(folder))
     for entry in visible_entries(folder, left_out):
-        if is_folder(entry):
-            if _identity(entry.path) in above:
-                left_out["links to a folder above"] += 1
-                continue
-            for key, image in image_files(entry.path, left_out, above):
-                yield f"{entry.name}/{key}", image
-        elif reason := why_not_an_image(entry.name, _is_file(entry)):
-            left_out[reason] += 1
+        if not is_folder(entry):
+            yield entry.name, entry
+        elif _identity(entry.path) in above:
+            left_out["links to a folder above"] += 1
         else:
             yield entry.name, entry
+            for key, inner in walk(entry.path, left_out, above):
+                yield f"{entry.name}/{key}", inner
 
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int]:

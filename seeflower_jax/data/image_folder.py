@@ -78,7 +78,8 @@ def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
         percentages of each class for training, validation and test. '80/10/10:1' sets
         the seed to 1; the default seed is 0. Each split of more than 0 % gets at least
         one image of each class. If a class has too few images, training comes first,
-        then test. The split of an image depends only on the file names in its folder.
+        then test. The split of an image depends only on the name of its class folder
+        and on the file names in this folder.
 
     Raises:
       FileNotFoundError: if the folder does not exist.
@@ -261,6 +262,11 @@ def _parse_split(split: str) -> tuple[dict[str, int], int]:
     return dict(zip(_SPLITS, percentages, strict=True)), int(match[4] or 0)
 
 
+def _digest(text: str) -> bytes:
+    """Return the SHA-256 of a text. The names of files in it need not be UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
 def _assign_splits(
     images: list[_File], percentages: dict[str, int], seed: int
 ) -> list[_File]:
@@ -271,7 +277,7 @@ def _assign_splits(
     for file in images:
         keys_by_class[file.class_name].append(file.key)
     for name, keys in keys_by_class.items():
-        keys.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+        keys.sort(key=lambda key: _digest(f"{seed}/{key}"))
         available, counts = len(keys) - 1, {}  # training keeps at least one image
         for split in ("test", "validation"):
             percentage = percentages[split]

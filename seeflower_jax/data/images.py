@@ -6,9 +6,12 @@ pixels = images.read(0)           # uint8 [h, w, 3]
 first = images[:100]
 """
 
+import contextlib
 import dataclasses
+import fnmatch
 import functools
 import glob
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,7 +94,7 @@ class Images:
         label_of = functools.cache(functools.partial(_label, index_of))
         for place in places:
             in_place = find_files(place)
-            top = pathlib.Path(place).expanduser()
+            top = _resolve(place)
             paths += in_place
             labels += [
                 label_of(path.parent, top if top in path.parents else path.parent)
@@ -132,11 +135,12 @@ def _label(
 
 def _possible_classes(folder: pathlib.Path) -> Iterator[str]:
     """Yield the possible classes of a folder, by its name or a file of names."""
+    folder = pathlib.Path(os.path.abspath(folder))  # `.` has no name
     try:
         own = class_name(folder.name)
         yield own
         # The file is next to the folder, above it, or above the folder of a split.
-        places = list(folder.absolute().parents)[:3]
+        places = list(folder.parents)[:3]
         name = class_names.name_of_folder(places, own)
     except ValueError:  # The name is not text.
         return
@@ -163,25 +167,15 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
       FileNotFoundError: if the file or folder does not exist or has no image.
       ValueError: if a .txt file is not text.
     """
-    path, left_out = pathlib.Path(where).expanduser(), LeftOut()
+    path, left_out = _resolve(where), LeftOut()
     if path.is_dir():
         paths = [path / key for key, _ in files.image_files(path, left_out)]
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = files.read_list(path)
-        paths = [path.parent / pathlib.Path(line).expanduser() for line in lines]
+        paths = [_resolve(line, path.parent) for line in files.read_list(path)]
     elif path.is_file():
         paths = [path]
     else:
-        paths = []
-        for match in sorted(glob.glob(str(path), recursive=True)):
-            if os.path.isdir(match):
-                reason = "folders (give a folder itself for its images)"
-            else:
-                reason = files.why_not_an_image(match, os.path.isfile(match))
-            if reason:
-                left_out[reason] += 1
-            else:
-                paths.append(pathlib.Path(match))
+        paths = _matching_images(path, left_out)
     if not paths:
         raise FileNotFoundError(
             f"no image in {where}{left_out.only()}; expected a "
@@ -190,3 +184,54 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
         )
     left_out.log(where)
     return paths
+
+
+def _resolve(where: str | os.PathLike, folder: str | os.PathLike = "") -> pathlib.Path:
+    """Return a path relative to a folder, with ~ as the home folder of a user.
+
+    ~ is a part of the name if the path exists, or if no user has the name after ~.
+    """
+    path = pathlib.Path(folder, where)
+    if not os.fspath(where).startswith("~") or os.path.exists(path):
+        return path
+    with contextlib.suppress(RuntimeError):  # No user has the name.
+        return pathlib.Path(folder, pathlib.Path(where).expanduser())
+    return path
+
+
+def _matching_images(pattern: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
+    """Return the images that a pattern matches; count the other matches."""
+    fixed = list(
+        itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    )
+    root, parts = pathlib.Path(*fixed), pattern.parts[len(fixed) :]
+    if "**" not in parts:
+        matches = list(map(pathlib.Path, glob.glob(str(pattern))))
+    elif root.is_dir():  # `glob` follows circular links.
+        keys = (key for key, _ in files.walk(root, left_out))
+        matches = [root / key for key in keys if _fits(key.split("/"), parts)]
+    else:
+        matches = []
+    paths = []
+    for match in sorted(matches, key=str):
+        if any(map(files.is_hidden, match.parts[len(fixed) :])):
+            reason = "hidden"
+        elif os.path.isdir(match):
+            reason = "folders (give a folder itself for its images)"
+        else:
+            reason = files.why_not_an_image(match.name, os.path.isfile(match))
+        if reason:
+            left_out[reason] += 1
+        else:
+            paths.append(match)
+    return paths
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Return whether the names of a path fit the parts of a pattern, as in `glob`."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_fits(names[i:], parts[1:]) for i in range(len(names) + 1))
+    fits = bool(names) and fnmatch.fnmatch(names[0], parts[0])
+    return fits and _fits(names[1:], parts[1:])

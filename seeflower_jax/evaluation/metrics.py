@@ -28,7 +28,8 @@ def compute(
     Returns:
       top1: share of examples with the largest logit at the label.
       mean_class_top1: mean of the top1 of all classes with examples.
-      top5: share of examples with the label among the five largest logits.
+      top5: share of examples with the label among the five largest logits. NaN counts
+        as the largest logit.
       loss: mean cross entropy, with the natural logarithm.
       count: number of examples.
     """
@@ -36,10 +37,11 @@ def compute(
     _, class_shares = _class_shares(correct, labels)
     label_logits = np.take_along_axis(logits, labels[:, None], -1)
     log_likelihoods = np.take_along_axis(log_softmax(logits), labels[:, None], -1)
+    is_larger = ~(logits <= label_logits)  # comparisons with NaN are false
     return {
         "top1": float(correct.mean()),
         "mean_class_top1": float(class_shares.mean()),
-        "top5": float(((logits > label_logits).sum(-1) < 5).mean()),
+        "top5": float((is_larger.sum(-1) < 5).mean()),
         "loss": float(0 - log_likelihoods.mean()),  # negation would print -0.000
         "count": len(labels),
     }

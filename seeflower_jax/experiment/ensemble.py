@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from seeflower_jax import records
+from seeflower_jax.data.source import ImageSource
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment import images, precision, teacher
-from seeflower_jax.experiment.evaluate import evaluate, single_view
+from seeflower_jax.experiment.evaluate import evaluate, provenance, single_view
 from seeflower_jax.experiment.settings import pretraining_of, settings_of
 from seeflower_jax.experiment.workdir import read_images
 from seeflower_jax.inference.run import Run
@@ -44,7 +45,8 @@ def mean_probabilities(
 
     Returns:
       The content of a `result.json`, with the further entry `members`. It lists the
-      model, config hash, seed, recipe, temperature and weights of each run.
+      model, config hash, seed, recipe, temperature, weights and matrix precision of
+      each run.
 
     Raises:
       ValueError: if a run is not finished, if there are fewer than two runs, or if
@@ -60,13 +62,15 @@ def mean_probabilities(
         fitted = evaluations[_FITTED]
         temperature = calibration.fit_temperature(fitted.logits, fitted.labels)
         member["temperature"] = round(temperature, 4)
+        member["matmul_precision"] = provenance(run, command)["matmul_precision"]
         for split in splits:
             scaled = evaluations[split].logits / temperature
             log_probabilities[split].append(metrics.log_softmax(scaled))
     for split, by_run in log_probabilities.items():
         mean = np.logaddexp.reduce(by_run) - np.log(len(runs))
         result[split] = metrics.compute(mean, evaluations[split].labels)
-    return result
+    precisions = (member["matmul_precision"] for member in result["members"])
+    return result | {"matmul_precision": ", ".join(dict.fromkeys(precisions))}
 
 
 def joint_head(
@@ -153,21 +157,18 @@ def _check_teacher(runs: Sequence[Run]) -> None:
     """Raise an error if a network has learned the labels of the training images.
 
     The features of these images then reveal their labels, even to a head that was
-    solved without the images.
+    solved without the images. The pretraining may have learned them, too.
     """
     for run in runs:
         settings = settings_of(run)
-        trained = [settings]
-        before = pretraining_of(settings)
-        if before and before.data == settings.data:
-            trained.append(before)
+        stages, before = settings.stages, pretraining_of(settings)
+        if before:
+            folder = run.workdir / records.PRETRAINING
+            source = images.open_source(images.located(before, folder), folder)
+            if _training_images(source) & _training_images(images.of_run(run).source):
+                stages += before.stages
         head = run.network.spec.head
-        names = [
-            stage.name
-            for each in trained
-            for stage in each.stages
-            if not stage.freezes_backbone(head)
-        ]
+        names = [stage.name for stage in stages if not stage.freezes_backbone(head)]
         if names:
             raise ValueError(
                 f"{run.workdir} trained its network on these images in stage "
@@ -176,11 +177,17 @@ def _check_teacher(runs: Sequence[Run]) -> None:
             )
 
 
+def _training_images(source: ImageSource) -> set[tuple[str, str]]:
+    """Return the folder and the name of each training image."""
+    return {(source.folder, source.keys[index]) for index in source.indices("train")}
+
+
 def _result(runs: Sequence[Run], command: str, *method: str) -> dict:
     """Return the content of `result.json`, without metrics.
 
     The recipe has the names of the runs' recipes, and the method if it is not the mean.
     Before them come the names of the networks, unless these are all that the paper has.
+    The matrix precision is the precision of the first run.
     """
     members = [_describe(run) for run in runs]
     names = [member["model"] for member in members]
@@ -196,7 +203,7 @@ def _result(runs: Sequence[Run], command: str, *method: str) -> dict:
         "seed": runs[0].config["seed"],
         "weights": {"exact": False if False in exact else exact[0]},
         "config_hash": hashlib.sha256(hashes.encode()).hexdigest()[:12],
-        **records.provenance(command),
+        **provenance(runs[0], command),
         "members": members,
         "seconds": {},
     }

@@ -78,6 +78,12 @@ def single_view(run: Run) -> Evaluator:
     return make_evaluator(run, (run.network.view,), mirror=False)
 
 
+def provenance(run: Run, command: str) -> dict:
+    """Return the provenance of results that have the matrix precision of a run."""
+    with precision.of_products(settings_of(run).device.matmul_precision):
+        return records.provenance(command)
+
+
 def evaluate(
     run: Run,
     split: str,

@@ -39,6 +39,21 @@ def open_source(settings: Settings, workdir: pathlib.Path) -> ImageSource:
     return source
 
 
+def located(settings: Settings, workdir: pathlib.Path) -> Settings:
+    """Return the settings of a run with the folder of its images in training.
+
+    A relative `data.dir` then means the same folder as in training. A folder that is
+    not the folder of the run's config.json stays.
+    """
+    recorded = read_images(workdir)[1]
+    if not os.path.isdir(recorded):
+        return settings
+    if settings.data.dir != load_config(workdir)["data"].get("dir"):
+        return settings
+    data = dataclasses.replace(settings.data, dir=recorded)
+    return dataclasses.replace(settings, data=data)
+
+
 def open_dataset(settings: Settings, workdir: pathlib.Path) -> Dataset:
     """Open the images that a config describes; decode them if no cache has them.
 
@@ -62,15 +77,12 @@ def of_run(run: Run) -> Dataset:
       FileNotFoundError: if the images do not exist; the message names --data_dir.
       ValueError: as `open_dataset`.
     """
-    settings, typed = settings_of(run), load_config(run.workdir)["data"].get("dir")
-    recorded = read_images(run.workdir)[1]
-    if settings.data.dir == typed and os.path.isdir(recorded):
-        data = dataclasses.replace(settings.data, dir=recorded)
-        settings = dataclasses.replace(settings, data=data)
+    settings = located(settings_of(run), run.workdir)
     try:
         with processes.main_first("images"):
             return open_dataset(settings, run.workdir)
     except FileNotFoundError as error:
+        recorded = read_images(run.workdir)[1]
         moved = f" from {recorded}" if recorded else ""
         raise FileNotFoundError(
             f"{error}; if the images of {run.workdir} have moved{moved}, pass their "

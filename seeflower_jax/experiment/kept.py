@@ -39,7 +39,8 @@ def logits(
 
     Args:
       path: the file of the logits, which is written if necessary.
-      origin: what the logits are computed from.
+      origin: what the logits are computed from. The origin of the first process counts,
+        because copies of images on separate disks have different times.
       count: number of images.
       compute: returns the logits from a row on, in batches.
 
@@ -76,6 +77,7 @@ def _computed(
         if it must be computed.
       write: function of (path, origin, batches, count) that writes the file.
     """
+    origin = processes.agree(origin)
     content = read(path, origin, count) if processes.is_main() else None
     if not processes.agree(content is not None):
         with records.lock(path.parent):

@@ -16,6 +16,7 @@ from seeflower_jax.experiment.settings import (
     Settings,
     SettingsError,
     image_sizes,
+    lines_of_pretraining,
     pretraining_of,
 )
 from seeflower_jax.training import partition
@@ -24,22 +25,31 @@ from seeflower_jax.training import partition
 def check_network(settings: Settings) -> None:
     """Check partition rules and image sizes against the shapes of the network.
 
-    The pretraining run, if there is one, is checked first.
+    The pretraining run, if there is one, is checked too.
 
     Raises:
       SettingsError: lists every value that does not fit the network.
     """
-    before = pretraining_of(settings)
-    if before:
-        check_network(before)
+    if errors := _errors(settings):
+        raise SettingsError("\n".join(errors))
+
+
+def _errors(settings: Settings) -> list[str]:
+    """Return a line for each value that does not fit, also of the pretraining run."""
+    errors, before = _own_errors(settings), pretraining_of(settings)
+    return errors + (lines_of_pretraining(_errors(before), errors) if before else [])
+
+
+def _own_errors(settings: Settings) -> list[str]:
+    """Return a line for each value of a run that does not fit the network."""
     spec = settings.spec(num_classes=2)
     try:
         _shapes(spec)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise SettingsError(
+        return [
             f"config.model describes a network that cannot be built: {_line(error)}; "
             "expected values that fit each other"
-        ) from error
+        ]
     errors = [
         f"{key} is {size}; expected more pixels, because {problem}"
         for key, size in image_sizes(settings, spec).items()
@@ -51,8 +61,7 @@ def check_network(settings: Settings) -> None:
         problem = _partition_error(spec, stage.rules)
         if problem and _partition_error(scaled, stage.rules):
             errors.append(f"config.stages.{stage.name}.partition: {problem}")
-    if errors:
-        raise SettingsError("\n".join(errors))
+    return errors
 
 
 def _line(error: Exception) -> str:

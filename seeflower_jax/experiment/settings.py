@@ -9,7 +9,7 @@ wrong value, with its key, the value and the expected values.
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from seeflower_jax import models, records
@@ -22,7 +22,7 @@ from seeflower_jax.experiment.checks import check_values
 from seeflower_jax.experiment.stage_checks import check_stage
 from seeflower_jax.inference.run import Run
 from seeflower_jax.training.losses import Distillation
-from seeflower_jax.training.stages import Stage
+from seeflower_jax.training.stages import SOLVERS, Stage
 
 
 class SettingsError(ValueError):
@@ -285,19 +285,19 @@ def image_sizes(settings: Settings, spec: models.ModelSpec) -> dict[str, int]:
     }
 
 
-def _solvers_before(settings: Settings) -> set[str]:
-    """Return the solvers of the stages of the pretraining run."""
-    if not settings.pretraining:
-        return set()
-    before = derive(settings.config, settings.pretraining)
-    stages = before["stages"]
-    return {stages[name]["solver"] for name in before["stage_order"] if name in stages}
+def lines_of_pretraining(lines: Iterable[str], known: Collection[str]) -> list[str]:
+    """Return lines about the pretraining run with its key, without `known` lines."""
+    return [f"config.init.pretraining: {line}" for line in lines if line not in known]
 
 
-def _check_targets(settings: Settings) -> list[str]:
-    """Return a line for each value of the loss that does not fit the others."""
+def _check_targets(settings: Settings, solvers: Collection[str]) -> list[str]:
+    """Return a line for each value of the loss that does not fit the others.
+
+    Args:
+      settings: the settings.
+      solvers: the solvers of all stages, also of the pretraining run.
+    """
     errors, strength = [], settings.data.logit_adjustment
-    solvers = {stage.solver for stage in settings.stages} | _solvers_before(settings)
     name = f"config.data.logit_adjustment is {strength}; expected 0"
     if strength and settings.data.balance != NONE:
         errors.append(
@@ -325,8 +325,22 @@ def _check_targets(settings: Settings) -> list[str]:
 
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Return a line for each combination of values that is not allowed."""
-    errors = _check_targets(settings)
-    whitening, side = settings.whitening, settings.data.shortest_side
+    of_pretraining: list[str] = []
+    solvers = {stage.solver for stage in settings.stages}
+    try:
+        if before := pretraining_of(settings):
+            solvers |= {stage.solver for stage in before.stages}
+    except SettingsError as error:
+        of_pretraining = str(error).splitlines()
+        solvers |= set(SOLVERS)  # Its stages may have any solver.
+    errors = _check_targets(settings, solvers)
+    data = settings.data
+    if data.source == "folder" and not data.dir:
+        errors.append(
+            "config.data.dir is ''; expected the folder of the images, because "
+            "config.data.source is 'folder'"
+        )
+    whitening, side = settings.whitening, data.shortest_side
     if whitening and whitening.patch_size > side:
         errors.append(
             f"config.whitening.patch_size is {whitening.patch_size}; expected at most "
@@ -337,6 +351,11 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
             f"config.init.head is {settings.head!r}; expected 'new', because "
             "config.init.weights names no file"
         )
+    if settings.pretrained_share != 1 and not settings.pretraining:
+        errors.append(
+            f"config.init.pretrained_share is {settings.pretrained_share}; expected 1, "
+            "because config.init.pretraining is {}"
+        )
     for stage in settings.stages:
         errors += check_stage(stage, spec, settings.view, settings.views)
     if spec.pooling == "flatten":
@@ -346,9 +365,4 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
             for key, size in image_sizes(settings, spec).items()
             if size != spec.input_size
         ]
-    try:
-        pretraining_of(settings)
-    except SettingsError as error:
-        lines = [line for line in str(error).splitlines() if line not in errors]
-        errors += [f"config.init.pretraining: {line}" for line in lines]
-    return errors
+    return errors + lines_of_pretraining(of_pretraining, errors)

@@ -78,7 +78,8 @@ def train(
 
     Raises:
       ValueError: if the config has wrong values, if the run directory holds a run of
-        another config, or if images or weights cannot be loaded.
+        another config, if images or weights cannot be loaded, or if they differ among
+        the processes.
       FolderInUseError: if another process is writing to the run directory.
       FullDiskError: if the disk is full.
       Interrupted: if the run is interrupted. Within a stage, its state is saved.
@@ -268,11 +269,14 @@ def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Sta
     """Open images and weights, check that they fit, and claim the run directory."""
     with processes.main_first("images"):
         dataset = images.open_dataset(settings, folder)
+    described = dataset.source.describe()
+    processes.check_same("images", described)
     spec = settings.spec(len(dataset.source.class_names))
     for stage in settings.stages:
         if stage.solver == "gradient":
             train_loader(stage, settings, dataset, dataset.reader)
     taught = teacher.read(settings.teacher, dataset) if settings.teacher else None
+    processes.check_same("logits of a teacher", taught and f"SHA-256 {taught.sha256}")
     with processes.main_first("weights"):
         spec, variables, weights = loading.load_pretrained(
             spec,
@@ -281,11 +285,12 @@ def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Sta
             jax.random.key(settings.seed),
             preprocess=settings.model_changes.get("preprocess"),
         )
+    processes.check_same("weights", f"SHA-256 {weights['sha256']}")
     # The values of the config override the values that the weights expect.
     spec = dataclasses.replace(spec, **settings.model_changes)
     with processes.main_first("whitening"):
         if processes.is_main():
-            workdir.claim_workdir(folder, settings, dataset.source.describe())
+            workdir.claim_workdir(folder, settings, described)
         preprocess = images.fit_whitening(settings, dataset, folder)
     return Start(
         settings,

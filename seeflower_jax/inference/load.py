@@ -51,17 +51,17 @@ def load(
             f"preprocess={preprocess!r} needs model=: a run or an export has its own "
             "preprocessing"
         )
-    if str(where).startswith("imagenet"):
-        raise ValueError(
-            f"{where!r} needs the name of a network, as in load({where!r}, "
-            "model='vgg16')"
-        )
     if is_run:
         from seeflower_jax.inference.run import load_run
 
         return load_run(path).network
     if export.is_export(path):
         return export.load(path)
+    if str(where).partition(":")[0] == "imagenet":
+        raise ValueError(
+            f"{where!r} needs the name of a network, as in load({where!r}, "
+            "model='vgg16')"
+        )
     if not path.exists():
         near = hints.nearest_path(path)
         hint = f"; did you mean {near}?" if near else ""

@@ -23,6 +23,12 @@ from seeflower_jax.models.windows import Windows
 
 # form(*arrays, windows=windows) -> array
 Form = Callable[..., Array]
+_standard_forms: dict[Primitive, Form] = {}
+
+
+def standard_form(primitive: Primitive) -> Form | None:
+    """Return the standard form of a primitive; None if this module did not make it."""
+    return _standard_forms.get(primitive)
 
 
 def _fix(form: Form, windows: Windows) -> Form:
@@ -60,6 +66,7 @@ def compute_once(function: Callable, *arrays: Array) -> Any:
 
 def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive:
     primitive = Primitive(name)
+    _standard_forms[primitive] = standard
 
     def shape(*avals, windows: Windows):
         result = jax.eval_shape(_fix(standard, windows), *avals)

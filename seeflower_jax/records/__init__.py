@@ -21,6 +21,7 @@ from seeflower_jax.records.files import (
     PARTIAL,
     FullDiskError,
     creating,
+    exclusive,
     is_full_disk,
     replacing,
 )
@@ -32,6 +33,7 @@ from seeflower_jax.records.origin import (
     device,
     provenance,
     typed_command,
+    without_home,
 )
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "typed_command",
     "variables_hash",
     "with_later_keys",
+    "without_home",
     "write_json",
     "write_measurements",
 ]
@@ -262,12 +265,23 @@ def read_logs(workdir: str | os.PathLike) -> list[dict]:
 
 
 def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
-    """Set an entry in a file of results, {network: {key: entry}}; keep the others."""
+    """Set an entry in a file of results, {network: {key: entry}}; keep the others.
+
+    Several processes may add entries at the same time. Missing parent folders are
+    created.
+
+    Raises:
+      DamagedFileError: if the file is damaged.
+    """
     path = pathlib.Path(path).expanduser()
     advice = "restore it from a copy, or remove it to record the results again"
-    results = read_json(path, advice) if path.exists() else {}
-    entries = results.setdefault(network, {})
-    if not isinstance(entries, dict):
-        raise DamagedFileError(f"{path} is damaged: {network} is {entries!r}; {advice}")
-    entries[key] = entry
-    write_json(path, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.parent):
+        results = read_json(path, advice) if path.exists() else {}
+        entries = results.setdefault(network, {})
+        if not isinstance(entries, dict):
+            raise DamagedFileError(
+                f"{path} is damaged: {network} is {entries!r}; {advice}"
+            )
+        entries[key] = entry
+        write_json(path, results)

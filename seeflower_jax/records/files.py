@@ -147,6 +147,21 @@ def lock_descriptor(descriptor: int, wait: bool) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def exclusive(folder: pathlib.Path) -> Iterator[None]:
+    """Hold the lock of a folder; wait until no other process or thread holds it.
+
+    The lock is on the folder itself, so it leaves no file. See `lock_descriptor` for
+    disks without locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock_descriptor(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _workspace_prefix(path: pathlib.Path) -> str:
     return f".{path.name}.partial-"
 

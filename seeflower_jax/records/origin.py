@@ -24,8 +24,20 @@ _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
     """Return the command line of a script of scripts/, with ~ for the home folder."""
-    command = shlex.join(["python", "-m", f"scripts.{script}", *arguments])
-    return command.replace(str(pathlib.Path.home()), "~")
+    return without_home(shlex.join(["python", "-m", f"scripts.{script}", *arguments]))
+
+
+def without_home(text: str) -> str:
+    """Return a text with ~ for the home folder, where a path starts with the folder.
+
+    A path starts after a space, a quote, a bracket or one of `=,:;`. The root folder,
+    which is the home folder of some users, is kept.
+    """
+    home = os.path.expanduser("~")
+    if home == os.sep:
+        return text
+    before, after = r"(?<![^\s'\"=,:;(\[{])", r"(?![^\s'\"/,:;)\]}])"
+    return re.sub(before + re.escape(home) + after, "~", text)
 
 
 def typed_command() -> str:
@@ -34,14 +46,26 @@ def typed_command() -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the source tree, with '-dirty' if files have changed."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe"]
+    """Return the commit of the source tree, with '-dirty' if files have changed.
+
+    The result is None if git does not track this file. The package may be installed
+    below the repository of another project.
+    """
+    path = pathlib.Path(__file__)
     options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command + options, capture_output=True, text=True)
-    except FileNotFoundError:
+    if not _git(path.parent, "ls-files", path.name):
         return None
-    return done.stdout.strip() or None
+    return _git(path.parent, "describe", *options) or None
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    """Return what git prints in a folder; "" after an error or without git."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def _matmul_precision() -> str:

@@ -43,7 +43,7 @@ class Frame:
         return round(self.bottom - share * (self.bottom - self.top), 2)
 
 
-CURVES = Frame(360, 216, left=46, right=346, top=12, bottom=178)
+CURVES = Frame(360, 216, left=50, right=346, top=12, bottom=178)
 RELIABILITY = Frame(360, 330, left=44, right=340, top=12, bottom=282)
 
 
@@ -192,12 +192,15 @@ def _ticks(
 
 
 def _short_number(value: float) -> str:
-    """Format a number in at most six characters: 0.5, 2.5e-4."""
+    """Format a tick, which has at most three digits, in at most seven characters.
+
+    Examples are 0.5, 0.0125 and 2.5e-4.
+    """
     text = f"{value:g}"
-    if len(text) <= 5 and "e" not in text:
+    if len(text) <= 6 and "e" not in text:
         return text
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').removesuffix('.')}e{int(exponent)}"
 
 
 @dataclasses.dataclass(frozen=True)

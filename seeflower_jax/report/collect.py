@@ -127,7 +127,7 @@ def _title(config: Mapping[str, Any]) -> str:
 
 def _without_home(config: Mapping[str, Any]) -> dict:
     """Return a config with ~ in place of the home folder in its paths."""
-    return json.loads(json.dumps(config).replace(str(pathlib.Path.home()), "~"))
+    return json.loads(records.without_home(json.dumps(config, ensure_ascii=False)))
 
 
 def _evaluate(run: Run, splits: Sequence[str]) -> list[Evaluation]:

@@ -8,8 +8,8 @@
 
 JAX coordinates the processes and detects a process that dies; see
 `jax.distributed.initialize`. In a single process, nothing here waits or communicates.
-All processes call `barrier`, `on_main`, `main_first` and `Vote` in the same order,
-except within `alone`, where a process works by itself.
+All processes call `barrier`, `on_main`, `main_first`, `check_same` and `Vote` in the
+same order, except within `alone`, where a process works by itself.
 """
 
 import collections
@@ -206,6 +206,26 @@ def check_shared(folder: str | os.PathLike) -> None:
     barrier("shared folder")
     if is_main():
         path.unlink()
+
+
+def check_same(name: str, value: object) -> None:
+    """Check that all processes have the same value, such as a hash of their files.
+
+    Args:
+      name: what the value describes, a plural noun for the message.
+      value: the value, which should be small.
+
+    Raises:
+      ValueError: in every process whose value is not the value of process 0, which
+        waits for these processes.
+    """
+    expected = agree(value)
+    if value != expected:
+        raise ValueError(
+            f"process {index()} has other {name} than process 0: {value}, not "
+            f"{expected}; give all processes the same {name}"
+        )
+    barrier(f"the same {name}")
 
 
 @contextlib.contextmanager

@@ -4,8 +4,8 @@
     record["devices"]["4"]["difference"]        # largest difference of any metric
 
 Each run is a separate process on forced CPU devices, so one machine can show what
-several devices compute. The batch sizes are the same as in the recipes. The time of the
-runs says nothing about the speed of real devices.
+several devices compute, even if it has a GPU. The batch sizes are the same as in the
+recipes. The time of the runs says nothing about the speed of real devices.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def _train(
             subprocess.Popen(
                 [sys.executable, "-m", "scripts.train", *RECIPE, f"--workdir={folder}"]
                 + [flag.format(port=port) for flag in own],
-                env=os.environ | variables,
+                env={**os.environ, "JAX_PLATFORMS": "cpu", **variables},
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )

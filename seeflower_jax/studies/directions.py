@@ -256,7 +256,7 @@ def record(
     before = load_rows(folder)
     same = all(before.get(key) == value for key, value in described.items())
     merged = dict(before["rows"]) if same else {}
-    origin = records.provenance(command)
+    origin = evaluate.provenance(study.run, command)
     for name, row in rows.items():
         measured = {split: {**values, **origin} for split, values in row.items()}
         merged[name] = {**merged.get(name, {}), **measured}

@@ -1,7 +1,7 @@
 """Measure what outside images add, on drawn flowers.
 
     rows = measure(config, out="runs/outside_data", species=(0, 48), seeds=(0, 1, 2))
-    record(rows, config, "results", command)
+    record(rows, config, (0, 1, 2), "results", command)
 
 Each row has a number of outside species. The network is pretrained on these species and
 then trained in two stages on other species. The row with 0 outside species trains the
@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from seeflower_jax import records
-from seeflower_jax.experiment.settings import derive
+from seeflower_jax.experiment import precision
+from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.experiment.train import train
 
 
@@ -77,6 +78,7 @@ def measure(
 
 def record(
     rows: Mapping[str, Mapping],
+    config: Mapping,
     seeds: Sequence[int],
     folder: str | os.PathLike,
     command: str,
@@ -84,5 +86,6 @@ def record(
     """Write the rows to `outside_data.json` of a folder of results; return its path."""
     path = pathlib.Path(folder).expanduser() / "outside_data.json"
     content = {"outside_species": rows, "seeds": list(seeds)}
-    records.write_json(path, {**content, **records.provenance(command)})
+    with precision.of_products(read_settings(config).device.matmul_precision):
+        records.write_json(path, {**content, **records.provenance(command)})
     return path

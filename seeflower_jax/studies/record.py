@@ -44,7 +44,7 @@ def load_results(folder: str | os.PathLike) -> list[dict]:
       ValueError: if the content of a file belongs under another name.
     """
     results = []
-    for path in sorted(pathlib.Path(folder).glob("*.json")):
+    for path in sorted(pathlib.Path(folder).expanduser().glob("*.json")):
         if not re.fullmatch(r".*_seed\d+", path.stem):
             continue
         result = _read(path)
@@ -123,7 +123,7 @@ def keep(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
     Raises:
       ValueError: if the folder has the result of another config under this name.
     """
-    path = pathlib.Path(folder) / f"{result_name(result)}.json"
+    path = pathlib.Path(folder).expanduser() / f"{result_name(result)}.json"
     if path.exists() and _read(path)["config_hash"] != result["config_hash"]:
         raise ValueError(
             f"{path} has the result of another config; if the recipe has changed, "
@@ -145,4 +145,5 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
         tables.gaps(ROWS, SEEDS, results, ablation.CHANGES, ablated),
         tables.origins(results, result_name),
     ]
-    pathlib.Path(path).write_text("\n".join(part for part in parts if part))
+    text = "\n".join(part for part in parts if part)
+    pathlib.Path(path).expanduser().write_text(text)

@@ -63,8 +63,8 @@ def _fit(
     pending = None  # the metrics of the last step, not yet added to the progress
     run_clock, save_clock, vote = Stopwatch(), Stopwatch(), processes.Vote()
     speed = Speed(plan.step, progress.step)
-    hidden = not processes.is_main()
-    shown = progress_bar(name, plan.steps, "step", progress.step, hidden)
+    is_main = processes.is_main()
+    shown = progress_bar(name, plan.steps, "step", progress.step, not is_main)
     with shown as bar, plan.trace or nullcontext():
         batches = plan.batches(progress.step, plan.steps)
         for step, batch in enumerate(batches, progress.step + 1):
@@ -78,9 +78,10 @@ def _fit(
                 speed.leave_out_first(progress.step)
             pending = metrics
             epoch_ends = step % epoch_steps == 0
-            save_due, interrupted = vote(
-                save_clock.seconds > plan.checkpoint_seconds, stopping.requested()
-            )
+            due = is_main and save_clock.seconds > plan.checkpoint_seconds
+            if due:  # The outcome may come a step later, and must not come twice.
+                save_clock.lap()
+            save_due, interrupted = vote(due, stopping.requested())
             if not epoch_ends and not save_due and not interrupted:
                 continue
             progress, pending = _account(progress, pending, plan, bar), None

@@ -67,12 +67,20 @@ def check_optimizer(stage: Stage) -> str:
     params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     try:
         optimizer = _make(stage, lambda _: stage.learning_rate)
-        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
+        _, state = jax.eval_shape(
+            lambda p: optimizer.update(p, optimizer.init(p), p), params
+        )
     except (TypeError, ValueError, AttributeError) as error:
         return (
             f"optimizer is {stage.optimizer!r} with optimizer_options "
             f"{stage.optimizer_options}; expected an optimizer of gradients and "
             f"parameters alone: {' '.join(str(error).split())}"
+        )
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
+    if any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes):
+        return (
+            f"optimizer is {stage.optimizer!r}; expected an optimizer without a random "
+            "key in its state, because checkpoints hold only numbers"
         )
     return ""
 

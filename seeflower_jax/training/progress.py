@@ -125,7 +125,8 @@ class Progress:
           plan: plan of the stage.
 
         Raises:
-          NonFiniteLossError: if the validation value is NaN or infinite.
+          NonFiniteLossError: if the validation value or the validation loss is NaN or
+            infinite.
         """
         done = self.step == plan.steps
         progress = dataclasses.replace(self, sums={}, done=done)
@@ -134,12 +135,14 @@ class Progress:
                 return progress._mark_best(None)
             return progress
         stage, value = plan.stage, validation[plan.metric]
-        if not np.isfinite(value):
-            raise NonFiniteLossError(
-                f"the validation {plan.metric} is {value} after step {self.step} of "
-                f"stage {self.stage!r}; the last checkpoint is kept. Lower "
-                f"config.stages.{self.stage}.learning_rate or set its clip_norm"
-            )
+        for name in (plan.metric, "loss"):
+            if not np.isfinite(validation[name]):
+                raise NonFiniteLossError(
+                    f"the validation {name} is {validation[name]} after step "
+                    f"{self.step} of stage {self.stage!r}; the last checkpoint is "
+                    f"kept. Lower config.stages.{self.stage}.learning_rate or set its "
+                    "clip_norm"
+                )
         if improves(value, self.best, plan.metric, 0.0):
             progress = progress._mark_best(value)
         gained = improves(value, self.stage_best, plan.metric, stage.min_delta)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from seeflower_jax import records
+from seeflower_jax.training import flops
 from seeflower_jax.training.progress import Stopwatch
 
 # The largest FLOP/s of dense products in bfloat16 (V100: float16), by a part of JAX's
@@ -37,7 +38,7 @@ _PEAK_FLOPS = {
 def peak_flops(kind: str) -> float | None:
     """Return the largest FLOP/s of a kind of device in bfloat16; None if unknown."""
     matching = (
-        flops for name, flops in _PEAK_FLOPS.items() if re.search(rf"\b{name}\b", kind)
+        peak for name, peak in _PEAK_FLOPS.items() if re.search(rf"\b{name}\b", kind)
     )
     return next(matching, None)
 
@@ -53,7 +54,7 @@ class Speed:
 
     def __init__(self, step: Callable, done: int = 0):
         self._step = step
-        self._flops: float | None = None
+        self._flops: int | None = None
         self._has_compiled = False
         self.start_epoch(done)
 
@@ -83,8 +84,7 @@ class Speed:
         """Return the device, its peak memory, and the share of its largest FLOP/s.
 
         Values that JAX does not report are left out. The share is the FLOPs of the
-        step, as XLA counts them, divided by its time and by the largest FLOP/s in
-        bfloat16.
+        step, see `flops`, divided by its time and by the largest FLOP/s in bfloat16.
 
         Args:
           steps_per_second: the measured rate.
@@ -100,15 +100,14 @@ class Speed:
         if peaks:
             metrics["peak_memory_bytes"] = max(peaks)
         limit = peak_flops(devices[0].device_kind)
-        if limit and (flops := self._count_flops(arguments)):
-            share = flops * steps_per_second / (limit * jax.device_count())
+        if limit and (count := self._count_flops(arguments)):
+            share = count * steps_per_second / (limit * jax.device_count())
             metrics["model_flop_utilisation"] = round(share, 4)
         return metrics
 
-    def _count_flops(self, arguments: Sequence[Any]) -> float:
+    def _count_flops(self, arguments: Sequence[Any]) -> int:
         """Return the FLOPs of a step over all devices; 0 if they are not known."""
         if self._flops is None:
-            lower = getattr(self._step, "lower", None)
-            analysis = lower(*arguments).cost_analysis() if lower else None
-            self._flops = (analysis or {}).get("flops", 0.0)
+            trace = getattr(self._step, "trace", None)
+            self._flops = flops.count(trace(*arguments).jaxpr) if trace else 0
         return self._flops

@@ -406,6 +406,30 @@ def test_memory_does_not_grow_with_steps(network, images, name, option, more):
     assert memory(64) < 1.1 * memory(4)
 
 
+def _with_layer(layer_of):
+    return lambda images, taps=None: (images.mean((1, 2)), {"layer": layer_of(images)})
+
+
+def test_eigen_cam_of_few_channels_and_of_many(images):
+    """Channels of zeros change the matrix that is decomposed, and not the map."""
+    few = _with_layer(lambda images: images[:, ::8, ::8])
+    count = 3 + few(images)[1]["layer"][0, ..., 0].size
+    many = _with_layer(
+        lambda images: jnp.pad(images[:, ::8, ::8], [(0, 0)] * 3 + [(0, count)])
+    )
+    expected = attr.eigen_cam(many, images, layer="layer")
+    maps = attr.eigen_cam(few, images, layer="layer")
+    np.testing.assert_allclose(maps, expected, rtol=0, atol=1e-5 * expected.max())
+
+
+def test_memory_of_eigen_cam_grows_with_the_layer():
+    network = _with_layer(lambda images: jnp.tanh(images))
+    compute = jax.jit(lambda images: attr.eigen_cam(network, images, layer="layer"))
+    images = jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32)
+    analysis = compute.lower(images).compile().memory_analysis()
+    assert analysis.temp_size_in_bytes < 4 * 4 * images.size
+
+
 def test_score_cam_of_the_channels_that_vary_most(network, images):
     all_channels = score_cam(network, images, layer="block3")
     channels = network(images)[1]["block3"].shape[-1]

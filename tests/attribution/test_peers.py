@@ -13,9 +13,12 @@ import torch
 from seeflower_jax import attribution as attr
 from seeflower_jax.attribution import random_masks, registry, shapley
 from seeflower_jax.attribution.methods.full_grad import full_gradients
+from seeflower_jax.attribution.rules import with_rules
+from seeflower_jax.attribution.rules.full_gradient import FullGradient
 from seeflower_jax.comparison import pairs
 from tests import fixtures
 from tests.attribution import small_network as small
+from tests.attribution.rules import networks as rule_networks
 
 LABELS = small.LABELS
 KEYS = jax.random.split(jax.random.key(3), 2)
@@ -90,7 +93,10 @@ def test_shapley_values_of_drawn_coalitions():
     assert members.shape == (300, count)
     gains = members @ single + np.einsum("ki,ij,kj->k", members, pair, members)
     change = single.sum() + pair.sum()
-    values = shapley.fit_values(coalitions[0], jnp.array(gains), change, weights)
+    players = jnp.ones(count, bool)
+    values = shapley.fit_values(
+        coalitions[0], players, jnp.array(gains), change, weights
+    )
     # With complements, a game of single players and pairs is exact.
     np.testing.assert_allclose(values, exact, atol=1e-4)
     sizes = np.bincount(members.sum(1).astype(int), minlength=count)[1:count]
@@ -103,6 +109,30 @@ def test_kernel_shap_of_one_segment_is_the_change(network):
     black = jnp.full_like(IMAGES, 127.5)
     change = np.subtract(*(network(x)[0][[0, 1], LABELS] for x in (IMAGES, black)))
     np.testing.assert_allclose(maps[:, 0, 0], change, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [6, 254])
+def test_segments_that_an_image_lacks_have_no_share(network, samples):
+    """Of 8 numbers, there are 254 coalitions. Fewer samples are drawn."""
+    images, segments = IMAGES[:1], SEGMENTS[:1]
+    spread = np.array([1, 4, 6])[segments]
+    options = {"segments": spread, "num_segments": 8, "samples": samples}
+    maps = _run(attr.kernel_shap, network, images, LABELS[:1], KEYS[:1], **options)
+    grey = jnp.full_like(images, 127.5)
+    change = np.subtract(*(network(x)[0][0, LABELS[0]] for x in (images, grey)))
+    values = [maps[spread == number] for number in (1, 4, 6)]
+    np.testing.assert_allclose(sum(x[0] for x in values), change, rtol=1e-5)
+    assert all(np.ptp(x) == 0 for x in values)
+    if samples == 254:
+        exact = _run(
+            attr.kernel_shap,
+            network,
+            images,
+            LABELS[:1],
+            KEYS[:1],
+            segments=segments,
+        )
+        assert_close(maps, exact)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +248,8 @@ ACTIVATIONS = {
     "cond": lambda x: jax.lax.cond(True, jax.nn.gelu, jnp.sin, x),
     "edges": lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"),
     "largest": lambda x: x + jax.lax.top_k(x, 2)[0].mean(-1, keepdims=True),
+    "quantised": rule_networks.straight_through,
+    "softplus": jax.nn.softplus,
     "flipped_batch": lambda x: jnp.tanh(jnp.concatenate([x[1:], x[:1]])[::-1]),
     "finite": lambda x: jax.nn.relu(x) + jax.nn.logsumexp(x, (1, 2), keepdims=True),
     "channels_first": lambda x: jax.nn.gelu(x.transpose(0, 3, 1, 2)).transpose(
@@ -232,8 +264,72 @@ def test_full_gradients_of_every_network_add_up_to_the_score(name):
         x = ACTIVATIONS[name](small.networks.convolve(x, *small.PARAMETERS["first"]))
         return x[:, 1:].max((1, 2)) @ small.PARAMETERS["head"][0] + 1
 
+    def total(canvas):
+        rules = FullGradient(canvas, lambda terms, place: terms.sum())
+        return with_rules(forward, rules)(x)[jnp.arange(2), LABELS].sum()
+
+    x = small.preprocess(IMAGES)
+    scores = forward(x)[jnp.arange(2), LABELS]
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(0.0), scores.sum(), rtol=1e-4)
     network = attr.from_function(forward, preprocess=small.preprocess)
     maps, rest = _run(full_gradients, network, IMAGES, LABELS)
-    scores = network(IMAGES)[0][jnp.arange(2), LABELS]
     np.testing.assert_allclose(maps.sum((1, 2)) + rest, scores, rtol=1e-4, atol=1e-4)
     assert maps.any()
+
+
+def test_full_gradients_keep_custom_derivatives():
+    network = attr.from_function(
+        lambda x: rule_networks.straight_through(x.mean((1, 2)))
+    )
+    maps, rest = _run(full_gradients, network, IMAGES, jnp.array([0, 2]))
+    means = IMAGES.mean((1, 2))[jnp.arange(2), jnp.array([0, 2])]
+    np.testing.assert_allclose(maps.sum((1, 2)), means, rtol=1e-5)
+    np.testing.assert_allclose(rest, jnp.round(means) - means, atol=1e-3)
+
+
+def test_full_gradients_refuse_derivatives_that_are_not_linear():
+    limited = jax.custom_vjp(lambda x: x)
+    limited.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -1, 1),))
+    with pytest.raises(ValueError, match="'custom_vjp_call', because its derivative"):
+        full_gradients(lambda x: (limited(x.mean((1, 2))), {}), IMAGES, LABELS % 3)
+
+
+def _of_both_sides(x):
+    """Average the logits of images and mirror images, which are one batch."""
+    logits = small.forward(small.PARAMETERS, jnp.concatenate([x, x[:, :, ::-1]]))
+    return (logits[: len(x)] + logits[len(x) :]) / 2
+
+
+def test_full_gradients_do_not_depend_on_the_batch():
+    network = attr.from_function(_of_both_sides, preprocess=small.preprocess)
+    maps, rest = _run(full_gradients, network, IMAGES, LABELS)
+    for number in range(2):
+        one = slice(number, number + 1)
+        expected = _run(full_gradients, network, IMAGES[one], LABELS[one])
+        assert_close(maps[one], expected[0])
+        assert_close(rest[one], expected[1])
+
+
+def test_full_gradients_of_a_loop_over_images():
+    def logits_of_one(x):
+        return small.forward(small.PARAMETERS, x[None])[0]
+
+    images, labels = small.images(3), jnp.array([3, 1, 0])
+    network = attr.from_function(
+        lambda x: jax.lax.map(logits_of_one, x), preprocess=small.preprocess
+    )
+    maps, rest = _run(full_gradients, network, images, labels)
+    # Only the input has a place. The preprocessing maps 127.5 to 0.
+    expected = attr.input_x_gradient(network, images, labels, baseline=127.5)
+    assert_close(maps, expected)
+    scores = network(images)[0][jnp.arange(3), labels]
+    np.testing.assert_allclose(maps.sum((1, 2)) + rest, scores, rtol=1e-5)
+
+
+def test_rise_of_bfloat16_logits_is_close(network):
+    rounded = attr.from_function(lambda x: network(x)[0].astype(jnp.bfloat16))
+    options = {"samples": 600, "cells": 3}
+    exact, maps = (
+        _run(attr.rise, f, IMAGES, LABELS, KEYS, **options) for f in (network, rounded)
+    )
+    np.testing.assert_allclose(maps, exact, atol=0.05 * np.ptp(exact))

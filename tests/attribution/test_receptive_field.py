@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import attribution as attr
 from seeflower_jax import models
 from seeflower_jax.attribution import cam, registry
-from seeflower_jax.attribution.receptive_field import cell_centres
+from seeflower_jax.attribution.methods.full_grad import full_gradients
+from seeflower_jax.attribution.receptive_field import Window, cell_centres
 
 
 def _centres(spec, size, align="receptive_field"):
@@ -150,9 +152,9 @@ def test_operations_that_move_cells():
     assert centres["sliced"] == ((3, 6, 9), _from(1, 1, 11))
     for name in ("swapped", "turned", "tokens"):
         assert centres[name] == (whole, whole), name
-    # Unknown places are equal tiles: after a transpose, a rotation or a resize.
+    assert centres["turned once"] == (whole[::-1], whole)
+    # Unknown places are equal tiles: after a transpose or a resize.
     assert centres["transposed"][0] == _from(0.5, 2, 6)
-    assert centres["turned once"] == (whole, whole)
     assert centres["resized"] == (_from(0.5, 2, 6),) * 2
 
 
@@ -186,6 +188,48 @@ def test_a_map_lies_where_the_evidence_is():
 
     np.testing.assert_allclose(middle(spread), (13, 29), atol=1.5)
     assert np.abs(middle(stretched) - (13, 29)).max() > 0
+
+
+def _peak(x):
+    """Raise the cell of a bright pixel most, and subtract a bias."""
+    kernel = jnp.outer(jnp.array([1.0, 2, 1]), jnp.array([1.0, 2, 1]))[..., None, None]
+    axes = ("NHWC", "HWIO", "NHWC")
+    cells = x.mean(-1, keepdims=True)
+    cells = jax.lax.conv_general_dilated(
+        cells, kernel, (1, 1), "SAME", dimension_numbers=axes
+    )
+    cells = checkpoint_name(jax.nn.relu(cells - 600), "peak")
+    return cells.mean((1, 2))
+
+
+def test_maps_of_flipped_images_lie_where_the_evidence_is():
+    images, pixel = jnp.zeros((1, 12, 16, 3)).at[0, 3, 10].set(255.0), (3, 10)
+    network = attr.from_function(lambda x: (_peak(x) + _peak(x[:, :, ::-1])) / 2)
+    both = ["peak", "peak#2"]
+    maps = [
+        attr.grad_cam(network, images, layer=layer) for layer in (*both, both, "head")
+    ]
+    flipped = attr.from_function(lambda x: _peak(x[:, ::-1, ::-1]))
+    signed = full_gradients(flipped, images)[0]
+    for one in (*maps, attr.full_grad(flipped, images), jnp.abs(signed)):
+        assert np.unravel_index(one[0].argmax(), one[0].shape) == pixel
+    # The bias of -600 lies at the pixel, and the input has 4 * 255 there.
+    np.testing.assert_allclose(signed.sum(), signed[0, 3, 10], rtol=1e-5)
+    np.testing.assert_allclose(signed.sum() * 12 * 16, 4 * 255 - 600, rtol=1e-4)
+
+
+def test_terms_of_a_flipped_batch_belong_to_their_images():
+    images = jnp.zeros((2, 6, 6, 3)).at[0, 2, 3].set(255.0)
+    network = attr.from_function(lambda x: _peak(x[::-1])[::-1])
+    maps = full_gradients(network, images)[0]
+    np.testing.assert_allclose(maps.sum((1, 2)) * 36, (4 * 255 - 600, 0), atol=1e-3)
+
+
+def test_window_of_cells_in_reverse_order():
+    """Cells 0, 1 and 2 read the pixels 9 and 10, 7 and 8, and 5 and 6."""
+    window = Window(axis=1, low=9, high=10, step=-2)
+    assert window.slide(size=3, stride=2, before=0) == Window(1, 5, 10, -4)
+    assert window.slide(size=3, stride=1, before=1) == Window(1, 7, 12, -2)
 
 
 def test_alignment_is_an_option_of_the_methods():

@@ -139,6 +139,21 @@ def test_cache_that_cannot_be_written_is_named(flowers, tmp_path, monkeypatch):
     assert list((tmp_path / "pixels").iterdir()) == []
 
 
+def test_cache_that_cannot_be_opened_now_is_kept(flowers, tmp_path, monkeypatch):
+    source, _ = _build(flowers, tmp_path)
+    (path,) = (tmp_path / "pixels").iterdir()
+    before = path.stat()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(cache.np, "load", refuse)
+    with pytest.raises(OSError, match=r"\.npy cannot be opened: Too many open files"):
+        cache.open_cache(source, 64, tmp_path)
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 TORN = {
     "nothing": lambda folder: None,
     "pixels without entries": lambda folder: _append(folder / "pixels", 999),
@@ -212,3 +227,32 @@ def test_copied_images_are_not_decoded_again(flowers, tmp_path, monkeypatch):
     path.write_bytes(content)
     cache.open_cache(image_folder.load(tmp_path / "copy"), 32, tmp_path)
     assert len(decoded) == 8
+
+
+def test_copy_that_is_interrupted_gets_no_name(flowers, tmp_path, monkeypatch):
+    """On a disk without hard links."""
+    for folder in ("photos", "moved"):
+        for label, path in enumerate(sorted((flowers / "jpg").iterdir())[:2]):
+            (tmp_path / folder / f"class{label}").mkdir(parents=True)
+            shutil.copy(path, tmp_path / folder / f"class{label}")
+    opened = cache.open_cache(image_folder.load(tmp_path / "photos"), 32, tmp_path)
+    (path,) = (tmp_path / "pixels").iterdir()
+    copyfile = shutil.copyfile
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def interrupt(source, target):
+        copyfile(source, target)
+        os.truncate(target, 100)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache.os, "link", refuse)
+    monkeypatch.setattr(cache.shutil, "copyfile", interrupt)
+    moved = image_folder.load(tmp_path / "moved")
+    with pytest.raises(OSError, match="written: No space left"):
+        cache.open_cache(moved, 32, tmp_path)
+    assert list((tmp_path / "pixels").iterdir()) == [path]
+    monkeypatch.setattr(cache.shutil, "copyfile", copyfile)
+    assert _pixels(cache.open_cache(moved, 32, tmp_path)) == _pixels(opened)
+    assert len({p.stat().st_ino for p in (tmp_path / "pixels").iterdir()}) == 2

@@ -92,6 +92,36 @@ def test_damaged_metadata_never_refuses_the_pixels():
         assert decode.upright_size(lambda e=encoded: io.BytesIO(e)) == (6, 4)
 
 
+def test_damaged_chunks_of_a_png_never_refuse_the_pixels():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "a rose")
+    pixels = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    intact = _encode(pixels, pnginfo=info, dpi=(72, 72), exif=turned)
+    upright = np.rot90(pixels, -1).tolist()
+    assert np.asarray(decode.decode(intact)).tolist() == upright
+
+    def flip(name: bytes) -> bytes:
+        """Flip a bit of the data of a chunk."""
+        content = bytearray(intact)
+        content[intact.index(name) + 4] ^= 1
+        return bytes(content)
+
+    # More text than Pillow reads, after the pixels and before the last chunk.
+    text = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000)))
+    for encoded, expected, size in (
+        (flip(b"tEXt"), upright, (4, 6)),
+        (flip(b"pHYs"), upright, (4, 6)),
+        (flip(b"eXIf"), pixels.tolist(), (6, 4)),
+        (intact[:-12] + text + intact[-12:], upright, (4, 6)),
+    ):
+        assert np.asarray(decode.decode(encoded)).tolist() == expected
+        assert decode.upright_size(lambda e=encoded: io.BytesIO(e)) == size
+    with pytest.raises(decode.UnreadableImage, match="broken PNG|not an image"):
+        decode.decode(flip(b"IHDR"))
+
+
 @pytest.mark.parametrize(
     "encoded,reason",
     [
@@ -202,18 +232,19 @@ def test_range_that_a_file_states(caplog, monkeypatch):
     np.testing.assert_allclose(gray, 255 - _RAMP * 255, atol=1.01)
 
 
+def _chunk(name: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    crc = zlib.crc32(name + data).to_bytes(4)
+    return len(data).to_bytes(4) + name + data + crc
+
+
 def _write_png16(values: np.ndarray) -> bytes:
     """Return an RGB PNG of 16 bits per channel, which Pillow cannot write."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        crc = zlib.crc32(name + data).to_bytes(4)
-        return len(data).to_bytes(4) + name + data + crc
-
     height, width = values.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+    return start + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
 
 
 def test_colours_of_12_bits_in_16_are_refused():

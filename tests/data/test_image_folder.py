@@ -1,5 +1,6 @@
 """Trees of a user's own images."""
 
+import errno
 import json
 import logging
 import os
@@ -82,6 +83,15 @@ def test_split_is_a_function_of_seed_and_names_in_the_class(tree):
     for split, keys in _keys_by_split(first).items():
         unchanged = {key for key in keys if not key.startswith("rosa")}
         assert unchanged <= _keys_by_split(more)[split]
+
+
+def test_names_of_files_need_not_be_utf8(tree):
+    image = tree / "rosa" / "0.webp"
+    image.rename(image.with_name(os.fsdecode(b"a\xe9.webp")))
+    source = image_folder.load(tree, "70/15/15")
+    assert os.fsdecode(b"rosa/a\xe9.webp") in source.keys
+    assert sum(map(len, source.splits.values())) == len(source.keys) == 16
+    assert len(source.read(source.keys.index(os.fsdecode(b"rosa/a\xe9.webp")))) > 0
 
 
 def test_splits_that_are_folders(tmp_path):
@@ -283,6 +293,18 @@ def test_names_of_numeric_folders(tmp_path, name, place):
     assert _labels_of_training_files(root, source) == _training_labels(source)
     path.write_text('{"7": "rose"}')
     assert image_folder.load(root).class_names == ("02", "1", "10")
+
+
+def test_names_of_classes_that_cannot_be_read(tmp_path, monkeypatch):
+    _write(tmp_path / "1", 2)
+    (tmp_path / "class_names.json").write_text('{"1": "rose"}')
+    assert Images.of_files(tmp_path / "1", 8, ("rose",)).labels == [0, 0]
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(pathlib.Path, "read_text", refuse)
+    assert Images.of_files(tmp_path / "1", 8, ("rose",)).labels == [None, None]
 
 
 def test_100_000_images():

@@ -57,6 +57,44 @@ def test_rule_for_folders_patterns_and_named_files(folder, caplog):
         find_files(only)
 
 
+def test_names_that_begin_with_a_tilde(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    Path("a.jpg").rename("~rose.jpg")
+    Path("list.txt").write_text("~rose.jpg\n~/c.jpg\n")
+    rose = Path("~rose.jpg")
+    assert find_files("~rose.jpg") == find_files("~rose*") == [rose]
+    assert find_files("list.txt") == [rose, folder / "c.jpg"]
+    assert find_files("~/*.png") == [folder / "b.png"]
+    assert len(Images.of_files(["~rose.jpg", "~/b.png"], shortest_side=10)) == 2
+    with pytest.raises(FileNotFoundError, match="no image in ~tulip.jpg"):
+        find_files("~tulip.jpg")
+
+
+def test_patterns_follow_the_rule_for_folders(folder, caplog):
+    (folder / "x" / "y").mkdir(parents=True)
+    (folder / "__MACOSX").mkdir()
+    for name in ("x/d.jpg", "x/y/e.jpg", "__MACOSX/f.jpg"):
+        Image.new("RGB", (9, 9)).save(folder / name)
+    # Each of them doubles the paths on every level.
+    (folder / "x" / "up").symlink_to(folder)
+    (folder / "x" / "y" / "up").symlink_to(folder)
+
+    def find(pattern):
+        return [str(path.relative_to(folder)) for path in find_files(folder / pattern)]
+
+    top, deep = ["a.jpg", "broken.jpg", "c.jpg"], ["x/d.jpg", "x/y/e.jpg"]
+    assert find("**/*.jpg") == find("**/**/*.jpg") == [*top, *deep]
+    assert "left out 3 files: 2 links to a folder above, 1 hidden" in caplog.text
+    assert find("x/**/*.jpg") == find("**/x/**") == deep
+    assert find("**/y/*.jpg") == ["x/y/e.jpg"] and find("?/d.jpg") == ["x/d.jpg"]
+    with pytest.raises(FileNotFoundError, match="only 1 hidden; expected"):
+        find("_*/f.jpg")
+    assert find("__MACOSX/*.jpg") == ["__MACOSX/f.jpg"]
+    with pytest.raises(FileNotFoundError, match="no image in"):
+        find("absent/**/*.jpg")
+
+
 def test_reason_for_heic_names_the_package(monkeypatch):
     monkeypatch.setattr(files, "SUFFIXES", (".jpg",))
     assert files.why_not_an_image("a.HEIC", True) == (
@@ -104,3 +142,13 @@ def test_folder_of_a_class_is_the_label(folder):
     (folder / "a.jpg").rename(folder / "wild" / "a.jpg")
     images = Images.of_files(folder, 10, class_names=("tulip", "rose"))
     assert set(images.labels) == {1}  # also in a sub-folder of the class
+
+
+@pytest.mark.parametrize("where", [".", "*.jpg", "**/*.jpg", "../rose", "wild/.."])
+def test_current_folder_of_a_class_is_the_label(folder, monkeypatch, where):
+    (folder / "rose" / "wild").mkdir(parents=True)
+    (folder / "a.jpg").rename(folder / "rose" / "a.jpg")
+    (folder / "b.png").rename(folder / "rose" / "wild" / "b.png")
+    monkeypatch.chdir(folder / "rose")
+    images = Images.of_files(where, 10, class_names=("tulip", "rose"))
+    assert set(images.labels) == {1}

@@ -33,6 +33,16 @@ def test_top5_and_large_logits():
     assert values["top5"] == 0.5 and values["loss"] == pytest.approx(4500)
 
 
+def test_label_is_not_among_the_top_5_of_logits_that_are_nan():
+    labels = np.arange(4)
+    assert metrics.compute(np.full((4, 7), np.nan), labels)["top5"] == 0
+    logits = np.zeros((4, 7))
+    logits[:, 2:] = np.nan
+    assert metrics.compute(logits, labels)["top5"] == 0
+    # Equal logits are not larger.
+    assert metrics.compute(np.zeros((4, 7)), labels)["top5"] == 1
+
+
 def test_confusion_and_per_class():
     confusion = metrics.confusion_matrix([0, 1, 1, 2], np.array([0, 0, 0, 1]), 4)
     assert confusion.tolist()[0] == [1, 2, 0, 0] and confusion.sum() == 4

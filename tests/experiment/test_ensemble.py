@@ -107,6 +107,32 @@ def test_joint_head_of_equal_runs_is_the_head_of_one(tiny_run):
     assert result["validation"] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.fixture
+def precise_run(tiny_run, tmp_path):
+    """Return a copy of a run, with matrix products in float32."""
+    folder = tmp_path / "precise"
+    shutil.copytree(tiny_run.workdir, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["device"]["matmul_precision"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config))
+    return load_run(folder)
+
+
+def test_records_have_the_precision_of_their_runs(tiny_run, precise_run, tmp_path):
+    split = ("validation",)
+    joint = ensemble.joint_head([precise_run, tiny_run], splits=split)
+    assert joint["matmul_precision"] == "float32"
+    mean = ensemble.mean_probabilities([tiny_run, precise_run], splits=split)
+    used = [member["matmul_precision"] for member in mean["members"]]
+    assert used == ["default", "float32"]
+    assert mean["matmul_precision"] == "default, float32"
+    flags = f"--results={tmp_path}", "--ablation=precise", "--split=validation"
+    done = harness.run_here("evaluate", f"--workdir={precise_run.workdir}", *flags)
+    assert done.returncode == 0, done.stderr
+    entry = json.loads((tmp_path / "ablation.json").read_text())["small"]["precise"]
+    assert entry["matmul_precision"] == "float32"
+
+
 def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     def run_script(*flags):
         return harness.run_here(
@@ -139,10 +165,13 @@ def test_script_says_where_the_record_is(tiny_run, tmp_path):
     assert f"{path} has the result" in done.stderr
 
 
-def test_the_result_of_other_runs_is_not_overwritten(tiny_run, tmp_path):
+def test_the_result_of_other_runs_is_not_overwritten(tiny_run, tmp_path, monkeypatch):
     scores = {"top1": 0.5, "mean_class_top1": 0.5, "count": 20}
     result = ensemble._result([tiny_run] * 2, "") | {"test": scores}
     path = record.keep(result, tmp_path)
     assert record.keep(result, tmp_path) == path
-    with pytest.raises(ValueError, match="tiny_seed0.json has the result of another"):
-        record.keep(result | {"config_hash": "f38a56873dab"}, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (tmp_path, "~"):
+        with pytest.raises(ValueError, match="_seed0.json has the result of another"):
+            record.keep(result | {"config_hash": "f38a56873dab"}, folder)
+        assert len(record.load_results(folder)) == 1

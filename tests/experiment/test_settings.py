@@ -200,7 +200,31 @@ def test_a_value_beyond_memory_or_precision_is_refused(key):
         ),
         (
             {"init.pretraining": {"model": {"pooled": ("mixed99",)}}},
-            "cannot be built: .*mixed99",
+            "^config.init.pretraining: config.model describes .* built: .*mixed99",
+        ),
+        (  # The pretraining run inherits the value.
+            {"eval.size": 8, "init.pretraining": {"seed": 1}},
+            "(?s)^(?!.*init.pretraining)config.eval.size is 8; expected more pixels",
+        ),
+        (
+            {"init.pretraining": {"stages": {"x": {}}, "stage_order": ("x",)}},
+            "config.init.pretraining: config.stages.x.solver is missing; expected",
+        ),
+        (
+            {"init.pretraining": {"stage_order": None}},
+            "config.init.pretraining: config.stage_order is None; expected names",
+        ),
+        (
+            {"init.pretraining": {"data": {"source": "folder", "dir": ""}}},
+            "config.init.pretraining: config.data.dir is ''; expected the folder",
+        ),
+        (
+            {"data.source": "folder", "data.dir": ""},
+            "^config.data.dir is ''; expected the folder of the images",
+        ),
+        (
+            {"init.pretrained_share": 0.5},
+            "config.init.pretrained_share is 0.5; expected 1, because",
         ),
         ({"model": 5}, "config.model is 5; expected a section"),
         ({STAGE + "augment": []}, r"^config.*augment is \[\]; expected a section.*py$"),

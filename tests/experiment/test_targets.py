@@ -123,14 +123,44 @@ def test_files_that_are_no_teacher_of_these_images(linear_run, logits_path, tmp_
         teacher.read(tmp_path / "cut.npz", dataset)
 
 
+TUNED = {"solver": "gradient", "partition": [[".*", 1.0]], "all_views": False}
+
+
 def test_a_teacher_that_was_trained_on_the_images_is_refused(linear_run, tmp_path):
     config = records.plain(linear_run.config)
-    config["stages"]["linear"] |= {"solver": "gradient", "partition": [[".*", 1.0]]}
-    config["stages"]["linear"]["all_views"] = False
+    config["stages"]["linear"] |= TUNED
     tuned = dataclasses.replace(linear_run, config=config)
     with pytest.raises(ValueError, match="in stage 'linear', so its features reveal"):
         ensemble.joint_head([linear_run, tuned], teacher_path=tmp_path / "t.npz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "data,learned",
+    [
+        ({}, True),
+        ({"balance": "sampling"}, True),
+        ({"shortest_side": 96}, True),
+        ({"split": "trainval"}, True),
+        ({"split": "reversed"}, False),
+        ({"source": "synthetic", "split": "source"}, False),
+    ],
+)
+def test_a_teacher_whose_pretraining_learned_the_images_is_refused(
+    linear_run, data, learned
+):
+    config = records.plain(linear_run.config)
+    config["init"]["pretraining"] = {
+        "data": data,
+        "stages": {"tuned": config["stages"]["linear"] | TUNED},
+        "stage_order": ["tuned"],
+    }
+    tuned = dataclasses.replace(linear_run, config=config)
+    if not learned:
+        ensemble._check_teacher([tuned])
+        return
+    with pytest.raises(ValueError, match="in stage 'tuned', so its features reveal"):
+        ensemble._check_teacher([tuned])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Predictions and explanations of images, from Python and from the command line."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -184,6 +185,17 @@ def test_script_skips_unreadable_images(photos, tmp_path):
     assert classes[0] == f"  {best['probability']:.4f}  {best['name']}"
 
 
+def test_script_prints_names_that_are_not_utf8(photos, tmp_path):
+    export.save(tmp_path / "export", _baseline(), {})
+    (photos / "1.png").rename(photos / os.fsdecode(b"1\xe9.png"))
+    arguments = [f"--export={tmp_path / 'export'}", "--top=1", photos]
+    completed = harness.run_apart("predict", *arguments)
+    assert completed.returncode == 0, completed.stderr
+    names = ("0.png", r"1\udce9.png", "2.png", "3.png", "4.png")
+    printed = completed.stdout.splitlines()[::2]
+    assert printed == [str(photos / name) for name in names]
+
+
 def test_explanation_is_that_of_the_explainer(photos):
     network, path = _baseline(), photos / "0.png"
     explainer = Explainer(network, ["grad_cam", "smooth_grad"], batch_size=1)
@@ -263,6 +275,19 @@ def test_prediction_and_its_map_are_of_the_same_squashed_image(tmp_path):
     assert (explanation.image[:, :5] > 250).all()
     whole = network.see(network.images(tmp_path / "wide.png").read(0))
     np.testing.assert_array_equal(explanation.image, whole)
+
+
+def test_network_whose_name_begins_with_imagenet(tmp_path, monkeypatch):
+    export.save(tmp_path / "imagenet_finetuned", _baseline(), {})
+    monkeypatch.chdir(tmp_path)
+    assert load("imagenet_finetuned").class_names == ("ant", "bee", "cat", "dog")
+    with pytest.raises(FileNotFoundError, match="did you mean imagenet_finetuned"):
+        load("imagenet_finetund")
+    for published in ("imagenet", "imagenet:top"):
+        with pytest.raises(ValueError, match="needs the name of a network"):
+            load(published)
+    (tmp_path / "imagenet_finetuned").rename("imagenet")
+    assert load("imagenet").class_names == ("ant", "bee", "cat", "dog")
 
 
 def test_what_is_not_a_network(image, tmp_path):

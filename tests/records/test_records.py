@@ -1,5 +1,6 @@
 """Test locks of folders, and files that are written completely."""
 
+import concurrent.futures
 import errno
 import json
 import logging
@@ -14,7 +15,7 @@ import pytest
 
 from configs import inception
 from seeflower_jax import records
-from seeflower_jax.records import locks
+from seeflower_jax.records import locks, origin
 from tests import harness
 
 _HOLD = """
@@ -162,6 +163,54 @@ def test_damaged_file_of_results_is_named(tmp_path):
     path.unlink()
     records.add_entry(path, "small", "best", {"top1": 1})
     assert json.loads(path.read_text()) == {"small": {"best": {"top1": 1}}}
+
+
+def test_entries_that_are_added_at_the_same_time_are_all_there(tmp_path):
+    path = tmp_path / "new" / "ablation.json"
+    keys = [str(number) for number in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: records.add_entry(path, "small", key, {}), keys))
+    assert json.loads(path.read_text())["small"].keys() == set(keys)
+    assert [p.name for p in path.parent.iterdir()] == ["ablation.json"]
+
+
+@pytest.mark.parametrize(
+    "home,arguments,expected",
+    [
+        ("/home/ann", ["--dir=/home/ann/x", "/home/ann"], "--dir=~/x ~"),
+        ("/home/ann", ["--runs=/home/ann/a,/home/ann/b"], "--runs=~/a,~/b"),
+        ("/home/ann", ["--dir=/home/ann/my x"], "'--dir=~/my x'"),
+        ("/home/ann", ["/home/anna/x", "/mnt/home/ann"], "/home/anna/x /mnt/home/ann"),
+        ("/home/ann", ["/home/ann.old", "/home/ann-b"], "/home/ann.old /home/ann-b"),
+        ("/", ["--dir=/data/x", "/"], "--dir=/data/x /"),
+    ],
+)
+def test_home_folder_of_a_command_is_a_tilde(home, arguments, expected, monkeypatch):
+    monkeypatch.setenv("HOME", home)
+    command = records.command_line("train", arguments)
+    assert command == f"python -m scripts.train {expected}"
+
+
+def test_commit_is_of_this_package_and_not_of_a_repository_above(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    (tmp_path / "own.py").touch()
+    installed = tmp_path / "venv" / "origin.py"
+    installed.parent.mkdir()
+    installed.touch()
+    monkeypatch.setattr(origin, "__file__", str(installed))
+    assert records.provenance("")["git_commit"] is None
+    git("init", "--quiet")
+    author = ("-c", "user.name=Ann", "-c", "user.email=ann@localhost")
+    git("add", "own.py")
+    git(*author, "commit", "--quiet", "--message=own")
+    assert records.provenance("")["git_commit"] is None
+    git("add", "venv")
+    git(*author, "commit", "--quiet", "--message=all")
+    assert records.provenance("")["git_commit"] == git("rev-parse", "HEAD")
 
 
 def test_hash_of_a_config_from_before_a_key_existed():

@@ -393,3 +393,19 @@ def test_ticks_of_small_numbers_are_short():
     assert [charts._short_number(number) for number in numbers] == [
         *("0", "0.5", "0.001", "2.5e-4", "3e-5", "2.5e-6", "40", "12000")
     ]
+
+
+@pytest.mark.parametrize("power", range(-9, 10))
+def test_ticks_of_every_axis_are_exact(power):
+    for high in np.arange(1, 10, 0.25) * 10.0**power:
+        ticks = charts._ticks(high, 5)
+        texts = [charts._short_number(tick) for tick in ticks]
+        np.testing.assert_allclose([float(text) for text in texts], ticks, rtol=1e-9)
+        assert max(map(len, texts)) <= 7
+    assert charts._short_number(0.0125) == "0.0125"
+
+
+def test_config_is_shown_without_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/jürgen")
+    config = {"data": {"dir": "/home/jürgen/photos"}, "views": [[224, 1.0]]}
+    assert collect._without_home(config) == {**config, "data": {"dir": "~/photos"}}

@@ -1,6 +1,7 @@
 """Test the comparison of runs on several devices and in several processes."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -54,6 +55,25 @@ def test_script_writes_the_record(tmp_path, monkeypatch):
     loader, start = record["loader"], record["start_seconds"]
     assert loader["images_per_second_per_core"] > 0 and loader["threads"]["1"] > 0
     assert start["second"] < start["first"] / 2
+
+
+def test_runs_use_the_cpu_of_a_machine_with_a_gpu(tmp_path, monkeypatch):
+    environments = []
+
+    class Process:
+        def __init__(self, command, env, **options):
+            environments.append(env)
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    devices._train([[], []], tmp_path / "run", {"XLA_FLAGS": "forced"})
+    assert len(environments) == 2
+    for environment in environments:
+        assert environment["JAX_PLATFORMS"] == "cpu"
+        assert environment["XLA_FLAGS"] == "forced"
 
 
 def test_a_run_that_fails_says_why(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """Test objects and parts without labels, and heads that read their crops."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from seeflower_jax import records
 from seeflower_jax.studies import directions, discovery, record
 from tests import harness
 
@@ -94,6 +96,12 @@ def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
     assert "--only=" in rows["whole image"]["test"]["command"]
     record.write_results(tmp_path, tmp_path / "RESULTS.md")
     assert "| object | .5000 |" in (tmp_path / "RESULTS.md").read_text()
+    config = records.plain(linear_run.config)
+    config["device"]["matmul_precision"] = "float32"
+    study.run = dataclasses.replace(linear_run, config=config)
+    directions.record(study, added, tmp_path, "another command")
+    row = directions.load_rows(tmp_path)["rows"]["object"]["validation"]
+    assert row["matmul_precision"] == "float32"
 
 
 @pytest.mark.long

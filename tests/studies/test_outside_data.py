@@ -27,6 +27,13 @@ def test_rows_differ_in_their_outside_data_alone():
     assert not without.pretraining and without.seed == without.data.seed == 2
 
 
+def test_record_has_the_precision_of_its_runs(tmp_path):
+    config = quickstart.get_config()
+    config.device.matmul_precision = "float32"
+    path = outside_data.record({}, config, [0], tmp_path, "command")
+    assert json.loads(path.read_text())["matmul_precision"] == "float32"
+
+
 @pytest.mark.slow
 def test_small_study(tmp_path):
     stages = [

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 from seeflower_jax import sharding
 from seeflower_jax.data.loader import FeatureReader, TrainLoader
 from seeflower_jax.data.view import View
+from seeflower_jax.sharding import processes
 from seeflower_jax.training import loop
 from seeflower_jax.training.checkpoint import Checkpoints
 from seeflower_jax.training.plan import StagePlan
@@ -157,6 +159,69 @@ def test_validation_that_is_not_finite_is_no_best_value(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         log = MetricsLog(tmp_path, 0)
         with pytest.raises(NonFiniteLossError, match="loss is nan after step 2"):
+            loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+
+
+class _LateVote:
+    """A vote of several processes, whose outcome is known one round later."""
+
+    def __init__(self):
+        self._last = (False, False)
+
+    def __call__(self, *votes):
+        last, self._last = self._last, votes
+        return last
+
+
+@pytest.mark.parametrize(
+    "vote,saved",
+    [(processes.Vote, [3, 6, 9, 10]), (_LateVote, [4, 8, 10])],
+    ids=["one process", "several processes"],
+)
+def test_an_interval_has_one_checkpoint(tmp_path, monkeypatch, vote, saved):
+    """Each of the ten steps takes a second."""
+    seconds, steps = [0.0], []
+
+    def step(state, batch, key):
+        seconds[0] += 1.0
+        return _step(state, batch, key)
+
+    clock = types.SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr("seeflower_jax.training.progress.time", clock)
+    monkeypatch.setattr(processes, "Vote", vote)
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *_: steps.append(step))
+    plan = dataclasses.replace(
+        _plan([0.5]), step=step, batches=_batches(20), checkpoint_seconds=2.5
+    )
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+    assert steps == saved
+
+
+def test_only_the_clock_of_the_first_process_counts(tmp_path, monkeypatch):
+    votes = []
+
+    class Vote:
+        def __call__(self, *cast):
+            votes.append(cast)
+            return cast
+
+    monkeypatch.setattr(processes, "Vote", Vote)
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    plan = dataclasses.replace(_plan([0.5, 0.6]), checkpoint_seconds=0.0)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        loop.fit(plan, _state(), PROGRESS, checkpoints, log)
+    assert votes == [(False, False)] * 2
+
+
+def test_validation_loss_that_is_not_finite_ends_the_stage(tmp_path):
+    values = {"top1": 0.5, "loss": np.nan}
+    plan = dataclasses.replace(_plan([0.5, 0.6]), validate=lambda variables: values)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        log = MetricsLog(tmp_path, 0)
+        with pytest.raises(NonFiniteLossError, match="loss is nan after step 1"):
             loop.fit(plan, _state(), PROGRESS, checkpoints, log)
 
 

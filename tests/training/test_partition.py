@@ -9,6 +9,7 @@ import pytest
 from seeflower_jax.data.view import View
 from seeflower_jax.training import optimizer as optimizers
 from seeflower_jax.training import partition
+from seeflower_jax.training.checkpoint import host_copy
 from seeflower_jax.training.stages import Stage
 
 PARAMS = {
@@ -142,11 +143,28 @@ def test_any_optimizer_of_optax_goes_by_its_name(name):
             {"optimizer_options": (("momentun", 0.9),)},
             "has .'momentun'.; .*momentum",
         ),
+        (
+            {"optimizer": "noisy_sgd", "optimizer_options": (("key", 0),)},
+            "optimizer is 'noisy_sgd'; expected an optimizer without a random key",
+        ),
     ],
 )
 def test_optimizers_that_optax_does_not_have(changes, message):
     with pytest.raises(ValueError, match=message):
         _update(HEAD_ALONE, **changes)
+
+
+@pytest.mark.filterwarnings("ignore")  # of deprecated optimizers
+def test_a_checkpoint_can_hold_the_state_of_every_optimizer():
+    stages = [_stage(HEAD_ALONE, optimizer=name) for name in optimizers.names()]
+    valid = [stage for stage in stages if not optimizers.check_optimizer(stage)]
+    names = {stage.optimizer for stage in valid}
+    assert {"adamw", "sgd", "lion"} <= names and "noisy_sgd" not in names
+    trainable, _ = partition.split(PARAMS, HEAD_ALONE)
+    for stage in valid:
+        optimizer = optimizers.make_optimizer(stage, optax.constant_schedule(0.1))
+        state = jax.tree.leaves(host_copy(optimizer.init(trainable)))
+        assert all(isinstance(leaf, np.ndarray) for leaf in state), stage.optimizer
 
 
 def test_table_of_what_is_trained():

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from seeflower_jax.training import speed
+from seeflower_jax.models.ops import conv2d
+from seeflower_jax.training import flops, speed
 from seeflower_jax.training.profiling import Trace
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -45,6 +46,64 @@ def test_what_jax_does_not_tell_is_left_out(monkeypatch):
     assert step.metrics(1.0, ()).keys() == {"device"}
     _devices(monkeypatch, GPU, None)
     assert speed.Speed(lambda x: x).metrics(1.0, ()).keys() == {"device"}  # not jitted
+
+
+def _convolve(x, kernel, strides=(1, 1), padding="VALID", groups=1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _strided_and_grouped(x, kernel):
+    return _convolve(x, kernel, (2, 2), groups=3)
+
+
+def _padded(x, kernel):
+    return _convolve(x, kernel, padding="SAME")
+
+
+def _scan(a, rows):
+    return jax.lax.scan(lambda total, row: (total + a @ row, None), a[:, 0], rows)
+
+
+def _condition(a, b):
+    return jax.lax.cond(a.sum() > 0, lambda: a @ b, lambda: a @ (b + b @ b))
+
+
+def _gradients(x, kernel):
+    def total(x, kernel):
+        return conv2d(x, kernel, (2, 2), "SAME").sum()
+
+    return jax.value_and_grad(total, (0, 1))(x, kernel)
+
+
+@pytest.mark.parametrize(
+    "function,shapes,products",
+    [
+        # 3 x 4 windows of 3 x 3 pixels with 2 channels, for 12 features of 2 images.
+        (_strided_and_grouped, [(2, 7, 9, 6), (3, 3, 2, 12)], 2 * 12 * 12 * 3 * 3 * 2),
+        # Windows of 2, 3, 3 and 2 pixels within the image.
+        (_padded, [(1, 4, 1, 1), (3, 1, 1, 1)], 10),
+        # Rows have 2, 3, 3 and 2 pixels, and columns 2, 3, 3, 3 and 2. There are 3
+        # passes: forward, gradient of the images, and gradient of the kernel.
+        (_gradients, [(2, 7, 9, 5), (3, 3, 5, 6)], 3 * 2 * 10 * 13 * 5 * 6),
+        (jax.vmap(jnp.matmul), [(3, 4, 5), (3, 5, 6)], 3 * 4 * 5 * 6),
+        (_scan, [(4, 5), (7, 5)], 7 * 4 * 5),
+        (_condition, [(4, 5), (5, 5)], 5 * 5 * 5 + 4 * 5 * 5),
+        (jax.jit(jax.jit(jnp.dot)), [(4, 5), (5, 6)], 4 * 5 * 6),
+        (jax.checkpoint(jnp.dot), [(4, 5), (5, 6)], 4 * 5 * 6),
+        (jnp.tanh, [(4, 5)], 0),
+    ],
+)
+def test_counted_flops(function, shapes, products):
+    arrays = map(jnp.zeros, shapes)
+    counted = flops.count(jax.jit(function).trace(*arrays).jaxpr)
+    assert counted == 2 * products
 
 
 @pytest.mark.parametrize(

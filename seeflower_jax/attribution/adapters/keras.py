@@ -91,7 +91,7 @@ def from_keras(
         preprocess,
         output,
         channels_first,
-        input_shape=input_shape or _input_shape(model),
+        input_shape=input_shape or _input_shape(model, channels_first),
     )
 
 
@@ -144,8 +144,10 @@ def _named_call(path: str, layer: Any) -> Callable[..., Any]:
     return attend_and_name if is_attention else call_and_name
 
 
-def _input_shape(model: Any) -> tuple[int, int, int] | None:
-    """Return the shape of an image if the model accepts one shape only."""
+def _input_shape(model: Any, channels_first: bool) -> tuple[int, int, int] | None:
+    """Return (height, width, channels) if the model accepts one shape only."""
     shape: Any = getattr(model, "input_shape", None)
     is_fixed = isinstance(shape, tuple) and len(shape) == 4 and None not in shape[1:]
-    return shape[1:] if is_fixed else None
+    if not is_fixed:
+        return None
+    return (*shape[2:], shape[1]) if channels_first else shape[1:]

@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Shaped
 
-from seeflower_jax import hints
 from seeflower_jax.attribution import jaxprs
 from seeflower_jax.attribution.adapters import named
-from seeflower_jax.attribution.layers import Cut
+from seeflower_jax.attribution.layers import Cut, unknown_layer
 
 
 def run(
@@ -57,12 +56,8 @@ def run(
     outputs = recorder.evaluate(closed, jax.tree.leaves(arguments))
     for name in taps:
         if name not in recorder.values:
-            names = list(recorder.values)
-            reason = named.hidden_names(closed.jaxpr).get(name)
-            raise ValueError(
-                f"layer {name!r} is {f'inside {reason}' if reason else 'unknown'}; "
-                f"layers are {names}{hints.did_you_mean(name, names)}"
-            )
+            hidden = named.hidden_names(closed.jaxpr)
+            raise unknown_layer(name, recorder.values, hidden)
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs), recorder.values
 
 

@@ -54,11 +54,22 @@ def eigen_cam(
     centres = cell_centres(network, images, align)[name]
     layer_outputs = as_float(network(images)[1][name])
     n, h, w, channels = layer_outputs.shape
-    activations = layer_outputs.reshape(n, h * w, channels)
-    # The projection is a left singular vector times its singular value. Both come from
-    # the largest eigenvalue of a small matrix [positions, positions].
-    values, vectors = jnp.linalg.eigh(activations @ activations.transpose(0, 2, 1))
-    projection = vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))
+    projection = _project(layer_outputs.reshape(n, h * w, channels))
     is_negative = projection.sum(-1, keepdims=True) < 0
     projection = jnp.where(is_negative, -projection, projection)
     return cam.upsample(projection.reshape(n, h, w), images, centres)
+
+
+def _project(activations: Float[Array, "n p c"]) -> Float[Array, "n p"]:
+    """Return the projection on the first right singular vector, with either sign.
+
+    The vector comes from the smaller of the matrices [c, c] and [p, p], so memory does
+    not grow with the square of the number of positions.
+    """
+    positions, channels = activations.shape[1:]
+    if channels < positions:
+        _, vectors = jnp.linalg.eigh(activations.mT @ activations)
+        return (activations @ vectors[..., -1:])[..., 0]
+    # The projection is also the left singular vector times its singular value.
+    values, vectors = jnp.linalg.eigh(activations @ activations.mT)
+    return vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))

@@ -58,8 +58,8 @@ def full_gradients(
       network, images, targets: see `seeflower_jax.attribution`.
 
     Returns:
-      (maps, rest). The rest [n] is the sum of the terms without a place in the image,
-      such as the biases of the head. The sum of a map plus the rest is the score.
+      (maps, rest). The rest [n] is the score minus the sum of the map. It is the sum
+      of the terms without a place in the image, such as the biases of the head.
 
     Example:
       >>> maps, rest = full_gradients(network, images, labels)
@@ -78,4 +78,5 @@ def full_gradients(
             "nrc,hr,wc->nhw", total, by_row, by_column, precision="highest"
         )
 
-    return canvas.draw_terms(network, images, targets, draw)
+    maps, scores = canvas.draw_terms(network, images, targets, draw)
+    return maps, scores - maps.sum((1, 2))

@@ -13,6 +13,7 @@ from seeflower_jax.attribution import shapley
 from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.noise import check_keys
 from seeflower_jax.attribution.options import check_ranges
+from seeflower_jax.attribution.segments import present
 from seeflower_jax.attribution.segments import resolve as resolve_segments
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
@@ -33,9 +34,10 @@ def kernel_shap(
 ) -> Float[Array, "n h w"]:
     """Compute the Shapley value of the segment of each pixel, signed.
 
-    The values of all segments add up to the score of the image minus the score of the
-    baseline. If there are at most `samples` coalitions of segments, all are used, and
-    the values are exact. If there are more, coalitions are drawn.
+    The values of the segments of an image add up to the score of the image minus the
+    score of the baseline. Numbers that no pixel of the image has get no value. If there
+    are at most `samples` coalitions of segments, all are used, and the values are
+    exact. If there are more, coalitions are drawn.
 
     Differences from the source and from captum: the sum is exact, whereas captum gives
     the empty and the full coalition a large weight. Coalitions are drawn in pairs, each
@@ -46,10 +48,13 @@ def kernel_shap(
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
-      keys: one random key per image, so that a map does not depend on the batch.
+      keys: one random key per image, so that a map does not depend on the batch, if
+        `num_segments` is the same.
       segments: index of the segment of each pixel, from 0, such as
         `segments.superpixels(images)`. The default is a grid.
-      num_segments: number of segments, needed if `segments` are traced by `jit`.
+      num_segments: number of segments, needed if `segments` are traced by `jit`. The
+        draws of coalitions depend on it. The default is the largest number of the batch
+        plus 1.
       cells: number of segments along each side of the default grid.
       samples: number of coalitions, each a forward pass; an odd number is rounded up.
         Use several times as many samples as segments.
@@ -82,6 +87,7 @@ def kernel_shap(
     changes = score_of(~nothing) - empty_scores
     coalitions, weights = shapley.make_coalitions(keys, count, samples)
     scores = map_over(score_of, coalitions.swapaxes(0, 1), batch_size)
-    fit = jax.vmap(shapley.fit_values, (0, 0, 0, None))
-    values = fit(coalitions, (scores - empty_scores).T, changes, weights)
+    fit = jax.vmap(shapley.fit_values, (0, 0, 0, 0, None))
+    players, gains = present(segments, count), (scores - empty_scores).T
+    values = fit(coalitions, players, gains, changes, weights)
     return jnp.take_along_axis(values, flat_segments, 1).reshape(segments.shape)

@@ -34,6 +34,10 @@ def lrp(
     function. As in the sources, the gamma rule also changes biases. In captum 0.9, it
     does not.
 
+    Limit: preprocessing may scale, shift and move values. If it resizes, clips or pools
+    pixels before it subtracts a mean, the mean is a bias, whose relevance does not
+    reach the image. So resize images before `lrp`, or after the subtraction.
+
     Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140, equations 58 and 60;
     Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10, for gamma and composites.
 
@@ -58,4 +62,10 @@ def lrp(
     if rule is None:
         below, above = rules.gamma(gamma), rules.epsilon(epsilon)
         rule = rules.by_depth((depth, below), (1.0, above))
-    return gradient(with_rules(network, rules.LRP(rule)), images, targets).sum(-1)
+
+    def logits_alone(x):
+        # A layer that is also an output would not be merged with what follows it, such
+        # as batch normalisation.
+        return network(x)[0], {}
+
+    return gradient(with_rules(logits_alone, rules.LRP(rule)), images, targets).sum(-1)

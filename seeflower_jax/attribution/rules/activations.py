@@ -15,14 +15,10 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.jaxprs import (
-    CUSTOM_DERIVATIVES,
-    inner_jaxprs,
-    primitive_names,
-)
+from seeflower_jax.attribution.jaxprs import CUSTOM_DERIVATIVES, primitive_names
 from seeflower_jax.attribution.rules.graph import Kind
 from seeflower_jax.attribution.rules.interpreter import Rules, replace_derivative
-from seeflower_jax.attribution.rules.operations import Operation, Plan, make_plan
+from seeflower_jax.attribution.rules.operations import Operation, Plan, has_rectifier
 
 _RECTIFIERS = {"max", "select_n"}
 _EXTREMA = {"max", "min"}  # of two values
@@ -47,9 +43,7 @@ class RectifierRules(Rules, abc.ABC):
             return True
         if call.primitive.name not in CUSTOM_DERIVATIVES:
             return False
-        body = inner_jaxprs(call)[0]
-        plan = make_plan(body, [True] * len(body.in_avals), self.keeps)
-        return not any(operation.is_rectifier for operation in plan.walk())
+        return not has_rectifier(call, self.keeps)
 
     def check(self, plan: Plan) -> None:
         operations = list(plan.walk())

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.rules.interpreter import (
@@ -67,6 +68,9 @@ class DeepLift(Rules):
     """
 
     baseline: float | Array
+
+    def keeps(self, call: JaxprEqn) -> bool:
+        return False
 
     def enter(self, images: Array) -> Pair:
         baseline = jnp.asarray(self.baseline, images.dtype)

@@ -1,7 +1,7 @@
 """Full gradients: what the input and each bias of a network add to the score.
 
-    scores = with_rules(network_scores, FullGradient(canvas, rest, draw))
-    maps, others = jax.grad(total_score_of)(zeros)      # see `methods.full_grad`
+    scores = with_rules(network_scores, FullGradient(canvas, draw))
+    maps = jax.grad(total_score_of)(zeros)      # see `canvas.draw_terms`
 
 A score f(x) is x * f'(x) plus the sum of b * f'(y) over all operations y(z). Here b =
 y(z) - y'(z) z is the bias of the operation at z. The bias of an addition is the added
@@ -16,14 +16,15 @@ the implicit biases of other functions.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Var
+from jax.extend.core import JaxprEqn, Var
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.dataflow import apply_rule
 from seeflower_jax.attribution.receptive_field import PIXELS, Place, place_outputs
 from seeflower_jax.attribution.rules.graph import MOVES, RESCALES, Kind
 from seeflower_jax.attribution.rules.interpreter import (
@@ -31,13 +32,10 @@ from seeflower_jax.attribution.rules.interpreter import (
     Rules,
     replace_derivative,
 )
-from seeflower_jax.attribution.rules.operations import Operation
+from seeflower_jax.attribution.rules.operations import Operation, has_rectifier
 
-# draw(terms, place) -> (their map [n, h, w], the sum of the terms without a place [n]).
-Draw = Callable[
-    [Float[Array, "..."], Place | None],
-    tuple[Float[Array, "n h w"], Float[Array, "n"]],
-]
+# draw(terms, place) -> what they add to the canvas.
+Draw = Callable[[Float[Array, "..."], Place | None], Float[Array, "*canvas"]]
 
 # Linear primitives without a bias. The biases of all others come from derivatives.
 _WITHOUT_BIAS = (MOVES | RESCALES | {"reduce_sum", "reduce_window_sum"}) - {
@@ -68,26 +66,28 @@ class FullGradient(Rules):
 
     The input is the preprocessed image: the constants that preprocessing adds are not
     biases. Batch normalisation and the bias of the layer before it have one term. All
-    operations keep their derivatives.
+    operations keep their derivatives. A function with a custom derivative is one
+    operation, unless it has a rectifier. The custom derivative must be linear in the
+    tangent or cotangent.
 
     Attributes:
-      canvas: zeros. Their gradient is the map.
-      rest: zeros. Their gradient is the sum of the terms without a place in the image.
+      canvas: zeros. Their gradient is the sum of all drawn terms.
       draw: draws the terms of one operation.
 
     Example:
       >>> from seeflower_jax.attribution.rules.interpreter import with_rules
-      >>> def terms(rest, x=jnp.ones((1, 3))):
-      ...     draw = lambda terms, place: (jnp.zeros((1, 1, 1)), terms.sum(1))
-      ...     rules = FullGradient(jnp.zeros((1, 1, 1)), rest, draw)
+      >>> def total(canvas, x=jnp.ones(3)):
+      ...     rules = FullGradient(canvas, lambda terms, place: terms.sum())
       ...     return with_rules(lambda x: jax.nn.relu(2 * x) - x + 1, rules)(x).sum()
-      >>> jax.grad(terms)(jnp.zeros(1)).tolist()    # the value, 3 * (2 - 1 + 1)
-      [6.0]
+      >>> jax.grad(total)(0.0).item()    # the value, 3 * (2 - 1 + 1)
+      6.0
     """
 
-    canvas: Float[Array, "n h w"]
-    rest: Float[Array, "n"]
+    canvas: Float[Array, "*canvas"]
     draw: Draw
+
+    def keeps(self, call: JaxprEqn) -> bool:
+        return super().keeps(call) and not has_rectifier(call, self.keeps)
 
     def enter(self, images: Array) -> Located:
         return Located(images, PIXELS if images.ndim == 4 else None, images)
@@ -131,11 +131,11 @@ class FullGradient(Rules):
         return self._send(value.array, value.bias, value.place)
 
     def _send(self, value: Array, bias: Array, place: Place | None) -> Array:
-        def pull(gradient, _, canvas, rest, value, bias):
-            return *self.draw(gradient * bias, place), gradient
+        def pull(gradient, _, canvas, value, bias):
+            return self.draw(gradient * bias, place), gradient
 
-        arrays = self.canvas, self.rest, value, lax.stop_gradient(bias)
-        return replace_derivative(lambda _, __, value, ___: value, pull, *arrays)
+        arrays = self.canvas, value, lax.stop_gradient(bias)
+        return replace_derivative(lambda _, value, __: value, pull, *arrays)
 
 
 def _rectify(operation: Operation, *arrays: Array) -> Array:
@@ -170,25 +170,32 @@ def _implicit_biases(
 ) -> list[Array | None]:
     """Return the outputs minus their derivative along the marked inputs.
 
-    Integers, such as indices, have no derivative and no bias.
+    Integers, such as indices, have no derivative and no bias. The derivative is the
+    transpose of the pullback, since a `custom_vjp` has no other.
     """
     arrays = list(map(lax.stop_gradient, arrays))
-    floats = [
-        number
-        for number, array in enumerate(arrays[: operation.marked])
-        if jnp.issubdtype(array.dtype, jnp.inexact)
-    ]
+    changing = _floats(arrays[: operation.marked])
 
-    def function(*values):
-        changed = dict(zip(floats, values, strict=True))
-        return operation.evaluate(*(changed.get(i, x) for i, x in enumerate(arrays)))
+    def function(values):
+        inputs = dict(enumerate(arrays)) | values
+        return _floats(operation.evaluate(*inputs.values()))
 
-    values = [arrays[number] for number in floats]
-    _, slopes = jax.jvp(function, values, values)
-    return [
-        output - slope if jnp.issubdtype(output.dtype, jnp.inexact) else None
-        for output, slope in zip(outputs, slopes, strict=True)
-    ]
+    floats, pull = jax.vjp(function, changing)
+    try:
+        (slopes,) = jax.linear_transpose(pull, floats)((changing,))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"FullGradient has no rule for the primitive {operation.name!r}, because "
+            "its derivative is not linear; write the network without it"
+        ) from error
+    biases = jax.tree.map(jnp.subtract, floats, slopes)
+    return [biases.get(number) for number in range(len(outputs))]
+
+
+def _floats(arrays: Sequence[Array]) -> dict[int, Array]:
+    """Return the arrays that have a derivative, by number."""
+    numbered = enumerate(arrays)
+    return {i: x for i, x in numbered if jnp.issubdtype(x.dtype, jnp.inexact)}
 
 
 def _places(operation: Operation, inputs: tuple[Marked, ...]) -> list[Place | None]:
@@ -200,5 +207,6 @@ def _places(operation: Operation, inputs: tuple[Marked, ...]) -> list[Place | No
     for eqn in operation.eqns:
         of_inputs = [places.get(v) if isinstance(v, Var) else None for v in eqn.invars]
         if any(place is not None for place in of_inputs):
-            places.update(zip(eqn.outvars, place_outputs(eqn, of_inputs), strict=True))
+            of_outputs = apply_rule(eqn, of_inputs, place_outputs)
+            places.update(zip(eqn.outvars, of_outputs, strict=True))
     return [places.get(var) for var in operation.outputs]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.jaxprs import read
+from seeflower_jax.attribution.jaxprs import CUSTOM_DERIVATIVES, read
 from seeflower_jax.attribution.rules.graph import Kind
 from seeflower_jax.attribution.rules.operations import Operation, Plan, make_plan
 
@@ -52,8 +52,11 @@ class Rules:
         return index
 
     def keeps(self, call: JaxprEqn) -> bool:
-        """Return whether a call keeps its derivative."""
-        return False
+        """Return whether a call keeps its derivative, and so is one operation.
+
+        The rules see the operations inside of all other calls.
+        """
+        return call.primitive.name in CUSTOM_DERIVATIVES
 
     def check(self, plan: Plan) -> None:
         """Raise a ValueError if the rules do not apply to a network."""

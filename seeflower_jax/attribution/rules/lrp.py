@@ -6,8 +6,10 @@
 
 The derivative of a value is its relevance divided by the value. In this form LRP leaves
 the derivatives of linear operations as they are, and taps have derivatives too. Next to
-the image, the derivative is the relevance itself. Preprocessing, such as the
-subtraction of a mean, passes the relevance of its result to the pixel.
+the image, the derivative is the relevance itself. Preprocessing that only scales,
+shifts and moves values, such as the subtraction of a mean, passes the relevance of its
+result to the pixel. A resize, a clip or a pooling belongs to the network. A constant
+that is subtracted after it is then a bias.
 
 Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140; Montavon et al. 2019,
 "Layer-wise relevance propagation: an overview", doi 10.1007/978-3-030-28954-6_10.
@@ -20,6 +22,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.cam import divide
@@ -187,7 +190,7 @@ class LRP(Rules):
     - Convolutions and matrix products with weights: the rule of the layer. Batch
       normalisation belongs to the layer before it.
     - Nonlinear functions f of one value, such as ReLU and GELU: all relevance passes.
-      The value f(0) is a bias.
+      The value f(0) is a bias. If it is infinite, as for a logarithm, there is no rule.
     - Maxima and max pooling: the maximum receives all relevance.
     - Quotients: the divisor is held constant.
     - Products of two values: an exponential, a sigmoid, an inverse root or a quotient
@@ -210,6 +213,9 @@ class LRP(Rules):
     """
 
     rule: LayerRule
+
+    def keeps(self, call: JaxprEqn) -> bool:
+        return False
 
     def enter(self, images: Array) -> Signal:
         return Signal(images, "image")
@@ -242,12 +248,14 @@ class LRP(Rules):
     def elementwise(self, operation: Operation, *inputs: Marked) -> list[Signal]:
         if operation.name == "stop_gradient":
             return [Signal(lax.stop_gradient(_array(inputs[0])), "gate")]
+        is_gate = operation.name in _GATES and len(operation.eqns) == 1
+        if not is_gate and _is_infinite_at_0(operation):
+            return self.other(operation, *inputs)
         arrays = _spread(operation, _signal(inputs[0])), *inputs[1:]
         function = _first(operation)
         output = replace_derivative(
             function, functools.partial(_pass_all, function), *arrays
         )
-        is_gate = operation.name in _GATES and len(operation.eqns) == 1
         return [Signal(output, "gate" if is_gate else "signal")]
 
     def product(self, operation: Operation, *inputs: Marked) -> list[Signal]:
@@ -311,6 +319,16 @@ def _spread(operation: Operation, array: Array) -> Array:
     return jnp.broadcast_to(array, operation.shape)
 
 
+def _is_infinite_at_0(operation: Operation) -> bool:
+    """Return whether a function without constant inputs has no value at 0."""
+    x, *constants = operation.inputs
+    if constants:
+        return False
+    with jax.ensure_compile_time_eval():
+        (bias,) = operation.evaluate(jnp.zeros((), x.aval.dtype))
+        return not bool(jnp.isfinite(bias))
+
+
 def _pass_all(function, g, y, x, *constants):
     """Pass the relevance of f(x) - f(0) to x."""
     bias = function(jnp.zeros_like(x), *constants)
@@ -354,7 +372,9 @@ def _propagate(
 
     def pull(g, _, x, kernel, y, scale, positive, negative):
         def transpose(kernel, cotangent):
-            return jax.vjp(lambda x: multiply(x, kernel), x)[1](cotangent)[0]
+            # In mixed precision, the rest of the layer has another dtype.
+            pull_x = jax.vjp(lambda x: multiply(x, kernel), x)[1]
+            return pull_x(cotangent.astype(y.dtype))[0]
 
         cotangent = transpose(kernel, g * (positive + negative) / 2)
         if not is_even:

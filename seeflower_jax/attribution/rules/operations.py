@@ -154,6 +154,18 @@ def make_plan(
     return _Planner(keeps, LayerCount()).plan(jaxpr, marked)
 
 
+def has_rectifier(call: JaxprEqn, keeps: Keeps) -> bool:
+    """Return whether the body of a call computes max(x, 0).
+
+    Args:
+      call: a call with one body, such as `jax.nn.relu`.
+      keeps: whether a call in the body stays a call.
+    """
+    body = inner_jaxprs(call)[0]
+    plan = make_plan(body, [True] * len(body.in_avals), keeps)
+    return any(operation.is_rectifier for operation in plan.walk())
+
+
 class _Planner:
     """Make the plans of a network, and count its layers."""
 

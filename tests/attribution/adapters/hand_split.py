@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from seeflower_jax import attribution as attr
-from seeflower_jax.attribution import cam
+from seeflower_jax.attribution import layers
 from seeflower_jax.attribution.targets import score
 
 
@@ -30,7 +30,7 @@ def check(network, images, targets, layer, lower, upper):
     def compute(network, images):
         options = {"layer": layer, "relu": False, "align": "stretch"}
         maps = attr.grad_cam(network, images, targets, **options)
-        return cam.layer_gradients(network, images, targets, layer), maps
+        return layers.gradients(network, images, targets, [layer])[layer], maps
 
     activations = lower(images)
     gradients = jax.jit(jax.grad(lambda x: score(upper(x), targets).sum()))(activations)

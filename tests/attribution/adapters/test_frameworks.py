@@ -12,7 +12,7 @@ import torch
 from captum import attr as captum
 
 from seeflower_jax import attribution as attr
-from seeflower_jax.attribution import cam, registry
+from seeflower_jax.attribution import layers, registry
 from tests.attribution.adapters import frameworks
 from tests.attribution.adapters.frameworks import FRAMEWORKS, LAYERS, reference
 from tests.attribution.adapters.hand_split import assert_close
@@ -46,16 +46,16 @@ def test_logits_and_endpoints(adapted, images):
 
 def test_layers_are_in_order(adapted, images):
     adapted.network(images)
-    layers = adapted.network.layers
-    assert {name: layers[name] for name in LAYERS} == LAYERS
-    assert [name for name in layers if name in LAYERS] == list(LAYERS)
+    shapes = adapted.network.layers
+    assert {name: shapes[name] for name in LAYERS} == LAYERS
+    assert [name for name in shapes if name in LAYERS] == list(LAYERS)
     assert adapted.network.hidden_layers == {}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradients_at_layers(adapted, images, labels, layer):
     actual, expected = (
-        cam.layer_gradients(network, images, labels, layer)
+        layers.gradients(network, images, labels, [layer])[layer]
         for network in (adapted.network, reference)
     )
     assert_close(actual[0], expected[0])

@@ -177,6 +177,17 @@ def test_subclassed_models(images):
     assert all("call" not in vars(layer) for layer in model._flatten_layers())
 
 
+def test_layers_of_channels_first():
+    inputs = keras.Input((3, 24, 32))
+    x = keras.layers.Conv2D(4, 3, data_format="channels_first", name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D("channels_first", name="pool")(x)
+    network = attr.from_keras(keras.Model(inputs, x), channels_first=True)
+    assert network.layers == {"conv": (22, 30, 4), "pool": (4,)}
+    assert network.hidden_layers == {}
+    with pytest.raises(ValueError, match="'cnv' is unknown.*did you mean 'conv'"):
+        attr.grad_cam(network, jnp.zeros((1, 24, 32, 3)), layer="cnv")
+
+
 def test_operations_are_layers(images):
     inputs = keras.Input((None, None, 3))
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(inputs)

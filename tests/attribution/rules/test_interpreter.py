@@ -10,7 +10,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from seeflower_jax import models
-from seeflower_jax.attribution import cam
+from seeflower_jax.attribution import layers
 from seeflower_jax.attribution.rules import (
     LRP,
     DeepLift,
@@ -195,7 +195,8 @@ def test_taps_get_the_derivative_at_their_layer(rules):
     images = jnp.array(np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)))
     network = with_rules(functools.partial(models.apply, spec, variables), ALL[rules])
     labels = jnp.array([0, 2])
-    activations, gradients = cam.layer_gradients(network, images, labels, "block4")
+    values = layers.gradients(network, images, labels, ["block4"])
+    activations, gradients = values["block4"]
     scores = network(images)[0][jnp.arange(2), labels]
     if rules == "lrp":  # relevance is conserved at every layer
         relevance = (activations * gradients).sum((1, 2, 3))

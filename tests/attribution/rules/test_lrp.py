@@ -2,11 +2,13 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seeflower_jax import attribution as attr
 from seeflower_jax import models
 from seeflower_jax.attribution.methods.lrp import lrp
 from seeflower_jax.attribution.rules import (
@@ -196,6 +198,55 @@ def test_maps_sum_to_the_scores(name):
     maps = jax.jit(method)(images)
     scores = jax.jit(network)(images)[0][jnp.arange(2), labels]
     np.testing.assert_allclose(maps.sum((1, 2)), scores, rtol=1e-3)
+
+
+class _Mixed(nn.Module):
+    """A network with a normalisation and logits in float32."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3, 3), dtype=self.dtype)(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=True)(x))
+        x = nn.relu(nn.Conv(8, (3, 3), dtype=self.dtype)(x))
+        return nn.Dense(4, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_mixed_precision_is_close(rule):
+    _, images = networks.arrays()
+    variables = _Mixed("float32").init(jax.random.key(0), images)
+    exact, rounded = (
+        _relevance(lambda x, d=d: _Mixed(d).apply(variables, x), RULES[rule], images)
+        for d in ("float32", "bfloat16")
+    )
+    assert np.isfinite(rounded).all()
+    assert np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_batch_normalisation_belongs_to_a_layer_of_an_adapter(rule):
+    _, images = networks.arrays()
+    module = _Mixed("float32")
+    variables = module.init(jax.random.key(0), images)
+    variables["batch_stats"]["BatchNorm_0"]["mean"] += jnp.linspace(-0.5, 0.5, 8)
+    adapted = attr.from_linen(module, variables)
+    function = attr.from_function(lambda x: module.apply(variables, x))
+    maps = lrp(adapted, images, rule=RULES[rule])
+    expected = lrp(function, images, rule=RULES[rule])
+    np.testing.assert_allclose(maps, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_functions_that_are_infinite_at_0_are_refused():
+    x = jnp.ones((1, 3))
+    for function, name in (
+        (jax.nn.logsumexp, "log"),
+        (lambda x: x * jnp.log(x), "mul"),
+        (jax.lax.reciprocal, "integer_pow"),
+    ):
+        with pytest.raises(ValueError, match=f"LRP has no rule .* primitive '{name}'"):
+            with_rules(jax.jit(function), LRP(epsilon()))(x)
 
 
 def test_a_composite_uses_each_rule_at_its_depth():
