@@ -5,8 +5,8 @@
 The page shows the result, the training and examples of predictions. It is report.html
 in the run directory, one file that needs no network connection. scripts.train writes
 the page at the end of a run. Write it again to add the images of scripts.activation_max
-from activation_max/ in the run directory. The page of an unfinished run does not show
-the test split.
+from activation_max/ in the run directory, unless the network was trained further since.
+The page of an unfinished run does not show the test split.
 """
 
 from absl import flags

@@ -9,7 +9,8 @@
 The script first prints the plan: the state of each run and its command. Interrupted
 runs are continued. OUT gets a run directory for each run, REPORT.md and the figures.
 --report writes RESULTS.md from results/. --record first copies the results of finished
-runs to results/.
+runs to results/. A pattern leaves out runs without test metrics, smoke runs and runs on
+other images. If a run is refused, the others are recorded, and the exit status is 1.
 """
 
 import pathlib
@@ -31,6 +32,12 @@ _BUDGET = flags.DEFINE_enum(
     "full: all rows; cpu: rows for two cores; smoke: tiny runs that test all rows.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the plan.")
+flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "Precision of the computation; the recipe decides by default.",
+)
 _RECORD = flags.DEFINE_list("record", None, "Run directories, or patterns with *.")
 _REPORT = flags.DEFINE_bool("report", False, "Write RESULTS.md.")
 flags.adopt_module_key_flags(run_flags)
@@ -51,12 +58,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def main(_) -> None:
     if _RECORD.value or _REPORT.value:
-        patterns = _RECORD.value or []
-        finished = [run for pattern in patterns for run in record.find_runs(pattern)]
-        written = [str(record.record(run, ROOT / "results")) for run in finished]
-        record.write_results(ROOT / "results", ROOT / "RESULTS.md")
-        written.append(str(ROOT / "RESULTS.md"))
-        console.show({"written": written}, "\n".join(written))
+        results, page = ROOT / "results", ROOT / "RESULTS.md"
+        recorded, refused = record.record_all(_RECORD.value or [], results)
+        record.write_results(results, page)
+        written = [str(path) for path in (*recorded, page)]
+        console.show({"written": written, "refused": refused}, "\n".join(written))
+        if refused:
+            sys.exit(f"these runs were refused: {', '.join(refused)}")
         return
     if _OUT.value is None:
         raise app.UsageError("expected --out with the folder of the runs, or --report")

@@ -12,6 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# Several processes share the memory of a GPU, of which each would take three quarters.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402
 
@@ -39,7 +41,7 @@ def pytest_configure() -> None:
     folder = compilation.folder(_CACHE_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if time.time() - path.stat().st_atime > _MAX_AGE:
+        if path.is_file() and time.time() - path.stat().st_atime > _MAX_AGE:
             path.unlink(missing_ok=True)
     for key, value in {
         "jax_compilation_cache_dir": str(folder),

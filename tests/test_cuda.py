@@ -99,10 +99,10 @@ def training_step(spec, batch, on_features=False, **changes):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["small", "inception_v3"])
+@pytest.mark.parametrize("name", ["small", "vgg16", "inception_v3"])
 def test_step_has_plain_convolutions_of_its_type(name, dtype):
     spec = make_spec(name, dtype=dtype)
-    side = {"small": SIDE, "inception_v3": 80}[name]
+    side = {"small": SIDE, "vgg16": 32, "inception_v3": 80}[name]
     augmentation = Augmentation(side, hflip=True, cutmix=1.0)
     compiled, arguments = training_step(
         spec, BATCHES["rows"], augmentation=augmentation
@@ -116,9 +116,14 @@ def test_step_has_plain_convolutions_of_its_type(name, dtype):
     assert {kind for kinds in found for kind in kinds} == {short}
     assert ("bf16" in text) == (dtype == "bfloat16")
     # Normalisation, softmax, loss, and the matrix products of the head.
-    for operation in ("rsqrt", "exponential", "log", "dot_general"):
+    operations = ["exponential", "log", "dot_general"]
+    for operation in operations + ["rsqrt"] * (name != "vgg16"):
         lines = re.findall(rf"stablehlo\.{operation} .*", text)
         assert lines and not [line for line in lines if "bf16" in line], operation
+    # The gradients of biases and of max pooling, which a GPU adds in their own type.
+    sums = re.findall(r"applies stablehlo\.add .*", text)
+    sums += re.findall(r"(?s)select_and_scatter\".*?\}\) : ([^\n]*)", text)
+    assert sums and not [line for line in sums if "bf16" in line]
 
 
 def test_step_reuses_the_memory_of_its_state():

@@ -186,6 +186,20 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
     return paths
 
 
+def find_file(where: str | os.PathLike) -> pathlib.Path:
+    """Return the path of a single file, which is never read as a pattern or a list.
+
+    Raises:
+      FileNotFoundError: if the file does not exist.
+    """
+    path = _resolve(where)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{where} does not exist; expected the path of an image file"
+        )
+    return path
+
+
 def _resolve(where: str | os.PathLike, folder: str | os.PathLike = "") -> pathlib.Path:
     """Return a path relative to a folder, with ~ as the home folder of a user.
 

@@ -21,8 +21,9 @@ from seeflower_jax.experiment import images, precision, teacher
 from seeflower_jax.experiment.evaluate import evaluate, provenance, single_view
 from seeflower_jax.experiment.settings import pretraining_of, settings_of
 from seeflower_jax.experiment.workdir import read_images
-from seeflower_jax.inference.run import Run
+from seeflower_jax.inference.run import Run, check_finished
 from seeflower_jax.training import ridge
+from seeflower_jax.training.stages import beyond_head
 
 _FITTED = "validation"  # the split that temperatures are fitted on
 _PAPER = {"inception_v3", "vgg16", "vgg19"}  # the networks of the paper
@@ -130,11 +131,7 @@ def joint_head(
 
 def _check(runs: Sequence[Run]) -> None:
     for run in runs:
-        if "weights" not in run.result:
-            raise ValueError(
-                f"{run.workdir} is not finished: it has no complete result.json; start "
-                "its training command again"
-            )
+        check_finished(run)
     if len(runs) < 2:
         raise ValueError(f"an ensemble needs two or more runs, got {len(runs)}")
     data_splits = {run.config["data"]["split"] for run in runs}
@@ -167,9 +164,7 @@ def _check_teacher(runs: Sequence[Run]) -> None:
             source = images.open_source(images.located(before, folder), folder)
             if _training_images(source) & _training_images(images.of_run(run).source):
                 stages += before.stages
-        head = run.network.spec.head
-        names = [stage.name for stage in stages if not stage.freezes_backbone(head)]
-        if names:
+        if names := beyond_head(stages, run.network.spec.head):
             raise ValueError(
                 f"{run.workdir} trained its network on these images in stage "
                 f"{names[0]!r}, so its features reveal their labels; a teacher needs "

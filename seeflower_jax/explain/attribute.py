@@ -77,7 +77,8 @@ def attribute(
         map: [left, top, right, bottom] in pixels of the upright original image. See
         `regions.bounding_boxes`.
       part: part of the shards of 256 images, for one of several machines. A part is
-        written to a folder such as `part_2_of_4` in `out`.
+        written to a folder such as `part_2_of_4` in `out`, so that `merge` can then
+        merge all parts into `out`.
 
     Returns:
       A dict of `image` and `error` for each image without maps, because its file cannot
@@ -85,7 +86,8 @@ def attribute(
 
     Raises:
       ValueError: if a method, a layer, the target or the type is unknown, if the batch
-        size is below 1, or if the folder has maps of other settings.
+        size is below 1, or if the folder has maps of other settings. Also if a part
+        cannot be merged into the maps that `out` has.
       DamagedFileError: if a file of the maps in the folder is damaged.
       FullDiskError: if the disk is full.
       OSError: if a file cannot be written; the message names it.
@@ -110,12 +112,13 @@ def attribute(
     }
     if overlays:  # are drawn with the maps, so maps without overlays stay without
         settings["overlays"] = True
-    out = pathlib.Path(out).expanduser()
-    if part != WHOLE:
-        out = out / part.folder_name
+    whole = pathlib.Path(out).expanduser()
+    folder = whole if part == WHOLE else whole / part.folder_name
     boxes = boxes and any(registry.METHODS[name].layered for name in methods)
-    with records.lock(out):
-        store = MapStore(out, settings, len(images), part)
+    with records.lock(folder):
+        store = MapStore(folder, settings, len(images), part)
+        if part != WHOLE:
+            store.check_target(whole)
         with ShardWriter(store, network, images.names, overlays, boxes) as writer:
             _write_shards(store, writer, explainer, images, labels, with_sizes=boxes)
         _write_sheets(store, images, methods, network)

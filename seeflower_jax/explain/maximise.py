@@ -134,6 +134,7 @@ def maximise_classes(
         by_itself = count_recognised(network, maximised.images, labels)
         result = {
             "model": network.spec.name,
+            "variables": records.variables_hash(network.variables),
             "form": form,
             "size": size,
             "steps": steps,

@@ -29,7 +29,8 @@ def merge(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
 
     Raises:
       ValueError: if a part is missing, given twice or incomplete, or if the parts have
-        different settings. The message names the folders and the settings.
+        different settings. The message names the folders and the settings. Also if
+        `out` has other maps or an incomplete part; `out` then stays as it is.
       FileNotFoundError: if a folder has no maps.
       DamagedFileError: if a file of a folder is damaged.
       FullDiskError: if the disk is full.
@@ -38,24 +39,12 @@ def merge(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
     stores = _in_order([MapStore.open(folder) for folder in folders])
     first = stores[0]
     for store in stores:
-        differing = differences(
-            first.settings, store.settings, ("in the first", "in the second"), _LOCAL
-        )
-        if differing:
-            raise ValueError(
-                f"{first.folder} and {store.folder} have maps of different settings "
-                f"({differing}); compute one of them again"
-            )
-        if missing := len(list(store.remaining())):
-            raise ValueError(
-                f"{store.folder} is not complete: {missing} of its shards are missing; "
-                "run its scripts.attribute again"
-            )
-        if absent := [path for path in _shard_files(store) if not path.exists()]:
-            raise records.DamagedFileError(
-                f"{absent[0]} is missing; copy its whole folder again"
-            )
+        _check_settings(first, store)
+        _check_complete(store)
+    _check_sheets(stores)
     with records.lock(out):
+        for store in stores:
+            store.check_target(pathlib.Path(out).expanduser())
         target = MapStore(out, first.settings, first.settings["count"])
         for store in stores:
             _link_files(store, target.folder)
@@ -91,6 +80,47 @@ def _in_order(stores: Sequence[MapStore]) -> list[MapStore]:
         lacks = f"; {', '.join(missing)} is missing" if missing else ""
         raise ValueError(f"the folders are the parts {have}{lacks}; expected all parts")
     return [by_part[part] for part in expected]
+
+
+def _check_settings(first: MapStore, second: MapStore) -> None:
+    differing = differences(
+        first.settings, second.settings, ("in the first", "in the second"), _LOCAL
+    )
+    if differing:
+        raise ValueError(
+            f"{first.folder} and {second.folder} have maps of different settings "
+            f"({differing}); compute one of them again"
+        )
+
+
+def _check_complete(store: MapStore) -> None:
+    """Check that a store has all its shards, and their files."""
+    if missing := len(list(store.remaining())):
+        raise ValueError(
+            f"{store.folder} is not complete: {missing} of its shards are missing; "
+            "run its scripts.attribute again"
+        )
+    if absent := [path for path in _shard_files(store) if not path.exists()]:
+        raise records.DamagedFileError(
+            f"{absent[0]} is missing; copy its whole folder again"
+        )
+
+
+def _check_sheets(stores: Sequence[MapStore]) -> None:
+    """Check that the first store with maps has its contact sheets.
+
+    `attribute` draws them after the last shard.
+    """
+    for store in stores:
+        methods = dict.fromkeys(line["method"] for line in store.lines())
+        names = [f"{method}.png" for method in methods]
+        if absent := [name for name in names if not (store.folder / name).exists()]:
+            raise ValueError(
+                f"{store.folder} is not complete: {absent[0]} is missing; run its "
+                "scripts.attribute again"
+            )
+        if methods:
+            return
 
 
 def _shard_files(store: MapStore) -> list[pathlib.Path]:

@@ -185,21 +185,34 @@ class MapStore:
             ]
         self._count(self._shards().index(shard) + 1, index, content.skipped)
 
-    def append(self, store: "MapStore") -> None:
-        """Count the shards of another store, which are in this folder already.
+    def check_target(self, folder: pathlib.Path) -> None:
+        """Check that `append` can add this part to the maps of a folder, if any.
 
         Raises:
-          ValueError: if this store lacks earlier shards, or has some of these shards
-            but not all.
+          ValueError: if the folder has maps of other settings, or has some shards of
+            this part but not all.
+          DamagedFileError: if a file of the folder is damaged.
         """
-        shards, written = store._shards(), self._state["shards"]
-        if written >= shards.stop:
+        if not (folder / "state.json").exists():
             return
-        if written != shards.start:
+        target = MapStore.open(folder)
+        target._check_settings(self.settings | {"part": str(WHOLE)})
+        shards, written = self._shards(), target._state["shards"]
+        if shards.start < written < shards.stop:
             raise ValueError(
-                f"{self.folder} has {written} shards of its own; give another --out"
+                f"{folder} has {written} shards of an interrupted call, which end "
+                f"inside part {self.part}; give another --out. scripts.merge_maps "
+                "--parts=... --out=NEW merges finished parts without new computation"
             )
-        self._count(shards.stop, store.lines(), store.skipped())
+
+    def append(self, store: "MapStore") -> None:
+        """Count the shards of the next part, which are in this folder already.
+
+        The caller must have called `store.check_target`.
+        """
+        stop = store._shards().stop
+        if self._state["shards"] < stop:
+            self._count(stop, store.lines(), store.skipped())
 
     def _count(
         self, shards: int, lines: Iterable[dict], skipped: Iterable[dict]

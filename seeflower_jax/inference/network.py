@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax import hints
-from seeflower_jax.data import loader
-from seeflower_jax.data.images import Images
+from seeflower_jax.data import decode, loader
+from seeflower_jax.data.images import Images, find_file
 from seeflower_jax.data.view import View
 from seeflower_jax.data.whitening import Whitening
 from seeflower_jax.evaluation import metrics
@@ -202,7 +202,8 @@ class Network:
         """Explain the prediction for an image.
 
         Args:
-          image: path of an image file.
+          image: path of an image file. Folders, patterns and lists are refused;
+            `seeflower_jax.attribute` explains many images.
           method: attribution method, a key of `attribution.registry.METHODS`.
           target: the class to explain: 'predicted', a class name or a class index.
           layer: layer of class activation maps, several layers, or "head" for all
@@ -221,13 +222,9 @@ class Network:
 
         label = class_index(target, self.class_names)
         explainer = self._explainer(method, layer, options)
-        images = self.images(image)
-        if len(images) != 1:
-            raise ValueError(
-                f"{image} has {len(images)} images; expected one file. "
-                "seeflower_jax.attribute explains many images"
-            )
-        explained = explainer([0], [images.read(0)], [label])
+        path = find_file(image)
+        pixels = decode.load_pixels(path.read_bytes, self.view.shortest_side, path)
+        explained = explainer([0], [pixels], [label])
         probabilities = self.probabilities(explained.logits)[0]
         return Explanation(
             explained.images[0].round().astype(np.uint8),

@@ -43,6 +43,15 @@ class Run:
     result: dict
 
 
+def check_finished(run: Run) -> None:
+    """Raise a ValueError if a run has no result of its best variables."""
+    if "weights" not in run.result:
+        raise ValueError(
+            f"{run.workdir} is not finished: it has no complete result.json; start "
+            "its training command again"
+        )
+
+
 def load_config(workdir: str | os.PathLike) -> dict:
     """Return the config of a run directory.
 

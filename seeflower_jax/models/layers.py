@@ -12,6 +12,7 @@ from flax.linen import dtypes
 from jaxtyping import Array, Float
 
 from seeflower_jax.models import ops
+from seeflower_jax.models.dtypes import at_least_float32
 
 Features = Float[Array, "n h w c"]
 Taps = Mapping[str, Features]
@@ -66,7 +67,9 @@ class Conv(nn.Module):
         if not self.use_bias:
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x + bias.astype(x.dtype)
+        # The gradient of the bias is a sum, which GPUs would compute in bfloat16.
+        dtype = at_least_float32(x.dtype)
+        return (x.astype(dtype) + bias.astype(dtype)).astype(x.dtype)
 
 
 class ConvBN(nn.Module):

@@ -43,7 +43,10 @@ def _standard_max_tangent(
 def _standard_max_gradient(
     x: Images, y: Outputs, g: Outputs, windows: Windows
 ) -> Images:
-    return jax.vjp(lambda x: _standard_max(x, windows), x)[1](g)[0]
+    # In bfloat16, GPUs would round every sum.
+    dtype = at_least_float32(x.dtype)
+    pull = jax.vjp(lambda x: _standard_max(x, windows), x.astype(dtype))[1]
+    return pull(g.astype(dtype))[0].astype(g.dtype)
 
 
 def _cpu_max(x: Images, windows: Windows) -> Outputs:

@@ -146,12 +146,29 @@ def _evaluate(run: Run, splits: Sequence[str]) -> list[Evaluation]:
 
 
 def _maximised(run: Run) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-    """Return (class name, image) of activation maximisation, if the run has it."""
-    maximised = maximise.read_images(run.workdir / "activation_max")
-    return [
-        (run.network.class_names[label], image)
-        for label, image in itertools.islice(maximised, _MAXIMISED)
-    ]
+    """Return (class name, image) of activation maximisation, if the run has it.
+
+    Images of other variables, from before further training, are left out.
+    """
+    folder = run.workdir / "activation_max"
+    path = folder / "result.json"
+    if not path.exists():
+        return []
+    result = records.read_json(path, "run scripts.activation_max again")
+    if result.get("variables") != records.variables_hash(run.network.variables):
+        logging.warning(
+            "the report leaves out %s, whose images are of other variables of the "
+            "network; run scripts.activation_max again",
+            folder,
+        )
+        return []
+    name_by_label = dict(enumerate(run.network.class_names))
+    maximised = (
+        (name_by_label[label], image)
+        for label, image in maximise.read_images(folder)
+        if name_by_label.get(label) in result["scores"]
+    )
+    return list(itertools.islice(maximised, _MAXIMISED))
 
 
 def _examples(run: Run, evaluation: Evaluation) -> tuple[list[Example], list[Example]]:

@@ -55,7 +55,8 @@ class Change:
         Args:
           out: the folder of the run directories. If only the evaluation differs, the
             folder must have the run of the recipe, with its name from `reproduce.plan`.
-          changes: further values of the config, by their flat keys.
+          changes: further values of the config, by their flat keys. The values that
+            the row itself changes stay.
           weights_dir: folder of the published weight files; '' downloads them.
         """
         evaluate = ["--split=validation", *self.evaluation, f"--ablation={self.name}"]
@@ -64,10 +65,10 @@ class Change:
             workdir = f"--workdir={out}/{run}_seed0"
             return [("evaluate", [workdir, *evaluate])]
         workdir = f"--workdir={out}/{self.key}"
-        values = {**self.values, **(changes or {})}
+        values = {**self.values, **(changes or {}), **self.values}
         if weights_dir:
             name = published.CATALOG[self.model].name
-            values["init.weights"] = str(pathlib.Path(weights_dir) / name)
+            values.setdefault("init.weights", str(pathlib.Path(weights_dir) / name))
         flags = (f"--config.{key}={_literal(value)}" for key, value in values.items())
         config = ":".join([f"configs/{CONFIGS[self.model]}.py", *suffix(self.recipe)])
         train = [f"--config={config}", workdir, "--notest", *flags]

@@ -29,9 +29,10 @@ from seeflower_jax.evaluation.evaluator import Compute
 from seeflower_jax.experiment import evaluate, images, kept, precision
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import maps
-from seeflower_jax.inference.run import Run
+from seeflower_jax.inference.run import Run, check_finished
 from seeflower_jax.studies import discovery
 from seeflower_jax.training import ridge
+from seeflower_jax.training.stages import beyond_head
 
 PARTS = (2, 4, 8)
 # Networks in which objects are not found in the layer of class activation maps.
@@ -58,6 +59,19 @@ VARIANTS: Mapping[str, Sequence[Sequence[str]]] = {
 }
 
 
+def _check(run: Run) -> None:
+    """Raise an error unless the run is finished and trains only the head."""
+    check_finished(run)
+    settings = settings_of(run)
+    keys = ["init.pretraining"] if settings.pretraining else []
+    names = beyond_head(settings.stages, run.network.spec.head)
+    if keys := keys + [f"stages.{name}" for name in names]:
+        raise ValueError(
+            f"{run.workdir} trained its network in config.{keys[0]}; expected a run "
+            "that trains only the head, such as a run of the recipe linear"
+        )
+
+
 class Study:
     """The variants of one run of the recipe `linear`.
 
@@ -69,10 +83,12 @@ class Study:
         Inception-v3, and the layer of class activation maps for other networks.
 
     Raises:
-      ValueError: if the network has no such layer, or the layer has a single position.
+      ValueError: if the run is not finished or trains more than the head, if the
+        network has no such layer, or if the layer has a single position.
     """
 
     def __init__(self, run: Run, layer: str | None = None):
+        _check(run)
         network = run.network
         self.run = run
         self.layer = layer or LAYERS.get(network.spec.name, network.spec.cam_layer)

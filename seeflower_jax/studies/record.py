@@ -1,6 +1,7 @@
 """Record results in results/, and write RESULTS.md from them.
 
     record("runs/inception_v3_official_seed0", "results")
+    written, refused = record_all(["runs/*"], "results")
     write_results("results", "RESULTS.md")
 
 A result has the name <model>_<split>_<recipe>_seed<n>.json, without the recipe if it is
@@ -8,12 +9,15 @@ A result has the name <model>_<split>_<recipe>_seed<n>.json, without the recipe 
 """
 
 import glob
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from seeflower_jax import records
+from seeflower_jax.data import oxford_flowers
+from seeflower_jax.inference.run import load_config
 from seeflower_jax.studies import ablation, directions, tables
 from seeflower_jax.studies.rows import PUBLISHED, ROWS, SEEDS, Row
 
@@ -26,6 +30,10 @@ _INTRODUCTION = (
 _KEYS = ("model", "split", "recipe", "seed", "weights", "device", "seconds")
 _KEYS += ("versions", "git_commit", "config_hash", "command")
 _METRICS = ("top1", "mean_class_top1", "count")
+
+
+class UnsuitableRunError(ValueError):
+    """A run is finished, but the tables cannot show its result."""
 
 
 def result_name(result: Mapping) -> str:
@@ -77,9 +85,11 @@ def find_runs(pattern: str) -> list[str]:
     """Return the finished runs that match a pattern; a path is returned as it is.
 
     Raises:
-      FileNotFoundError: if the pattern matches no finished run.
+      FileNotFoundError: if the pattern matches no finished run, or the path is not a
+        finished run.
     """
     if not glob.has_magic(pattern):
+        _check_finished(pathlib.Path(pattern).expanduser())
         return [pattern]
     paths = glob.glob(os.path.expanduser(f"{pattern}/config.json"))
     folders = sorted(map(os.path.dirname, paths))
@@ -92,27 +102,83 @@ def find_runs(pattern: str) -> list[str]:
     return finished
 
 
+def _check_finished(workdir: pathlib.Path) -> None:
+    for name in ("config.json", "result.json"):
+        if not (workdir / name).exists():
+            raise FileNotFoundError(
+                f"{workdir} is not a finished run: it has no {name}"
+            )
+
+
+def record_all(
+    patterns: Sequence[str], folder: str | os.PathLike
+) -> tuple[list[pathlib.Path], list[str]]:
+    """Record runs; if one is refused, continue with the next run.
+
+    A pattern leaves out the runs for which `record` raises an UnsuitableRunError. The
+    log has their number.
+
+    Args:
+      patterns: run directories, or patterns of them.
+      folder: the folder of results.
+
+    Returns:
+      The paths of the recorded results, and the refused runs. The log has the reasons.
+
+    Raises:
+      FileNotFoundError: as `find_runs`; nothing is recorded.
+    """
+    written: list[pathlib.Path] = []
+    refused: list[str] = []
+    for pattern, runs in [(pattern, find_runs(pattern)) for pattern in patterns]:
+        unsuitable = 0
+        for run in runs:
+            try:
+                written.append(record(run, folder))
+            except ValueError as error:
+                if isinstance(error, UnsuitableRunError) and run != pattern:
+                    unsuitable += 1
+                    continue
+                logging.error("%s", error)
+                refused.append(run)
+        if unsuitable:
+            logging.info(
+                "%s: %d of %d finished runs are left out: smoke runs, runs without "
+                "test metrics or runs on other images",
+                pattern,
+                unsuitable,
+                len(runs),
+            )
+    return written, refused
+
+
 def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Path:
     """Copy the result of a finished run into a folder of results; return its path.
 
     Raises:
       FileNotFoundError: if the run is not finished.
-      DamagedFileError: if `result.json` is damaged.
-      ValueError: if the run has the smoke budget, the result has no test split, or see
-        `keep`.
+      DamagedFileError: if `result.json` or `config.json` is damaged.
+      UnsuitableRunError: if the run has the smoke budget, no metrics of the test split,
+        or other images than Oxford 102 Flowers.
+      ValueError: see `keep`.
     """
-    path = pathlib.Path(workdir).expanduser() / "result.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path.parent} is not a finished run: it has no {path.name}"
-        )
-    result = _read(path)
+    workdir = pathlib.Path(workdir).expanduser()
+    _check_finished(workdir)
+    result = _read(workdir / "result.json")
     if result["recipe"].endswith("_smoke"):
-        raise ValueError(f"{path.parent} is a run of the smoke budget; not recorded")
+        raise UnsuitableRunError(
+            f"{workdir} is a run of the smoke budget; not recorded"
+        )
     if "test" not in result:
-        raise ValueError(
-            f"{path.parent} has no metrics of a test split; if its images have one, "
-            "run the same command again without --notest"
+        raise UnsuitableRunError(
+            f"{workdir} has no metrics of a test split; if its images have one, run "
+            "the same command again without --notest"
+        )
+    source = load_config(workdir)["data"].get("source")
+    if source != oxford_flowers.NAME:
+        raise UnsuitableRunError(
+            f"{workdir} has data.source {source!r}; not recorded, because the tables "
+            f"are of {oxford_flowers.NAME!r}"
         )
     return keep(result, folder)
 
@@ -124,11 +190,14 @@ def keep(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
       ValueError: if the folder has the result of another config under this name.
     """
     path = pathlib.Path(folder).expanduser() / f"{result_name(result)}.json"
-    if path.exists() and _read(path)["config_hash"] != result["config_hash"]:
-        raise ValueError(
-            f"{path} has the result of another config; if the recipe has changed, "
-            "delete the file and record the run again"
-        )
+    if path.exists():
+        recorded, measured = _read(path)["config_hash"], result["config_hash"]
+        if recorded != measured:
+            raise ValueError(
+                f"{path} has the result of another config, {recorded} there, "
+                f"{measured} now; if the recipe itself has changed, delete the file "
+                "and record the run again"
+            )
     records.write_json(path, result)
     return path
 

@@ -197,7 +197,10 @@ def run_all(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.Path:
-    """Write REPORT.md, and the figures of the finished runs next to it.
+    """Write REPORT.md and the figures of the finished runs.
+
+    Figures 4.5 and 4.6 are written to `figures` in the run directory, and the other
+    figures next to REPORT.md.
 
     Args:
       out: the folder.
@@ -227,7 +230,7 @@ def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.
 
 
 def _draw_figures(out: pathlib.Path, finished: Sequence[PlannedRun]) -> dict[str, str]:
-    """Draw the figures that finished runs allow; return {title: file name}."""
+    """Draw the figures that finished runs allow; return {title: relative path}."""
     first_by_row: dict[Row, PlannedRun] = {}  # with several seeds, the first run
     for run in finished:
         first_by_row.setdefault(run.row, run)
@@ -272,14 +275,16 @@ def _draw_curves(
 
 
 def _draw_paper_figures(out: pathlib.Path, row: Row, run: PlannedRun) -> dict[str, str]:
-    """Draw the paper's figures of a run, unless they exist."""
-    folder = out / f"figures_{row.name}"
-    if not (folder / "figure_4_6.png").exists():
+    """Draw the paper's figures of a run, unless they are newer than its result."""
+    folder = run.workdir / "figures"
+    last, result = folder / "figure_4_6.png", run.workdir / "result.json"
+    if not last.exists() or last.stat().st_mtime < result.stat().st_mtime:
         steps = 2 if run.is_smoke else paper_figures.STEPS
         paper_figures.draw(load_run(run.workdir), folder, steps=steps)
+    place = os.path.relpath(folder, out)
     return {
-        f"Figure 4.5: attribution, {row.model}": f"{folder.name}/figure_4_5.png",
-        f"Figure 4.6: maximisation, {row.model}": f"{folder.name}/figure_4_6.png",
+        f"Figure 4.5: attribution, {row.model}": f"{place}/figure_4_5.png",
+        f"Figure 4.6: maximisation, {row.model}": f"{place}/figure_4_6.png",
     }
 
 

@@ -9,6 +9,7 @@ network. `finetune` trains the whole network at a much lower learning rate.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import optax
@@ -116,3 +117,13 @@ class Stage:
             f"unknown schedule {self.schedule_name!r} in stage {self.name!r}; "
             f"expected one of {', '.join(SCHEDULES)}"
         )
+
+
+def beyond_head(stages: Iterable[Stage], head: str) -> list[str]:
+    """Return the names of the stages that train more than the head.
+
+    Args:
+      stages: the stages of a run.
+      head: expression of the rule of the head, from the `ModelSpec`.
+    """
+    return [stage.name for stage in stages if not stage.freezes_backbone(head)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seeflower_jax import records
 from seeflower_jax.attribution.activation_max import Maximised
 from seeflower_jax.explain import maximise
 from tests import harness
@@ -33,6 +34,8 @@ def test_activation_maximisation(tiny_run, tmp_path):
     assert (entry["classes"], entry["judge"]) == (3, "small")
     assert entry["judge_run"] == entry["run"]
     assert result == json.loads((out / "result.json").read_text())
+    variables = records.variables_hash(tiny_run.network.variables)
+    assert result["variables"] == variables
     assert result["classes"] == 3 and result["judge"] == "small"
     assert 0 <= result["recognised"]["small"] <= 3
     assert set(result["scores"]) == {

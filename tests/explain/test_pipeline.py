@@ -4,6 +4,7 @@ import errno
 import json
 import pathlib
 import random
+import shutil
 import threading
 import time
 
@@ -207,6 +208,11 @@ def test_parts_that_do_not_fit_are_refused(network, tmp_path):
     assert "has all maps, not a part" in refused(first, tmp_path / "all")
     assert "no part was given" in refused()
     assert "has no maps" in refused(first, tmp_path)
+    sheet = first / "grad_cam.png"  # written after the last shard
+    sheet.rename(first / "away")
+    incomplete = refused(first, third)
+    assert f"{first} is not complete: grad_cam.png is missing; run" in incomplete
+    (first / "away").rename(sheet)
     (third / "saliency/00002.npy").rename(third / "away")
     assert "saliency/00002.npy is missing" in refused(first, third)
     state = json.loads((third / "state.json").read_text())
@@ -214,6 +220,44 @@ def test_parts_that_do_not_fit_are_refused(network, tmp_path):
     assert "other/part_2_of_2 is not complete: 1 of its" in refused(first, third)
     with pytest.raises(ValueError, match="part: 1/2 there, 1/1 now"):
         _attribute(network, images, first, **options)
+
+
+def test_parts_that_an_interrupted_call_does_not_end_at(network, whole, tmp_path):
+    """Parts 1/2 and 2/2 have the shards 0 and 1 to 2."""
+    images, out, parts_out = small.images(COUNT, (4, 8)), tmp_path / "maps", tmp_path
+
+    def interrupt(after):
+        def prepare(position):
+            if position >= after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            _attribute(network, small.images(COUNT, (4, 8), prepare), out)
+
+    interrupt(19)
+    before = _content(out)
+    assert json.loads(before["state.json"])["shards"] == 2
+    folders = [parts_out / f"part_{number}_of_2" for number in (1, 2)]
+    for number in (1, 2):
+        _attribute(network, images, parts_out, part=parts.Part(number, 2))
+    message = "maps has 2 shards .* inside part 2/2; .*merge_maps --parts=.* --out=NEW"
+    with pytest.raises(ValueError, match=message):
+        merge.merge(folders, out)
+    assert _content(out) == before
+
+    def unread(position):
+        raise AssertionError(f"{position} was read before the check")
+
+    unread_images = small.images(COUNT, (4, 8), unread)
+    with pytest.raises(ValueError, match=message):
+        _attribute(network, unread_images, out, part=parts.Part(2, 2))
+    with pytest.raises(ValueError, match="dtype: float16 there, float32 now"):
+        options = {"part": parts.Part(1, 2), "dtype": "float32"}
+        _attribute(network, unread_images, out, **options)
+    shutil.rmtree(out)
+    interrupt(11)
+    merge.merge(folders, out)
+    assert _content(out) == whole
 
 
 @pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b"])

@@ -223,6 +223,32 @@ def test_explanation_is_that_of_the_explainer(photos):
     assert coarse.signed and np.abs(coarse.map - fine.map).max() > 0
 
 
+def test_explanation_is_of_one_file(photos, monkeypatch):
+    network = _baseline()
+    (photos / "list.txt").write_text("0.png\n")
+    (photos / "one").mkdir()
+    for name, message in (("list.txt", "not an image"), ("one", "Is a directory")):
+        (photos / "0.png").rename(photos / "one" / "0.png")
+        with pytest.raises(UnreadableImage, match=f"{name} cannot be .*{message}"):
+            network.explain(photos / name)
+        (photos / "one" / "0.png").rename(photos / "0.png")
+    for name in ("0.*", "absent.png"):
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+            network.explain(photos / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(photos / "~rose [1].jpg", exif=exif)
+    monkeypatch.chdir(photos)
+    explanation = network.explain("~rose [1].jpg")
+    (prediction,) = network.predict("~rose [1].jpg")
+    assert explanation.prediction.image == prediction.image
+    np.testing.assert_allclose(
+        explanation.prediction.probabilities, prediction.probabilities, atol=1e-6
+    )
+    seen = network.see(network.images("~rose [1].jpg").read(0))
+    np.testing.assert_array_equal(explanation.image, seen)
+
+
 def test_explanations_are_compiled_once(photos, monkeypatch):
     network, made = _baseline(), []
     original = Explainer.__init__

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from seeflower_jax.attribution import grad_cam, targets
+from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.figures import maps
 from seeflower_jax.inference.load import load
 from seeflower_jax.report import demo
@@ -56,6 +57,14 @@ def test_second_class_is_compared(network, image):
     drawn = maps.overlay(seen, np.asarray(expected)[0], signed=False)
     np.testing.assert_allclose(answer.contrast[0], drawn, atol=2)
     assert np.abs(answer.contrast[0] * 1.0 - answer.first[0]).max() > 20
+
+
+def test_list_of_files_opens_no_other_file(network, image, tmp_path):
+    """An uploaded list could otherwise show any image of this machine."""
+    (tmp_path / "list.txt").write_text(f"{image}\n")
+    with pytest.raises(UnreadableImage, match="list.txt cannot be read") as caught:
+        demo.Demo(network).answer(tmp_path / "list.txt")
+    assert image.name not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

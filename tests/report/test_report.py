@@ -8,6 +8,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,8 +36,14 @@ def run(tiny_run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(tiny_run.workdir, workdir)
     (workdir / "activation_max").mkdir()
-    for name in ("007_bird_of_paradise.png", "sheet.png"):
+    stale = ("001_hard-leaved_pocket_orchid.png", "999_of_another_network.png")
+    for name in ("007_bird_of_paradise.png", "sheet.png", *stale):
         Image.new("RGB", (40, 40), "red").save(workdir / "activation_max" / name)
+    result = {
+        "variables": records.variables_hash(tiny_run.network.variables),
+        "scores": {"bird of paradise": 1.0},
+    }
+    records.write_json(workdir / "activation_max" / "result.json", result)
     return load_run(workdir)
 
 
@@ -83,6 +90,17 @@ def test_numbers_and_images_of_a_run(run, page):
     assert len(_section(tree, "maximised").findall(".//li")) == 1
     assert all(image.get("alt") is not None for image in tree.iter("img"))
     assert str(pathlib.Path.home()) not in page.read_text()
+
+
+def test_maximised_images_of_other_variables_are_left_out(run, caplog):
+    params = jax.tree.map(lambda x: x + 1, run.network.variables["params"])
+    variables = run.network.variables | {"params": params}
+    network = dataclasses.replace(run.network, variables=variables)
+    assert [name for name, _ in collect._maximised(run)] == ["bird of paradise"]
+    assert not caplog.messages
+    assert not collect._maximised(dataclasses.replace(run, network=network))
+    (message,) = caplog.messages
+    assert "leaves out" in message and "scripts.activation_max again" in message
 
 
 def test_mistakes_are_the_most_confident_ones(run):

@@ -78,6 +78,17 @@ def test_commands_take_local_files(key):
     assert f"--workdir=o/{key}" in train and evaluate[0] in train
 
 
+def test_values_of_a_row_are_not_overwritten():
+    (change,) = ablation.select(["inception_v3_short_two_epochs_*_bfloat16"])
+    (_, train), _ = change.commands("o", {"model.dtype": "float32", "data.dir": "d"})
+    dtypes = [argument for argument in train if "dtype" in argument]
+    assert dtypes == ["--config.model.dtype=bfloat16"]
+    assert train[-1] == "--config.data.dir=d"
+    # Rows are compared with results of the recipe, which have the dtype of the recipe.
+    done = harness.run_here("ablation", "--out=o", "--dtype=float32", "--dry_run")
+    assert done.returncode == 2 and "flag 'dtype'" in done.stderr
+
+
 def test_table_compares_with_the_recipe():
     recipe = {"model": "vgg16", "split": "official", "recipe": "best", "seed": 0}
     recipe["validation"] = {"top1": 0.9}

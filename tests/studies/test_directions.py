@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from seeflower_jax import records
+from seeflower_jax.experiment.settings import derive
 from seeflower_jax.studies import directions, discovery, record
 from tests import harness
 
@@ -67,6 +68,19 @@ def test_parts_are_found_without_labels(scenes, components):
                 assert np.clip(low, -limit, limit) - 1e-9 <= center
                 assert center <= np.clip(high, -limit, limit) + 1e-9
     assert len(order) == 1  # each centre is always the same part
+
+
+def test_runs_that_do_not_fit(linear_run):
+    with pytest.raises(ValueError, match="is not finished: .* no complete result"):
+        directions.Study(dataclasses.replace(linear_run, result={}))
+    for section, changes in {
+        "init": {"pretraining": {"seed": 1}},
+        "stages": {"linear": {"solver": "gradient", "partition": [[".*", 1.0]]}},
+    }.items():
+        config = derive(linear_run.config, {section: changes})
+        (key,) = changes
+        with pytest.raises(ValueError, match=f"its network in config.{section}.{key};"):
+            directions.Study(dataclasses.replace(linear_run, config=config))
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -140,6 +141,33 @@ def test_report_of_a_smoke_run_says_so_and_fills_nothing_in(smoke):
         record.record(runs[0].workdir, out)
 
 
+def test_figures_are_of_the_run_in_the_report(smoke, tmp_path, monkeypatch):
+    """Figures of another seed, or from before a training, are not shown."""
+    drawn = []
+
+    def draw(run, folder, steps):
+        drawn.append(folder)
+        folder.mkdir(exist_ok=True)
+        (folder / "figure_4_6.png").touch()
+
+    monkeypatch.setattr(reproduce.paper_figures, "draw", draw)
+    (row,) = select(["inception_v3_official"], "full")
+    runs = []
+    for seed in (0, 1):
+        workdir = tmp_path / f"seed{seed}"
+        shutil.copytree(smoke[1][0].workdir, workdir)
+        runs.append(dataclasses.replace(smoke[1][0], row=row, workdir=workdir))
+    for run in (runs[1], runs[0], runs[0]):
+        text = reproduce.write_report(tmp_path, [run]).read_text()
+        assert f"inception_v3]({run.workdir.name}/figures/figure_4_6.png)" in text
+    folders = [run.workdir / "figures" for run in runs]
+    assert drawn == folders[::-1]
+    drawn_at = (folders[0] / "figure_4_6.png").stat().st_mtime
+    os.utime(runs[0].workdir / "result.json", (drawn_at + 1, drawn_at + 1))
+    reproduce.write_report(tmp_path, runs[:1])
+    assert drawn == [*folders[::-1], folders[0]]
+
+
 def test_tables_of_several_seeds():
     results = [_result(seed=seed, top1=top1) for seed, top1 in ((1, 0.78), (0, 0.8))]
     results.append(_result("vgg19", recipe="ablation"))
@@ -168,23 +196,76 @@ def test_tables_of_several_seeds():
     assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
 
 
+def _write_run(workdir, result, source="oxford_flowers102"):
+    config = dict.fromkeys(("model", "init", "whitening", "eval", "stages"), {})
+    workdir.mkdir(parents=True)
+    records.write_json(workdir / "config.json", config | {"data": {"source": source}})
+    records.write_json(workdir / "result.json", result)
+
+
 def test_recording(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a finished run"):
         record.record(tmp_path, tmp_path)
-    (tmp_path / "run").mkdir()
-    records.write_json(tmp_path / "run/result.json", _result(seed=2))
+    _write_run(tmp_path / "run", _result(seed=2))
     path = record.record(tmp_path / "run", tmp_path)
     assert path.name == "vgg16_official_paper_seed2.json"
     (tmp_path / "benchmark.json").write_text("{}")
     assert record.load_results(tmp_path) == [json.loads(path.read_text())]
     other = _result(seed=2, config_hash="another")
     records.write_json(tmp_path / "run/result.json", other)
-    with pytest.raises(ValueError, match=f"{path} has the result of another config"):
+    there = f"{path} has the result of another config, 0123456789ab there, another now"
+    with pytest.raises(ValueError, match=there):
         record.record(tmp_path / "run", tmp_path)
     assert record.load_results(tmp_path) == [json.loads(path.read_text())]
     path.rename(tmp_path / "vgg16_official_seed2.json")
     with pytest.raises(ValueError, match="holds the result of vgg16_official_paper_se"):
         record.load_results(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["folder", "synthetic"])
+def test_runs_on_other_images_are_not_recorded(tmp_path, source):
+    _write_run(tmp_path / "own", _result("inception_v3", recipe="linear"), source)
+    with pytest.raises(ValueError, match=f"own has data.source '{source}'"):
+        record.record(tmp_path / "own", tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_that_is_refused_does_not_keep_the_others(tmp_path):
+    for name in ("configs", "scripts"):
+        (tmp_path / name).symlink_to(harness.ROOT / name)
+    (tmp_path / "results").mkdir()
+    untested = _result(recipe="ablation")
+    del untested["test"]
+    _write_run(tmp_path / "runs/a_untested", untested)
+    _write_run(tmp_path / "runs/b_smoke", _result(recipe="paper_smoke"))
+    _write_run(tmp_path / "runs/c_own", _result(), "folder")
+    _write_run(tmp_path / "runs/d", _result(seed=1))
+
+    def record_runs(*runs):
+        paths = ",".join(f"{tmp_path}/runs/{run}" for run in runs)
+        return harness.run_here("reproduce", f"--record={paths}", root=tmp_path)
+
+    done = record_runs("*")
+    assert done.returncode == 0, done.stderr
+    assert "runs/*: 3 of 4 finished runs are left out" in done.stderr
+    (path,) = (tmp_path / "results").iterdir()
+    assert path.name == "vgg16_official_paper_seed1.json"
+    assert f"`results/{path.name}`" in (tmp_path / "RESULTS.md").read_text()
+    _write_run(tmp_path / "runs/c_damaged", {})
+    _write_run(tmp_path / "runs/c_other", _result(seed=1, config_hash="another"))
+    _write_run(tmp_path / "runs/e", _result(seed=2))
+    done = record_runs("*", "c_own")
+    assert done.returncode == 1
+    refused = ", ".join(
+        f"{tmp_path}/runs/{n}" for n in ("c_damaged", "c_other", "c_own")
+    )
+    assert f"these runs were refused: {refused}\n" in done.stderr
+    assert "has data.source 'folder'" in done.stderr
+    assert "paper_seed2.json" in (tmp_path / "RESULTS.md").read_text()
+    _write_run(tmp_path / "runs/f", _result(seed=3))
+    done = record_runs("f", "absent")
+    assert done.returncode == 1 and "absent is not a finished run" in done.stderr
+    assert len(list((tmp_path / "results").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -205,6 +286,7 @@ def test_damaged_results_are_named(tmp_path, content, message):
     with pytest.raises(records.DamagedFileError, match=f"{path} {message}.*run again"):
         record.load_results(tmp_path)
     path.rename(tmp_path / "result.json")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(records.DamagedFileError, match="result.json .*run again"):
         record.record(tmp_path, tmp_path)
     (tmp_path / "ablation.json").write_text(content.replace('"model"', '"top1"'))
@@ -242,7 +324,9 @@ def test_patterns_that_match_no_finished_run(tmp_path):
         record.find_runs(f"{tmp_path}/*")
     (tmp_path / "begun/result.json").write_text("{}")
     assert record.find_runs(f"{tmp_path}/b*") == [str(tmp_path / "begun")]
-    assert record.find_runs("runs/vgg16") == ["runs/vgg16"]
+    assert record.find_runs(str(tmp_path / "begun")) == [str(tmp_path / "begun")]
+    with pytest.raises(FileNotFoundError, match="no is not a finished run"):
+        record.find_runs(str(tmp_path / "no"))
 
 
 @pytest.mark.parametrize(

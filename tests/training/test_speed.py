@@ -41,7 +41,8 @@ def test_share_of_the_largest_flops(monkeypatch):
 
 def test_what_jax_does_not_tell_is_left_out(monkeypatch):
     step = speed.Speed(jax.jit(lambda x: x))
-    assert step.metrics(1.0, ()).keys() == {"device"}  # on a CPU
+    _devices(monkeypatch, "cpu", None)
+    assert step.metrics(1.0, ()).keys() == {"device"}
     _devices(monkeypatch, "NVIDIA GeForce GTX 480", None)
     assert step.metrics(1.0, ()).keys() == {"device"}
     _devices(monkeypatch, GPU, None)
