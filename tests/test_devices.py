@@ -148,6 +148,16 @@ def test_run_of_other_devices_is_used(trained, count, one, four, expected, tmp_p
     assert next(scores) == pytest.approx(next(scores), rel=1e-3)
 
 
+@pytest.mark.long
+def test_maps_of_sharded_images_are_those_of_one_device():
+    methods = ("grad_cam", "integrated_gradients", "guided_saliency", "full_grad")
+    arguments = "-m", "tests.attribution.sharded", *methods, "deep_lift"
+    done = harness.run_python(*arguments, **forced(2))
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout)
+    assert len(differences) == 5 and max(differences.values()) < 1e-5, differences
+
+
 @pytest.mark.slow
 def test_methods_are_scored_alike_on_several_devices(small_run, tmp_path):
     scores = []

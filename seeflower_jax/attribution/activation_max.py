@@ -31,6 +31,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from seeflower_jax.attribution import layers
+from seeflower_jax.attribution.noise import as_threefry
 from seeflower_jax.attribution.targets import score
 from seeflower_jax.attribution.types import (
     Endpoints,
@@ -333,7 +334,7 @@ def maximise(
       >>> result.images.shape, result.curves.shape
       ((2, 64, 64, 3), (2, 2))
     """
-    initial_key, steps_key = jax.random.split(key)
+    initial_key, steps_key = jax.random.split(as_threefry(key))
 
     def class_keys(key):
         return jax.vmap(jax.random.fold_in, (None, 0))(key, classes)

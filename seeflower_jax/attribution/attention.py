@@ -80,10 +80,20 @@ def _heads_first(layer: str, weights: Array) -> Float[Array, "n heads t t"]:
     )
 
 
-def class_token_row(relevance: Float[Array, "n t t"], prefix: int) -> Array:
-    """Return what the class token, the first token, gets from each token [n, t].
+def head_row(
+    relevance: Float[Array, "n t t"], prefix: int, class_token: bool
+) -> Float[Array, "n t"]:
+    """Return what the head of a network gets from each token.
 
-    If `prefix` is 0, there is no class token, and the network averages the patches. The
-    function then returns the mean over all rows.
+    The head reads the class token, which is the first token. Without a class token, or
+    if `prefix` is 0, the head averages the patches.
+
+    Example:
+      >>> relevance = jnp.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [6.0, 7.0, 8.0]]])
+      >>> head_row(relevance, 1, True).tolist()
+      [[1.0, 2.0, 3.0]]
+      >>> head_row(relevance, 1, False).tolist()
+      [[5.0, 6.0, 7.0]]
     """
-    return relevance[:, 0] if prefix else relevance.mean(1)
+    has_class_token = class_token and prefix > 0
+    return relevance[:, 0] if has_class_token else relevance[:, prefix:].mean(1)

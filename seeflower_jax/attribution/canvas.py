@@ -60,7 +60,7 @@ def draw_terms(
         scores = with_rules(lambda x: score(network(x)[0], targets), rules)(images)
         return scores.sum(), scores
 
-    canvas = jnp.zeros(images.shape[:3], images.dtype)
+    canvas = jnp.zeros_like(images[..., 0])
     return jax.grad(total_score, has_aux=True)(canvas)
 
 
@@ -93,7 +93,7 @@ def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
         has_place = terms.size and {0, 1, 2} <= axes.keys()
         if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
-            return jnp.zeros((n, height, width), images.dtype)
+            return jnp.zeros_like(images[..., 0])
         terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
         rows, columns = (
             axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)

@@ -109,4 +109,4 @@ def _scan(
 
 
 def _zeros(shapes: Tree) -> Tree:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.tree.map(jnp.zeros_like, shapes)

@@ -73,7 +73,7 @@ def completeness(
     names = layers.resolve(network, images, layer)
     endpoints = jax.eval_shape(network, images)[1]
     nothing: dict[str, Any] = {
-        name: layers.Cut(jnp.zeros(x.shape, x.dtype), replaces=True)
+        name: layers.Cut(jnp.zeros_like(x), replaces=True)
         for name, x in endpoints.items()
         if name in names
     }

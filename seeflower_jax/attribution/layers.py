@@ -331,9 +331,10 @@ def check_read(
 
 def _zero_taps(endpoints: EndpointShapes, names: Iterable[str]) -> Taps:
     """Return taps of zeros in JAX's key order: cuts, or an array for one layer."""
+    # Inside `jax.shard_map`, `zeros_like` keeps the axes over which an endpoint varies.
+    # The gradient of a tap without these axes would be a sum over the devices.
     zeros: dict[str, Any] = {
-        name: jnp.zeros(endpoints[name].shape, endpoints[name].dtype)
-        for name in sorted(names)
+        name: jnp.zeros_like(endpoints[name]) for name in sorted(names)
     }
     if len(zeros) > 1:
         zeros = {name: Cut(array) for name, array in zeros.items()}

@@ -3,6 +3,7 @@
 maps = mean_over_noise(noisy_maps, images, keys, samples=16, noise=0.15)
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,14 +15,36 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.models.dtypes import as_float
 
 
-def check_keys(keys: Key[Array, "n"], images: Float[Array, "n h w 3"]) -> None:
-    """Check that there is one random key per image.
+def as_threefry(key: Key[Array, ""]) -> Key[Array, ""]:
+    """Return a key whose draws under `vmap` do not depend on the other keys.
+
+    JAX draws for a whole batch of "rbg" keys from the first of them. Such a key becomes
+    a "threefry2x32" key of all its words. Other keys stay as they are.
+
+    Example:
+      >>> str(jax.random.key_impl(as_threefry(jax.random.key(0, impl="rbg"))))
+      'threefry2x32'
+    """
+    if jax.random.key_impl(key) not in ("rbg", "unsafe_rbg"):
+        return key
+    words = jax.random.key_data(key)
+    # A key from a seed has two equal halves, which XOR would cancel.
+    first = jax.random.wrap_key_data(words[:2], impl="threefry2x32")
+    return functools.reduce(jax.random.fold_in, words[2:], first)
+
+
+def image_keys(
+    keys: Key[Array, "n"], images: Float[Array, "n h w 3"]
+) -> Key[Array, "n"]:
+    """Return the keys to draw with, one per image, see `as_threefry`.
 
     Raises:
       ValueError: there is another number of keys.
 
     Example:
-      >>> check_keys(jax.random.split(jax.random.key(0), len(images)), images)
+      >>> keys = jax.random.split(jax.random.key(0), len(images))
+      >>> bool((image_keys(keys, images) == keys).all())
+      True
     """
     is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     counts = keys.shape if is_typed else keys.shape[:-1]  # the last axis is of one key
@@ -30,6 +53,7 @@ def check_keys(keys: Key[Array, "n"], images: Float[Array, "n h w 3"]) -> None:
             f"keys have the shape {keys.shape}; expected one random key per image, as "
             f"from jax.random.split(key, {len(images)})"
         )
+    return jax.vmap(as_threefry)(keys)
 
 
 def mean_over_noise(
@@ -58,7 +82,7 @@ def mean_over_noise(
       True
     """
     check_ranges(samples=samples, noise=noise, batch_size=batch_size)
-    check_keys(keys, images)
+    keys = image_keys(keys, images)
     images = as_float(images)
     deviation = noise * jnp.ptp(images, axis=(1, 2, 3), keepdims=True)
 

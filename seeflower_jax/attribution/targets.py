@@ -138,13 +138,25 @@ def probability(targets: Targets = None) -> ClassScore:
       targets: the class of the probability, as for `score`. None is the class that the
         network predicts for the image, also while a method alters the image.
 
+    Raises:
+      ValueError: when the function is called, if the network has one logit.
+
     Example:
       >>> probability(jnp.array([1]))(jnp.zeros((1, 4))).tolist()
       [0.25]
     """
-    return ClassScore(
-        lambda logits, targets: score(jax.nn.softmax(logits), targets), targets
-    )
+
+    def softmax_score(
+        logits: Float[Array, "n c"], targets: Targets
+    ) -> Float[Array, "n"]:
+        if logits.shape[1:] == (1,):
+            raise ValueError(
+                "the network has one logit, and the softmax of one logit is always 1; "
+                "return two, as in output=lambda y: jnp.concatenate([0 * y, y], -1)"
+            )
+        return score(jax.nn.softmax(logits), targets)
+
+    return ClassScore(softmax_score, targets)
 
 
 def difference(targets: Int[Array, "n"], others: Int[Array, "n"]) -> ScoreFunction:

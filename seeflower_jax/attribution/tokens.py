@@ -41,7 +41,11 @@ def grid_shape(patches: int, images: Array, grid: Grid = None) -> Grid:
 
 
 def tokens_to_grid(
-    network: NetworkFunction, *, prefix: int = 1, grid: Grid = None
+    network: NetworkFunction,
+    *,
+    prefix: int = 1,
+    grid: Grid = None,
+    class_token: bool = True,
 ) -> "TokenGrid":
     """Return the network with its tokens as maps, for class activation maps.
 
@@ -55,6 +59,8 @@ def tokens_to_grid(
         maps leave them out.
       grid: (rows, columns) of the patches. The default has the aspect ratio of the
         images.
+      class_token: whether the first token is a class token, which the head reads. If
+        the head averages the patches, pass False; `layer="head"` is then allowed.
 
     Example:
       >>> def transformer(images, taps=None):
@@ -63,13 +69,13 @@ def tokens_to_grid(
       >>> tokens_to_grid(transformer)(images)[1]["block"].shape
       (3, 4, 4, 8)
     """
-    return TokenGrid(as_pytree(network), prefix, grid)
+    return TokenGrid(as_pytree(network), prefix, grid, class_token)
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["network"],
-    meta_fields=["prefix", "grid"],
+    meta_fields=["prefix", "grid", "class_token"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenGrid:
@@ -78,6 +84,7 @@ class TokenGrid:
     network: Any
     prefix: int
     grid: Grid
+    class_token: bool
 
     def __call__(
         self, images: Float[Array, "n h w 3"], taps: Taps | None = None
@@ -96,8 +103,8 @@ class TokenGrid:
 
     @property
     def has_class_token(self) -> bool:
-        """Return whether tokens before the patches, which have no place, are read."""
-        return self.prefix > 0
+        """Return whether the head reads a class token, which has no place."""
+        return self.class_token and self.prefix > 0
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:

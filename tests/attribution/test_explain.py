@@ -150,6 +150,7 @@ def test_integer_images_have_the_maps_of_their_values():
     names = [n for n in registry.METHODS if "baseline" in registry.options_of(n)]
     assert "rise" in names and "score_cam" in names
     options = {name: dict(fixtures.FEW_PASSES.get(name, {})) for name in names}
+    options["occlusion"] = {"window": 8, "stride": 4}
     for name in names:
         options[name]["baseline"] = -40
     of_integers, of_floats = (

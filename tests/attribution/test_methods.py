@@ -108,6 +108,23 @@ def test_occlusion_refuses_a_stride_over_the_window(network, images):
         occlusion(network, images, window=8, stride=9)
 
 
+def test_occlusion_refuses_a_window_over_the_whole_image(network, images):
+    small_images = images[:, :32, :32]
+    message = "window 48 covers whole images of 32 x 32 .* window=16, stride=8"
+    with pytest.raises(ValueError, match=message):
+        occlusion(network, small_images)
+    maps = occlusion(network, small_images, window=16, stride=8)
+    assert np.ptp(maps, (1, 2)).min() > 0
+
+
+def test_the_probability_of_one_logit_is_refused(weights):
+    network, images = _linear(weights[..., :1]), jnp.ones((2, 6, 6, 3))
+    for method in (saliency, attr.paper_saliency):
+        targeted = targets.probability() if method is saliency else None
+        with pytest.raises(ValueError, match="one logit is always 1; return two"):
+            method(network, images, targeted)
+
+
 def test_targets(network, images):
     logits, _ = network(images)
     predicted = logits.argmax(-1)
@@ -315,6 +332,21 @@ def test_smooth_grad_without_noise_is_the_method(network, images):
     np.testing.assert_allclose(maps, saliency(network, images), rtol=1e-5, atol=1e-8)
     noisy = smooth_grad(network, images, None, keys, samples=2, noise=0.2)
     assert not np.allclose(noisy, maps, rtol=0.1)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_of_every_kind_draw_for_each_image_alone(network, images, impl):
+    keys = jax.random.split(jax.random.key(0, impl=impl), 3)
+    seeds = jax.vmap(lambda seed: jax.random.key(seed, impl=impl))(jnp.arange(3))
+    options = {"samples": 2, "noise": 0.2}
+    for several in (keys, seeds):
+        maps = smooth_grad(network, images, None, several, **options)
+        alone = smooth_grad(network, images[1:2], None, several[1:2], **options)
+        scale = np.abs(alone).max()
+        np.testing.assert_allclose(maps[1], alone[0], atol=1e-4 * scale)
+        equal = jnp.broadcast_to(images[:1], images.shape)
+        maps = smooth_grad(network, equal, None, several, **options)
+        assert not np.allclose(maps[0], maps[1], atol=1e-2 * scale)
 
 
 @pytest.fixture(scope="module")

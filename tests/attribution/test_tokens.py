@@ -281,6 +281,46 @@ def test_register_tokens_are_left_out():
     assert tall.hidden_layers == {}
 
 
+def test_registers_without_a_class_token(images):
+    """The head averages the patches, so the maps are means over their rows."""
+    rng, registers = np.random.default_rng(0), 4
+    count = registers + PATCHES
+    weights = rng.dirichlet(np.ones(count), (2, 2, HEADS, count)).astype(np.float32)
+    values = jnp.array(rng.normal(size=(count, CLASSES)), jnp.float32)
+
+    def network(images, taps=None):
+        taps, x = taps or {}, values
+        first, second = (jnp.array(weights[i]) + taps.get(f"a{i}", 0) for i in range(2))
+        x = second.mean(1) @ (first.mean(1) @ x)
+        patches = (x + taps.get("tokens", 0))[:, registers:]
+        return patches.mean(1), {"a0": first, "a1": second, "tokens": x}
+
+    options = {"layers": ["a0", "a1"], "prefix": registers, "class_token": False}
+    mixed = (weights.mean(2) + np.eye(count)) / 2
+    rollout = (mixed[1] @ mixed[0])[:, registers:].mean(1)
+    maps = attr.attention_rollout(network, images, **options)
+    assert_close(maps, _as_maps(rollout[:, registers - 1 :]))
+
+    target = np.array(values)[:, np.array(LABELS)].T  # [n, t]
+    rows = np.r_[np.zeros(registers), np.full(PATCHES, 1 / PATCHES)]
+    below = (weights[0].mean(1) @ target[..., None])[..., 0]
+    slopes = (
+        np.einsum("nq,nk->nqk", rows @ weights[1].mean(1), target),
+        np.einsum("q,nk->nqk", rows, below),
+    )
+    relevance = np.eye(count)
+    for weight, slope in zip(weights, slopes, strict=True):
+        gain = np.maximum(weight * slope[:, None] / HEADS, 0).mean(1)
+        relevance = relevance + gain @ relevance
+    row = relevance[:, registers:].mean(1)
+    maps = attr.attention_relevance(network, images, LABELS, **options)
+    assert_close(maps, _as_maps(row[:, registers - 1 :]))
+
+    grid = attr.tokens_to_grid(network, prefix=registers, class_token=False)
+    maps = attr.grad_cam(grid, images, LABELS, layer="head")
+    assert_close(maps, attr.grad_cam(grid, images, LABELS, layer="tokens"))
+
+
 def test_errors(network, layers, images):
     with pytest.raises(ValueError, match="layers is empty"):
         attr.attention_rollout(network, images, layers=[])

@@ -7,6 +7,7 @@ Example:
 
 import contextlib
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,9 @@ def from_keras(
     network holds copies of the variables.
 
     The attention weights of `keras.layers.MultiHeadAttention` are the layer `softmax`
-    within it. Keras computes them explicitly, rather than in one fused operation.
+    within it. Keras computes them explicitly, rather than in one fused operation, even
+    with `flash_attention=True`. A subclass has this layer only if its `call` has the
+    argument `return_attention_scores`.
 
     A model that ends in a softmax returns probabilities. To explain logits, build it
     without the softmax, for example with `classifier_activation=None`.
@@ -115,15 +118,17 @@ def _naming(layers: dict[int, tuple[str, Any]]) -> Iterator[None]:
     with _lock, contextlib.ExitStack() as restore:
         for path, layer in layers.values():
             attributes = vars(layer)  # Keras would track an attribute set by `setattr`.
-            replaced = {key: attributes[key] for key in ("call",) if key in attributes}
-            attributes["call"] = _named_call(path, layer)
+            changes = _changes(path, layer)
+            replaced = {key: attributes[key] for key in changes if key in attributes}
+            attributes.update(changes)
             restore.callback(attributes.update, replaced)
-            restore.callback(attributes.pop, "call")
+            for key in changes:
+                restore.callback(attributes.pop, key)
         yield
 
 
-def _named_call(path: str, layer: Any) -> Callable[..., Any]:
-    """Return a `layer.call` that names its outputs."""
+def _changes(path: str, layer: Any) -> dict[str, Any]:
+    """Return the attributes of a layer that names its outputs, such as `call`."""
     import keras
 
     call = layer.call
@@ -140,8 +145,11 @@ def _named_call(path: str, layer: Any) -> Callable[..., Any]:
         outputs = name_outputs(outputs, path)
         return (outputs, weights) if return_attention_scores else outputs
 
+    # A subclass may have a `call` that does not return the weights.
     is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
-    return attend_and_name if is_attention else call_and_name
+    if is_attention and "return_attention_scores" in inspect.signature(call).parameters:
+        return {"call": attend_and_name, "_flash_attention": False}
+    return {"call": call_and_name}
 
 
 def _input_shape(model: Any, channels_first: bool) -> tuple[int, int, int] | None:

@@ -25,6 +25,7 @@ def attention_relevance(
     layers: Sequence[str],
     prefix: int = 1,
     grid: Grid = None,
+    class_token: bool = True,
 ) -> Float[Array, "n h w"]:
     """Compute how much each patch raises the score through attention, over all layers.
 
@@ -37,11 +38,13 @@ def attention_relevance(
       network, images, targets: see `seeflower_jax.attribution`.
       layers: names of the attention weights [n, heads, t, t] of all layers, in the
         order of the computation.
-      prefix: number of class and register tokens, which come before the patches. The
-        first of them is the class token. If it is 0, the maps are means over all
-        patches.
+      prefix: number of class and register tokens, which come before the patches. 0
+        means that there is no class token.
       grid: (rows, columns) of the patches. The default has the aspect ratio of the
         images.
+      class_token: whether the first token is a class token, which the head reads. If
+        the head averages the patches, pass False; the maps are then means over all
+        patches.
 
     Raises:
       ValueError: a layer is unknown or has no attention weights, or the patches do not
@@ -58,9 +61,7 @@ def attention_relevance(
     """
     shapes = jax.eval_shape(network, images)[1]
     jax.eval_shape(lambda x: attention.attention_heads(x, layers), shapes)  # May raise.
-    zero_taps = {
-        name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in layers
-    }
+    zero_taps = {name: jnp.zeros_like(shapes[name]) for name in layers}
 
     def total_score(taps):
         logits, endpoints = network(images, taps)
@@ -73,5 +74,5 @@ def attention_relevance(
     relevance = jnp.eye(weights[0].shape[-1], dtype=weights[0].dtype)
     for weight, gradient in zip(weights, gradients, strict=True):
         relevance += jax.nn.relu(weight * gradient).mean(1) @ relevance
-    row = attention.class_token_row(relevance, prefix)
+    row = attention.head_row(relevance, prefix, class_token)
     return attention.token_maps(row, images, prefix, grid)

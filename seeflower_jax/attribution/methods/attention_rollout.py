@@ -24,6 +24,7 @@ def attention_rollout(
     layers: Sequence[str],
     prefix: int = 1,
     grid: Grid = None,
+    class_token: bool = True,
 ) -> Float[Array, "n h w"]:
     """Compute how much attention the class token pays to each patch, over all layers.
 
@@ -39,11 +40,13 @@ def attention_rollout(
       targets: not used; present because all methods take it.
       layers: names of the attention weights [n, heads, t, t] of all layers, in the
         order of the computation.
-      prefix: number of class and register tokens, which come before the patches. The
-        first of them is the class token. If it is 0, the maps are means over all
-        patches.
+      prefix: number of class and register tokens, which come before the patches. 0
+        means that there is no class token.
       grid: (rows, columns) of the patches. The default has the aspect ratio of the
         images.
+      class_token: whether the first token is a class token, which the head reads. If
+        the head averages the patches, pass False; the maps are then means over all
+        patches.
 
     Raises:
       ValueError: a layer is unknown or has no attention weights, or the patches do not
@@ -61,5 +64,5 @@ def attention_rollout(
     weights = attention.attention_heads(network(images)[1], layers)
     mixed = [(w.mean(1) + jnp.eye(w.shape[-1], dtype=w.dtype)) / 2 for w in weights]
     rollout = functools.reduce(lambda below, layer: layer @ below, mixed)
-    row = attention.class_token_row(rollout, prefix)
+    row = attention.head_row(rollout, prefix, class_token)
     return attention.token_maps(row, images, prefix, grid)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.chunks import sum_over
 from seeflower_jax.attribution.gradients import gradient
-from seeflower_jax.attribution.noise import check_keys
+from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.random_points import draw
 from seeflower_jax.attribution.targets import resolve
@@ -61,7 +61,7 @@ def gradient_shap(
       >>> maps.shape == images.shape[:3]
       True
     """
-    check_keys(keys, images)
+    keys = image_keys(keys, images)
     check_ranges(
         baselines=baselines, samples=samples, noise=noise, batch_size=batch_size
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from seeflower_jax.attribution import shapley
 from seeflower_jax.attribution.chunks import map_over
-from seeflower_jax.attribution.noise import check_keys
+from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.segments import present
 from seeflower_jax.attribution.segments import resolve as resolve_segments
@@ -70,7 +70,7 @@ def kernel_shap(
       >>> maps.shape == images.shape[:3]
       True
     """
-    check_keys(keys, images)
+    keys = image_keys(keys, images)
     check_ranges(cells=cells, samples=samples, baseline=baseline, batch_size=batch_size)
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)

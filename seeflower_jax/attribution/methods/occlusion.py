@@ -44,13 +44,15 @@ def occlusion(
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
-      window: side of the covered square in pixels.
+      window: side of the covered square in pixels, less than the longer side of the
+        images. The defaults suit images of 224 pixels.
       stride: distance between windows in pixels, at most `window`.
       baseline: value of covered pixels.
       batch_size: number of windows at once, for each image.
 
     Raises:
-      ValueError: the stride leaves pixels uncovered, or an option is out of its range.
+      ValueError: the stride leaves pixels uncovered, the window covers whole images, or
+        an option is out of its range.
 
     Example:
       >>> maps = occlusion(network, images, labels, window=32, stride=32)
@@ -63,10 +65,18 @@ def occlusion(
             f"occlusion with stride {stride} and window {window} leaves pixels "
             "uncovered; the stride must be from 1 to the window"
         )
+    height, width = images.shape[1:3]
+    side = max(height, width)
+    if window >= side:
+        raise ValueError(
+            f"occlusion with window {window} covers whole images of {height} x {width} "
+            "pixels, so its maps would be constant; pass smaller values, such as "
+            f"window={side // 2}, stride={-(-side // 4)}"
+        )
     targets = resolve(network, images, targets)
     images = as_float(images)
-    rows = _window_masks(images.shape[1], window, stride)
-    columns = _window_masks(images.shape[2], window, stride)
+    rows = _window_masks(height, window, stride)
+    columns = _window_masks(width, window, stride)
     full_score = score(network(images)[0], targets)
 
     def score_drop(masks):

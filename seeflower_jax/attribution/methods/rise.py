@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.chunks import sum_over
-from seeflower_jax.attribution.noise import check_keys
+from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.random_masks import draw_mask
 from seeflower_jax.attribution.targets import resolve, score
@@ -59,7 +59,7 @@ def rise(
       >>> rise(network, images, labels, keys, samples=8).shape == images.shape[:3]
       True
     """
-    check_keys(keys, images)
+    keys = image_keys(keys, images)
     check_ranges("rise", samples=samples, cells=cells, visible=visible)
     check_ranges(baseline=baseline, batch_size=batch_size)
     targets = resolve(network, images, targets)

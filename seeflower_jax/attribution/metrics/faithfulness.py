@@ -71,7 +71,7 @@ def probability_curve(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     maps: Float[Array, "n h w"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, "n"] | None,
     rank_ranges: Float[Array, "k 2"],
     replace: Callable[[Array, Bool[Array, "n h w"]], Float[Array, "n h w 3"]],
 ) -> Float[Array, "k n"]:
@@ -84,6 +84,7 @@ def probability_curve(
       replace: (images, removed) -> images without the pixels of the mask `removed`.
     """
     rank = ranks(maps)
+    labels = targets_lib.resolve(network, images, labels)
     score = targets_lib.probability(labels)
 
     def probability(rank_range):
@@ -97,7 +98,7 @@ def deletion(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     maps: Float[Array, "n h w"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, "n"] | None,
     steps: int = 20,
     baseline: float = 127.5,
 ) -> Float[Array, "steps+1 n"]:
@@ -111,7 +112,7 @@ def deletion(
       network: see `seeflower_jax.attribution`.
       images: RGB in [0, 255].
       maps: maps of the images.
-      labels: class indices.
+      labels: class indices, or None for the classes predicted for the whole images.
       steps: number of steps of the curve.
       baseline: value of removed pixels.
 
@@ -138,7 +139,7 @@ def insertion(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     maps: Float[Array, "n h w"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, "n"] | None,
     steps: int = 20,
     sigma: float = 10.0,
 ) -> Float[Array, "steps+1 n"]:

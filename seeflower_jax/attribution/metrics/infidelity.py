@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from seeflower_jax.attribution.noise import check_keys
+from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
@@ -107,7 +107,7 @@ def infidelity(
       True
     """
     check_ranges(samples=samples, batch_size=batch_size)
-    check_keys(keys, images)
+    keys = image_keys(keys, images)
     perturb = perturb or remove_square()
     images = as_float(images)
     targets = resolve(network, images, targets)

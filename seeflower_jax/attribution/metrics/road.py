@@ -31,7 +31,7 @@ def road(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     maps: Float[Array, "n h w"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, "n"] | None,
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
 ) -> tuple[Float[Array, "k n"], Float[Array, "k n"]]:
     """Compute the probability of the labels with pixels imputed from their neighbours.
@@ -76,7 +76,7 @@ def road_combined(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     maps: Float[Array, "n h w"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, "n"] | None,
     shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> Float[Array, "n"]:
     """Combine both orders of ROAD in one number.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from seeflower_jax.attribution.noise import check_keys
+from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.models.dtypes import as_float
 
@@ -64,7 +64,7 @@ def max_sensitivity(
       True
     """
     check_ranges(samples=samples, radius=radius, batch_size=batch_size)
-    check_keys(keys, images)
+    keys = image_keys(keys, images)
     images = as_float(images)
     maps = explain(images)
     sizes = jax.tree.map(_norm, maps)

@@ -74,7 +74,9 @@ class DeepLift(Rules):
 
     def enter(self, images: Array) -> Pair:
         baseline = jnp.asarray(self.baseline, images.dtype)
-        return Pair(images, jnp.broadcast_to(baseline, images.shape))
+        baseline = jnp.broadcast_to(baseline, images.shape)
+        # Inside `jax.shard_map`, the sum varies over the same axes as the images.
+        return Pair(images, jnp.zeros_like(images) + baseline)
 
     def leave(self, value: Pair) -> Array:
         return value.image

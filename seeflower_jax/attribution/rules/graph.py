@@ -10,6 +10,7 @@ see `jaxprs`.
 import enum
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,8 @@ RESCALES = {
     "add", "convert_element_type", "copy", "copy_p", "div", "mul", "name",
     "neg", "reduce_precision", "sub",
 }  # fmt: skip
+# Primitives that keep a constant zero. Inside `jax.shard_map`, constants have `pvary`.
+_KEEP_ZERO = {"broadcast_in_dim", "convert_element_type", "pvary"}
 _ORDER = {"gt", "ge", "lt", "le"}
 _AFFINE = {
     "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
@@ -94,10 +97,7 @@ class Graph:
         self._zeros = {
             var
             for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)
-            if isinstance(value, np.ndarray | jax.Array)
-            and not isinstance(value, jax.core.Tracer)
-            and value.size == 1
-            and not value.any()
+            if _is_zero_value(value)
         }
         atoms = [atom for eqn in eqns for atom in eqn.invars] + jaxpr.jaxpr.outvars
         self._uses = Counter(atom for atom in atoms if isinstance(atom, Var))
@@ -107,9 +107,8 @@ class Graph:
         for eqn in eqns:
             if self.marked_inputs(eqn):
                 self._marked.update(eqn.outvars)
-            elif eqn.primitive.name in ("broadcast_in_dim", "convert_element_type"):
-                if self._is_zero(eqn.invars[0]):
-                    self._zeros.update(eqn.outvars)
+            elif eqn.primitive.name in _KEEP_ZERO and self._is_zero(eqn.invars[0]):
+                self._zeros.update(eqn.outvars)
         self._bounded = {
             atom
             for eqn in eqns
@@ -132,7 +131,7 @@ class Graph:
 
     def _is_zero(self, atom: Atom) -> bool:
         if isinstance(atom, Literal):
-            return not np.any(atom.val)
+            return _is_zero_value(atom.val)
         return atom in self._zeros
 
     def classify(self, eqn: JaxprEqn) -> tuple[Kind, tuple[JaxprEqn, ...]]:
@@ -266,6 +265,16 @@ class Graph:
             return self._is_zero(otherwise) and chosen is x
         is_product = names[1:] == ["convert_element_type", "mul"]  # x * (x > 0)
         return is_product and names[0] in ("gt", "ge") and x in last.invars
+
+
+def _is_zero_value(value: Any) -> bool:
+    """Return whether a constant is a single zero. Traced values are not known."""
+    is_array = isinstance(value, np.ndarray | np.generic | jax.Array | float | int)
+    if not is_array or isinstance(value, jax.core.Tracer):
+        return False
+    is_key = jnp.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended)
+    # Inside `jit`, functions of `jnp` would trace the value.
+    return not is_key and np.size(value) == 1 and not np.asarray(value).any()
 
 
 def _is_float(var: Atom) -> bool:

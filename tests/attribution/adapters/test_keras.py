@@ -1,5 +1,7 @@
 """Keras networks: ResNet50 against PyTorch and captum, and layers of many kinds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -175,6 +177,41 @@ def test_subclassed_models(images):
             gain = network(images, {name: tap})[0] - logits
             np.testing.assert_allclose(gain, expected, atol=1e-4)
     assert all("call" not in vars(layer) for layer in model._flatten_layers())
+
+
+class Unscored(keras.layers.MultiHeadAttention):
+    """Attention whose call cannot return the weights."""
+
+    def call(self, query, value, key=None):
+        return super().call(query, value, key)
+
+
+@pytest.mark.parametrize(
+    "make, has_weights",
+    [
+        (functools.partial(keras.layers.MultiHeadAttention, flash_attention=True), 1),
+        (Unscored, 0),
+    ],
+)
+def test_attention_of_every_kind_is_explained(make, has_weights, images):
+    inputs = keras.Input((64, 64, 3))
+    tokens = keras.layers.Conv2D(4, 32, 32)(inputs)
+    tokens = keras.layers.Reshape((4, 4))(tokens)
+    layer = make(2, 3, name="attention")
+    logits = keras.layers.GlobalAveragePooling1D()(layer(tokens, tokens))
+    model = keras.Model(inputs, logits)
+    before = dict(vars(layer))
+    network = attr.from_keras(model, preprocess=preprocess)
+    maps = attr.saliency(network, images, LABELS)
+    assert any("/softmax" in name for name in network.layers) == has_weights
+    assert vars(layer) == before
+    layer._flash_attention = False  # Processors do not have it.
+
+    def score(images):
+        return model(preprocess(images))[jnp.arange(2), LABELS].sum()
+
+    expected = jnp.abs(jax.grad(score)(images)).max(-1)
+    hand_split.assert_close(maps, expected)
 
 
 def test_layers_of_channels_first():

@@ -100,7 +100,7 @@ def test_functions_that_return_logits_alone_are_refused(method, targets):
     def function(images):
         return images.mean((1, 2))
 
-    images = jnp.ones((2, 6, 8, 3))
+    images = jnp.ones((2, 64, 64, 3))
     with pytest.raises(ValueError, match=r"\(3,\); expected \[n, c\].* from_function"):
         getattr(attr, method)(function, images, targets)
     with pytest.raises(ValueError, match=r"\(3,\); expected \[n, c\].* from_function"):

@@ -1,5 +1,7 @@
 """Faithfulness metrics on a network with a known correct map."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,19 @@ def test_insertion_rises_at_once_for_a_good_map(case):
     np.testing.assert_allclose(curve[2:], np.tile(whole, (7, 1)), rtol=1e-5)
     bad = faithfulness.insertion(network, striped, -good, labels, steps=8, sigma=2.0)
     np.testing.assert_allclose(bad[:7], np.tile(curve[0], (7, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [functools.partial(faithfulness.deletion, baseline=0.0), faithfulness.insertion],
+)
+def test_without_labels_the_class_of_the_whole_image_is_followed(case, metric):
+    network, images, good, labels = case
+    dark = images * good[..., None]  # Black images are of class 1.
+    curve = metric(network, dark, good, None, steps=4)
+    assert curve.min() < 0.5 < curve.max()
+    expected = metric(network, dark, good, labels, steps=4)
+    np.testing.assert_array_equal(curve, expected)
 
 
 def test_blur_keeps_an_even_image_and_the_mean(case):

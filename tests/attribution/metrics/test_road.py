@@ -87,3 +87,11 @@ def test_both_orders_in_one_number(case):
     even = jnp.full_like(images, 90.0)
     nothing = road.road_combined(network, even, good, labels)
     np.testing.assert_allclose(nothing, 0, atol=1e-6)
+
+
+def test_without_labels_the_class_of_the_whole_image_is_followed(case):
+    network, images, good, labels = case
+    curves = road.road(network, images, good, None)
+    assert np.min(curves) < 0.5 < np.max(curves)
+    expected = road.road(network, images, good, labels)
+    np.testing.assert_array_equal(curves, expected)

@@ -9,8 +9,9 @@ import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from seeflower_jax import attribution as attr
 from seeflower_jax import models
-from seeflower_jax.attribution import layers
+from seeflower_jax.attribution import layers, registry
 from seeflower_jax.attribution.rules import (
     LRP,
     DeepLift,
@@ -21,8 +22,13 @@ from seeflower_jax.attribution.rules import (
     with_rules,
 )
 from tests import fixtures
+from tests.attribution import small_network as small
 from tests.attribution.rules import networks
 
+RULE_METHODS = (
+    "guided_saliency", "deconvnet_saliency", "paper_saliency", "guided_grad_cam",
+    "deep_lift", "lrp", "full_grad",
+)  # fmt: skip
 ALL = {"guided": Guided(), "deep_lift": DeepLift(0.5), "lrp": LRP(gamma(0.3))}
 
 
@@ -60,6 +66,44 @@ def test_rules_see_through_what_wraps_a_function(rules, relu):
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("rules", ALL)
+def test_a_zero_that_a_network_closes_over_makes_a_rectifier(rules, shape):
+    zero, (plain, images) = jnp.zeros(shape), _network()
+    network, _ = _network(lambda x: jnp.maximum(x, zero))
+    expected = _gradient(with_rules(plain, ALL[rules]))(images)
+    gradient = _gradient(with_rules(network, ALL[rules]))
+    for compute in (gradient, jax.jit(gradient)):
+        np.testing.assert_allclose(compute(images), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RULE_METHODS)
+def test_a_network_may_split_a_random_key(name):
+    key = jax.random.key(0)
+    noise = jax.random.normal(jax.random.split(key)[0], small.images().shape)
+
+    def splitting(parameters, x):
+        drawn = jax.random.normal(jax.random.split(key)[0], x.shape)
+        return small.forward(parameters, x + drawn)
+
+    def plain(parameters, x):
+        return small.forward(parameters, x + noise)
+
+    method = registry.METHODS[name]
+    options = {"layer": "first"} if method.layered else {}
+    maps, expected = (
+        method.function(
+            attr.from_function(function, small.PARAMETERS, preprocess=small.preprocess),
+            small.images(),
+            small.LABELS,
+            **options,
+        )
+        for function in (splitting, plain)
+    )
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(maps, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_layers_in_a_loop_are_those_of_the_loop_written_out():
