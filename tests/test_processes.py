@@ -85,6 +85,11 @@ def test_kept_rows_have_the_origin_of_the_first_process(tmp_path):
     [
         ("differ", "other numbers than process 0: 1, not 0; give all processes the"),
         pytest.param(
+            "other_config",
+            "other configs than process 0: hash ",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
             "other_images",
             "other images than process 0: {'classes': 2, 'images': {'train': 10, ",
             marks=pytest.mark.long,

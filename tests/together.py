@@ -3,6 +3,7 @@
 python -m tests.together CASE FOLDER PORT --process_id=NUMBER
 """
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -90,9 +91,24 @@ def differ(folder: pathlib.Path) -> None:
     _fail_on_error(lambda: processes.check_same("numbers", processes.index()))
 
 
+def other_config(folder: pathlib.Path) -> None:
+    """Train with another seed in process 1."""
+    _train(folder, seed=processes.index())
+
+
 def other_images(folder: pathlib.Path) -> None:
     """Train on more images in process 1."""
-    _train(folder, 4 + processes.index())
+    from seeflower_jax.experiment import images
+
+    open_dataset = images.open_dataset
+
+    def open_other(settings, workdir):
+        per_class = (4 + processes.index(), 1, 1)
+        data = dataclasses.replace(settings.data, images_per_class=per_class)
+        return open_dataset(dataclasses.replace(settings, data=data), workdir)
+
+    images.open_dataset = open_other
+    _train(folder)
 
 
 def other_weights(folder: pathlib.Path) -> None:
@@ -106,18 +122,19 @@ def other_weights(folder: pathlib.Path) -> None:
         return spec, variables, record | {"sha256": f"of {processes.index()}"}
 
     loading.load_pretrained = load_other
-    _train(folder, 4)
+    _train(folder)
 
 
-def _train(folder: pathlib.Path, count: int) -> None:
-    """Train the network `small` on `count` drawn images of each class."""
+def _train(folder: pathlib.Path, seed: int = 0) -> None:
+    """Train the network `small` on drawn images."""
     # These imports take seconds, and the other cases do not need them.
     from seeflower_jax.experiment.train import train
     from tests import tiny_config
 
     config = tiny_config.make_small(tiny_config.get_config())
     config.data.update(source="synthetic", split="target", species=2)
-    config.data.images_per_class = (count, 1, 1)
+    config.data.images_per_class = (4, 1, 1)
+    config.seed = seed
     config.data.cache_dir = str(folder / f"cache{processes.index()}")
     _fail_on_error(lambda: train(config, folder / "run"))
 

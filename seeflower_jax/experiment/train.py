@@ -267,6 +267,7 @@ def _interpolate(run: Run, share: float) -> Variables:
 
 def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Start:
     """Open images and weights, check that they fit, and claim the run directory."""
+    processes.check_same("configs", f"hash {records.config_hash(settings.config)}")
     with processes.main_first("images"):
         dataset = images.open_dataset(settings, folder)
     described = dataset.source.describe()
