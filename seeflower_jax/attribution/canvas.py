@@ -93,7 +93,7 @@ def _make_draw(images: Float[Array, "n h w 3"], draw_cells: DrawCells) -> Draw:
         axes = {window.axis: axis for axis, window in enumerate(windows) if window}
         has_place = terms.size and {0, 1, 2} <= axes.keys()
         if not (has_place and terms.shape[axes[1]] * terms.shape[axes[2]] > 1):
-            return jnp.zeros_like(images[..., 0])
+            return None
         terms = _whole_batch(terms, axes[0], windows[axes[0]], n)
         rows, columns = (
             axis_centres(windows[axes[axis]], terms.shape[axes[axis]], size)

@@ -34,8 +34,8 @@ from seeflower_jax.attribution.rules.interpreter import (
 )
 from seeflower_jax.attribution.rules.operations import Operation, has_rectifier
 
-# draw(terms, place) -> what they add to the canvas.
-Draw = Callable[[Float[Array, "..."], Place | None], Float[Array, "*canvas"]]
+# draw(terms, place) -> what they add to the canvas; None for nothing.
+Draw = Callable[[Float[Array, "..."], Place | None], Float[Array, "*canvas"] | None]
 
 # Linear primitives without a bias. The biases of all others come from derivatives.
 _WITHOUT_BIAS = (MOVES | RESCALES | {"reduce_sum", "reduce_window_sum"}) - {
@@ -132,7 +132,8 @@ class FullGradient(Rules):
 
     def _send(self, value: Array, bias: Array, place: Place | None) -> Array:
         def pull(gradient, _, canvas, value, bias):
-            return self.draw(gradient * bias, place), gradient
+            drawn = self.draw(gradient * bias, place)
+            return jnp.zeros_like(canvas) if drawn is None else drawn, gradient
 
         arrays = self.canvas, value, lax.stop_gradient(bias)
         return replace_derivative(lambda _, value, __: value, pull, *arrays)
