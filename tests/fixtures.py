@@ -16,6 +16,7 @@ NARROW_WIDTH = 0.05
 # Options for attribution methods that need many passes by default.
 FEW_PASSES = {
     "rise": {"samples": 8},
+    "occlusion": {"window": 16, "stride": 16},
     "kernel_shap": {"cells": 2, "samples": 14},
     "feature_ablation": {"cells": 2},
     "gradient_shap": {"samples": 4},
