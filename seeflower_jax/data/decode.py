@@ -189,9 +189,10 @@ def _without_metadata(png: bytes) -> io.BytesIO:
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4])
         name = png[start + 4 : start + 8]
-        checksum = zlib.crc32(png[start + 4 : end - 4]).to_bytes(4)
-        is_intact = png[end - 4 : end] == checksum
-        if name in _PNG_CHUNKS or (name == b"eXIf" and is_intact):
+        checked, checksum = png[start + 4 : end - 4], png[end - 4 : end]
+        if name in _PNG_CHUNKS or (
+            name == b"eXIf" and zlib.crc32(checked).to_bytes(4) == checksum
+        ):
             kept.append(png[start:end])
         start = end
     return io.BytesIO(b"".join(kept))

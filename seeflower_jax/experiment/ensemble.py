@@ -63,7 +63,8 @@ def mean_probabilities(
         fitted = evaluations[_FITTED]
         temperature = calibration.fit_temperature(fitted.logits, fitted.labels)
         member["temperature"] = round(temperature, 4)
-        member["matmul_precision"] = provenance(run, command)["matmul_precision"]
+        with precision.of_products(settings_of(run).device.matmul_precision):
+            member["matmul_precision"] = records.matmul_precision()
         for split in splits:
             scaled = evaluations[split].logits / temperature
             log_probabilities[split].append(metrics.log_softmax(scaled))

@@ -68,7 +68,7 @@ def _git(folder: pathlib.Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _matmul_precision() -> str:
+def matmul_precision() -> str:
     """Return the precision of float32 matrix products in this context."""
     chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return str(chosen or "default")
@@ -115,7 +115,7 @@ def provenance(command: str) -> dict:
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "preloaded": [os.path.basename(path) for path in preloaded if path],
         "memory_kept": allocator.is_kept(),
-        "matmul_precision": _matmul_precision(),
+        "matmul_precision": matmul_precision(),
         "device": device(),
         "cpu_features": _cpu_features(),
     }

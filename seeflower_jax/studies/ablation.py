@@ -65,10 +65,13 @@ class Change:
             workdir = f"--workdir={out}/{run}_seed0"
             return [("evaluate", [workdir, *evaluate])]
         workdir = f"--workdir={out}/{self.key}"
-        values = {**self.values, **(changes or {}), **self.values}
+        further = dict(changes or {})
         if weights_dir:
             name = published.CATALOG[self.model].name
-            values.setdefault("init.weights", str(pathlib.Path(weights_dir) / name))
+            further["init.weights"] = str(pathlib.Path(weights_dir) / name)
+        values = dict(self.values)
+        for key, value in further.items():
+            values.setdefault(key, value)
         flags = (f"--config.{key}={_literal(value)}" for key, value in values.items())
         config = ":".join([f"configs/{CONFIGS[self.model]}.py", *suffix(self.recipe)])
         train = [f"--config={config}", workdir, "--notest", *flags]

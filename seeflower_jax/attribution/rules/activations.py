@@ -41,9 +41,7 @@ class RectifierRules(Rules, abc.ABC):
     def keeps(self, call: JaxprEqn) -> bool:
         if _RECTIFIERS.isdisjoint(primitive_names(call)):
             return True
-        if call.primitive.name not in CUSTOM_DERIVATIVES:
-            return False
-        return not has_rectifier(call, self.keeps)
+        return super().keeps(call) and not has_rectifier(call, self.keeps)
 
     def check(self, plan: Plan) -> None:
         operations = list(plan.walk())
