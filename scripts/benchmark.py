@@ -10,9 +10,9 @@ measures the maps/s and the peak memory of the methods that captum also has. A n
 is a model with random variables, or a run directory with a linear head on means of
 whole blocks, as of the recipes three_stages and two_stages. Each measurement runs in a
 separate process. In `attribution`, the timed calls alternate between both frameworks.
-All measurements are repeated --rounds times, and the table has the fastest. Failed
-measurements are listed with their errors. `pip install -e .[peers]` installs the other
-frameworks. On CPUs, torch_compiled needs a C++ compiler.
+All measurements are repeated --rounds times, those of `train` in new processes, and the
+table has the fastest. Failed measurements are listed with their errors. `pip install -e
+.[peers]` installs the other frameworks. On CPUs, torch_compiled needs a C++ compiler.
 """
 
 import json
@@ -53,13 +53,14 @@ flags.register_validator("out", lambda path: path != "", "expected a JSON file")
 
 
 def _train() -> tuple[dict, str]:
-    rates = _in_processes(training_speed.select(_FRAMEWORKS.value, _DTYPE.value))
+    workers = training_speed.select(_FRAMEWORKS.value, _DTYPE.value)
+    rates = _in_processes(workers, _ROUNDS.value)
     return {"images_per_second": rates}, training_speed.text(rates)
 
 
 def _attribution() -> tuple[dict, str]:
     workers = attribution_speed.workers(_NETWORKS.value, _METHODS.value)
-    networks = attribution_speed.table(_in_processes(workers, together=2))
+    networks = attribution_speed.table(_in_processes(workers, 1, together=2))
     figures = {"batch_size": _BATCH_SIZE.value, "networks": networks}
     return figures, attribution_speed.text(networks)
 
@@ -68,14 +69,13 @@ def _measure(command: str, worker: str) -> dict:
     batch_size, steps = _BATCH_SIZE.value, _STEPS.value
     if command == "train":
         return training_speed.measure(worker, batch_size, _SIZE.value, steps)
-    network, side, method = worker.rsplit(":", 2)
-    return attribution_speed.measure(network, side, method, batch_size, steps)
+    return attribution_speed.measure(worker, batch_size, steps, _ROUNDS.value)
 
 
-def _in_processes(workers: list[str], together: int = 1) -> dict:
+def _in_processes(workers: list[str], rounds: int, together: int = 1) -> dict:
     timing.use_platform(_PLATFORM.value)
     command = ["-m", "scripts.benchmark", *sys.argv[1:]]
-    return timing.in_processes(command, workers, _ROUNDS.value, together)
+    return timing.in_processes(command, workers, rounds, together)
 
 
 COMMANDS = {"train": _train, "attribution": _attribution}

@@ -142,6 +142,14 @@ def test_fast_calls_are_timed_more_often(monkeypatch):
     assert len(calls) == 1 + 3
 
 
+def test_rate_of_the_fastest_round(monkeypatch):
+    rounds = iter([0.5, 0.25, 1.0])  # seconds a call
+    monkeypatch.setattr(timing, "seconds", lambda *args, **options: next(rounds))
+    worker = "small:seeflower_jax:saliency"
+    measured = attribution_speed.measure(worker, batch_size=2, steps=1, rounds=3)
+    assert measured["rate"] == 2 / 0.25
+
+
 def test_workers_take_turns_and_errors_are_returned(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(

@@ -1,6 +1,6 @@
 """Speed and peak memory of attribution methods, compared with captum.
 
-    measure("vgg16", "captum", "grad_cam", batch_size=8, steps=2)
+    measure("vgg16:captum:grad_cam", batch_size=8, steps=1, rounds=3)
 
 Both frameworks run the same network with the same variables. A network is the name of a
 model with random variables, or a run directory.
@@ -229,27 +229,29 @@ def workers(networks: Sequence[str], methods: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def measure(
-    network: str, framework: str, method: str, batch_size: int, steps: int
-) -> dict[str, float]:
+def measure(worker: str, batch_size: int, steps: int, rounds: int) -> dict[str, float]:
     """Return {'rate', 'peak_mib'}, measured in this process.
 
-    'rate' is in maps/s, or in images/s for 'forward'.
+    'rate' is of the fastest round, in maps/s, or in images/s for 'forward'. All rounds
+    are in one process, because its start takes longer than most of them.
 
     Args:
-      network: a run directory or the name of a model.
-      framework: 'seeflower_jax' or 'captum'.
-      method: a key of `METHODS`, or 'forward'.
+      worker: one of `workers`.
       batch_size: the number of images in a batch.
-      steps: the number of timed calls. If they take less than 5 seconds, more are
-        timed.
+      steps: the number of timed calls of a round. If they take less than 5 seconds,
+        more are timed.
+      rounds: the number of rounds.
     """
+    network, framework, method = worker.rsplit(":", 2)
     spec, variables = load_network(network)
     images = _random_images(spec, batch_size)
     prepare = {"seeflower_jax": _seeflower_jax, "captum": _captum}[framework]
     run, peak_bytes = prepare(spec, variables, method, images)
-    rate = batch_size / timing.seconds(run, steps, warm=1, at_least=_SECONDS)
-    return {"rate": rate, "peak_mib": timing.peak_mib(peak_bytes())}
+    run()  # compiles
+    seconds = min(
+        timing.seconds(run, steps, warm=0, at_least=_SECONDS) for _ in range(rounds)
+    )
+    return {"rate": batch_size / seconds, "peak_mib": timing.peak_mib(peak_bytes())}
 
 
 def table(measurements: Mapping[str, timing.Measurement]) -> dict[str, dict[str, Any]]:
