@@ -100,7 +100,8 @@ def get_config() -> ConfigDict:
     config.eval.keep_aspect = True  # False squashes the whole image to a square
     config.eval.batch_size = 32
 
-    # The result averages the logits of these views. Other views need no new training.
+    # The result averages the logits of these views. Other views need no new training,
+    # unless a stage has `all_views`.
     config.test_time = ConfigDict()
     config.test_time.views = ((320, 1.0),)  # (size, crop) of each view, as in eval
     config.test_time.hflip = True  # True also averages the mirror image of each view

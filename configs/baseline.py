@@ -16,6 +16,11 @@ square of each image, and its evaluation used the whole image, squashed to a squ
 Optimizer, dropout and augmentation are as in the author's code: RMSprop, at most 100
 epochs, images squashed to squares. As in the other networks of the code, 20 epochs
 without a validation gain of 0.002 end the training.
+
+Two details differ from Keras of 2018. RMSprop divides by `sqrt(v + 1e-7)`, and Keras by
+`sqrt(v) + 1e-7`. Keras draws all initial kernels from Glorot's uniform distribution.
+Here, only the kernel of the logits is drawn so. The convolutions have He's normal
+distribution, and the hidden layer `fc1` has LeCun's.
 """
 
 from ml_collections import ConfigDict

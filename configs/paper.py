@@ -4,20 +4,22 @@
     python -m scripts.train --config=configs/inception.py:corrected
     python -m scripts.train --config=configs/vgg16.py:top_only
 
-`paper` repeats every step of the author's code that could change a result. Images are
-squashed to squares. Every network gets pixel values in [0, 1], even if its weights
-expect another range. `corrected` differs only in these two points. The augmentation is
-the same as in the code. The code also requested ZCA whitening but never fitted it, so
-the whitening had no effect.
+`paper` repeats the steps of the author's code. Images are squashed to squares. Every
+network gets pixel values in [0, 1], even if its weights expect another range.
+`corrected` differs only in these two points. The augmentation is the same as in the
+code. The code also requested ZCA whitening but never fitted it, so the whitening had no
+effect.
 
 `top_only` is the code's head on a frozen VGG, and `top_only_corrected` differs from it
 in the same two points. The code augments each image anew in each epoch. Here, the
 features of five augmented draws of each image are computed once, and the epochs
 alternate between the draws.
 
-Three differences from the code remain. Images are resized by Lanczos and linear
+Five differences from the code remain. Images are resized by Lanczos and linear
 interpolation, not to the nearest pixel. Validation images are not augmented. SGD does
-not decay the learning rate by 1e-6 a step, which is 2.5 % in total.
+not decay the learning rate by 1e-6 a step, which is 2.5 % in total. Adam's epsilon is
+1e-8, not the 1e-7 of Keras. The initial kernels of the hidden layers `fc1` and `fc2`
+have LeCun's normal distribution, not Glorot's uniform distribution.
 """
 
 from ml_collections import ConfigDict

@@ -60,7 +60,7 @@ def main(_: list[str]) -> None:
     network, images = image_flags.load_network_and_images()
     skipped = together.attribute(
         network,
-        images[: _LIMIT.value],
+        images,
         _METHODS.value,
         _OUT.value,
         target=_TARGET.value,
@@ -71,6 +71,7 @@ def main(_: list[str]) -> None:
         overlays=_OVERLAYS.value,
         boxes=_BOXES.value,
         part=part,
+        limit=_LIMIT.value,
     )
     for line in skipped:
         print(f"skipped: {line['error']}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 flags.adopt_module_key_flags(config_flag)
 config = config_flag.CONFIG.value  # of `--config=configs/vgg16.py --config.seed=1`
+config_flag.name()  # 'vgg16'
 """
 
 import sys
@@ -15,6 +16,13 @@ from scripts import errors
 from seeflower_jax import hints
 
 _PROJECT = Path(__file__).parent.parent  # has configs/, also when installed
+
+
+def name() -> str:
+    """Return 'inception_linear' for `--config=configs/inception.py:linear`."""
+    typed = config_flags.get_config_filename(flags.FLAGS["config"])
+    path, *variant = typed.split(":", 1)
+    return "_".join([Path(path).stem, *variant])
 
 
 class _ConfigParser(flags.ArgumentParser):

@@ -41,8 +41,8 @@ def _load():
         return loading.load_source(
             _MODEL.value, _SOURCE.value, preprocess=_PREPROCESS.value, head=_HEAD.value
         )
-    if _PREPROCESS.value is not None:
-        raise app.UsageError("--preprocess needs --source")
+    if _MODEL.value is not None or _PREPROCESS.value is not None:
+        raise app.UsageError("--model and --preprocess need --source")
     run = load_run(_WORKDIR.value)
     if run.network.preprocess is not None:
         raise ValueError(

@@ -4,9 +4,9 @@
 
 The script forces JAX to split the CPU into several devices. It trains a small network
 on drawn flowers in each way. It writes devices.json, with the losses and the largest
-difference of any metric from the run on one device. The file also has the speed of the
-training loader, and the time until the first training step of Inception-v3, of a first
-and of a second start. Finished runs in OUT are only read.
+differences from the run on one device. The file also has the speed of the training
+loader for random images, and the time until the first training step of Inception-v3, of
+a first and of a second start. Finished runs in OUT are only read.
 """
 
 import pathlib

@@ -1,7 +1,8 @@
-"""Evaluate several runs as one: the mean of their calibrated probabilities.
+r"""Evaluate several runs as one: the mean of their calibrated probabilities.
 
     python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0
-    python -m scripts.ensemble --joint_head --workdirs=runs/inception_linear,runs/vgg16
+    python -m scripts.ensemble --joint_head \
+        --workdirs=runs/inception_linear_seed0,runs/vgg16_linear_seed0
 
 All runs must have the same split. Logits in the run directories are not computed again.
 --joint_head solves one linear head on the features of all runs side by side instead.

@@ -28,6 +28,7 @@ from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.explain import closer
 from seeflower_jax.inference.run import Run, load_run
 from seeflower_jax.sharding import processes
+from seeflower_jax.studies import ablation
 
 flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -58,37 +59,33 @@ def _views(default: View) -> tuple[View, ...]:
 def _evaluate(run: Run) -> tuple[str, evaluate.Evaluation]:
     """Evaluate as the flags say; also return the suffix of the folder."""
     settings, split = settings_of(run), _SPLIT.value
-    views = _views(settings.view) or settings.views
-    mirror = settings.mirror if _HFLIP.value is None else _HFLIP.value
-    if (views, mirror) != (settings.views, settings.mirror):
-        if _CROP.value:
-            raise app.UsageError("--crop excludes --views and --hflip")
-        replaced = evaluate.make_evaluator(run, views, mirror)
-        return "_views", evaluate.evaluate(run, split, replaced)
     if _CROP.value:
         single, look = evaluate.single_view(run), closer.make_closer_look(run.network)
         return "_crop", evaluate.evaluate(run, split, single, look)
+    views = _views(settings.view) or settings.views
+    mirror = settings.mirror if _HFLIP.value is None else _HFLIP.value
+    if (views, mirror) != (settings.views, settings.mirror):
+        replaced = evaluate.make_evaluator(run, views, mirror)
+        return "_views", evaluate.evaluate(run, split, replaced)
     return "", evaluate.evaluate(run, split)
 
 
 def main(_) -> None:
     if _ABLATION.value and _SPLIT.value != "validation":
         raise app.UsageError("--ablation needs --split=validation")
+    if _CROP.value and (_VIEWS.value or _HFLIP.value is not None):
+        raise app.UsageError("--crop excludes --views and --hflip")
     process_flags.connect()
     run = load_run(_WORKDIR.value, _DATA_DIR.value)
+    if _ABLATION.value:
+        ablation.check(run)
     suffix, evaluation = _evaluate(run)
     out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}{suffix}"
     metrics = evaluate.write(out, evaluation, run.network.class_names)
     if _ABLATION.value and processes.is_main():
-        entry = {key: metrics[key] for key in ("top1", "mean_class_top1", "count")} | {
-            "recipe": run.config["recipe"],
-            "config_hash": records.config_hash(run.config),
-            "seed": run.config["seed"],
-            "trained": run.result.get("command"),
-            **evaluate.provenance(run, records.typed_command()),
-        }
-        path = f"{_RESULTS.value}/ablation.json"
-        records.add_entry(path, run.network.spec.name, _ABLATION.value, entry)
+        ablation.record(
+            run, _ABLATION.value, metrics, _RESULTS.value, records.typed_command()
+        )
     errors = calibration.describe(metrics["calibration"])
     table = format_table({_SPLIT.value: metrics})
     console.show(metrics, f"{table}\n{errors}\n{out}")

@@ -33,6 +33,8 @@ def load_network_and_images() -> tuple[Network, Images]:
     if (_IMAGES.value is None) == (split is None):
         raise app.UsageError("expected one of --images and --split")
     if split is None:
+        if _DATA_DIR.value is not None:
+            raise app.UsageError("--data_dir goes with --split only")
         network = network_flags.load_network()
         return network, network.images(str(_IMAGES.value))
     network_flags.check()

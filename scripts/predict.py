@@ -10,9 +10,10 @@ which predicts the classes of ImageNet. --weights=imagenet:top downloads the fil
 Keras. The probabilities are calibrated if the run has a validation split.
 
 --json prints a JSON object for each image, one a line. --explain also writes each image
-next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. If
-files are not readable images, the script skips them, reports them on stderr and exits
-with status 3.
+next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. If you
+give a folder, choose an --out elsewhere, because the next call would predict these
+files too. If files are not readable images, the script skips them, reports them on
+stderr and exits with status 3.
 """
 
 import itertools

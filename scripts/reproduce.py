@@ -58,6 +58,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def main(_) -> None:
     if _RECORD.value or _REPORT.value:
+        if _DRY_RUN.value:
+            raise app.UsageError("--dry_run excludes --record and --report")
         results, page = ROOT / "results", ROOT / "RESULTS.md"
         recorded, refused = record.record_all(_RECORD.value or [], results)
         record.write_results(results, page)

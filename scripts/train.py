@@ -17,7 +17,6 @@ import logging
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from scripts import config_flag, console, process_flags
 from seeflower_jax import records
@@ -33,7 +32,7 @@ flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "The run directory; the default is runs/<name of the config file>_seed<seed>.",
+    "The run directory; the default is runs/<config>_<recipe>_seed<seed>.",
 )
 _CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds", 300.0, "Seconds between checkpoints to continue from."
@@ -55,8 +54,7 @@ def main(_) -> None:
         raise app.UsageError("the quick start runs in one process, not --distributed")
     if "quickstart" in config:
         quickstart.check(config)
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = _WORKDIR.value or f"runs/{name}_seed{config.seed}"
+    workdir = _WORKDIR.value or f"runs/{config_flag.name()}_seed{config.seed}"
     folder = pathlib.Path(workdir).expanduser()
     command = records.typed_command()
     with records.lock(folder):

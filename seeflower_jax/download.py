@@ -5,7 +5,6 @@ path = fetch(url, "~/.cache/seeflower_jax/file.bin", sha256="2d01ecc8...")
 Several processes can ask for the same file. One process downloads it, the others wait.
 """
 
-import contextlib
 import hashlib
 import http.client
 import logging
@@ -15,7 +14,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from seeflower_jax.records import files
@@ -91,21 +89,13 @@ def fetch(
     return path
 
 
-@contextlib.contextmanager
-def _locked(partial: pathlib.Path) -> Iterator[BinaryIO]:
+def _locked(partial: pathlib.Path) -> BinaryIO:
     """Open a partial file for appending; wait while another process has it open."""
-    while True:
-        with open(partial, "ab") as file:
-            if not files.lock_descriptor(file.fileno(), wait=False):
-                logging.info("another process downloads %s; waiting", partial)
-                files.lock_descriptor(file.fileno(), wait=True)
-            try:
-                same = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
-            except FileNotFoundError:  # the other process has finished
-                same = False
-            if same:
-                yield file
-                return
+    try:
+        return files.open_locked(partial, wait=False)
+    except BlockingIOError:
+        logging.info("another process downloads %s; waiting", partial)
+        return files.open_locked(partial)
 
 
 def _hash_defect(path: pathlib.Path, expected: dict[str, str | None]) -> str:

@@ -101,6 +101,12 @@ def test_unknown_method():
     assert done.stderr.count("\n") == 1
 
 
+def test_network_that_torchvision_does_not_have():
+    done = harness.run_here("benchmark", "attribution", "--networks=vgg16,small")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "torchvision does not have small; expected one of ['incep" in done.stderr
+
+
 @pytest.mark.long
 def test_run_that_pytorch_cannot_have(linear_run):
     message = (

@@ -203,3 +203,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
 def test_arguments():
     done = harness.run_apart("convert_weights", "--out=x", "--source=y", "--workdir=z")
     assert done.returncode != 0 and "one of --workdir and --source" in done.stderr
+    for flag in ("--model=vgg16", "--preprocess=torch"):
+        done = harness.run_here("convert_weights", "--out=x", "--workdir=y", flag)
+        assert done.returncode == 2
+        assert "--model and --preprocess need --source" in done.stderr

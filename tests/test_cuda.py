@@ -120,9 +120,14 @@ def test_step_has_plain_convolutions_of_its_type(name, dtype):
     for operation in operations + ["rsqrt"] * (name != "vgg16"):
         lines = re.findall(rf"stablehlo\.{operation} .*", text)
         assert lines and not [line for line in lines if "bf16" in line], operation
-    # The gradients of biases and of max pooling, which a GPU adds in their own type.
+    # The gradients of biases and of max pooling, and average pooling with its gradient,
+    # which a GPU adds in their own type.
     sums = re.findall(r"applies stablehlo\.add .*", text)
     sums += re.findall(r"(?s)select_and_scatter\".*?\}\) : ([^\n]*)", text)
+    windows = re.findall(r'(?s)reduce_window".*?\}\) : [^\n]*', text)
+    added = [window for window in windows if "stablehlo.add" in window]
+    assert bool(added) == (name == "inception_v3")
+    sums += added
     assert sums and not [line for line in sums if "bf16" in line]
 
 

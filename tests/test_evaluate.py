@@ -77,9 +77,24 @@ def test_views_of_the_config_are_no_other_views(workdir):
         (["--views=-5"], "--views=-5: a view has size -5"),
         (["--views=80:nan"], "--views=80:nan: a view has crop nan"),
         (["--views=75", "--crop"], "--crop excludes --views and --hflip"),
+        (["--views=80", "--crop"], "--crop excludes --views and --hflip"),
+        (["--hflip", "--crop"], "--crop excludes --views and --hflip"),
         (["--ablation=row", "--split=test"], "--ablation needs --split=validation"),
     ],
 )
 def test_usage_errors(workdir, arguments, message):
     completed = harness.run_here("evaluate", f"--workdir={workdir}", *arguments)
     assert completed.returncode == 2 and message in completed.stderr
+
+
+def test_rows_of_another_seed_are_refused_before_the_evaluation(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    records.write_json(path, json.loads(path.read_text()) | {"seed": 1})
+    flags = [f"--results={tmp_path}", f"--out={tmp_path / 'out'}", "--ablation=row"]
+    completed = harness.run_here(
+        "evaluate", f"--workdir={path.parent}", "--split=validation", *flags
+    )
+    assert completed.returncode == 1
+    assert f"config.seed of {path.parent} is 1; expected 0" in completed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -292,11 +292,17 @@ def _losses(
         size = images.shape[1]
         taps = _feature_noise(keys, size, shapes, natural, form.feature_noise)
     logits, endpoints = network(transformed, taps)
+    logits = as_float(logits)
     scores = score(logits, classes)
     penalty = _penalty(images, form)
     if form.naturalness and natural is not None:
         penalty += form.naturalness * unnaturalness(endpoints, natural)
     if form.objective == "log_odds":
+        if logits.shape[-1] == 1:
+            raise ValueError(
+                "the network has one logit, so a class has no odds against others; use "
+                "a form whose objective is 'logit', such as PLAIN"
+            )
         is_target = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
         penalty += jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), -1)
     return penalty - scores, scores
@@ -327,6 +333,9 @@ def maximise(
       natural: `statistics` of photographs of the same size. With None,
         `form.naturalness` and `form.feature_noise` have no effect.
       on_step: called with the index of each finished step, for a progress bar.
+
+    Raises:
+      ValueError: the network has one logit, and the objective of the form needs others.
 
     Example:
       >>> result = maximise(

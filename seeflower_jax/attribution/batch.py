@@ -22,8 +22,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from seeflower_jax import models
 from seeflower_jax.attribution import layers, registry
-from seeflower_jax.attribution.adapters.network import as_pytree
-from seeflower_jax.attribution.targets import as_indices, resolve
+from seeflower_jax.attribution.targets import as_indices, resolve, to_arrays
 from seeflower_jax.attribution.types import (
     EndpointShapes,
     Layer,
@@ -31,6 +30,7 @@ from seeflower_jax.attribution.types import (
     Preprocess,
     Targets,
     Variables,
+    as_pytree,
 )
 from seeflower_jax.models import classifier
 
@@ -75,12 +75,21 @@ def check_images(images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"]) -> N
     """
     is_concrete = not isinstance(images, jax.core.Tracer)
     if is_concrete and jnp.issubdtype(images.dtype, jnp.floating):
-        is_finite = jnp.isfinite(images).all((1, 2, 3))
+        # Inside `jit`, the values of images that are not its arguments are known.
+        with jax.ensure_compile_time_eval():
+            is_finite = np.asarray(jnp.isfinite(images).all((1, 2, 3)))
         if not is_finite.all():
             raise ValueError(
-                f"image {int(is_finite.argmin())} of the batch has values that are not "
+                f"image {is_finite.argmin()} of the batch has values that are not "
                 "finite (NaN or infinite); expected RGB from 0 to 255"
             )
+
+
+def _check_targets(targets: Int[Array, "n"], shape: tuple[int, int]) -> None:
+    """Check class indices, some of which may be `registry.PREDICTED`."""
+    if not isinstance(targets, jax.core.Tracer):
+        indices = np.asarray(targets)
+        as_indices(np.where(indices == registry.PREDICTED, 0, indices).tolist(), shape)
 
 
 @functools.cache
@@ -223,8 +232,8 @@ def make_explainer(
       size: side in pixels of the smallest images. The default is `spec.input_size`.
       options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
         Options of methods that are not in `methods` have no effect.
-      checked: whether to check that the images are finite. The check waits until the
-        images are computed.
+      checked: whether to check that the images are finite and the targets are classes.
+        The check waits until they are computed.
 
     Returns:
       `explain(variables, images, targets, keys) -> (logits, targets, maps)`. See
@@ -251,12 +260,14 @@ def make_explainer(
         network = models.bind(spec, variables, preprocess)
         logits, _ = network(images)
         targets = jnp.where(targets == registry.PREDICTED, logits.argmax(-1), targets)
-        maps = _run(network, images, targets, keys, methods, chosen, options or {})
+        found = {name: registry.find(name) for name in methods}
+        maps = _run(network, images, targets, keys, found, chosen, options or {})
         return logits, targets, maps
 
     def explain(variables, images, targets, keys):
         if checked:
             check_images(images)
+            _check_targets(targets, (len(images), spec.num_classes))
         maps = {}
         for group in in_groups(methods):
             logits, targets, of_group = compute(
@@ -273,14 +284,13 @@ def _run(
     images: Float[Array, "n h w 3"],
     targets: Targets,
     keys: Key[Array, "n"],
-    methods: Sequence[str],
+    methods: Mapping[str, registry.Method],
     layer: Layer,
     options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Float[Array, "n h w"]]:
     """Return the maps of methods by their names."""
     maps = {}
-    for name in methods:
-        method = registry.find(name)
+    for name, method in methods.items():
         arguments = dict(options.get(name, {}))
         arguments |= {"layer": layer} if method.layered else {}
         arguments |= {"keys": keys} if method.random else {}
@@ -301,9 +311,9 @@ def explain(
     """Compute the maps of several methods for any network.
 
     JAX compiles the methods in groups, see `in_groups`. It keeps the compiled functions
-    for the next call with the same network, methods and options. An adapted network is
-    an argument of a compiled function. Any other network function is compiled into it,
-    with its variables.
+    for the next call with the same network, methods and options. An adapted network and
+    class indices are arguments of a compiled function. Any other network function is
+    compiled into it, with its variables.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.
@@ -333,8 +343,7 @@ def explain(
     registry.check_all_options(methods, options)
     check_images(images)
     network = as_pytree(network)
-    if targets is not None and not callable(targets):
-        targets = as_indices(targets, jax.eval_shape(_logits, network, images).shape)
+    targets = to_arrays(targets, jax.eval_shape(_logits, network, images).shape)
     if keys is None:
         keys = jax.random.split(jax.random.key(0), len(images))
     maps = {}
@@ -346,7 +355,8 @@ def explain(
             as_pytree(targets),
             keys,
             arrays,
-            methods=group,
+            # The methods themselves, because a name can get another method.
+            methods=tuple((name, registry.find(name)) for name in group),
             layer=_hashable(layer),
             constants=constants,
         )
@@ -362,11 +372,11 @@ def _logits(network, images):
 def _explain(network, images, targets, keys, arrays, *, methods, layer, constants):
     options = {
         name: dict(of_method) | arrays[name]
-        for name, of_method in zip(methods, constants, strict=True)
+        for (name, _), of_method in zip(methods, constants, strict=True)
     }
     # All methods share these targets, and the forward pass that gives them.
     targets = resolve(network, images, targets)
-    return _run(network, images, targets, keys, methods, layer, options)
+    return _run(network, images, targets, keys, dict(methods), layer, options)
 
 
 def _split(methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]):

@@ -52,6 +52,7 @@ _RANGES = {
     "noise": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "spacing": _Range("a finite number above 0", lambda value: value > 0),
     "radius": _Range("a finite number above 0", lambda value: value > 0),
+    "sigma": _Range("a finite number above 0", lambda value: value > 0),
     "epsilon": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "gamma": _Range("a finite number, 0 or more", lambda value: value >= 0),
     "depth": _Range("a number from 0 to 1", lambda value: 0 <= value <= 1),

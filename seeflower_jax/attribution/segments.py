@@ -92,16 +92,17 @@ def resolve(
     if not jnp.issubdtype(segments.dtype, jnp.integer):
         raise ValueError(f"segments are {segments.dtype}; expected whole numbers")
     is_concrete = not isinstance(segments, jax.core.Tracer)
-    if num_segments is None:
-        if not is_concrete:
+    if is_concrete:
+        low, high = np.min(np.asarray(segments)), np.max(np.asarray(segments))
+        num_segments = int(high) + 1 if num_segments is None else num_segments
+        if not 0 <= low <= high < num_segments:
             raise ValueError(
-                "the number of segments is not known inside jit; pass num_segments"
+                f"segments have values from {low} to {high}; expected whole numbers "
+                f"from 0 to {num_segments - 1}"
             )
-        num_segments = int(segments.max()) + 1
-    if is_concrete and not 0 <= segments.min() <= segments.max() < num_segments:
+    elif num_segments is None:
         raise ValueError(
-            f"segments have values from {segments.min()} to {segments.max()}; expected "
-            f"whole numbers from 0 to {num_segments - 1}"
+            "the number of segments is not known inside jit; pass num_segments"
         )
     return jnp.broadcast_to(jnp.asarray(segments), (n, height, width)), num_segments
 

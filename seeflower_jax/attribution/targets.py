@@ -12,6 +12,7 @@ Source: Simonyan et al. 2014, arXiv 1312.6034, section 3.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,7 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seeflower_jax.attribution.types import NetworkFunction, ScoreFunction, Targets
+from seeflower_jax.attribution.types import (
+    NetworkFunction,
+    ScoreFunction,
+    Targets,
+    as_pytree,
+)
 from seeflower_jax.models.dtypes import as_float
 
 
@@ -112,7 +118,30 @@ def resolve(
     return logits.argmax(-1)
 
 
-@jax.tree_util.register_static
+def to_arrays(targets: Targets, shape: tuple[int, ...]) -> Targets:
+    """Return targets with class indices as arrays, after the checks of `as_indices`.
+
+    Args:
+      targets: as for `score`. The indices in a function of this module are checked.
+      shape: the shape of the logits, (n, c).
+
+    Raises:
+      ValueError: see `as_indices`.
+    """
+    if isinstance(targets, ClassScore | _Difference):
+        return jax.tree.map(lambda indices: as_indices(indices, shape), targets)
+    if targets is None or callable(targets):
+        return targets
+    return as_indices(targets, shape)
+
+
+# The scores are pytrees with their class indices as leaves. A function that is compiled
+# with a score as an argument serves the scores of other classes, too.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["targets"],
+    meta_fields=["function"],
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassScore:
     """A score of the target class that is computed from the logits of all classes.
@@ -131,6 +160,22 @@ class ClassScore:
         return self.function(as_float(logits), self.targets)
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["targets", "others"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Difference:
+    """The score of `difference`."""
+
+    targets: Int[Array, "n"]
+    others: Int[Array, "n"]
+
+    def __call__(self, logits: Float[Array, "n c"]) -> Float[Array, "n"]:
+        return score(logits, self.targets) - score(logits, self.others)
+
+
 def probability(targets: Targets = None) -> ClassScore:
     """Return a function of the logits that computes a softmax probability.
 
@@ -145,18 +190,23 @@ def probability(targets: Targets = None) -> ClassScore:
       >>> probability(jnp.array([1]))(jnp.zeros((1, 4))).tolist()
       [0.25]
     """
+    return ClassScore(_softmax_score, _as_leaves(targets))
 
-    def softmax_score(
-        logits: Float[Array, "n c"], targets: Targets
-    ) -> Float[Array, "n"]:
-        if logits.shape[1:] == (1,):
-            raise ValueError(
-                "the network has one logit, and the softmax of one logit is always 1; "
-                "return two, as in output=lambda y: jnp.concatenate([0 * y, y], -1)"
-            )
-        return score(jax.nn.softmax(logits), targets)
 
-    return ClassScore(softmax_score, targets)
+def _as_leaves(targets: Targets) -> Targets:
+    """Return class indices as an array, and other targets as a pytree."""
+    if targets is None or callable(targets):
+        return as_pytree(targets)
+    return jnp.asarray(targets)
+
+
+def _softmax_score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
+    if logits.shape[1:] == (1,):
+        raise ValueError(
+            "the network has one logit, and the softmax of one logit is always 1; "
+            "return two, as in output=lambda y: jnp.concatenate([0 * y, y], -1)"
+        )
+    return score(jax.nn.softmax(logits), targets)
 
 
 def difference(targets: Int[Array, "n"], others: Int[Array, "n"]) -> ScoreFunction:
@@ -173,7 +223,7 @@ def difference(targets: Int[Array, "n"], others: Int[Array, "n"]) -> ScoreFuncti
       >>> difference(jnp.array([1]), jnp.array([3]))(jnp.array([[1.0, 5.0, 2.0, 4.0]]))
       Array([1.], dtype=float32)
     """
-    return lambda logits: score(logits, targets) - score(logits, others)
+    return _Difference(jnp.asarray(targets), jnp.asarray(others))
 
 
 def contrast(
@@ -202,9 +252,18 @@ def contrast(
       >>> contrast(references=1, strength=0.5)(logits).tolist()   # 5 - 0.5 * 4
       [3.0]
     """
+    return ClassScore(_Contrast(references, strength), _as_leaves(targets))
 
-    def contrast_score(
-        logits: Float[Array, "n c"], targets: Targets
+
+@dataclasses.dataclass(frozen=True)
+class _Contrast:
+    """The score of `contrast`."""
+
+    references: int
+    strength: float
+
+    def __call__(
+        self, logits: Float[Array, "n c"], targets: Targets
     ) -> Float[Array, "n"]:
         num_classes = logits.shape[-1]
         if targets is None:
@@ -215,11 +274,10 @@ def contrast(
         is_target = jax.nn.one_hot(classes, num_classes, dtype=bool)
         distances = jnp.abs(logits - target_logits[:, None])
         _, indices = jax.lax.top_k(
-            jnp.where(is_target, -jnp.inf, -distances), min(references, num_classes - 1)
+            jnp.where(is_target, -jnp.inf, -distances),
+            min(self.references, num_classes - 1),
         )
         similar_logits = jnp.take_along_axis(logits, indices, -1)
         # The softmax over the similar classes is their probability, divided by its sum.
         weights = jax.nn.softmax(similar_logits, -1)
-        return target_logits - strength * (weights * similar_logits).sum(-1)
-
-    return ClassScore(contrast_score, targets)
+        return target_logits - self.strength * (weights * similar_logits).sum(-1)

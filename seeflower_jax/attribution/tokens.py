@@ -16,9 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seeflower_jax.attribution.adapters.network import as_pytree, layer_shapes
+from seeflower_jax.attribution.adapters.network import layer_shapes
 from seeflower_jax.attribution.layers import Cut
-from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Taps
+from seeflower_jax.attribution.types import (
+    Endpoints,
+    NetworkFunction,
+    Taps,
+    as_pytree,
+)
 
 # Rows and columns of patches; None for the aspect ratio of the images.
 Grid = tuple[int, int] | None

@@ -62,3 +62,12 @@ class NetworkFunction(Protocol):
             is the gradient at that endpoint. Methods without a `layer` never pass taps.
         """
         ...
+
+
+def as_pytree(value: Any) -> Any:
+    """Return a function as a pytree without leaves, and other values as they are.
+
+    `jit` takes pytrees as arguments, but not plain functions.
+    """
+    is_function = callable(value) and jax.tree_util.all_leaves([value])
+    return jax.tree_util.Partial(value) if is_function else value

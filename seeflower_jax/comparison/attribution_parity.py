@@ -203,7 +203,7 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "eigen_cam": Comparison(
         formulas.eigen_cam,
-        f"{_CELLS}; not centred, unlike pytorch-grad-cam; sign of a positive sum",
+        f"{_CELLS}; not centred, unlike pytorch-grad-cam; positive sum, then ReLU",
         FORMULA,
     ),
     "score_cam": Comparison(

@@ -22,6 +22,7 @@ from seeflower_jax import hints, models, records, sharding
 from seeflower_jax.attribution import registry, rules
 from seeflower_jax.comparison import timing
 from seeflower_jax.inference.run import load_config, load_run
+from seeflower_jax.pretrained import torch_state
 from seeflower_jax.pretrained.types import Variables
 
 FRAMEWORKS = ("seeflower_jax", "captum")
@@ -110,11 +111,18 @@ def _model_of(network: str) -> str:
 
     It computes nothing, because a GPU's memory is for the processes that are measured.
     """
-    if not _is_run(network):
-        return models.get_spec(network).name
-    config = load_config(network)
-    check_head(config["model"], network)
-    return config["model"]["name"]
+    if _is_run(network):
+        config = load_config(network)
+        check_head(config["model"], network)
+        model = config["model"]["name"]
+    else:
+        model = models.get_spec(network).name
+    if model not in torch_state.RULES:
+        raise ValueError(
+            f"{network} cannot be compared with PyTorch, because torchvision does not "
+            f"have {model}; expected one of {list(torch_state.RULES)}, or a run of one"
+        )
+    return model
 
 
 def load_network(network: str) -> tuple[models.ModelSpec, Variables]:
@@ -216,8 +224,8 @@ def workers(networks: Sequence[str], methods: Sequence[str] = ()) -> list[str]:
         not have for a network are left out.
 
     Raises:
-      ValueError: if a name is unknown, or PyTorch's network cannot have the head of a
-        run, see `check_head`.
+      ValueError: if a name is unknown, torchvision does not have a network, or
+        PyTorch's network cannot have the head of a run, see `check_head`.
     """
     selected = hints.matching(methods, list(METHODS), "method")
     shared = {name: shared_methods(_model_of(name)) for name in networks}

@@ -71,13 +71,13 @@ hires_cam = of_layer(lambda y, gradients: (gradients * y).sum(1), relu=False)
 
 
 def eigen_cam(pair: Pair) -> Maps:
-    """Muhammad and Yeasin 2020, equations 3 and 4, with a positive sum."""
+    """Muhammad and Yeasin 2020, equations 3 and 4, with a positive sum and ReLU."""
     y = pair.activations().detach()
     projections = []
     for activations in y.flatten(2):
         u, s, _ = torch.linalg.svd(activations.T, full_matrices=False)
         projections.append(u[:, 0] * s[0] * torch.sign(u[:, 0].sum()))
-    return resize(torch.stack(projections).reshape(y[:, 0].shape), pair)
+    return resize(torch.stack(projections).relu().reshape(y[:, 0].shape), pair)
 
 
 def finer_cam(pair: Pair) -> Maps:

@@ -137,11 +137,12 @@ class _Canvases:
 
     def __init__(self, count: int):
         shape = (320, 400)
-        self._pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        rng = np.random.default_rng(0)
+        self._images = rng.integers(0, 256, (count, *shape, 3), np.uint8)
         self.sizes = np.full((count, 2), shape, np.int32)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._pixels
+        return self._images[index]
 
 
 def _keras(batch_size: int, size: int) -> Passes:

@@ -4,19 +4,20 @@
     image = cache[7]        # uint8 [h, w, 3], min(h, w) == 320
 
 Each image is decoded and resized only once, even if decoding is interrupted or a folder
-of images is copied or touched. The file gets its name when it is complete. If several
-runs start at once, one of them decodes.
+of images is copied or touched. The file gets its name when it is complete. The name has
+the version of the decoder. If several runs start at once, one of them decodes.
 """
 
 import logging
 import os
 import pathlib
 import shutil
+import tempfile
 
 import numpy as np
 from jaxtyping import UInt8
 
-from seeflower_jax.data import decoding
+from seeflower_jax.data import decode, decoding
 from seeflower_jax.data.source import ImageSource
 
 _DEFAULT_DIR = "~/.cache/seeflower_jax"
@@ -31,7 +32,7 @@ class PixelCache:
 
     Attributes:
       sizes: int32 [N, 2], height and width of each image.
-      digest: digest of the encoded images; b"" in files of early versions of 0.2.
+      digest: digest of the encoded images.
 
     Raises:
       DamagedCacheError: if the file is not a pixel cache, or is incomplete.
@@ -56,7 +57,7 @@ class PixelCache:
         shape, kinds = self.sizes.shape, (self._pixels.dtype, self.sizes.dtype)
         valid = kinds == (np.uint8, np.int32) and shape[1:] == (2,)
         self.digest = rest[4:]
-        complete = len(self.digest) in (0, decoding.DIGEST_SIZE)
+        complete = len(self.digest) == decoding.DIGEST_SIZE
         if not (valid and complete and rest[:4] == decoding.checksum(self.sizes)):
             raise DamagedCacheError(f"{path} is not a pixel cache")
         ends = np.cumsum(self.sizes.astype(np.int64).prod(axis=1) * 3)
@@ -92,11 +93,11 @@ def open_cache(
 
     Raises:
       ValueError: if images cannot be decoded; the message lists them.
+      UnavailableImage: if the disk of an image fails.
       OSError: if the cache file cannot be read or written; the message names it.
     """
-    path = pixel_folder(cache_dir) / (
-        f"{source.name}_{source.fingerprint}_{shortest_side}.npy"
-    )
+    name = f"{source.name}_{source.fingerprint}{_ending(shortest_side)}"
+    path = pixel_folder(cache_dir) / name
     if path.exists():
         try:
             return _open_checked(path, source, shortest_side)
@@ -109,6 +110,8 @@ def open_cache(
             except (FileNotFoundError, DamagedCacheError):
                 if not _reuse(path, source, shortest_side, folder):
                     decoding.write(source, shortest_side, folder, path)
+    except decode.UnavailableImage:
+        raise
     except OSError as error:
         raise OSError(
             f"the pixel cache {path} cannot be written: {error.strerror or error}; "
@@ -122,6 +125,11 @@ def pixel_folder(cache_dir: str | os.PathLike | None) -> pathlib.Path:
     return pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser() / "pixels"
 
 
+def _ending(shortest_side: int) -> str:
+    """Return the end of the names of all caches whose pixels follow the same rules."""
+    return f"_{shortest_side}_v{decode.RULES_VERSION}.npy"
+
+
 def _reuse(
     path: pathlib.Path, source: ImageSource, shortest_side: int, folder: pathlib.Path
 ) -> bool:
@@ -131,12 +139,13 @@ def _reuse(
     `folder`, a folder of `decoding.reserved`.
     """
     candidates = {}
-    for other in path.parent.glob(f"*_{shortest_side}.npy") if source.folder else ():
+    caches = path.parent.glob(f"*{_ending(shortest_side)}")
+    for other in caches if source.folder else ():
         try:
             opened = PixelCache(other)
         except (OSError, DamagedCacheError):
             continue
-        if opened.digest and len(opened) == len(source.keys) and other != path:
+        if len(opened) == len(source.keys) and other != path:
             candidates[opened.digest] = other
     if not candidates:
         return False
@@ -147,13 +156,13 @@ def _reuse(
     if other is None:
         return False
     logging.info("%s has the pixels of the same images", other)
-    partial = folder / "reused"
-    partial.unlink(missing_ok=True)  # An interrupted process may have left it.
-    try:
-        os.link(other, partial)
-    except OSError:  # The disk has no hard links.
-        shutil.copyfile(other, partial)
-    os.replace(partial, path)
+    with tempfile.TemporaryDirectory(dir=folder) as private:
+        partial = pathlib.Path(private, "reused")
+        try:
+            os.link(other, partial)
+        except OSError:  # The disk has no hard links.
+            shutil.copyfile(other, partial)
+        os.replace(partial, path)
     return True
 
 

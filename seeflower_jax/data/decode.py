@@ -2,14 +2,17 @@
 
 pixels = load_pixels(path.read_bytes, shortest_side=320, name=path)   # uint8 [h, w, 3]
 
-Every error of Pillow becomes an `UnreadableImage` with the name of the file. If only
-the metadata is damaged, the pixels are still read.
+Every error of Pillow becomes an `UnreadableImage` with the name of the file, and every
+error of the disk an `UnavailableImage`. If only the metadata is damaged, the pixels are
+still read.
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -44,6 +47,9 @@ SUFFIXES = tuple(
 MAX_ASPECT = 2.0
 # An environment variable: the largest number of pixels of an image that is decoded.
 MAX_PIXELS = "SEEFLOWER_MAX_PIXELS"
+# The version of the rules by which files become pixels. Increase it after a change of
+# the pixels, so that pixel caches of earlier rules are not used.
+RULES_VERSION = 2
 _TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,6 +62,19 @@ _TRANSPOSE_BY_ORIENTATION = {
 # The chunks of a PNG file that the pixels need.
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+# Raw modes of 16 bits per channel; "BGR;16" has 16 bits for three channels together.
+_DEEP = ";16[BLN]"
+# Errors of a disk or of the system. They say nothing about the content of the file.
+_TEMPORARY = {
+    errno.EHOSTDOWN,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 # Pillow warns about images of more than half of the pixels that it allows, and about
 # damaged metadata. The warnings do not name the file, and the image is read.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -66,14 +85,24 @@ class UnreadableImage(ValueError):
     """A file is not an image, or cannot be decoded; the message names the file."""
 
 
+class UnavailableImage(OSError):
+    """A file cannot be read now, whatever its content; the message names the file."""
+
+
 @contextlib.contextmanager
 def _naming(name: str | os.PathLike) -> Iterator[None]:
-    """Turn every error into an `UnreadableImage` that names the file."""
+    """Turn every error into one that names the file: unreadable, or unavailable now."""
     try:
         yield
-    except UnreadableImage:
+    except (UnreadableImage, UnavailableImage):
         raise
     except Exception as error:  # Decoders raise many types for damaged files.
+        is_memory = isinstance(error, MemoryError)
+        if is_memory or (isinstance(error, OSError) and error.errno in _TEMPORARY):
+            raise UnavailableImage(
+                f"{os.fspath(name)} cannot be read now: {_reason(error)}; start the "
+                "same command again when the cause is gone, or remove the file"
+            ) from error
         raise UnreadableImage(
             f"{os.fspath(name)} cannot be read as an image: {_reason(error)}"
         ) from error
@@ -97,8 +126,8 @@ def _reason(error: Exception) -> str:
 def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image:
     """Decode an image to RGB, upright by its EXIF orientation.
 
-    Transparent pixels are composited on white. `value_range` converts gray images of
-    more than 8 bits to 8 bits.
+    Transparent pixels are composited on white, unless all pixels are transparent.
+    `value_range` converts gray images of more than 8 bits to 8 bits.
 
     Args:
       encoded: content of a file. For an animation, the first image is decoded.
@@ -109,7 +138,7 @@ def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image
     """
     with _naming(name):
         image = _open(io.BytesIO(encoded))
-        deep = any(";16" in str(tile[-1]) for tile in image.tile)
+        deep = any(re.search(_DEEP, str(tile[-1])) for tile in image.tile)
         image = _load(image, encoded)
         orientation = _orientation(image)
         if image.mode.startswith("I") or image.mode == "F":
@@ -122,8 +151,11 @@ def decode(encoded: bytes, name: str | os.PathLike = "the image") -> Image.Image
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
+            # Many TGA and BMP files of 32 bits do not use the fourth channel, which is
+            # then 0 everywhere. Pillow reads it as alpha nevertheless.
+            if image.getchannel("A").getbbox():
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
         return image.convert("RGB")
 
 
@@ -254,6 +286,7 @@ def load_pixels(
     Raises:
       UnreadableImage: if the file cannot be read or decoded; the message states the
         name and the reason.
+      UnavailableImage: if the disk or the system fails, so that the file may be intact.
     """
     return load_with_size(encoded, shortest_side, name)[0]
 
@@ -283,6 +316,7 @@ def upright_size(
 
     Raises:
       UnreadableImage: if the file cannot be read or is not an image.
+      UnavailableImage: if the disk or the system fails, so that the file may be intact.
     """
     with _naming(name), open_file() as file:
         image = _open(file)

@@ -6,7 +6,8 @@
 `PixelCache` of `data.cache` reads the file. The file is a .npy of all pixels, a .npy of
 all sizes, a checksum of the sizes, and the digest of the encoded images. Until the file
 is complete, it is in a hidden folder next to its final path, with a journal of the
-decoded images. If a process is killed, the next process continues in its folder.
+decoded images. If a process is killed or its disk fails, the next process continues in
+its folder.
 """
 
 import concurrent.futures
@@ -63,33 +64,28 @@ def unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
 def reserved(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield the folder in which `path` is written, to one process at a time.
 
-    The folder is removed at the end, except after an interruption.
+    The folder is removed after a success. It is also removed after a ValueError: images
+    that cannot be decoded must be replaced, and `path` then has another name. After an
+    interruption or an error of the disk, the next process continues in the folder.
     """
     folder = path.with_name(f".{path.name}{_SUFFIX}")
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # Another process has just removed the folder.
-            continue
-        files.lock_descriptor(lock, wait=True)
-        if _is_at(folder / _LOCK, lock):
+        with contextlib.suppress(FileNotFoundError):  # Another has just removed it.
+            lock = files.open_locked(folder / _LOCK)
             break
-        os.close(lock)
-    try:
-        with try_lock(folder) as has_no_locks:
-            if has_no_locks:  # The disk has none, so others may be in the folder.
-                with tempfile.TemporaryDirectory(dir=folder) as private:
-                    yield pathlib.Path(private)
-            else:
-                yield folder
-    except Exception:
+    with lock:
+        try:
+            with try_lock(folder) as has_no_locks:
+                if has_no_locks:  # The disk has none, so others may be in the folder.
+                    with tempfile.TemporaryDirectory(dir=folder) as private:
+                        yield pathlib.Path(private)
+                else:
+                    yield folder
+        except ValueError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -109,13 +105,6 @@ def try_lock(folder: pathlib.Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _is_at(path: pathlib.Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
 def write(
     source: ImageSource, shortest_side: int, folder: pathlib.Path, path: pathlib.Path
 ) -> None:
@@ -123,6 +112,7 @@ def write(
 
     Raises:
       ValueError: if images cannot be decoded; the message lists them.
+      UnavailableImage: if the disk of an image fails.
     """
 
     def load(index: int) -> _Loaded:

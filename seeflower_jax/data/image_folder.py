@@ -263,7 +263,11 @@ def _parse_split(split: str) -> tuple[dict[str, int], int]:
 
 
 def _digest(text: str) -> bytes:
-    """Return the SHA-256 of a text. The names of files in it need not be UTF-8."""
+    """Return the SHA-256 of a text, which is the same for all encodings of its letters.
+
+    The names of files in the text need not be UTF-8.
+    """
+    text = unicodedata.normalize("NFC", text)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import fnmatch
 import functools
 import glob
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -157,8 +156,9 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
     returned.
 
     Args:
-      where: a folder, an image, a pattern with `*`, `?` or `**`, or a .txt file. Each
-        line of a .txt file has a path relative to the file.
+      where: a folder, an image, a pattern with `*`, `?` or `**`, or a .txt file. The
+        path of a pattern may go through a folder such as "photos [2024]". Each line of
+        a .txt file has a path relative to the file.
 
     Returns:
       Paths sorted by name. The paths of a .txt file keep their order.
@@ -215,12 +215,16 @@ def _resolve(where: str | os.PathLike, folder: str | os.PathLike = "") -> pathli
 
 def _matching_images(pattern: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
     """Return the images that a pattern matches; count the other matches."""
-    fixed = list(
-        itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
-    )
-    root, parts = pathlib.Path(*fixed), pattern.parts[len(fixed) :]
+    root = pathlib.Path()
+    for part in pattern.parts:
+        # A folder may have the name "photos [2024]", which is also a pattern.
+        if glob.has_magic(part) and not os.path.exists(root / part):
+            break
+        root /= part
+    parts = pattern.parts[len(root.parts) :]
     if "**" not in parts:
-        matches = list(map(pathlib.Path, glob.glob(str(pattern))))
+        escaped = os.path.join(glob.escape(str(root)), *parts)
+        matches = list(map(pathlib.Path, glob.glob(escaped)))
     elif root.is_dir():  # `glob` follows circular links.
         keys = (key for key, _ in files.walk(root, left_out))
         matches = [root / key for key in keys if _fits(key.split("/"), parts)]
@@ -228,7 +232,7 @@ def _matching_images(pattern: pathlib.Path, left_out: LeftOut) -> list[pathlib.P
         matches = []
     paths = []
     for match in sorted(matches, key=str):
-        if any(map(files.is_hidden, match.parts[len(fixed) :])):
+        if any(map(files.is_hidden, match.parts[len(root.parts) :])):
             reason = "hidden"
         elif os.path.isdir(match):
             reason = "folders (give a folder itself for its images)"

@@ -59,14 +59,15 @@ def check_colour_depth(image: Image.Image) -> None:
     """Check that an image of 16 bits per channel uses the upper bits.
 
     Pillow keeps the upper 8 bits of each channel of such an image. An image of 12 bits
-    in 16 would become almost black.
+    in 16 would become almost black. Alpha does not count, because an opaque image has
+    the largest alpha.
 
     Raises:
-      ValueError: if no channel uses the upper 2 bits.
+      ValueError: if no channel of colour or gray uses the upper 2 bits.
     """
-    extrema = image.getextrema()
-    pairs = [extrema] if isinstance(extrema[0], float | int) else extrema
-    if max(high for _, high in pairs) < 64:
+    bands = zip(image.getbands(), image.split(), strict=True)
+    highest = (np.asarray(band).max() for name, band in bands if name not in "Aa")
+    if max(highest) < 64:
         raise ValueError(
             "it has 16 bits per channel, but no value uses the upper 2 bits, and only "
             "the upper 8 bits can be read; convert it to 8 bits per channel"

@@ -98,6 +98,8 @@ def fit(
 ) -> Whitening:
     """Fit a whitening to the covariance of random patches.
 
+    The memory does not grow with the number of images.
+
     Args:
       images: images to draw patches from.
       seed: seed of the positions of the patches.
@@ -106,20 +108,24 @@ def fit(
       epsilon: number added to the eigenvalues, as a share of their mean.
     """
     rng = np.random.default_rng(seed)
-    offsets = np.arange(patch_size)
-    drawn = []
+    offsets, length = np.arange(patch_size), 3 * patch_size**2
+    # Sums of integers, which float64 represents exactly.
+    count, total, products = 0, np.zeros(length), np.zeros((length, length))
     for image in images:
         room = np.array(image.shape[:2]) - patch_size + 1
         y, x = rng.integers(room, size=(patches_per_image, 2)).T
         rows = (y[:, None] + offsets)[:, :, None]
         columns = (x[:, None] + offsets)[:, None, :]
-        drawn.append(image[rows, columns].reshape(patches_per_image, -1))
-    patches = np.concatenate(drawn).astype(np.float32)
-    mean = patches.reshape(-1, 3).mean(0)
-    patches -= np.tile(mean, patch_size**2)
-    covariance = patches.T @ patches / len(patches)
-    values, vectors = np.linalg.eigh(covariance.astype(np.float64))
+        patches = image[rows, columns].reshape(patches_per_image, -1).astype(np.float64)
+        count += len(patches)
+        total += patches.sum(0)
+        products += patches.T @ patches
+    mean = total.reshape(-1, 3).mean(0) / count
+    center = np.tile(mean, patch_size**2)
+    shift = np.outer(center, total / count)
+    covariance = products / count - shift - shift.T + np.outer(center, center)
+    values, vectors = np.linalg.eigh(covariance)
     matrix = vectors / np.sqrt(values + epsilon * values.mean()) @ vectors.T
     middle = 3 * (patch_size**2 // 2)
     kernel = matrix[:, middle : middle + 3].reshape(patch_size, patch_size, 3, 3)
-    return Whitening(mean, kernel.astype(np.float32))
+    return Whitening(mean.astype(np.float32), kernel.astype(np.float32))

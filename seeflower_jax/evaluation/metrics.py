@@ -50,10 +50,12 @@ def compute(
 def standard_errors(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """Compute the binomial standard errors of the accuracies that `compute` returns.
+    """Compute the standard errors of the accuracies that `compute` returns.
 
     The mean class accuracy is a mean of independent shares, one for each class. The
-    variance of the mean is the mean variance divided by the number of classes.
+    variance of the mean is the mean variance divided by the number of classes. The
+    variance of a class of n images has the unbiased divisor n - 1, because n may be
+    small. A class with a single image adds no variance.
     """
     values = compute(logits, labels)
     errors = {
@@ -61,7 +63,7 @@ def standard_errors(
         for name in ("top1", "top5")
     }
     counts, shares = _class_shares(logits.argmax(-1) == labels, labels)
-    variances = shares * (1 - shares) / counts
+    variances = shares * (1 - shares) / np.maximum(counts - 1, 1)
     errors["mean_class_top1"] = float(np.sqrt(variances.sum()) / len(counts))
     return errors
 

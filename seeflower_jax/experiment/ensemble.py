@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from seeflower_jax import records
-from seeflower_jax.data.source import ImageSource
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment import images, precision, teacher
 from seeflower_jax.experiment.evaluate import evaluate, provenance, single_view
@@ -105,12 +104,15 @@ def joint_head(
     if teacher_path:
         _check_teacher(runs)
     dataset, settings = images.of_run(runs[0]), settings_of(runs[0])
+    # The long computation starts only if all splits exist.
+    evaluated = dict.fromkeys((_FITTED, *splits))
+    labels = {split: dataset.labels(split) for split in ("train", *evaluated)}
     streams = [_make_stream(run, settings.batch_size) for run in runs]
     context = functools.partial(precision.of_products, settings.device.matmul_precision)
     with context():
         fit = ridge.solve_side_by_side(
             [np.concatenate(list(features("train"))) for features in streams],
-            dataset.labels("train"),
+            labels["train"],
             len(runs[0].network.class_names),
             settings.balanced,
         )
@@ -118,15 +120,15 @@ def joint_head(
         teacher.write(teacher_path, dataset, fit.logits)
     result = _result(runs, command, "joint_head")
     logits = {}
-    for split in dict.fromkeys((_FITTED, *splits)):
+    for split in evaluated:
         batches = zip(*(features(split) for features in streams), strict=True)
         with context():
             rows = [fit(np.concatenate(parts, 1)) for parts in batches]
         logits[split] = np.concatenate(rows)
-    temperature = calibration.fit_temperature(logits[_FITTED], dataset.labels(_FITTED))
+    temperature = calibration.fit_temperature(logits[_FITTED], labels[_FITTED])
     for split in splits:
         scaled = logits[split] / temperature
-        result[split] = metrics.compute(scaled, dataset.labels(split))
+        result[split] = metrics.compute(scaled, labels[split])
     return result | {"strength": fit.strength, "temperature": round(temperature, 4)}
 
 
@@ -163,7 +165,8 @@ def _check_teacher(runs: Sequence[Run]) -> None:
         if before:
             folder = run.workdir / records.PRETRAINING
             source = images.open_source(images.located(before, folder), folder)
-            if _training_images(source) & _training_images(images.of_run(run).source):
+            learned = images.identities(source, "train")
+            if learned & images.identities(images.of_run(run).source, "train"):
                 stages += before.stages
         if names := beyond_head(stages, run.network.spec.head):
             raise ValueError(
@@ -171,11 +174,6 @@ def _check_teacher(runs: Sequence[Run]) -> None:
                 f"{names[0]!r}, so its features reveal their labels; a teacher needs "
                 "runs that train only the head, such as runs of the recipe linear"
             )
-
-
-def _training_images(source: ImageSource) -> set[tuple[str, str]]:
-    """Return the folder and the name of each training image."""
-    return {(source.folder, source.keys[index]) for index in source.indices("train")}
 
 
 def _result(runs: Sequence[Run], command: str, *method: str) -> dict:

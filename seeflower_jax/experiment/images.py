@@ -39,6 +39,32 @@ def open_source(settings: Settings, workdir: pathlib.Path) -> ImageSource:
     return source
 
 
+def identities(source: ImageSource, *splits: str) -> set[tuple[str, str]]:
+    """Return the folder and the name of each image of the splits that exist."""
+    return {
+        (source.folder, source.keys[index])
+        for split in splits
+        for index in source.splits.get(split, ())
+    }
+
+
+def check_apart(before: ImageSource, source: ImageSource) -> None:
+    """Raise an error if a pretraining trains on images that measure the run.
+
+    Args:
+      before: the images of the pretraining.
+      source: the images of the run.
+    """
+    measured = identities(source, "validation", "test")
+    if shared := identities(before, "train") & measured:
+        raise ValueError(
+            f"config.init.pretraining trains on {len(shared)} validation and test "
+            f"images of the run, such as {min(shared)[1]}; expected none, because the "
+            "network must not have seen them; give the pretraining the data.split of "
+            "the run, or other images"
+        )
+
+
 def located(settings: Settings, workdir: pathlib.Path) -> Settings:
     """Return the settings of a run with the folder of its images in training.
 

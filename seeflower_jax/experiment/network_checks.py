@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from seeflower_jax import models
 from seeflower_jax.experiment.settings import (
@@ -37,7 +38,31 @@ def check_network(settings: Settings) -> None:
 def _errors(settings: Settings) -> list[str]:
     """Return a line for each value that does not fit, also of the pretraining run."""
     errors, before = _own_errors(settings), pretraining_of(settings)
-    return errors + (lines_of_pretraining(_errors(before), errors) if before else [])
+    if before is None:
+        return errors
+    errors += lines_of_pretraining(_errors(before), errors)
+    return errors or _backbone_errors(settings, before)
+
+
+def _backbone_errors(settings: Settings, before: Settings) -> list[str]:
+    """Return a line if the main run cannot load the network of its pretraining."""
+    names = [
+        {f"{name} {value.shape}" for name, value in _backbone(run).items()}
+        for run in (settings, before)
+    ]
+    if not (differing := sorted(names[0] ^ names[1])):
+        return []
+    return [
+        "config.init.pretraining.model describes other layers below the head than "
+        f"config.model ({differing[0]}); expected the same layers, which name and "
+        "width decide"
+    ]
+
+
+def _backbone(settings: Settings) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the parameters below the head, by their names."""
+    params = _shapes(settings.spec(num_classes=2))["params"]
+    return traverse_util.flatten_dict(params["backbone"], sep="/")
 
 
 def _own_errors(settings: Settings) -> list[str]:
@@ -55,6 +80,13 @@ def _own_errors(settings: Settings) -> list[str]:
         for key, size in image_sizes(settings, spec).items()
         if (problem := empty_endpoint(spec, size))
     ]
+    solvers = {stage.solver for stage in settings.stages}
+    if spec.standardize and settings.head != "all" and "ridge" not in solvers:
+        errors.append(
+            "config.model.standardize is True; expected False, because neither a stage "
+            "with the solver 'ridge' nor a loaded head (config.init.head 'all') sets "
+            "the means and variances of the features"
+        )
     for stage in settings.stages:
         # Weight files decide whether batch normalisation has a scale.
         scaled = dataclasses.replace(spec, batch_norm_scale=not spec.batch_norm_scale)

@@ -325,6 +325,7 @@ def _check_targets(settings: Settings, solvers: Collection[str]) -> list[str]:
 
 def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
     """Return a line for each combination of values that is not allowed."""
+    before: Settings | None = None
     of_pretraining: list[str] = []
     solvers = {stage.solver for stage in settings.stages}
     try:
@@ -351,10 +352,12 @@ def _check_together(settings: Settings, spec: models.ModelSpec) -> list[str]:
             f"config.init.head is {settings.head!r}; expected 'new', because "
             "config.init.weights names no file"
         )
-    if settings.pretrained_share != 1 and not settings.pretraining:
+    starts = of_pretraining or (before and before.weights)
+    if settings.pretrained_share != 1 and not starts:
+        cause = "is {}" if not settings.pretraining else "starts from random weights"
         errors.append(
             f"config.init.pretrained_share is {settings.pretrained_share}; expected 1, "
-            "because config.init.pretraining is {}"
+            f"because config.init.pretraining {cause}"
         )
     for stage in settings.stages:
         errors += check_stage(stage, spec, settings.view, settings.views)

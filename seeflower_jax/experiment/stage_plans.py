@@ -59,6 +59,7 @@ class Start:
       preprocess: whitening, or None.
       teacher: logits that the network learns from, or None.
       mesh: the devices, from `sharding.make_mesh`.
+      provenance: command, code, versions and device of this call.
       checkpoint_seconds: time between checkpoints, see `StagePlan`.
       traced_steps: number of steps of each stage in a trace in `profile/`.
     """
@@ -72,6 +73,7 @@ class Start:
     preprocess: Callable | None
     teacher: Teacher | None
     mesh: Mesh
+    provenance: dict
     checkpoint_seconds: float
     traced_steps: int = 0
 
@@ -119,6 +121,7 @@ class Start:
             "config_hash": self.settings.config_hash,
             "weights": self.weights,
             "teacher": self.teacher.sha256 if self.teacher else None,
+            "provenance": self.provenance,
         }
 
 
@@ -237,7 +240,8 @@ def _features_origin(start: Start, stage: Stage, variables: dict) -> str:
     frozen = partition.split(variables["params"], stage.rules)[1]
     computed_by = {"frozen": frozen, "batch_stats": variables["batch_stats"]}
     return (
-        f"config {start.settings.config_hash}, {start.dataset.source.fingerprint}, "
+        f"config {start.settings.config_hash}, {start.spec}, "
+        f"{start.dataset.source.fingerprint}, "
         f"variables {records.variables_hash(computed_by)}"
     )
 

@@ -8,7 +8,6 @@ A teacher must not have learned the label of the image that it predicts. The tea
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import zipfile
@@ -16,6 +15,7 @@ import zipfile
 import numpy as np
 from jaxtyping import Float
 
+from seeflower_jax import download
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.experiment import kept
 
@@ -51,6 +51,24 @@ def write(
     kept.write_rows(path, _identity(dataset), logits.astype(np.float32))
 
 
+def file_hash(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file of logits.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
+    return download.file_hash(_locate(path))
+
+
+def _locate(path: str | os.PathLike) -> pathlib.Path:
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"config.distillation.logits: {path} does not exist; {_ADVICE}"
+        )
+    return path
+
+
 def read(path: str | os.PathLike, dataset: Dataset) -> Teacher:
     """Read the logits of all training images.
 
@@ -58,11 +76,7 @@ def read(path: str | os.PathLike, dataset: Dataset) -> Teacher:
       FileNotFoundError: if there is no such file.
       ValueError: if the file is damaged, or belongs to other images or another split.
     """
-    path = pathlib.Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(
-            f"config.distillation.logits: {path} does not exist; {_ADVICE}"
-        )
+    path = _locate(path)
     try:
         with np.load(path) as file:
             logits, identity = file["logits"], str(file["of"])
@@ -73,7 +87,7 @@ def read(path: str | os.PathLike, dataset: Dataset) -> Teacher:
             f"{path} does not have the logits of the training images of "
             f"{dataset.source.name}; {_ADVICE}, from runs of the same split"
         )
-    return Teacher(logits, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Teacher(logits, download.file_hash(path))
 
 
 def _identity(dataset: Dataset) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 
 import jax
 
-from seeflower_jax import records, sharding
+from seeflower_jax import models, records, sharding
 from seeflower_jax.data import whitening
-from seeflower_jax.experiment import evaluate, images, precision, teacher, workdir
+from seeflower_jax.data.dataset import Dataset
+from seeflower_jax.experiment import evaluate, images, precision, workdir
+from seeflower_jax.experiment.inputs import Inputs, open_inputs
 from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import (
     Settings,
@@ -26,10 +28,10 @@ from seeflower_jax.experiment.settings import (
     read_settings,
     settings_of,
 )
-from seeflower_jax.experiment.stage_plans import Start, plan_stage, train_loader
+from seeflower_jax.experiment.stage_plans import Start, plan_stage
 from seeflower_jax.inference.run import Run, load_run
 from seeflower_jax.pretrained import converted, loading
-from seeflower_jax.pretrained.types import Variables, WeightRecord
+from seeflower_jax.pretrained.types import Variables
 from seeflower_jax.sharding import compilation, processes
 from seeflower_jax.training import loop, partition, stopping
 from seeflower_jax.training.checkpoint import Checkpoints
@@ -58,7 +60,7 @@ def train(
 
     If the run directory holds a run of the same config, training resumes, even if the
     config now has further stages. A finished run is only read. If `config.test_time`
-    has changed, a finished run is evaluated again.
+    has changed, a finished run is evaluated again, see `workdir.check_workdir`.
 
     Args:
       config: a ConfigDict of configs/, or nested dicts. If `init.pretraining` is set,
@@ -140,12 +142,13 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
     check_network(settings)
     # The provenance describes the code before the training.
     provenance = records.provenance(options.command)
+    inputs = open_inputs(settings, folder)
     before = {}
     if settings.pretraining:
-        weights, before = _pretrain(settings, folder, options)
+        weights, before = _pretrain(settings, folder, options, inputs.dataset)
         settings = dataclasses.replace(settings, weights=weights)
-    start = _prepare(settings, folder, options)
-    progress = _run_stages(start)
+    start = _prepare(settings, folder, options, inputs, provenance)
+    progress, trained_by = _run_stages(start)
     result = {
         "model": start.spec.name,
         "recipe": settings.recipe,
@@ -155,7 +158,7 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
         **({"pretraining": before} if before else {}),
         **({"teacher": start.teacher.sha256} if start.teacher else {}),
         "config_hash": settings.config_hash,
-        **provenance,
+        **trained_by,
         "test_seen": options.test,
         "best": {
             "stage": progress.best_stage,
@@ -168,6 +171,10 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
             for name, seconds in progress.seconds.items()
         },
     }
+    if evaluated_by := {
+        key: value for key, value in provenance.items() if value != trained_by.get(key)
+    }:
+        result["evaluation"] = evaluated_by
     splits = ("validation", "test") if options.test else ("validation",)
     seconds, evaluation = evaluate.final(
         load_run(folder, in_training=True), start.dataset, splits
@@ -180,7 +187,7 @@ def _train(settings: Settings, folder: pathlib.Path, options: _Options) -> dict:
 
 
 def _pretrain(
-    settings: Settings, folder: pathlib.Path, options: _Options
+    settings: Settings, folder: pathlib.Path, options: _Options, dataset: Dataset
 ) -> tuple[str, dict]:
     """Train the pretraining run; return the folder of its weights, and its record.
 
@@ -188,7 +195,8 @@ def _pretrain(
     stages later, the pretraining does not train them.
 
     Raises:
-      ValueError: if images changed between the pretraining and the start of the run.
+      ValueError: if it would train on validation or test images of the run, or if its
+        images changed since its start.
     """
     config = derive(settings.config, settings.pretraining)
     run_folder = folder / records.PRETRAINING
@@ -197,13 +205,14 @@ def _pretrain(
         return records.read_result(run_folder) if workdir.has_trained(folder) else {}
 
     kept = processes.on_main(result_of_start)
+    if not kept:
+        with processes.main_first("images of the pretraining"):
+            source = images.open_source(read_settings(config), run_folder)
+        images.check_apart(source, dataset.source)
     command, seconds = options.command, options.checkpoint_seconds
     result = kept or train(
         config, run_folder, command, seconds, False, options.traced_steps
     )
-    if not kept:
-        with processes.main_first("images of the pretraining"):
-            images.open_source(read_settings(config), run_folder)
     source = {
         "name": run_folder.name,
         "sha256": None,
@@ -265,22 +274,18 @@ def _interpolate(run: Run, share: float) -> Variables:
     return mixed
 
 
-def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Start:
-    """Open images and weights, check that they fit, and claim the run directory."""
-    processes.check_same("configs", f"hash {records.config_hash(settings.config)}")
-    with processes.main_first("images"):
-        dataset = images.open_dataset(settings, folder)
-    described = dataset.source.describe()
-    processes.check_same("images", described)
-    spec = settings.spec(len(dataset.source.class_names))
-    for stage in settings.stages:
-        if stage.solver == "gradient":
-            train_loader(stage, settings, dataset, dataset.reader)
-    taught = teacher.read(settings.teacher, dataset) if settings.teacher else None
-    processes.check_same("logits of a teacher", taught and f"SHA-256 {taught.sha256}")
+def _prepare(
+    settings: Settings,
+    folder: pathlib.Path,
+    options: _Options,
+    inputs: Inputs,
+    provenance: dict,
+) -> Start:
+    """Load the weights, and claim the run directory."""
+    dataset = inputs.dataset
     with processes.main_first("weights"):
         spec, variables, weights = loading.load_pretrained(
-            spec,
+            settings.spec(len(dataset.source.class_names)),
             settings.weights,
             settings.head,
             jax.random.key(settings.seed),
@@ -291,7 +296,7 @@ def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Sta
     spec = dataclasses.replace(spec, **settings.model_changes)
     with processes.main_first("whitening"):
         if processes.is_main():
-            workdir.claim_workdir(folder, settings, described)
+            workdir.claim_workdir(folder, settings, dataset.source.describe())
         preprocess = images.fit_whitening(settings, dataset, folder)
     return Start(
         settings,
@@ -301,16 +306,21 @@ def _prepare(settings: Settings, folder: pathlib.Path, options: _Options) -> Sta
         variables,
         weights,
         preprocess,
-        taught,
+        inputs.teacher,
         sharding.make_mesh(),
+        provenance,
         options.checkpoint_seconds,
         options.traced_steps,
     )
 
 
-def _run_stages(start: Start) -> Progress:
-    """Train the remaining stages, and return the progress at their end."""
-    stages = start.settings.stages
+def _run_stages(start: Start) -> tuple[Progress, dict]:
+    """Train the remaining stages.
+
+    Returns:
+      The progress at their end, and the provenance of the call that trained last.
+    """
+    stages, trained_by = start.settings.stages, start.provenance
     # Closing waits until the last checkpoint is on disk, even after an exception.
     with processes.main_first("checkpoints"):
         checkpoints = Checkpoints(start.folder)
@@ -319,8 +329,8 @@ def _run_stages(start: Start) -> Progress:
         progress = Progress(stages[0].name)
         if meta:
             progress = Progress(**meta["progress"])
-            _check_weights(start, meta.get("weights", start.weights))
-            _check_teacher(start, meta.get("teacher"))
+            trained_by = meta.get("provenance", trained_by)
+            _check_start(start, meta)
             logging.info("resuming at stage %s, step %d", progress.stage, progress.step)
             if meta["has_best"]:
                 checkpoints.best = checkpoints.restore_best(start.variables)
@@ -330,6 +340,7 @@ def _run_stages(start: Start) -> Progress:
             resume = meta is not None and stage.name == progress.stage
             if resume and progress.done:
                 continue
+            trained_by = start.provenance
             if stage.name != progress.stage:
                 progress = progress.start_stage(stage.name)
             variables = checkpoints.best or start.variables
@@ -346,26 +357,27 @@ def _run_stages(start: Start) -> Progress:
             state = sharding.replicate(state, start.mesh)
             _, progress = loop.fit(plan, state, progress, checkpoints, log)
     processes.barrier("trained")  # The last checkpoint is on disk.
-    return progress
+    return progress, trained_by
 
 
-def _check_weights(start: Start, before: WeightRecord) -> None:
-    """Raise an error if a run is resumed with other initial weights."""
-    if before["sha256"] != start.weights["sha256"]:
+def _check_start(start: Start, meta: Mapping) -> None:
+    """Raise an error if a run is resumed from another start than its checkpoint.
+
+    Args:
+      start: the start of this call.
+      meta: the `meta` of the checkpoint.
+    """
+    description = start.description
+    if "weights" in meta:
+        workdir.check_weights(start.folder, meta["weights"], start.weights)
+    workdir.check_teacher(start.folder, meta.get("teacher"), description["teacher"])
+    before, now = models.ModelSpec(**meta["spec"]).to_dict(), description["spec"]
+    if differing := "; ".join(
+        f"{key}: {before[key]} there, {value} now"
+        for key, value in now.items()
+        if value != before[key]
+    ):
         raise ValueError(
-            f"{start.folder} was started with the weights {before['name']} (SHA-256 "
-            f"{before['sha256']}), not {start.weights['name']} (SHA-256 "
-            f"{start.weights['sha256']}); give the same config.init.weights to resume "
-            "that run, or another --workdir"
-        )
-
-
-def _check_teacher(start: Start, before: str | None) -> None:
-    """Raise an error if a run is resumed with another teacher."""
-    now = start.teacher.sha256 if start.teacher else None
-    if before != now:
-        raise ValueError(
-            f"{start.folder} was started with a teacher of SHA-256 {before}, not "
-            f"{now}; give the same config.distillation.logits to resume that run, or "
-            "another --workdir"
+            f"{start.folder} was started with another network: {differing}; give "
+            "weights with the same values to resume that run, or another --workdir"
         )

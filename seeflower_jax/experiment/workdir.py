@@ -11,13 +11,13 @@ import pathlib
 from collections.abc import Mapping
 
 from seeflower_jax import records
-from seeflower_jax.experiment.settings import Settings
+from seeflower_jax.experiment import teacher
+from seeflower_jax.experiment.settings import Settings, derive, pretraining_of
+from seeflower_jax.pretrained import loading
 from seeflower_jax.training.checkpoint import Checkpoints
 
 CONFIG, IMAGES = "config.json", "data.json"  # file names in a run directory
 _DIR = "dir"  # the key of the folder of the images in `IMAGES`
-# These values may change after the training. The run is then evaluated again.
-_AFTER_TRAINING = "test_time."
 # Further files that a run can leave before its first checkpoint.
 _OF_AN_ATTEMPT = ("whitening.npz", "features_*.npy", "logits_*.npz", records.LOG_FILE)
 
@@ -50,11 +50,14 @@ def with_recorded_dtype(workdir: pathlib.Path, config: Mapping) -> Mapping:
 def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
     """Raise an error if a run directory holds a run of another config.
 
-    Two changes are allowed: further stages and other test-time views. Every change is
-    allowed if nothing has been trained.
+    Further stages are allowed. So are other test-time views, unless a stage solved the
+    head on these views (`all_views`). Files may move, but their content must stay the
+    same. Every change is allowed if nothing has been trained.
 
     Raises:
-      ValueError: if other values differ; the message lists them.
+      ValueError: if other values differ; the message lists them. Also if weights or
+        logits of a teacher have another path and another content.
+      FileNotFoundError: if such a path does not exist.
       DamagedCheckpointError: if the checkpoint is damaged.
     """
     meta = _last_meta(workdir)
@@ -64,17 +67,30 @@ def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
                 f"{workdir} holds a run of version 0.1; give another --workdir"
             )
         return
-    before, after = _read_config(workdir), settings.config
-    if before is None:
-        if meta["config_hash"] != settings.config_hash:
-            raise ValueError(
-                f"{workdir / CONFIG} is missing or damaged, and the checkpoint is of "
-                f"another config, {meta['config_hash']} there, "
-                f"{settings.config_hash} now; give another --workdir, or the same "
-                "config to resume that run"
-            )
+    before = _read_config(workdir)
+    if before is not None:
+        _check_config(workdir, before, settings)
+    elif meta["config_hash"] != settings.config_hash:
+        raise ValueError(
+            f"{workdir / CONFIG} is missing or damaged, and the checkpoint is of "
+            f"another config, {meta['config_hash']} there, "
+            f"{settings.config_hash} now; give another --workdir, or the same "
+            "config to resume that run"
+        )
+    else:
         logging.warning("%s is written again", workdir / CONFIG)
-        return
+    _check_files(workdir, before, settings, meta)
+
+
+def _check_config(workdir: pathlib.Path, before: dict, settings: Settings) -> None:
+    """Raise an error if values differ that must stay the same.
+
+    Args:
+      workdir: the run directory.
+      before: the config of the run directory.
+      settings: settings of the run now.
+    """
+    after = settings.config
     old, new = dict(records.flat(before)), dict(records.flat(after))
     free = {f"{section}.{key}" for section, key in records.LOCAL_KEYS}
     if settings.data.source == "folder":  # another folder holds other images
@@ -83,17 +99,88 @@ def check_workdir(workdir: pathlib.Path, settings: Settings) -> None:
     if after["stage_order"][: len(trained)] == trained:
         free.add("stage_order")
         free |= {key for key in new if key.startswith("stages.") and key not in old}
+    if not any(old.get(f"stages.{name}.all_views") for name in trained):
+        free |= {key for key in new if key.startswith("test_time.")}
     differing = "; ".join(
         f"config.{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
         for key in sorted(old | new)
-        if old.get(key, ...) != new.get(key, ...)
-        and key not in free
-        and not key.startswith(_AFTER_TRAINING)
+        if old.get(key, ...) != new.get(key, ...) and key not in free
     )
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config: {differing}; give another "
             "--workdir, or the same config to resume that run"
+        )
+
+
+def _check_files(
+    workdir: pathlib.Path, before: dict | None, settings: Settings, meta: Mapping
+) -> None:
+    """Raise an error if weights or a teacher have another path and another content.
+
+    A file at its recorded path is not read, because a finished run does not need it.
+
+    Args:
+      workdir: the run directory.
+      before: the config of the run directory; None if it is lost.
+      settings: settings of the run now.
+      meta: `meta` of the last checkpoint.
+    """
+    weights_before = logits_before = None
+    if before is not None:
+        derived = derive(before, before["init"]["pretraining"])
+        weights_before = derived["init"]["weights"]
+        logits_before = before["distillation"]["logits"]
+    first = pretraining_of(settings) or settings  # the run that loads the weights
+    started = meta if first is settings else _last_meta(workdir / records.PRETRAINING)
+    if first.weights != weights_before and started and "weights" in started:
+        _, _, weights = loading.load_pretrained(
+            first.spec(num_classes=2),
+            first.weights,
+            preprocess=first.model_changes.get("preprocess"),
+        )
+        check_weights(workdir, started["weights"], weights)
+    if settings.teacher != logits_before and "teacher" in meta:
+        sha256 = teacher.file_hash(settings.teacher) if settings.teacher else None
+        check_teacher(workdir, meta["teacher"], sha256)
+
+
+def check_weights(workdir: pathlib.Path, before: Mapping, now: Mapping) -> None:
+    """Raise an error if a run was started with other weights.
+
+    Args:
+      workdir: the run directory.
+      before: the record of the weights in the checkpoint, see `WeightRecord`.
+      now: the record of the weights now. A file may have another name. Weights without
+        a SHA-256 are random, or come from a pretraining.
+    """
+    if (before["sha256"] or before) != (now["sha256"] or now):
+        raise ValueError(
+            f"{workdir} was started with {_name(before)}, not {_name(now)}; give the "
+            "same config.init.weights to resume that run, or another --workdir"
+        )
+
+
+def _name(weights: Mapping) -> str:
+    """Return a name of weights for errors."""
+    if weights["name"] is None:
+        return "random weights"
+    return f"the weights {weights['name']} (SHA-256 {weights['sha256']})"
+
+
+def check_teacher(workdir: pathlib.Path, before: str | None, now: str | None) -> None:
+    """Raise an error if a run was started with another teacher.
+
+    Args:
+      workdir: the run directory.
+      before: the SHA-256 of the teacher in the checkpoint; None without a teacher.
+      now: the SHA-256 of the teacher now.
+    """
+    if before != now:
+        raise ValueError(
+            f"{workdir} was started with a teacher of SHA-256 {before}, not {now}; "
+            "give the same config.distillation.logits to resume that run, or another "
+            "--workdir"
         )
 
 

@@ -13,11 +13,14 @@ overlays and write the last shard. A single thread would write the same files. W
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -54,6 +57,7 @@ def attribute(
     overlays: bool = False,
     boxes: bool = True,
     part: Part = WHOLE,
+    limit: int | None = None,
 ) -> list[dict]:
     """Write maps, their index and contact sheets; resume an interrupted call.
 
@@ -62,7 +66,8 @@ def attribute(
 
     Args:
       network: network from `seeflower_jax.load`.
-      images: images from `Network.images` or from a dataset.
+      images: images from `Network.images` or from a dataset. Overlays and contact
+        sheets that an earlier call has written to `out` are left out.
       methods: keys of `attribution.registry.METHODS`.
       out: the folder to write to.
       target: see `inputs.target_labels`.
@@ -79,6 +84,7 @@ def attribute(
       part: part of the shards of 256 images, for one of several machines. A part is
         written to a folder such as `part_2_of_4` in `out`, so that `merge` can then
         merge all parts into `out`.
+      limit: number of the first images to explain; all by default.
 
     Returns:
       A dict of `image` and `error` for each image without maps, because its file cannot
@@ -87,21 +93,26 @@ def attribute(
     Raises:
       ValueError: if a method, a layer, the target or the type is unknown, if the batch
         size is below 1, or if the folder has maps of other settings. Also if a part
-        cannot be merged into the maps that `out` has.
+        cannot be merged into the maps that `out` has, or `out` has logs of another
+        program.
       DamagedFileError: if a file of the maps in the folder is damaged.
       FullDiskError: if the disk is full.
-      OSError: if a file cannot be written; the message names it.
+      OSError: if a file cannot be written, or the disk of an image fails; the message
+        names the file.
       FolderInUseError: if another process writes to the folder.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}; expected 'float16' or 'float32'")
-    labels = target_labels(target, images, network.class_names)
     registry.check_methods(methods)
+    whole = pathlib.Path(out).expanduser()
+    images = _without_outputs(images, whole, methods)[:limit]
+    labels = target_labels(target, images, network.class_names)
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     explainer = Explainer(network, methods, layer, batch_size, options)
     settings = {
         "network": network.origin,
         "variables": records.variables_hash(network.variables),
+        **_description(network),
         "images": _identity(images.names),
         "methods": list(methods),
         "target": target,
@@ -112,7 +123,6 @@ def attribute(
     }
     if overlays:  # are drawn with the maps, so maps without overlays stay without
         settings["overlays"] = True
-    whole = pathlib.Path(out).expanduser()
     folder = whole if part == WHOLE else whole / part.folder_name
     boxes = boxes and any(registry.METHODS[name].layered for name in methods)
     with records.lock(folder):
@@ -125,12 +135,43 @@ def attribute(
     return store.skipped()
 
 
+def _without_outputs(
+    images: Images, out: pathlib.Path, methods: Sequence[str]
+) -> Images:
+    """Leave out the overlays and contact sheets that a call has written to `out`."""
+    top = re.escape(os.path.join(os.path.abspath(out), ""))
+    name = f"({'|'.join(map(re.escape, methods))})"
+    file = rf"(overlays/{name}/.*|({records.PARTIAL})?{name})\.png"
+    output = re.compile(rf"{top}(part_\d+_of_\d+/)?{file}", re.DOTALL)
+    return images[
+        [
+            position
+            for position, name in enumerate(images.names)
+            if not output.fullmatch(os.path.abspath(name))
+        ]
+    ]
+
+
+def _description(network: Network) -> dict[str, Any]:
+    """Return what decides maps and predictions of a network, except its variables."""
+    description = network.describe()
+    description["class_names"] = _hash(network.class_names)
+    if network.preprocess is not None:
+        arrays = dataclasses.asdict(network.preprocess)
+        description["whitening"] = records.variables_hash(arrays)
+    return description
+
+
 def _identity(names: Sequence[str]) -> str:
     """Return a hash of the names of images, and of the sizes of files in bytes."""
-    lines = [
+    return _hash(
         f"{name} {os.path.getsize(name)}" if os.path.isfile(name) else name
         for name in names
-    ]
+    )
+
+
+def _hash(lines: Iterable[str]) -> str:
+    """Return 12 hex digits of the SHA-256 of lines of text."""
     # A file name may have bytes that are not valid UTF-8.
     encoded = "\n".join(lines).encode(errors="backslashreplace")
     return hashlib.sha256(encoded).hexdigest()[:12]

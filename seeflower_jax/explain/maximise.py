@@ -98,8 +98,8 @@ def maximise_classes(
       steps: number of steps of each optimisation.
       seeds: number of starts for each class; the image with the best score is kept.
       batch_size: number of classes at once, over all devices.
-      observer: a run of another network. The result counts the images that it
-        classifies correctly.
+      observer: a run of another network with the same classes. The result counts the
+        images that it classifies correctly.
       command: the command that the user typed, for the record.
       results: a folder; the counts are written to its activation_max.json. It needs an
         observer.
@@ -109,8 +109,8 @@ def maximise_classes(
 
     Raises:
       ValueError: if the form or a class is unknown, or a class is missing or repeated.
-        Also if a number is below 1, the size is too small, or `results` has no
-        observer.
+        Also if a number is below 1, the size is too small, `results` has no observer,
+        or the observer has other classes.
       FolderInUseError: if another process writes to the folder.
       FloatingPointError: if a score becomes NaN or infinite.
     """
@@ -121,6 +121,12 @@ def maximise_classes(
             "network, because its predictions are recorded"
         )
     names = network.class_names
+    if observer is not None and observer.network.class_names != names:
+        raise ValueError(
+            f"the observer {observer.workdir} has other classes than {run.workdir}; "
+            "expected a run with the same classes in the same order, because its "
+            "predictions are compared with these classes"
+        )
     labels = class_indices(classes, names)
     size = network.spec.input_size if size is None else size
     optimisation = _Optimisation(form, size, steps, seeds, batch_size)
@@ -148,7 +154,7 @@ def maximise_classes(
         }
         if observer is not None:
             result["judge"] = observer.network.spec.name
-            result["recognised"][observer.network.spec.name] = count_recognised(
+            result["recognised"][_observer_key(run, observer)] = count_recognised(
                 observer.network, maximised.images, labels
             )
         titles = [names[label] for label in labels]
@@ -160,13 +166,19 @@ def maximise_classes(
     return result
 
 
+def _observer_key(run: Run, observer: Run) -> str:
+    """Return the key of the observer's count, which is not the key of the run's own."""
+    name = observer.network.spec.name
+    return f"{name} (observer)" if name == run.network.spec.name else name
+
+
 def _record(
     folder: pathlib.Path, run: Run, observer: Run, result: dict[str, Any]
 ) -> None:
     """Write the counts of a result to activation_max.json."""
     entry = {key: value for key, value in result.items() if key != "scores"}
     entry |= {
-        "recognised": result["recognised"][observer.network.spec.name],
+        "recognised": result["recognised"][_observer_key(run, observer)],
         "run": records.config_hash(run.config),
         "judge_run": records.config_hash(observer.config),
     }
@@ -247,7 +259,11 @@ def _write_images(
     class_names: Sequence[str],
     labels: Int[np.ndarray, " k"],
 ) -> None:
-    """Write a PNG for each class; FloatingPointError if a score is not finite."""
+    """Write a PNG for each class; FloatingPointError if a score is not finite.
+
+    The result of an earlier call is removed first. An interrupted call then leaves no
+    result, so the report shows no mixture of the images of two calls.
+    """
     finite = np.isfinite(maximised.scores)
     if not finite.all():
         failed = [name for name, ok in zip(class_names, finite, strict=True) if not ok]
@@ -255,6 +271,7 @@ def _write_images(
             f"the scores of {failed} became NaN or infinite; no image of their batch "
             "was written. Try --form=plain"
         )
+    (out / "result.json").unlink(missing_ok=True)
     for image, name, label in zip(maximised.images, class_names, labels, strict=True):
         stem = text.file_stem(name)
         pixels = image.round().astype(np.uint8)

@@ -23,6 +23,7 @@ from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
 from seeflower_jax.data.drawing import Mask
 from seeflower_jax.data.images import Images
+from seeflower_jax.explain.grids import draw_grids
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.explain.scorer import Scorer, localise
 from seeflower_jax.figures import maps as figures
@@ -247,29 +248,6 @@ def choose_correct(
     return Examples(*(array[:limit] for array in arrays))
 
 
-def draw_grids(
-    labels: Sequence[int] | Int[np.ndarray, " n"], count: int, seed: int
-) -> Int[np.ndarray, "count 4"]:
-    """Draw four images of different classes for each grid, as positions in `labels`.
-
-    Raises:
-      ValueError: if there are fewer than four classes.
-    """
-    labels = np.asarray(labels)
-    class_count = len(set(labels.tolist()))
-    if class_count < 4:
-        raise ValueError(
-            f"the correctly classified images have {class_count} classes; expected "
-            "four or more, because a grid has images of four classes"
-        )
-    rng, rows = np.random.default_rng(seed), []
-    while len(rows) < count:
-        row = rng.choice(len(labels), 4, replace=False)
-        if len(set(labels[row].tolist())) == 4:
-            rows.append(row)
-    return np.array(rows)
-
-
 def _play(
     scorer: Scorer,
     examples: Examples,
@@ -285,8 +263,9 @@ def _play(
     with progress_bar("pointing game", len(grids), "grid") as bar:
         for first in range(0, len(grids), quarter):
             rows = np.arange(first, first + quarter) % len(grids)
-            images = examples.images[grids[rows]].astype(np.float32)
-            by_method = scorer.grids(images, examples.labels[grids[rows]], rows % 4)
+            chosen = grids[rows]
+            images = examples.images[chosen].astype(np.float32)
+            by_method = scorer.grids(images, examples.labels[chosen], rows % 4, rows)
             count = min(quarter, len(grids) - first)
             for name, values in by_method.items():
                 scores.setdefault(name, []).extend(values[:count].tolist())
@@ -310,17 +289,19 @@ def _score_images(
             # Repeats fill the last batch, which avoids a second compilation.
             rows = np.resize(np.arange(first, first + count), batch_size)
             images = examples.images[rows].astype(np.float32)
-            labels = examples.labels[rows]
-            maps = scorer.maps(images, labels)
+            labels, positions = examples.labels[rows], examples.positions[rows]
+            maps = scorer.maps(images, labels, positions)
             sensitivity = {}
             if "sensitivity" in metrics:
-                sensitivity = scorer.sensitivity(images, labels)
+                sensitivity = scorer.sensitivity(images, labels, positions)
             for name, values in maps.items():
                 columns: dict[str, Any] = {}
                 if "faithfulness" in metrics:
                     columns |= scorer.faithfulness(images, values, labels)
                 if "infidelity" in metrics:
-                    columns["infidelity"] = scorer.infidelity(images, values, labels)
+                    columns["infidelity"] = scorer.infidelity(
+                        images, values, labels, positions
+                    )
                 if sensitivity:
                     columns["max_sensitivity"] = sensitivity[name]
                 if "localisation" in metrics and masks is not None:
@@ -329,7 +310,7 @@ def _score_images(
                 for key, column in columns.items():
                     into.setdefault(key, []).extend(column[:count].tolist())
             if "faithfulness" in metrics and not levels:
-                levels = scorer.randomised(images, maps, labels, count)
+                levels = scorer.randomised(images, maps, labels, positions, count)
             bar.update(count)
     for name, values in levels.items():
         scores[name]["randomisation"] = values
@@ -388,7 +369,8 @@ def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:
     ]
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    (out / "table.md").write_text(table + "\n")
+    with records.replacing(out / "table.md") as partial:
+        partial.write_text(table + "\n", encoding="utf-8")
     figures.write_table(out / "table.png", header, rows)
     return table
 

@@ -1,15 +1,17 @@
 """The compiled functions that score a network's attribution methods.
 
     scorer = Scorer(network, ["grad_cam"], layer="mixed10", options=None, seed=0)
-    maps = scorer.maps(images, labels)                            # {method: [n, h, w]}
+    maps = scorer.maps(images, labels, positions)                 # {method: [n, h, w]}
     scorer.faithfulness(images, maps["grad_cam"], labels)         # {column: [n]}
-    scorer.infidelity(images, maps["grad_cam"], labels)           # [n]
-    scorer.sensitivity(images, labels)                            # {method: [n]}
-    scorer.randomised(images, maps, labels, len(images))          # {method: [levels]}
+    scorer.infidelity(images, maps["grad_cam"], labels, positions)   # [n]
+    scorer.sensitivity(images, labels, positions)                 # {method: [n]}
+    scorer.randomised(images, maps, labels, positions, count)     # {method: [levels]}
     localise(maps["grad_cam"], masks)                             # {column: [n]}
-    scorer.grids(images_of_grids, labels_of_grids, cells)         # {method: [n]}
+    scorer.grids(images_of_grids, labels_of_grids, cells, positions)  # {method: [n]}
 
-`images` are what the network sees. `explain.score` runs a scorer over many images.
+`images` are what the network sees. `positions` seed random methods and metrics, so a
+result does not depend on the batch of an image. `explain.score` runs a scorer over many
+images.
 """
 
 import functools
@@ -101,6 +103,7 @@ class Scorer:
         self,
         images: Float[np.ndarray, "n h w 3"] | Float[Array, "n h w 3"],
         labels: Int[np.ndarray, " n"],
+        positions: Int[np.ndarray, " n"],
         variables: Mapping | None = None,
     ) -> dict[str, Float[np.ndarray, "n h w"]]:
         """Compute {method: maps} that explain the labels.
@@ -108,17 +111,18 @@ class Scorer:
         Args:
           images: what the network sees, or grids of such images.
           labels: the classes to explain.
+          positions: positions of the images among all images; they seed random methods.
           variables: variables of the network; its own by default.
         """
         if variables is not None:
             variables = sharding.replicate(variables, self._mesh)
-        rows = self._to_devices(images, labels, self._keys(images))
+        rows = self._to_devices(images, labels, self._keys(positions))
         maps = self._explain(variables or self._variables, *rows)[2]
         return self._to_host(maps, len(images))
 
-    def _keys(self, images: np.ndarray | Array) -> Key[Array, " n"]:
-        """Return a random key for each image."""
-        return jax.random.split(self._key, len(images))
+    def _keys(self, positions: Int[np.ndarray, " n"]) -> Key[Array, " n"]:
+        """Return a random key for each image, by its position and not by its batch."""
+        return jax.vmap(functools.partial(jax.random.fold_in, self._key))(positions)
 
     def _to_devices(self, *rows: np.ndarray | Array) -> Any:
         """Split arrays over the devices."""
@@ -185,9 +189,10 @@ class Scorer:
         images: Float[np.ndarray, "n s s 3"],
         maps: Float[np.ndarray, "n s s"],
         labels: Int[np.ndarray, " n"],
+        positions: Int[np.ndarray, " n"],
     ) -> Float[np.ndarray, " n"]:
-        """Compute the infidelity of one method's maps."""
-        rows = self._to_devices(images, maps, labels, self._keys(images))
+        """Compute the infidelity of one method's maps; see `maps` for `positions`."""
+        rows = self._to_devices(images, maps, labels, self._keys(positions))
         errors = self._compute_infidelity(self._variables, *rows)
         return self._to_host(errors, len(images))
 
@@ -205,10 +210,13 @@ class Scorer:
         return max_sensitivity(maps, images, keys)
 
     def sensitivity(
-        self, images: Float[np.ndarray, "n s s 3"], labels: Int[np.ndarray, " n"]
+        self,
+        images: Float[np.ndarray, "n s s 3"],
+        labels: Int[np.ndarray, " n"],
+        positions: Int[np.ndarray, " n"],
     ) -> dict[str, Float[np.ndarray, " n"]]:
-        """Compute {method: the max-sensitivity for each image}."""
-        rows = self._to_devices(images, labels, self._keys(images))
+        """Compute {method: max-sensitivity of each image}; `maps` has the arguments."""
+        rows = self._to_devices(images, labels, self._keys(positions))
         changes: dict = {}
         for compute in self._compute_sensitivity:
             changes |= self._to_host(compute(self._variables, *rows), len(images))
@@ -219,6 +227,7 @@ class Scorer:
         images: Float[np.ndarray, "n s s 3"],
         maps: Mapping[str, Float[np.ndarray, "n s s"]],
         labels: Int[np.ndarray, " n"],
+        positions: Int[np.ndarray, " n"],
         count: int,
     ) -> dict[str, list[float]]:
         """Compute {method: mean rank correlation of each level of randomisation}.
@@ -231,7 +240,7 @@ class Scorer:
         groups = layer_groups(variables["params"])
         levels: dict[str, list[float]] = {name: [] for name in maps}
         for changed in randomised(variables, groups, self._key):
-            for name, values in self.maps(images, labels, changed).items():
+            for name, values in self.maps(images, labels, positions, changed).items():
                 correlation = rank_correlation(
                     jnp.asarray(maps[name]), jnp.asarray(values)
                 )
@@ -243,12 +252,14 @@ class Scorer:
         images: Float[np.ndarray, "n 4 s s 3"],
         labels: Int[np.ndarray, "n 4"],
         cells: Int[np.ndarray, " n"],
+        positions: Int[np.ndarray, " n"],
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """Compute {method: share of each grid's map in the cell of its target}.
 
         Args:
           images, labels: images and labels of the four cells of each grid.
           cells: the target's cell in each grid, from 0 to 3.
+          positions: position of each grid in the list of all grids.
         """
         grids = localisation.grid_images(jnp.asarray(images))
         side = self.grid_size
@@ -258,7 +269,7 @@ class Scorer:
             name: np.asarray(
                 localisation.grid_pointing(jnp.asarray(maps), jnp.asarray(cells))
             )
-            for name, maps in self.maps(grids, targets).items()
+            for name, maps in self.maps(grids, targets, positions).items()
         }
 
 

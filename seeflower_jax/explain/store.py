@@ -11,8 +11,8 @@
 `<method>/<shard>.npy` holds the maps [rows, h, w] of a method, each divided by its
 `scale`. `index.jsonl` has a line for each image and method, with the scale.
 `skipped.jsonl` has a line for each image without maps. `state.json` counts the complete
-shards and is written last. A job that was interrupted therefore continues with the
-first shard that is not counted.
+shards and is written after each of them. A job that was interrupted therefore continues
+with the first shard that is not counted.
 
 The number of a shard determines its images. Several machines can therefore write
 different shards of the same images, each to its own folder. `explain.merge` merges
@@ -71,7 +71,7 @@ class MapStore:
 
     Raises:
       ValueError: if the folder has maps of other settings. The message lists the
-        differences.
+        differences. Also if the folder has logs of another program.
       DamagedFileError: if a file of the folder is damaged.
     """
 
@@ -88,14 +88,26 @@ class MapStore:
         self.folder = pathlib.Path(folder).expanduser()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._state = {"settings": settings, "shards": 0, "bytes": [0, 0]}
-        if (self.folder / "state.json").exists():
-            self._state = _read_state(self.folder)
+        if not (self.folder / "state.json").exists():
+            self._check_no_logs()
+        elif (state := _read_state(self.folder))["shards"]:
+            self._state = state
             self._check_settings(settings)
         for path, size in self._logs():
             path.touch()
             os.truncate(path, size)
-        if not self._shards():  # An empty part is complete.
+        if not self._state["shards"]:  # Later calls know the logs by their state.
             self._count(0, (), ())
+
+    def _check_no_logs(self) -> None:
+        """Check that a folder without a state has no logs, which would be emptied."""
+        for name in _LOGS:
+            path = self.folder / name
+            if path.exists() and path.stat().st_size:
+                raise ValueError(
+                    f"{path} may not be from scripts.attribute, because {self.folder} "
+                    "has no state.json; give another --out, or remove the file"
+                )
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "MapStore":
@@ -196,8 +208,10 @@ class MapStore:
         if not (folder / "state.json").exists():
             return
         target = MapStore.open(folder)
-        target._check_settings(self.settings | {"part": str(WHOLE)})
         shards, written = self._shards(), target._state["shards"]
+        if not written:
+            return
+        target._check_settings(self.settings | {"part": str(WHOLE)})
         if shards.start < written < shards.stop:
             raise ValueError(
                 f"{folder} has {written} shards of an interrupted call, which end "
@@ -273,6 +287,7 @@ def differences(
       names: names of the stores in the result.
       but: keys to leave out.
     """
+    first, second = dict(records.flat(first)), dict(records.flat(second))
     return "; ".join(
         f"{key}: {first.get(key, 'absent')} {names[0]}, "
         f"{second.get(key, 'absent')} {names[1]}"
@@ -282,10 +297,12 @@ def differences(
 
 
 def _append(path: pathlib.Path, lines: Iterable[dict]) -> int:
-    """Append lines to a log, and return the size of the log in bytes."""
+    """Append lines to a log, and return its size in bytes when they are on disk."""
     try:
         with open(path, "a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
             return file.tell()
     except OSError as error:
         if records.is_full_disk(error):

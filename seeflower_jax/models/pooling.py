@@ -150,8 +150,11 @@ def average_pool(x: Images, window: int, count_include_pad: bool = False) -> Ima
     _, height, width, _ = x.shape
     pad = (window // 2, window // 2)
     windows = Windows((height, width), (window, window), padding=(pad, pad))
-    if count_include_pad:
-        return _window_sum.bind(x, windows=windows) / window**2
-    ones = jnp.ones((1, height, width, 1), x.dtype)
-    counts = _window_sum.bind(ones, windows=windows)
-    return _window_sum.bind(x, windows=windows) / counts
+    # In bfloat16, every sum would be rounded, and so would the sums of the gradient.
+    dtype = at_least_float32(x.dtype)
+    sums = _window_sum.bind(x.astype(dtype), windows=windows)
+    counts: Array | int = window**2
+    if not count_include_pad:
+        ones = jnp.ones((1, height, width, 1), dtype)
+        counts = _window_sum.bind(ones, windows=windows)
+    return (sums / counts).astype(x.dtype)

@@ -76,6 +76,7 @@ __all__ = [
 LOG_FILE = "metrics.jsonl"  # file name in a run directory
 PRETRAINING = "pretraining"  # the pretraining run in a run directory
 # The location of files and of images on a machine does not change the result of a run.
+# `experiment.workdir` compares the content of files that have moved.
 LOCAL_KEYS = (
     ("data", "dir"),
     ("data", "cache_dir"),

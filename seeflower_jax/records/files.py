@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -145,6 +146,37 @@ def lock_descriptor(descriptor: int, wait: bool) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
     return True
+
+
+def open_locked(path: str | os.PathLike, wait: bool = True) -> BinaryIO:
+    """Open a file for appending and lock it; create the file if it is missing.
+
+    Closing the file unlocks it. See `lock_descriptor` for disks without locks.
+
+    Args:
+      path: the file. The last holder of the lock may have renamed or removed it. The
+        result is then a new file.
+      wait: whether to wait until another process unlocks the file.
+
+    Raises:
+      BlockingIOError: if another process holds the lock and `wait` is False.
+    """
+    while True:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "ab+"))
+            if not lock_descriptor(file.fileno(), wait):
+                raise BlockingIOError(f"{path} is locked by another process")
+            if is_at(path, file.fileno()):
+                stack.pop_all()
+                return file
+
+
+def is_at(path: str | os.PathLike, descriptor: int) -> bool:
+    """Return whether a path leads to an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

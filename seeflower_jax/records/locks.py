@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
+from seeflower_jax.records.files import is_at
 from seeflower_jax.sharding import processes
 
 try:
@@ -91,7 +92,7 @@ def _open_lock(folder: pathlib.Path) -> int:
         except OSError as error:
             _warn_without_lock(folder, error.strerror or str(error))
             return descriptor
-        if _is_at(path, descriptor):
+        if is_at(path, descriptor):
             break
         os.close(descriptor)  # The last holder has removed the file in the meantime.
     since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
@@ -99,14 +100,6 @@ def _open_lock(folder: pathlib.Path) -> int:
     os.truncate(descriptor, 0)
     os.write(descriptor, json.dumps(holder).encode())
     return descriptor
-
-
-def _is_at(path: pathlib.Path, descriptor: int) -> bool:
-    """Return whether a path leads to an open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from seeflower_jax import records
 from seeflower_jax.evaluation import calibration, metrics
 from seeflower_jax.experiment.evaluate import Evaluation
 from seeflower_jax.figures import maps, text
+from seeflower_jax.records import files
 from seeflower_jax.report import charts
 
 _WORST, _PAIRS = 12, 10
@@ -88,6 +89,8 @@ class Page:
 def write(path: pathlib.Path, page: Page, sources: str) -> None:
     """Write a page and its marker under another name, and rename the file.
 
+    If another process writes the page of the same run, the function waits for it.
+
     Args:
       path: path of the page.
       page: content of the page.
@@ -97,7 +100,7 @@ def write(path: pathlib.Path, page: Page, sources: str) -> None:
       FullDiskError: if the disk is full.
     """
     content = render(page) + _marker(sources)
-    with records.replacing(path) as partial:
+    with files.exclusive(path.parent), records.replacing(path) as partial:
         partial.write_text(content, encoding="utf-8")
 
 

@@ -18,6 +18,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seeflower_jax import hints, records
+from seeflower_jax.data import oxford_flowers
+from seeflower_jax.experiment.evaluate import provenance
+from seeflower_jax.experiment.settings import settings_of
+from seeflower_jax.inference.run import Run
 from seeflower_jax.pretrained import published
 from seeflower_jax.studies.rows import CONFIGS, Row, suffix
 
@@ -56,16 +60,19 @@ class Change:
           out: the folder of the run directories. If only the evaluation differs, the
             folder must have the run of the recipe, with its name from `reproduce.plan`.
           changes: further values of the config, by their flat keys. The values that
-            the row itself changes stay.
+            the row itself changes stay. If only the evaluation differs, only `data.dir`
+            is used.
           weights_dir: folder of the published weight files; '' downloads them.
         """
         evaluate = ["--split=validation", *self.evaluation, f"--ablation={self.name}"]
+        further = dict(changes or {})
         if not self.values:
             run = Row("", self.model, "official", self.recipe, "").name
             workdir = f"--workdir={out}/{run}_seed0"
+            if folder := further.get("data.dir"):
+                evaluate.append(f"--data_dir={folder}")
             return [("evaluate", [workdir, *evaluate])]
         workdir = f"--workdir={out}/{self.key}"
-        further = dict(changes or {})
         if weights_dir:
             name = published.CATALOG[self.model].name
             further["init.weights"] = str(pathlib.Path(weights_dir) / name)
@@ -86,6 +93,52 @@ def _literal(value: Any) -> str:
     return str(value).replace("'", '"')
 
 
+def check(run: Run) -> None:
+    """Check that the ablation may have a row of a run.
+
+    Raises:
+      ValueError: unless the run has seed 0 and the official split of the flowers.
+    """
+    settings = settings_of(run)
+    for key, value, expected in (
+        ("data.source", settings.data.source, oxford_flowers.NAME),
+        ("data.split", settings.data.split, "official"),
+        ("seed", settings.seed, 0),
+    ):
+        if value != expected:
+            raise ValueError(
+                f"config.{key} of {run.workdir} is {value!r}; expected {expected!r}, "
+                "because all rows of the ablation have the same images and seed"
+            )
+
+
+def record(
+    run: Run,
+    name: str,
+    metrics: Mapping[str, Any],
+    folder: str | os.PathLike,
+    command: str,
+) -> None:
+    """Enter a row into `ablation.json` of a folder of results.
+
+    Args:
+      run: a run that `check` accepts.
+      name: name of the row.
+      metrics: metrics of the run on the validation split.
+      folder: the folder of recorded results.
+      command: command line, for the record.
+    """
+    entry = {key: metrics[key] for key in ("top1", "mean_class_top1", "count")} | {
+        "recipe": run.config["recipe"],
+        "config_hash": records.config_hash(run.config),
+        "seed": run.config["seed"],
+        "trained": run.result.get("command"),
+        **provenance(run, command),
+    }
+    path = pathlib.Path(folder) / "ablation.json"
+    records.add_entry(path, run.network.spec.name, name, entry)
+
+
 def load_results(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
     """Read the recorded rows of a folder of results, {model: {name: metrics}}.
 
@@ -97,12 +150,13 @@ def load_results(folder: str | os.PathLike) -> dict[str, dict[str, dict]]:
         return {}
     advice = "restore it, or delete it and record the rows with scripts.ablation"
     rows = records.read_json(path, advice)
+    keys = {"top1", "count", "config_hash"}
     for model, entries in rows.items():
         for name, entry in entries.items() if isinstance(entries, dict) else [("", 0)]:
-            if not isinstance(entry, dict) or not {"top1", "config_hash"} <= set(entry):
+            if not isinstance(entry, dict) or not keys <= set(entry):
                 raise records.DamagedFileError(
-                    f"{path} is damaged: {model} {name} has no top1 or no "
-                    f"config_hash; {advice}"
+                    f"{path} is damaged: {model} {name} lacks one of {sorted(keys)}; "
+                    f"{advice}"
                 )
     return rows
 

@@ -30,6 +30,7 @@ from seeflower_jax.experiment import evaluate, images, kept, precision
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import maps
 from seeflower_jax.inference.run import Run, check_finished
+from seeflower_jax.records.files import exclusive
 from seeflower_jax.studies import discovery
 from seeflower_jax.training import ridge
 from seeflower_jax.training.stages import beyond_head
@@ -238,7 +239,7 @@ def draw(study: Study, path: str | os.PathLike, count: int = 10) -> None:
             y, x, half = study.boxes(crop, split)[position]
             edges = (np.array([x - half, y - half, x + half, y + half]) + 1) / 2
             left, top, right, bottom = (edges * len(seen)).round().astype(int)
-            marked = maps.draw_box(marked, (left, top, right - 1, bottom - 1))
+            marked = maps.draw_box(marked, (left, top, right, bottom))
             part = Image.fromarray(seen[top:bottom, left:right])
             columns[crop].append(np.asarray(part.resize(seen.shape[:2])))
         columns["image"].append(marked)
@@ -252,7 +253,7 @@ def record(
     """Enter rows into `directions.json` of a folder of results; return its path.
 
     Each result has the command and the code that made it. Rows of another run, or
-    of another layer, are replaced.
+    of another layer, are replaced. Several processes may enter rows at the same time.
 
     Args:
       study: the study.
@@ -269,14 +270,16 @@ def record(
         "weights": study.run.result["weights"],
         "config_hash": records.config_hash(study.run.config),
     }
-    before = load_rows(folder)
-    same = all(before.get(key) == value for key, value in described.items())
-    merged = dict(before["rows"]) if same else {}
     origin = evaluate.provenance(study.run, command)
-    for name, row in rows.items():
-        measured = {split: {**values, **origin} for split, values in row.items()}
-        merged[name] = {**merged.get(name, {}), **measured}
-    records.write_json(path, {**described, "rows": merged})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.parent):
+        before = load_rows(folder)
+        same = all(before.get(key) == value for key, value in described.items())
+        merged = dict(before["rows"]) if same else {}
+        for name, row in rows.items():
+            measured = {split: {**values, **origin} for split, values in row.items()}
+            merged[name] = {**merged.get(name, {}), **measured}
+        records.write_json(path, {**described, "rows": merged})
     return path
 
 

@@ -211,8 +211,9 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
         tables.paper_tables(ROWS, PUBLISHED, results),
         tables.ablation_table(ablated, results),
         tables.directions_table(directions.load_rows(folder)),
-        tables.gaps(ROWS, SEEDS, results, ablation.CHANGES, ablated),
         tables.origins(results, result_name),
+        tables.gaps(ROWS, SEEDS, results, ablation.CHANGES, ablated),
     ]
     text = "\n".join(part for part in parts if part)
-    pathlib.Path(path).expanduser().write_text(text)
+    with records.replacing(pathlib.Path(path).expanduser()) as partial:
+        partial.write_text(text, encoding="utf-8")

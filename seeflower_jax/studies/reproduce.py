@@ -225,7 +225,8 @@ def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.
     for title, name in figures.items():
         text += f"## {title}\n\n![{title}]({name})\n\n"
     path = out / "REPORT.md"
-    path.write_text(text)
+    with records.replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 

@@ -60,7 +60,7 @@ class Row:
       paper: the accuracy in the paper, or None.
       code: the accuracy in the repository of the paper's code, from another run of the
         author, or None.
-      cpu: whether two CPU cores train the row within hours.
+      cpu: whether two CPU cores train the row within three hours.
       changes: values of the config that the row changes, (flat key, value) pairs.
     """
 
@@ -192,7 +192,8 @@ def select(patterns: Sequence[str], budget: str) -> list[Row]:
 
     Args:
       patterns: names, tables (`table_4.1`) or patterns with `*`; [] selects all rows.
-      budget: one of `BUDGETS`; 'cpu' leaves out the rows that need a GPU.
+      budget: one of `BUDGETS`; 'cpu' leaves out the rows that take longer than three
+        hours on two CPU cores.
 
     Raises:
       ValueError: if a pattern matches nothing; the message lists similar names.

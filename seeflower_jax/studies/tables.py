@@ -257,18 +257,20 @@ def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
     }
     lines = []
     for model, entries in ablated.items():
+        network = NAMES.get(model, model)
         for recipe in dict.fromkeys(e.get("recipe", "best") for e in entries.values()):
             before = unchanged.get((model, recipe))
-            lines.append([NAMES[model], recipe, "unchanged", share(before), "", ""])
+            if before is not None:
+                lines.append([network, recipe, "unchanged", share(before), "", ""])
             lines += [
-                [NAMES[model], recipe, name, *_change_cells(entry, before)]
+                [network, recipe, name, *_change_cells(entry, before)]
                 for name, entry in entries.items()
                 if entry.get("recipe", "best") == recipe
             ]
     if not lines:
         return ""
     errors = [
-        np.sqrt(entry["top1"] * (1 - entry["top1"]) / 1020)
+        np.sqrt(entry["top1"] * (1 - entry["top1"]) / entry["count"])
         for entries in ablated.values()
         for entry in entries.values()
     ]
@@ -308,12 +310,12 @@ def directions_table(measured: Mapping) -> str:
         for name, row in measured["rows"].items()
     ]
     header = ("what the head reads", "validation top-1", "test top-1", "mean class")
-    weights = _weights(measured)
+    model, weights = measured["model"], _weights(measured)
     tested = any("test" in row for row in measured["rows"].values())
     selected = "Validation selected the variant that was evaluated on the test split."
     return (
         "## The paper's directions: segmentation and parts\n\nA linear head in closed "
-        f"form on features of {NAMES[measured['model']]} with {weights} weights, which "
+        f"form on features of {NAMES.get(model, model)} with {weights} weights, which "
         "was not trained on the images. Objects and parts are found without labels in "
         f"the features of `{measured['layer']}`. "
         + (selected if tested else "The test split was not used.")
@@ -356,16 +358,18 @@ def gaps(
         if change.name not in ablated.get(change.model, {})
     ]
     lists = {
-        "Runs for which two CPU cores are enough:": commands[True],
-        "Runs that need a GPU:": commands[False],
-        "Rows of the ablation. On two CPU cores, a row that trains only the head or "
-        "nothing takes minutes. Other rows take up to two hours. A row that changes "
-        "only the evaluation needs the run of its recipe in `runs`.": ablation,
+        "Up to three hours a run on two CPU cores:": commands[True],
+        "Longer, best on a GPU:": commands[False],
+        "The ablation, minutes to two hours a row on two CPU cores:": ablation,
     }
-    parts = [f"{title}\n\n{''.join(lines)}" for title, lines in lists.items() if lines]
+    parts = [
+        f"    # {title}\n{''.join(lines)}" for title, lines in lists.items() if lines
+    ]
     introduction = (
         "## Gaps\n\nThese runs were not measured. Each command makes the runs of one "
-        "row. `python -m scripts.reproduce --record='runs/*'` records finished runs.\n"
+        "row. `python -m scripts.reproduce --record='runs/*'` records finished runs. A "
+        "row of the ablation that changes only the evaluation needs the run of its "
+        "recipe in `runs`.\n"
     )
     return "\n".join([introduction, *parts]) if parts else ""
 
@@ -377,7 +381,7 @@ def origins(results: Iterable[Mapping], name: Callable[[Mapping], str]) -> str:
       results: contents of `result.json`.
       name: function of a result, the name of its run.
     """
-    parts = ["## Records\n"]
+    parts = ["## Records\n\nA command is valid at its commit. Recipes changed later.\n"]
     for result in results:
         versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
         commit = (result["git_commit"] or "unknown").replace("-dirty", " (changed)")

@@ -43,7 +43,7 @@ def fit(
       The state and the progress at the end of the stage.
 
     Raises:
-      NonFiniteLossError: if the loss is NaN or infinite; the message names the step.
+      NonFiniteLossError: if the loss, a norm or a validation value is NaN or infinite.
         The last checkpoint is kept.
       Interrupted: if `stopping.request` was called, after the step under way. The state
         is saved.

@@ -21,7 +21,7 @@ from seeflower_jax.training.plan import Metrics, StagePlan
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or a validation value became NaN or infinite."""
+    """The loss, a norm or a validation value became NaN or infinite."""
 
 
 def improves(value: float, best: float | None, metric: str, min_delta: float) -> bool:
@@ -81,17 +81,18 @@ class Progress:
           metrics: metrics of the step, on the host; see `step.make_image_step`.
 
         Raises:
-          NonFiniteLossError: if the loss is NaN or infinite; the message names the
-            step.
+          NonFiniteLossError: if the loss or a norm is NaN or infinite; the message
+            names the step.
         """
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
         step = self.step + 1
-        if not np.isfinite(values["loss"]):
-            raise NonFiniteLossError(
-                f"the loss is {values['loss']} at step {step} of stage "
-                f"{self.stage!r}; earlier checkpoints are kept. Lower "
-                f"config.stages.{self.stage}.learning_rate or set its clip_norm"
-            )
+        for name in ("loss", "gradient_norm", "update_norm"):
+            if not np.isfinite(values[name]):
+                raise NonFiniteLossError(
+                    f"the {name} is {values[name]} at step {step} of stage "
+                    f"{self.stage!r}; earlier checkpoints are kept. Lower "
+                    f"config.stages.{self.stage}.learning_rate or set its clip_norm"
+                )
         values["steps"] = 1
         sums = {name: self.sums.get(name, 0) + value for name, value in values.items()}
         images = self.images.get(self.stage, 0) + values["count"]

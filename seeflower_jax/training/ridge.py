@@ -37,7 +37,8 @@ from seeflower_jax.training.decomposition import (
 from seeflower_jax.training.losses import Distillation
 from seeflower_jax.training.step import Step
 
-# Multiples of the mean eigenvalue of the features' covariance.
+# Multiples of the mean eigenvalue of the features' kernel matrix [m, m]. The mean
+# eigenvalue of their covariance [d, d] is m / d times as large.
 STRENGTHS = tuple(np.geomspace(1e-3, 10, 13))
 # With this total number of views or more, the head is solved on one view of each image,
 # because the time grows with the cube of the number.
@@ -56,7 +57,7 @@ class Fit:
       variance: variance of each feature over the training images, [d].
       kernel: kernel for standardised features, [d, c].
       bias: bias of each class, [c].
-      strength: the regularisation, a multiple of the mean eigenvalue.
+      strength: the regularisation, one of `STRENGTHS`.
       scale: factor from the regression to logits; `kernel` and `bias` include it.
       logits: leave-one-out logits of the training images, the mean of their views,
         [n, c].

@@ -140,6 +140,18 @@ def test_log_odds_suppress_what_classes_share():
     assert red > 0.1 and abs(green) < 0.02
 
 
+def test_network_with_one_logit():
+    def single(images, taps=None):
+        return images.mean((1, 2, 3))[:, None], {}
+
+    key, classes = jax.random.key(0), jnp.array([0])
+    with pytest.raises(ValueError, match="one logit.*objective is 'logit', such as PL"):
+        maximise(single, classes, key, size=8, steps=1)
+    form = activation_max.PLAIN
+    result = maximise(single, classes, key, form, size=8, steps=1)
+    assert np.isfinite(result.images).all()
+
+
 def test_unknown_objective():
     with pytest.raises(ValueError, match="objective is 'odds'; expected 'logit' or"):
         activation_max.Form(fourier=False, learning_rate=0.1, objective="odds")

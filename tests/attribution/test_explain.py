@@ -1,5 +1,7 @@
 """`attr.explain`: several methods on any network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,16 +45,54 @@ def test_network_functions_and_targets():
         traced += 1
         return small.network()(images, taps)
 
-    score = targets.probability(LABELS)
-    maps = attr.explain(network, IMAGES, ["signed_saliency"], score)
-    first, traced = traced, 0
-    again = attr.explain(network, IMAGES, ["signed_saliency"], score)
-    assert first > 0 and traced == 0  # compiled once
-    expected = attr.signed_saliency(network, IMAGES, score)
-    for values in (maps, again):
-        np.testing.assert_allclose(
-            values["signed_saliency"], expected, rtol=1e-4, atol=1e-8
-        )
+    others = (LABELS + 1) % small.CLASSES
+    for make in (
+        targets.probability,
+        functools.partial(targets.contrast, references=2),
+        lambda labels: targets.difference(labels, (labels + 2) % small.CLASSES),
+    ):
+        for labels in (LABELS, others):
+            traced = 0
+            score = make(labels)
+            maps = attr.explain(network, IMAGES, ["signed_saliency"], score)
+            # The function that was compiled for some classes serves other classes.
+            assert (traced > 0) == (labels is LABELS)
+            np.testing.assert_allclose(
+                maps["signed_saliency"],
+                attr.signed_saliency(network, IMAGES, score),
+                rtol=1e-4,
+                atol=1e-8,
+            )
+        with pytest.raises(ValueError, match="the target of image 1 of the batch is 4"):
+            attr.explain(network, IMAGES, ["saliency"], make(jnp.array([0, 4])))
+
+
+def test_name_that_gets_another_method(monkeypatch):
+    def constant(value):
+        return lambda network, images, targets: jnp.full(images.shape[:3], value)
+
+    for value in (1.0, 2.0):
+        method = registry.Method(constant(value))
+        monkeypatch.setitem(registry.METHODS, "constant", method)
+        maps = attr.explain(small.network(), IMAGES, ["constant"])
+        assert (maps["constant"] == value).all()
+
+
+def test_images_and_segments_that_a_jitted_function_knows():
+    """They are no arguments of the function, so their values are checked."""
+    segments = jnp.zeros((1, 12, 12), int).at[:, 6:].set(1)
+    few = {"segments": segments, "num_segments": 2}
+
+    def run(network, images):
+        methods, options = ["feature_ablation"], {"feature_ablation": few}
+        return attr.explain(network, images, methods, options=options)
+
+    known = jax.jit(lambda network: run(network, IMAGES))(small.network())
+    expected = run(small.network(), IMAGES)["feature_ablation"]
+    np.testing.assert_allclose(known["feature_ablation"], expected, rtol=1e-5)
+    broken = IMAGES.at[1].set(np.nan)
+    with pytest.raises(ValueError, match="image 1 of the batch has values"):
+        jax.jit(lambda network: run(network, broken))(small.network())
 
 
 def test_all_methods_share_a_forward_pass():

@@ -454,6 +454,14 @@ def test_eigen_cam_of_few_channels_and_of_many(images):
     np.testing.assert_allclose(maps, expected, rtol=0, atol=1e-5 * expected.max())
 
 
+def test_eigen_cam_is_not_negative():
+    """A layer of one channel is its own projection; ReLU removes the lesser sign."""
+    network = _with_layer(lambda images: images.mean(-1, keepdims=True))
+    images = jnp.array([[[[-3.0] * 3, [1.0] * 3], [[-1.0] * 3, [-2.0] * 3]]])
+    maps = attr.eigen_cam(network, images, layer="layer", align="stretch")
+    np.testing.assert_allclose(maps, [[[3, 0], [1, 2]]], atol=1e-5)
+
+
 def test_memory_of_eigen_cam_grows_with_the_layer():
     network = _with_layer(lambda images: jnp.tanh(images))
     compute = jax.jit(lambda images: attr.eigen_cam(network, images, layer="layer"))
@@ -525,6 +533,16 @@ def test_unknown_method_lists_the_known_ones():
         batch.make_explainer(SPEC, ["gradcam"])
     with pytest.raises(ValueError, match="no attribution method given"):
         batch.make_explainer(SPEC, [])
+
+
+def test_classes_that_the_network_does_not_have(variables, images):
+    explain = batch.make_explainer(SPEC, ["saliency"])
+    keys = jax.random.split(jax.random.key(0), 3)
+    message = (
+        "the target of image 1 of the batch is 5; expected a class index from 0 to"
+    )
+    with pytest.raises(ValueError, match=message):
+        explain(variables, images, jnp.array([registry.PREDICTED, 5, 0]), keys)
 
 
 def test_layer_that_is_unknown_or_without_extent():

@@ -118,7 +118,7 @@ def test_cache_of_other_images_is_noticed(flowers, tmp_path, caplog):
     (path,) = (tmp_path / "pixels").iterdir()
     fewer = dataclasses.replace(source, keys=source.keys[:-1], fingerprint="fewer")
     for other, side in ((fewer, 64), (source, 32)):
-        name = f"{other.name}_{other.fingerprint}_{side}.npy"
+        name = f"{other.name}_{other.fingerprint}{cache._ending(side)}"
         (path.parent / name).write_bytes(path.read_bytes())
         assert len(cache.open_cache(other, side, tmp_path)) == len(other.keys)
         assert name in caplog.text
@@ -136,7 +136,7 @@ def test_cache_that_cannot_be_written_is_named(flowers, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.np, "save", full)
     with pytest.raises(OSError, match=r"pixels/ox.*written: No space left.*cache_dir"):
         cache.open_cache(source, 64, tmp_path)
-    assert list((tmp_path / "pixels").iterdir()) == []
+    assert not list((tmp_path / "pixels").glob("*.npy"))
 
 
 def test_cache_that_cannot_be_opened_now_is_kept(flowers, tmp_path, monkeypatch):
@@ -198,6 +198,45 @@ def test_decoding_goes_on_after_an_interruption(flowers, tmp_path, monkeypatch, 
     assert path.read_bytes() == complete.read_bytes()
 
 
+def test_errors_of_disks_lose_no_decoded_image(flowers, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_CHUNK", 8)
+    source, whole = _build(flowers, tmp_path / "whole")
+    read, good = [], source.read
+
+    def lost(index):
+        if index == 20:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return good(index)
+
+    def noted(index):
+        read.append(index)
+        return good(index)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(decode.UnavailableImage, match="00021.jpg cannot be read now"):
+        cache.open_cache(dataclasses.replace(source, read=lost), 64, tmp_path)
+    source = dataclasses.replace(source, read=noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding.np, "save", full)
+        with pytest.raises(OSError, match="cannot be written: No space left"):
+            cache.open_cache(source, 64, tmp_path)
+    assert min(read) == 16
+    read.clear()
+    assert _pixels(cache.open_cache(source, 64, tmp_path)) == _pixels(whole)
+    assert not read and len(list((tmp_path / "pixels").iterdir())) == 1
+
+
+def test_pixels_of_earlier_rules_are_not_used(flowers, tmp_path, monkeypatch):
+    _build(flowers, tmp_path)
+    monkeypatch.setattr(decode, "RULES_VERSION", decode.RULES_VERSION + 1)
+    monkeypatch.setattr(decode, "resize", lambda image, side: image.resize((64, 64)))
+    _, opened = _build(flowers, tmp_path)
+    assert (opened.sizes == 64).all()
+    assert len(list((tmp_path / "pixels").iterdir())) == 2
+
+
 def test_copied_images_are_not_decoded_again(flowers, tmp_path, monkeypatch):
     for number, path in enumerate(sorted((flowers / "jpg").iterdir())[:8]):
         folder = tmp_path / "photos" / f"class{number % 2}"
@@ -252,7 +291,8 @@ def test_copy_that_is_interrupted_gets_no_name(flowers, tmp_path, monkeypatch):
     moved = image_folder.load(tmp_path / "moved")
     with pytest.raises(OSError, match="written: No space left"):
         cache.open_cache(moved, 32, tmp_path)
-    assert list((tmp_path / "pixels").iterdir()) == [path]
+    assert list((tmp_path / "pixels").glob("*.npy")) == [path]
+    assert [p.name for p in (tmp_path / "pixels").glob(".*/**/*")] == ["lock"]
     monkeypatch.setattr(cache.shutil, "copyfile", copyfile)
     assert _pixels(cache.open_cache(moved, 32, tmp_path)) == _pixels(opened)
     assert len({p.stat().st_ino for p in (tmp_path / "pixels").iterdir()}) == 2

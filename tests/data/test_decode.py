@@ -1,6 +1,8 @@
 """Decoding of images."""
 
+import errno
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -29,8 +31,9 @@ def test_all_kinds_of_images_become_rgb():
     assert np.asarray(decode.decode(_encode(gray))).tolist()[0][0] == [100] * 3
     deep = np.full((4, 6), 100 * 256, np.uint16)
     assert np.asarray(decode.decode(_encode(deep))).tolist()[0][0] == [100] * 3
-    clear = np.zeros((4, 6, 4), np.uint8)  # transparent black is shown on white
-    assert np.asarray(decode.decode(_encode(clear))).min() == 255
+    clear = np.zeros((4, 6, 4), np.uint8)
+    clear[0, 0, 3] = 255  # an opaque pixel; transparent black is shown on white
+    assert np.asarray(decode.decode(_encode(clear))).sum() == 23 * 3 * 255
     real = np.full((4, 6), 100, np.float32)
     assert np.asarray(decode.decode(_encode(real, "TIFF"))).tolist()[0][0] == [100] * 3
     real[1, 2] = np.nan
@@ -152,7 +155,7 @@ def test_every_error_of_a_decoder_names_the_file(monkeypatch, tmp_path):
             decode.load_pixels(_encode(np.eye(9) > 0), 8, "a.png")
         return str(e.value)
 
-    for error in (TypeError("x\ny"), struct.error("x y"), MemoryError(), KeyError(1)):
+    for error in (TypeError("x\ny"), struct.error("x y"), KeyError(1)):
         message = refuses(error)
         assert "\n" not in message and type(error).__name__ in message
     absent = tmp_path / "absent.png"
@@ -160,6 +163,23 @@ def test_every_error_of_a_decoder_names_the_file(monkeypatch, tmp_path):
         decode.load_pixels(absent.read_bytes, 8, absent)
     with pytest.raises(decode.UnreadableImage, match="absent.png .*: No such file"):
         decode.upright_size(lambda: absent.open("rb"), absent)
+
+
+def test_errors_of_a_disk_are_not_those_of_the_file():
+    def failing(code):
+        def read():
+            raise OSError(code, os.strerror(code))
+
+        return read
+
+    for code in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN, errno.ENOMEM):
+        message = f"^a.png cannot be read now: {os.strerror(code)}; start the same"
+        with pytest.raises(decode.UnavailableImage, match=message):
+            decode.load_pixels(failing(code), 8, "a.png")
+        with pytest.raises(decode.UnavailableImage, match=message):
+            decode.upright_size(failing(code), "a.png")
+    with pytest.raises(decode.UnreadableImage, match="a.png .*: Permission denied"):
+        decode.load_pixels(failing(errno.EACCES), 8, "a.png")
 
 
 def test_too_large_an_image_is_named_with_the_limit(monkeypatch):
@@ -239,9 +259,10 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _write_png16(values: np.ndarray) -> bytes:
-    """Return an RGB PNG of 16 bits per channel, which Pillow cannot write."""
-    height, width = values.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    """Return a PNG of 16 bits in each of its channels, which Pillow cannot write."""
+    height, width, channels = values.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
     return start + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
@@ -253,6 +274,29 @@ def test_colours_of_12_bits_in_16_are_refused():
     np.testing.assert_allclose(pixels[..., 1], _RAMP * 255, atol=1.01)
     with pytest.raises(decode.UnreadableImage, match="a.png .* uses the upper 2 bits"):
         decode.decode(_write_png16(colours // 16), "a.png")
+    opaque = np.full((4, 6, 1), 65535, np.uint16)
+    for channels in (1, 3):  # gray and alpha, colour and alpha
+        image = np.concatenate([colours[..., :channels] // 16, opaque], -1)
+        with pytest.raises(decode.UnreadableImage, match="uses the upper 2 bits"):
+            decode.decode(_write_png16(image))
+
+
+def test_bmp_of_16_bits_for_three_channels_may_be_dark():
+    header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    content = header + masks + struct.pack("<HH", 3 << 11 | 4, 0)
+    start = struct.pack(
+        "<2sIHHI", b"BM", 14 + len(content), 0, 0, 14 + len(header + masks)
+    )
+    red, green, blue = np.asarray(decode.decode(start + content))[0, 0].tolist()
+    assert 0 < red < 32 and green == 0 and 0 < blue < 40
+
+
+@pytest.mark.parametrize("file_format", ["TGA", "PNG"])
+def test_alpha_that_a_file_does_not_use_is_ignored(file_format):
+    image = np.full((4, 6, 4), (200, 100, 50, 0), np.uint8)
+    pixels = np.asarray(decode.decode(_encode(image, file_format)))
+    np.testing.assert_array_equal(pixels, image[..., :3])
 
 
 def test_premultiplied_colours_are_shown_on_white():

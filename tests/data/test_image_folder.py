@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import tempfile
+import unicodedata
 
 import numpy as np
 import pytest
@@ -117,6 +118,22 @@ def test_letters_with_two_encodings_are_one_class(tmp_path):
     source = image_folder.load(tmp_path)
     assert source.class_names == ("R\u00f3za", "x")
     assert source.labels[source.splits["test"]].tolist() == [0, 0]
+
+
+def test_letters_with_two_encodings_have_one_split(tmp_path):
+    keys_by_split = []
+    for form in ("NFC", "NFD"):
+        root = tmp_path / form
+        _write(root / unicodedata.normalize(form, "Gänseblümchen"), 12)
+        _write(root / "rosa", 3)
+        assigned = _keys_by_split(image_folder.load(root))
+        keys_by_split.append(
+            {
+                split: {unicodedata.normalize("NFC", key) for key in keys}
+                for split, keys in assigned.items()
+            }
+        )
+    assert keys_by_split[0] == keys_by_split[1]
 
 
 def test_trees_of_another_layout(tmp_path):

@@ -95,6 +95,15 @@ def test_patterns_follow_the_rule_for_folders(folder, caplog):
         find("absent/**/*.jpg")
 
 
+@pytest.mark.parametrize("pattern", ["*.jpg", "[ab].jpg", "**/*.jpg"])
+def test_folders_with_names_that_are_patterns(folder, pattern):
+    album = folder / "photos [2024]" / "day *"
+    album.mkdir(parents=True)
+    (folder / "a.jpg").rename(album / "a.jpg")
+    assert find_files(album / pattern) == [album / "a.jpg"]
+    assert find_files(folder / "photos [2024]" / "day ?" / "*.jpg") == [album / "a.jpg"]
+
+
 def test_reason_for_heic_names_the_package(monkeypatch):
     monkeypatch.setattr(files, "SUFFIXES", (".jpg",))
     assert files.why_not_an_image("a.HEIC", True) == (

@@ -37,6 +37,7 @@ class Run:
 
 IMAGES = {"IMAGE...": "photos/0.jpg photos/1.jpg"}
 CLASSES = ("--classes=0,2",)  # the small data set has four
+WORDS = dict.fromkeys(("inception_linear_seed0", "vgg16_linear_seed0"), "narrow_linear")
 TRAIN = "python -m scripts.train --config=configs/inception.py"
 RUN = "--workdir=runs/inception_seed0"
 # Make the recipe `linear` take seconds.
@@ -68,28 +69,24 @@ RUNS = {
     ),
     f"{TRAIN}:linear": Run(
         more=(
-            *("--workdir=runs/linear", "--config.data.dir=flowers", *LINEAR),
+            *("--config.data.dir=flowers", *LINEAR),
             "--config.data.verify=false",
         ),
-        makes=("runs/linear/report.html",),
+        makes=("runs/inception_linear_seed0/report.html",),
     ),
-    f"{TRAIN}:linear --config.data.source=folder --config.data.dir=DIR": Run(
-        more=("--workdir=runs/own", "--config.data.dir=own", *LINEAR),
-        makes=("runs/own/result.json",),
-    ),
+    f"{TRAIN}:linear --workdir=runs/photos --config.data.source=folder "
+    "--config.data.dir=DIR": Run({"DIR": "own"}, LINEAR, ("runs/photos/result.json",)),
     f"{TRAIN} --config.seed=1 --config.stages.finetune.epochs=12": Run(
         {}, BEST, ("runs/inception_seed1/result.json",)
     ),
     f"python -m scripts.evaluate {RUN} --split=test": Run(
         makes=("runs/inception_seed0/evaluation_test/metrics.json",)
     ),
-    "python -m scripts.directions --workdir=runs/inception_linear": Run(
-        {"inception_linear": "narrow_linear"}, ("--only=whole image",)
+    "python -m scripts.directions --workdir=runs/inception_linear_seed0": Run(
+        {"inception_linear_seed0": "narrow_linear"}, ("--only=whole image",)
     ),
     "python -m scripts.ensemble --joint_head "
-    "--workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
-        {"vgg16_seed0": "inception_seed0"}
-    ),
+    "--workdirs=runs/inception_linear_seed0,runs/vgg16_linear_seed0": Run(WORDS),
     "python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
         {"vgg16_seed0": "inception_seed0"}
     ),
@@ -206,7 +203,6 @@ DRAWN = (
     *("--config.data.source=synthetic", "--config.data.split=target"),
     *("--config.data.species=2", "--config.data.images_per_class=(4,2,2)"),
 )
-WORDS = {"inception_linear": "narrow_linear", "vgg16_linear": "narrow_linear"}
 RUNS |= {
     "python -m scripts.train --config=configs/outside_data.py "
     "--config.init.pretraining.data.dir=DIR --workdir=runs/outside_data": Run(
@@ -215,7 +211,7 @@ RUNS |= {
         ("runs/outside_data/pretraining/result.json", "runs/outside_data/result.json"),
     ),
     "python -m scripts.ensemble --joint_head --teacher=teacher.npz "
-    "--workdirs=runs/inception_linear,runs/vgg16_linear": Run(
+    "--workdirs=runs/inception_linear_seed0,runs/vgg16_linear_seed0": Run(
         WORDS, makes=("teacher.npz",)
     ),
     f"{TRAIN} --config.distillation.logits=teacher.npz "

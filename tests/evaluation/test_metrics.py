@@ -22,9 +22,12 @@ def test_standard_errors_of_an_imbalanced_split():
     labels = np.array([0, 0, 0, 0, 1, 1])  # 3 of 4 and 1 of 2 are correct
     errors = metrics.standard_errors(logits, labels)
     assert errors["top1"] == pytest.approx(np.sqrt(2 / 3 * 1 / 3 / 6))
-    per_class = np.sqrt((3 / 4 * 1 / 4 / 4 + 1 / 2 * 1 / 2 / 2) / 4)
+    # The variances of the shares are unbiased: divided by 3 and by 1.
+    per_class = np.sqrt((3 / 4 * 1 / 4 / 3 + 1 / 2 * 1 / 2 / 1) / 4)
     assert errors["mean_class_top1"] == pytest.approx(per_class)
     assert errors["top5"] == 0
+    single = metrics.standard_errors(np.eye(2), np.array([0, 1]))
+    assert single["mean_class_top1"] == 0
 
 
 def test_top5_and_large_logits():

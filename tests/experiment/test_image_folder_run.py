@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seeflower_jax.experiment import images
+from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.experiment import ensemble, images
 from seeflower_jax.experiment.evaluate import evaluate, write
+from seeflower_jax.experiment.settings import SettingsError
 from seeflower_jax.experiment.train import train
 from seeflower_jax.explain.attribute import attribute
 from seeflower_jax.explain.store import MapStore
@@ -93,3 +95,17 @@ def test_other_images_are_noticed(run, tmp_path):
     shutil.copytree(tmp_path / "photos" / CLASSES[0], tmp_path / "photos" / "aster")
     with pytest.raises(ValueError, match="trained on other images: "):
         evaluate(moved, "test")
+
+
+def test_joint_head_needs_the_splits_before_it_computes_features(run, monkeypatch):
+    monkeypatch.setattr(Evaluator, "features", None)
+    with pytest.raises(ValueError, match="has no 'validation' split here"):
+        ensemble.joint_head([run, run], splits=("test",))
+
+
+def test_top5_of_few_classes_is_no_metric(run, tmp_path):
+    config = load_run(run.workdir).config
+    config["metric"] = "top5"
+    with pytest.raises(SettingsError, match="config.metric is 'top5'; .* only 3 class"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -99,6 +99,9 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
     assert logged == pytest.approx(metrics.compute(logits, labels), rel=1e-3)
     averaged = evaluate.evaluate(run, "validation").metrics
     assert result["validation"] == averaged
+    config.test_time.hflip = False  # The head was solved on the mirror images, too.
+    with pytest.raises(ValueError, match="test_time.hflip: True there, False now"):
+        train(config, tmp_path / "run")
 
 
 def test_seed_does_not_matter(linear_config, linear_run, tmp_path):

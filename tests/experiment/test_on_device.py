@@ -39,3 +39,17 @@ def test_it_has_the_bits_of_a_run_that_reads_the_cache(flowers, tmp_path, monkey
     assert len({records.config_hash(config) for config in configs}) == 1
     # Validation, calibration and result of both runs share one compiled function.
     assert evaluator._logits.cache_info().misses == 1
+
+
+def test_too_many_pixels_are_refused_before_the_first_stage(
+    flowers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(resident, "_MAX_PIXELS", 10)
+    config = tiny_config.make_small(tiny_config.get_config())
+    config.data.update(dir=str(flowers), cache_dir=str(tmp_path / "cache"))
+    config.data.on_device = "always"
+    with pytest.raises(ValueError, match="on_device is 'always', but the training im"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.stages.finetune.augment.enabled = False  # reads the cache
+    train(config, tmp_path / "run", test=False)

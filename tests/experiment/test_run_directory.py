@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import gc
 import json
@@ -11,8 +12,9 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from seeflower_jax import records
+from seeflower_jax import models, records
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import ensemble, kept, precision
@@ -20,10 +22,10 @@ from seeflower_jax.experiment.evaluate import evaluate
 from seeflower_jax.experiment.settings import SettingsError
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_config, load_run
-from seeflower_jax.pretrained import loading
+from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.training import stopping
 from seeflower_jax.training.checkpoint import DamagedCheckpointError
-from tests import harness, tiny_config
+from tests import fixtures, harness, tiny_config
 
 
 def _config(flowers, cache):
@@ -178,6 +180,88 @@ def test_run_of_other_weights_is_not_resumed(config, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="was started with the weights a.h5 .SHA-256 a"
     ):
+        train(config, tmp_path / "run")
+
+
+def _write_weights(folder, seed):
+    """Write random weights of the network of `config`; return their path."""
+    spec = models.get_spec("small", width=0.5)
+    source = {"name": f"{seed}.h5", "sha256": f"{seed}" * 64, "exact": None}
+    variables = fixtures.random_variables(spec, seed)
+    converted.save(folder / f"weights{seed}", spec, variables, source)
+    return str(folder / f"weights{seed}")
+
+
+def test_weights_of_a_run_may_move_but_not_change(config, run, tmp_path):
+    """`run` is finished and started from random weights."""
+    started_from, others = (_write_weights(tmp_path, seed) for seed in (1, 2))
+    config.init.weights = others
+    with pytest.raises(ValueError, match="was started with random weights, not the we"):
+        train(config, run)
+    assert load_config(run)["init"]["weights"] == ""
+
+    config.init.weights = started_from
+    result = train(config, tmp_path / "new")
+    for path in (others, ""):
+        config.init.weights = path
+        with pytest.raises(ValueError, match="was started with the weights 1.h5"):
+            train(config, tmp_path / "new")
+    config.init.weights = str(tmp_path / "moved")
+    shutil.move(started_from, config.init.weights)
+    assert train(config, tmp_path / "new") == result
+    shutil.rmtree(config.init.weights)  # A finished run does not need it.
+    assert train(config, tmp_path / "new") == result
+
+
+def test_weights_of_a_pretraining_may_not_change(config, tmp_path):
+    started_from, others = (_write_weights(tmp_path, seed) for seed in (1, 2))
+    config.init.pretraining = ConfigDict({"stage_order": ("head",)})
+    config.init.weights = started_from
+    result = train(config, tmp_path / "run")
+    for finished in (True, False):
+        config.init.weights = others
+        with pytest.raises(ValueError, match="was started with the weights 1.h5"):
+            train(config, tmp_path / "run")
+        if finished:
+            config.init.weights = started_from
+            assert train(config, tmp_path / "run") == result
+            (tmp_path / "run/result.json").unlink()
+    shutil.rmtree(tmp_path / "run/checkpoints")  # Only the pretraining has trained.
+    with pytest.raises(ValueError, match="pretraining was started with the weights 1"):
+        train(config, tmp_path / "run")
+
+
+def test_values_that_come_from_weights_may_not_change(config, tmp_path, monkeypatch):
+    """They decide what features are, and a resumed run must keep them."""
+    original = loading.load_pretrained
+
+    def load(epsilon):
+        def replaced(*arguments, **options):
+            spec, *others = original(*arguments, **options)
+            return dataclasses.replace(spec, epsilon=epsilon), *others
+
+        return replaced
+
+    def features(folder):
+        return np.load(folder / "features_head.npy")
+
+    for epsilon, folder in ((1e-3, "run"), (0.5, "run"), (0.5, "new")):
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "load_pretrained", load(epsilon))
+            patch.setattr(loader.TrainLoader, "__call__", None)  # fails before a step
+            with pytest.raises(TypeError):
+                train(config, tmp_path / folder)
+    np.testing.assert_array_equal(
+        features(tmp_path / "run"), features(tmp_path / "new")
+    )
+
+    with monkeypatch.context() as patch:
+        _request_after(patch, 1)
+        with pytest.raises(stopping.Interrupted):
+            train(config, tmp_path / "run")
+    stopping.clear()
+    monkeypatch.setattr(loading, "load_pretrained", load(0.5))
+    with pytest.raises(ValueError, match="network: epsilon: 0.001 there, 0.5 now"):
         train(config, tmp_path / "run")
 
 

@@ -10,6 +10,7 @@ from configs import base, inception, vgg16
 from seeflower_jax import records
 from seeflower_jax.experiment import train
 from seeflower_jax.experiment.checks import RULES, STAGE_RULES
+from seeflower_jax.experiment.network_checks import check_network
 from seeflower_jax.experiment.settings import SettingsError, derive, read_settings
 
 STAGE = "stages.finetune."
@@ -226,6 +227,22 @@ def test_a_value_beyond_memory_or_precision_is_refused(key):
             {"init.pretrained_share": 0.5},
             "config.init.pretrained_share is 0.5; expected 1, because",
         ),
+        (
+            {
+                "init.weights": "",
+                "init.pretraining": {"seed": 1},
+                "init.pretrained_share": 0.5,
+            },
+            "is 0.5; expected 1, because config.init.pretraining starts from random",
+        ),
+        (
+            {"init.pretraining": {"model": {"width": 0.5}}},
+            r"^config.init.pretraining.model describes other layers .*Conv2d_1a_3x3",
+        ),
+        (
+            {"model.standardize": True},
+            "^config.model.standardize is True; expected False, because",
+        ),
         ({"model": 5}, "config.model is 5; expected a section"),
         ({STAGE + "augment": []}, r"^config.*augment is \[\]; expected a section.*py$"),
     ],
@@ -239,6 +256,15 @@ def test_values_that_do_not_fit_each_other(changes, message, tmp_path):
     with pytest.raises(SettingsError, match=message):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("variant,head", [("linear", "new"), ("three_stages", "all")])
+def test_standardised_features_are_allowed_if_something_sets_their_moments(
+    variant, head
+):
+    config = inception.get_config(variant)
+    config.model.standardize, config.init.head = True, head
+    check_network(read_settings(config))
 
 
 def test_every_value_that_is_read_has_a_case():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from seeflower_jax.experiment.settings import (
     read_settings,
 )
 from seeflower_jax.experiment.train import train
-from seeflower_jax.inference.run import load_run
+from seeflower_jax.inference.run import load_config, load_run
 from seeflower_jax.training import ridge
 from tests import fixtures, harness, tiny_config
 
@@ -62,10 +63,19 @@ def test_closed_form_head_learns_what_the_teacher_predicts(
     kernel = load_run(tmp_path / "run").network.variables["params"]["head"]["logits"]
     np.testing.assert_allclose(kernel["kernel"], fit.kernel, atol=1e-4)
     np.testing.assert_allclose(kernel["bias"], fit.bias, atol=1e-4)
-    # The file is a local path; its content must stay the same in a resumed run.
+    # The file is a local path, so it may move, but its content must stay the same.
+    moved, other = tmp_path / "moved.npz", tmp_path / "other.npz"
+    shutil.copy(logits_path, moved)
+    teacher.write(other, dataset, taught.logits + 1)
+    config.distillation.logits = str(moved)
+    assert train(config, tmp_path / "run") == result
+    config.distillation.logits = str(other)
+    with pytest.raises(ValueError, match="was started with a teacher of SHA-256"):
+        train(config, tmp_path / "run")
+    assert load_config(tmp_path / "run")["distillation"]["logits"] == str(moved)
     (tmp_path / "run/result.json").unlink()
-    teacher.write(tmp_path / "other.npz", dataset, taught.logits + 1)
-    config.distillation.logits = str(tmp_path / "other.npz")
+    other.replace(moved)
+    config.distillation.logits = str(moved)
     with pytest.raises(ValueError, match="was started with a teacher of SHA-256"):
         train(config, tmp_path / "run")
 

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import inception
-from seeflower_jax import models
+from seeflower_jax import models, records
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import train as train_module
@@ -293,12 +293,16 @@ def test_pretraining_does_not_see_the_test_split(config, tmp_path):
 
 
 def test_a_run_starts_between_the_weights_around_the_pretraining(config, tmp_path):
+    spec = models.get_spec("small", width=0.5)
+    initial = fixtures.random_variables(spec, seed=5)
+    source = {"name": "a", "sha256": None, "exact": None}
+    converted.save(tmp_path / "weights", spec, initial, source)
+    config.init.weights = str(tmp_path / "weights")
     config.init.pretraining = ConfigDict({"seed": 1})
     config.init.pretrained_share = 0.25
     train(config, tmp_path / "run", test=False)
     tuned = load_run(tmp_path / "run/pretraining").network
     _, mixed = converted.load(tmp_path / "run/pretraining/weights")
-    initial = models.init(tuned.spec, jax.random.key(1))
     harness.assert_trees_close(
         mixed["params"]["backbone"],
         jax.tree.map(
@@ -311,6 +315,37 @@ def test_a_run_starts_between_the_weights_around_the_pretraining(config, tmp_pat
     harness.assert_trees_equal(
         mixed["params"]["head"], tuned.variables["params"]["head"]
     )
+
+
+DRAWN = {"source": "synthetic", "split": "source", "species": 6, "verify": False}
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"data.dir": "absent"}, "absent"),
+        ({"stages.finetune.batch_size": 50}, "a batch of 50 is more than the 16 train"),
+        (
+            {"distillation.logits": "absent.npz", "distillation.weight": 0.5},
+            "config.distillation.logits: absent.npz does not exist",
+        ),
+        ({"init.pretraining.data": {"split": "reversed"}}, "on 20 validation and test"),
+        ({"init.pretraining.data": {"split": "trainval"}}, "on 12 validation and test"),
+    ],
+)
+def test_what_the_run_needs_is_checked_before_its_pretraining(
+    config, tmp_path, changes, message
+):
+    config.init.pretraining = ConfigDict({"stage_order": ("head",), "data": DRAWN})
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = config
+        for name in path:
+            section = section[name]
+        section[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_that_changed_after_the_pretraining_are_refused(config, tmp_path):
@@ -333,10 +368,10 @@ def test_stages_that_are_appended_after_the_pretraining(config, tmp_path, monkey
     run = tmp_path / "run"
     prepare = train_module._prepare
 
-    def interrupted(settings, folder, options):
+    def interrupted(settings, folder, *others):
         if folder == run:
             raise KeyboardInterrupt
-        return prepare(settings, folder, options)
+        return prepare(settings, folder, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "_prepare", interrupted)
@@ -390,6 +425,22 @@ def test_temperature_is_of_the_variables(finished, tmp_path):
         logits.unlink()
     assert "This run is not finished" in collect.write(run.workdir).read_text()
     assert not list(run.workdir.glob("logits_test*"))
+
+
+def test_provenance_is_that_of_the_training(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("seeflower_jax.records.origin.device", lambda: "1 x gpu (A)")
+        blind = train(config, tmp_path, "train --notest", test=False)
+    assert "evaluation" not in blind
+    result = train(config, tmp_path, "train")
+    assert result["command"] == "train --notest" and result["device"] == "1 x gpu (A)"
+    assert result["evaluation"] == {"command": "train", "device": records.device()}
+    assert result["images_per_second"] == blind["images_per_second"]
+    config.stages.refined = config.stages.finetune
+    config.stage_order = ("head", "finetune", "refined")
+    again = train(config, tmp_path, "train more")
+    assert again["command"] == "train more" and again["device"] == records.device()
+    assert "evaluation" not in again
 
 
 def test_split_without_validation_keeps_the_last_variables(config, tmp_path):

@@ -10,12 +10,16 @@ from seeflower_jax.inference.network import Network
 from tests import fixtures
 
 
+def spec(**changes) -> models.ModelSpec:
+    """Return the spec of the baseline network."""
+    return models.get_spec("baseline", num_classes=4, hidden=(8,), **changes)
+
+
 def baseline(variables=None, **options) -> Network:
     """Return the baseline network at the size of its images, which is quick."""
-    spec = models.get_spec("baseline", num_classes=4, hidden=(8,))
     return Network(
-        spec=spec,
-        variables=variables or fixtures.random_variables(spec, 0),
+        spec=spec(),
+        variables=variables or fixtures.random_variables(spec(), 0),
         view=View(32, 32, **options),
         class_names=tuple("abcd"),
         temperature=0.5,

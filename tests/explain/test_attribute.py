@@ -292,6 +292,8 @@ def test_networks_that_have_no_splits(tmp_path):
     assert "expected one of --workdir, --weights and --export" in message
     message = errors("--export=x", "--model=vgg16", "--images=z")
     assert "--model and --weights go together; give --weights too" in message
+    message = errors("--workdir=x", "--images=y", "--data_dir=z")
+    assert "--data_dir goes with --split only" in message
 
 
 @pytest.mark.parametrize("keep_aspect", [True, False])

@@ -30,7 +30,8 @@ def test_activation_maximisation(tiny_run, tmp_path):
     )
     recorded = json.loads((tmp_path / "results" / "activation_max.json").read_text())
     entry = recorded["small"]["robust"]
-    assert entry["recognised"] == result["recognised"]["small"]
+    assert entry["recognised"] == result["recognised"]["small (observer)"]
+    assert entry["recognised_by_itself"] == result["recognised"]["small"]
     assert (entry["classes"], entry["judge"]) == (3, "small")
     assert entry["judge_run"] == entry["run"]
     assert result == json.loads((out / "result.json").read_text())
@@ -64,7 +65,10 @@ def test_observer_may_be_another_run_of_the_same_network(
     monkeypatch.setattr(maximise, "_maximise_all", lambda *_: maximised)
     monkeypatch.setattr(maximise, "count_recognised", count)
     options = {"observer": observer, "results": tmp_path}
-    maximise.maximise_classes(tiny_run, tmp_path / "out", ["2"], "plain", **options)
+    result = maximise.maximise_classes(
+        tiny_run, tmp_path / "out", ["2"], "plain", **options
+    )
+    assert result["recognised"] == {"small": 1, "small (observer)": 0}
     recorded = json.loads((tmp_path / "activation_max.json").read_text())
     entry = recorded["small"]["plain"]
     assert (entry["recognised"], entry["recognised_by_itself"]) == (0, 1)
@@ -79,6 +83,26 @@ def test_wrong_arguments(tiny_run, tmp_path):
         maximise.maximise_classes(tiny_run, tmp_path, ["2"], "robsut")
     with pytest.raises(ValueError, match="results is given without an observer"):
         maximise.maximise_classes(tiny_run, tmp_path, ["2"], results=tmp_path)
+    network = tiny_run.network
+    other = dataclasses.replace(network, class_names=network.class_names[::-1])
+    observer = dataclasses.replace(tiny_run, network=other)
+    with pytest.raises(ValueError, match="observer .* has other classes than"):
+        maximise.maximise_classes(tiny_run, tmp_path, ["2"], observer=observer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_call_leaves_no_result_of_earlier_images(tmp_path, monkeypatch):
+    maximised = maximise._Maximised(np.zeros((2, 9, 9, 3)), np.ones((2, 2)), np.ones(2))
+    (tmp_path / "result.json").write_text("{}")
+
+    def interrupt(path, _):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(maximise.figures, "write_png", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        maximise._write_images(tmp_path, maximised, ["rose", "tulip"], np.arange(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["000_rose.png"]
 
 
 def test_maximisation_that_does_not_stay_finite_writes_no_image(tiny_run, tmp_path):
@@ -156,5 +180,6 @@ def test_script(tiny_run, tmp_path):
     lines = completed.stdout.splitlines()
     assert lines[0] == str(tmp_path)
     assert lines[1].startswith("recognised by small: ")
-    assert lines[1].endswith(" of 2")
+    assert lines[2].startswith("recognised by small (observer): ")
+    assert all(line.endswith(" of 2") for line in lines[1:])
     assert (tmp_path / "sheet.png").exists()

@@ -1,5 +1,6 @@
 """Attribution on several threads and machines writes the same files as one thread."""
 
+import dataclasses
 import errno
 import json
 import pathlib
@@ -14,6 +15,8 @@ from PIL import Image
 
 from seeflower_jax import records
 from seeflower_jax.data import decode
+from seeflower_jax.data.view import View
+from seeflower_jax.data.whitening import Whitening
 from seeflower_jax.explain import attribute, merge, parts, store
 from seeflower_jax.explain.background import Background
 from seeflower_jax.figures import maps as figures
@@ -279,7 +282,8 @@ def test_defaults_of_options_are_settings(network, tmp_path):
     settings = json.loads((tmp_path / "state.json").read_text())["settings"]
     assert settings["options"]["grad_cam"] == {"align": "receptive_field"}
     options = {"grad_cam": {"align": "stretch"}}
-    with pytest.raises(ValueError, match="'receptive_field'.* there, .*'stretch'"):
+    message = "options.grad_cam.align: receptive_field there, stretch now"
+    with pytest.raises(ValueError, match=message):
         _attribute(network, small.images(3), tmp_path, options=options)
 
 
@@ -331,3 +335,62 @@ def test_errors_of_threads_reach_the_caller():
         background.submit(fail)
         with pytest.raises(OSError, match="rose.png"):
             background.submit(fail)
+
+
+def test_networks_with_the_same_variables_are_told_apart(network, tmp_path):
+    changes = {
+        "spec.preprocess": {"spec": small.spec(preprocess="caffe")},
+        "view.crop": {"view": View(32, 32, 0.5)},
+        "class_names": {"class_names": tuple("abce")},
+        "whitening": {"preprocess": Whitening(np.zeros(3), np.ones((1, 1, 3, 3)))},
+        "temperature": {"temperature": 1.0},
+    }
+    images, options = small.images(9), {"overlays": False}
+    _attribute(network, images, tmp_path, part=parts.Part(1, 2), **options)
+    for key, change in changes.items():
+        other = dataclasses.replace(network, **change)
+        with pytest.raises(ValueError, match=f"settings .{key}: .* there, .* now.;"):
+            _attribute(other, images, tmp_path, part=parts.Part(1, 2), **options)
+    _attribute(other, images, tmp_path, part=parts.Part(2, 2), **options)
+    folders = [tmp_path / f"part_{number}_of_2" for number in (1, 2)]
+    with pytest.raises(ValueError, match="temperature: 0.5 in the first, 1.0 in the s"):
+        merge.merge(folders, tmp_path)
+
+
+@pytest.mark.parametrize("out", ["maps", "."])
+def test_maps_among_the_images_are_not_explained(network, tmp_path, monkeypatch, out):
+    for number in range(3):
+        pixels = np.full((32, 40, 3), 80 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photo{number}.png")
+    monkeypatch.chdir(tmp_path)
+    _attribute(network, network.images("."), out, limit=2)
+    written = _content(pathlib.Path(out))
+    assert any(name.endswith("overlays/saliency/000001_photo1.png") for name in written)
+    for part in (parts.WHOLE, parts.Part(2, 2), parts.WHOLE):
+        _attribute(network, network.images("."), out, limit=2, part=part)
+    content = _content(pathlib.Path(out))
+    assert {name: content[name] for name in content if "part_" not in name} == written
+    lines = store.MapStore.open(out).lines()
+    assert {line["image"] for line in lines} == {"photo0.png", "photo1.png"}
+
+
+def test_disk_of_images_that_fails_skips_none(network, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(20):
+        Image.new("RGB", (40, 32), (number, 0, 0)).save(photos / f"{number:02d}.png")
+    images, read_bytes = network.images(photos), pathlib.Path.read_bytes
+
+    def lost(path):
+        if path.name == "19.png":
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "read_bytes", lost)
+        with pytest.raises(OSError, match="19.png cannot be read now: Transport end"):
+            _attribute(network, images, tmp_path / "maps", overlays=False)
+    state = json.loads((tmp_path / "maps/state.json").read_text())
+    assert 1 <= state["shards"] < 3
+    assert _attribute(network, images, tmp_path / "maps", overlays=False) == []
+    assert sum(1 for _ in store.MapStore.open(tmp_path / "maps").lines()) == 40

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
-from seeflower_jax import models
+from seeflower_jax import models, records
 from seeflower_jax.data import synthetic
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
@@ -115,7 +116,7 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
         assert faithful["deletion"] == scores["deletion"] and faithful["pictures"] == 6
         assert faithful["layer"] == "block3"
     assert table.splitlines()[0].startswith("| method | pointing game ↑")
-    assert (tmp_path / "table.md").read_text() == table + "\n"
+    assert (tmp_path / "table.md").read_text("utf-8") == table + "\n"
     assert (tmp_path / "table.png").exists()
 
 
@@ -206,6 +207,27 @@ def test_repeats_that_fill_a_batch_do_not_count():
     )
 
 
+def test_random_scores_do_not_depend_on_the_batch():
+    noise = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    labels = np.arange(4, dtype=np.int32)
+    examples = score.Examples(noise.astype(np.float16), labels, labels)
+    options = {"smooth_grad": {"samples": 2}}
+    scorer = score.Scorer(small.baseline(), ["smooth_grad"], None, options)
+    metrics, grids = ["infidelity", "sensitivity"], score.draw_grids(labels, 4, seed=0)
+    (by_image, by_grid), (by_image_of_four, by_grid_of_four) = (
+        (
+            score._score_images(scorer, examples, None, metrics, images)[0],
+            score._play(scorer, examples, grids, batch_size=4 * images),
+        )
+        for images in (2, 4)
+    )
+    for key, values in by_image["smooth_grad"].items():
+        expected = by_image_of_four["smooth_grad"][key]
+        np.testing.assert_allclose(values, expected, rtol=1e-3)
+    grid_scores = by_grid["smooth_grad"], by_grid_of_four["smooth_grad"]
+    np.testing.assert_allclose(*grid_scores, rtol=1e-3)
+
+
 def test_masks_are_seen_as_images_are():
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:45] = True  # the view is the central square, without its border
@@ -236,6 +258,27 @@ def test_grids_have_four_classes():
     np.testing.assert_array_equal(rows, score.draw_grids(labels, 20, seed=0))
     with pytest.raises(ValueError, match="have 3 classes; expected four"):
         score.draw_grids([0, 1, 2, 2], 1, seed=0)
+
+
+def test_grids_of_unbalanced_classes_are_drawn_at_once():
+    labels = [0] * 2000 + [1, 2, 3]
+    rows = score.draw_grids(labels, 20, seed=0)
+    assert [sorted(row[row >= 2000]) for row in rows] == [[2000, 2001, 2002]] * 20
+    assert len(set(rows.min(1))) > 10  # of the many images of the first class
+
+
+def test_table_is_utf8_and_complete(tmp_path, monkeypatch):
+    write_text = pathlib.Path.write_text
+
+    def write(self, text, encoding="ascii"):  # the default of some locales
+        assert self.suffix != ".md" or self.name.startswith(records.PARTIAL)
+        return write_text(self, text, encoding)
+
+    monkeypatch.setattr(pathlib.Path, "write_text", write)
+    result = {"methods": {"saliency": {"pointing_game": 0.5}}}
+    table = score._write(tmp_path, result)
+    assert "pointing game ↑" in table
+    assert (tmp_path / "table.md").read_text("utf-8") == table + "\n"
 
 
 def test_script(tiny_run, examples, tmp_path, monkeypatch):

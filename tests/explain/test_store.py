@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -110,6 +111,43 @@ def test_maps_of_earlier_versions_are_read_but_not_continued(tmp_path):
     np.testing.assert_array_equal(before.read(next(before.lines())), np.ones((3, 4)))
     with pytest.raises(ValueError, match=r"other settings \(scaled: absent there, Tr"):
         MapStore(tmp_path, SETTINGS, 2)
+
+
+def test_settings_may_change_before_the_first_shard(tmp_path):
+    maps = np.ones((2, 3, 4))
+    MapStore(tmp_path / "maps", SETTINGS, 2)
+    (tmp_path / "maps/index.jsonl").write_text("a line of an interrupted call\n")
+    part = _write(tmp_path / "part", maps, target="rose")
+    part.check_target(tmp_path / "maps")
+    store = _write(tmp_path / "maps", maps, target="rose")
+    assert [line["row"] for line in store.lines()] == [0, 1]
+    with pytest.raises(ValueError, match="target: rose there, absent now"):
+        MapStore(tmp_path / "maps", SETTINGS, 2)
+
+
+@pytest.mark.parametrize("name", ["index.jsonl", "skipped.jsonl"])
+def test_logs_of_another_program_are_kept(tmp_path, name):
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(ValueError, match=f"{name} may not be from .*; give another"):
+        MapStore(tmp_path, SETTINGS, 2)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["{}\n"]
+
+
+def test_logs_are_on_disk_before_the_state_counts_them(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def note(descriptor):
+        status = os.fstat(descriptor)
+        synced.append((status.st_ino, status.st_size))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    _write(tmp_path, np.ones((2, 3, 4)))
+    index, skipped, state = (
+        ((tmp_path / name).stat().st_ino, (tmp_path / name).stat().st_size)
+        for name in ("index.jsonl", "skipped.jsonl", "state.json")
+    )
+    assert synced[-3:] == [index, skipped, state] and index[1] > 0
 
 
 def test_reading_changes_nothing_that_another_process_writes(tmp_path):

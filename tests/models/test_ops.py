@@ -226,6 +226,21 @@ def test_average_pool_value_and_gradient(count_include_pad):
     )
 
 
+@pytest.mark.parametrize("count_include_pad", [False, True])
+def test_average_pool_in_bfloat16_rounds_only_its_result(count_include_pad):
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(size=(2, 7, 8, 4)), "bfloat16") for _ in range(2))
+
+    def value_and_gradient(x, g):
+        value, pull = jax.vjp(lambda x: ops.average_pool(x, 3, count_include_pad), x)
+        return value, *pull(g)
+
+    exact = value_and_gradient(x.astype("float32"), g.astype("float32"))
+    for ours, expected in zip(value_and_gradient(x, g), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(ours, expected.astype("bfloat16"))
+
+
 def _random_case(size, side, c_in, c_out):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, side, side + 1, c_in)), jnp.float32)

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import threading
 import xml.etree.ElementTree as ElementTree
 
 import jax
@@ -19,6 +20,7 @@ from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment.evaluate import Evaluation, evaluate
 from seeflower_jax.figures import text as drawn
 from seeflower_jax.inference.run import NoCheckpointError, load_run
+from seeflower_jax.records import files
 from seeflower_jax.report import charts, collect
 from seeflower_jax.report import html as page_html
 from tests import harness, tiny_config
@@ -216,6 +218,18 @@ def test_half_written_and_outdated_pages_are_not_current(run, page, tmp_path):
     assert collect.is_current(workdir)
     path.unlink()
     assert not collect.is_current(workdir)
+
+
+def test_second_writer_of_a_page_waits_for_the_first(tmp_path):
+    path = tmp_path / "report.html"
+    second = threading.Thread(target=page_html.write, args=(path, _page(2), "a"))
+    with files.exclusive(tmp_path), records.replacing(path) as partial:
+        partial.write_text("the page of the first")
+        second.start()
+        second.join(2)
+        assert partial.read_text() == "the page of the first"
+    second.join()
+    assert page_html.is_made_from(path, "a")
 
 
 def test_page_that_cannot_be_made_leaves_the_page_before_it(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Test the rows of the ablation, and scripts.ablation, which measures them."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -10,7 +11,7 @@ from flax import traverse_util
 from ml_collections import config_flags
 
 from seeflower_jax import models, records
-from seeflower_jax.experiment.settings import read_settings
+from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.studies import ablation, tables
 from seeflower_jax.studies.rows import CONFIGS
 from seeflower_jax.training import partition
@@ -78,6 +79,12 @@ def test_commands_take_local_files(key):
     assert f"--workdir=o/{key}" in train and evaluate[0] in train
 
 
+def test_rows_that_change_only_the_evaluation_take_the_folder_of_the_images():
+    (change,) = ablation.select(["vgg16_two_stages_also_mirrored"])
+    ((script, arguments),) = change.commands("o", {"data.dir": "d"})
+    assert (script, arguments[-1]) == ("evaluate", "--data_dir=d")
+
+
 def test_values_of_a_row_are_not_overwritten():
     (change,) = ablation.select(["inception_v3_short_two_epochs_*_bfloat16"])
     (_, train), _ = change.commands("o", {"model.dtype": "float32", "data.dir": "d"})
@@ -92,15 +99,35 @@ def test_values_of_a_row_are_not_overwritten():
 def test_table_compares_with_the_recipe():
     recipe = {"model": "vgg16", "split": "official", "recipe": "best", "seed": 0}
     recipe["validation"] = {"top1": 0.9}
-    rows = {"vgg16": {"one size": {"top1": 0.875, "config_hash": "abc"}}}
+    row = {"top1": 0.875, "count": 1020, "config_hash": "abc"}
+    rows = {"vgg16": {"one size": row}}
     text = tables.ablation_table(rows, [recipe])
     assert "| VGG16 | best | unchanged | .9000 |  |  |" in text
     assert "| VGG16 | best | one size | .8750 | -.0250 | abc |" in text
     linear = recipe | {"recipe": "linear", "validation": {"top1": 0.95}}
-    rows["vgg16"]["one view"] = {"top1": 0.94, "config_hash": "d", "recipe": "linear"}
+    rows["vgg16"]["one view"] = row | {"top1": 0.94, "recipe": "linear"}
     text = tables.ablation_table(rows, [recipe, linear])
-    assert "| VGG16 | linear | one view | .9400 | -.0100 | d |" in text
+    assert "| VGG16 | linear | one view | .9400 | -.0100 | abc |" in text
     assert tables.ablation_table({}, [recipe]) == ""
+
+
+def test_table_has_the_standard_errors_of_its_counts_and_any_network():
+    row = {"top1": 0.5, "count": 100, "config_hash": "abc"}
+    text = tables.ablation_table({"small": {"one size": row}}, [])
+    assert "| small | best | one size | .5000 |  | abc |" in text
+    assert "(standard errors 0.050 to 0.050)" in text
+
+
+@pytest.mark.parametrize(
+    "section, key, value",
+    [("data", "source", "synthetic"), ("data", "split", "reversed"), ("", "seed", 1)],
+)
+def test_rows_of_other_images_or_seeds_are_refused(tiny_run, section, key, value):
+    ablation.check(tiny_run)
+    changes = {section: {key: value}} if section else {key: value}
+    run = dataclasses.replace(tiny_run, config=derive(tiny_run.config, changes))
+    with pytest.raises(ValueError, match=f"{key} of .* is {value!r}; expected"):
+        ablation.check(run)
 
 
 def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):

@@ -1,13 +1,16 @@
 """Test objects and parts without labels, and heads that read their crops."""
 
+import concurrent.futures
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from seeflower_jax import records
+from seeflower_jax.data.images import Images
 from seeflower_jax.experiment.settings import derive
 from seeflower_jax.studies import directions, discovery, record
 from tests import harness
@@ -116,6 +119,39 @@ def test_rows_of_a_run_and_their_record(linear_run, tmp_path):
     directions.record(study, added, tmp_path, "another command")
     row = directions.load_rows(tmp_path)["rows"]["object"]["validation"]
     assert row["matmul_precision"] == "float32"
+
+
+def test_box_of_the_whole_image_reaches_its_edges(tmp_path, monkeypatch):
+    rows = {}
+    monkeypatch.setattr(directions.maps, "write_rows", lambda _, r, __: rows.update(r))
+    black = np.zeros((80, 80, 3), np.uint8)
+    photos = Images(["a.png"], [None], lambda _: black, lambda _: (80, 80))
+    study = types.SimpleNamespace(
+        dataset=types.SimpleNamespace(images=lambda _: photos),
+        run=types.SimpleNamespace(network=types.SimpleNamespace(see=lambda x: x)),
+        boxes=lambda *_: np.array([discovery.WHOLE]),
+    )
+    directions.draw(study, tmp_path / "parts.png", count=1)
+    (marked,) = rows["image"]
+    assert (marked[[0, -1]] == (0, 255, 255)).all()
+    assert (marked[:, [0, -1]] == (0, 255, 255)).all()
+
+
+@pytest.mark.long
+def test_rows_that_are_entered_at_the_same_time_are_all_there(
+    linear_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(directions.evaluate, "provenance", lambda *_: {})
+    study = types.SimpleNamespace(run=linear_run, layer="block5")
+    names = [str(number) for number in range(40)]
+
+    def enter(name):
+        rows = {name: {"validation": {"top1": 0.5}}}
+        directions.record(study, rows, tmp_path / "new", "command")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(enter, names))
+    assert directions.load_rows(tmp_path / "new")["rows"].keys() == set(names)
 
 
 @pytest.mark.long

@@ -69,7 +69,8 @@ def test_small_quickstart(tmp_path):
     again = _train(*arguments)
     assert again["test"] == result["test"] and again["quickstart"] == summary
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*.npy")} == written
-    other = _train(*arguments, "--config.test_time.hflip=False")
+    stages = "--config.stage_order=('head','finetune','scratch')"
+    other = _train(*arguments, stages)
     assert other["quickstart"]["config_hash"] == other["config_hash"]
     assert other["quickstart"]["transfer"]["top1"] == other["test"]["top1"]
     assert other["config_hash"] != result["config_hash"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 
 import pytest
@@ -222,6 +223,22 @@ def test_recording(tmp_path):
         record.load_results(tmp_path)
 
 
+def test_pages_are_utf8_and_complete(tmp_path, monkeypatch):
+    write_text = pathlib.Path.write_text
+
+    def write(self, text, encoding="ascii"):  # the default of some locales
+        assert self.suffix != ".md" or self.name.startswith(records.PARTIAL)
+        return write_text(self, text, encoding)
+
+    monkeypatch.setattr(pathlib.Path, "write_text", write)
+    record.keep(_result(recipe="größer"), tmp_path)
+    record.write_results(tmp_path, tmp_path / "RESULTS.md")
+    monkeypatch.setattr(tables, "paper_tables", lambda *_: "größer")
+    reproduce.write_report(tmp_path, [])
+    for name in ("RESULTS.md", "REPORT.md"):
+        assert "größer" in (tmp_path / name).read_text("utf-8")
+
+
 @pytest.mark.parametrize("source", ["folder", "synthetic"])
 def test_runs_on_other_images_are_not_recorded(tmp_path, source):
     _write_run(tmp_path / "own", _result("inception_v3", recipe="linear"), source)
@@ -334,6 +351,7 @@ def test_patterns_that_match_no_finished_run(tmp_path):
     [
         (["--record="], "--record=[]: expected run directories"),
         (["--record=runs/*,"], "expected run directories"),
+        (["--record=absent", "--dry_run"], "--dry_run excludes --record and --report"),
         (["--out="], "--out=: expected a folder"),
         (["--out=runs", "--seeds="], "--seeds=[]: expected different numbers"),
         (["--out=runs", "--seeds=0,0"], "expected different numbers"),

@@ -139,16 +139,18 @@ def test_speed_leaves_out_the_compilation(tmp_path):
     assert line["step"] == 3 and line["images_per_second"] > 6
 
 
-def test_loss_that_is_not_finite_keeps_the_checkpoint_before(tmp_path):
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "update_norm"])
+def test_metric_that_is_not_finite_keeps_the_checkpoint_before(tmp_path, name):
     def step(state, batch, key):
         state, metrics = _step(state, batch, key)
-        return state, metrics | {"loss": jnp.where(state.step == 3, jnp.nan, 1.0)}
+        return state, metrics | {name: jnp.where(state.step == 3, jnp.nan, 1.0)}
 
     plan = _plan([0.5, 0.6, 0.7], step=step)
     object.__setattr__(plan, "checkpoint_seconds", 0.0)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         log = MetricsLog(tmp_path, 0)
-        with pytest.raises(NonFiniteLossError, match="nan at step 3 of stage 'head'"):
+        message = f"the {name} is nan at step 3 of stage 'head'"
+        with pytest.raises(NonFiniteLossError, match=message):
             loop.fit(plan, _state(), PROGRESS, checkpoints, log)
         assert checkpoints.meta()["progress"]["step"] == 2
         assert float(checkpoints.restore_state(_state()).trainable["w"]) == 2

@@ -35,15 +35,6 @@ def layer_shapes(
     return {name: value.shape[1:] for name, value in endpoints.items()}
 
 
-def as_pytree(value: Any) -> Any:
-    """Return a function as a pytree without leaves, and other values as they are.
-
-    `jit` takes pytrees as arguments, but not plain functions.
-    """
-    is_function = callable(value) and jax.tree_util.all_leaves([value])
-    return jax.tree_util.Partial(value) if is_function else value
-
-
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["variables"],

@@ -71,5 +71,7 @@ def ablation_cam(
 
     drops = map_over(score_drop, jnp.arange(activations.shape[-1]), batch_size)
     weights = cam.divide(drops, jnp.broadcast_to(jnp.abs(full_scores), drops.shape))
-    maps = jnp.einsum("nhwc,cn->nhw", as_float(activations), weights)
+    maps = jnp.einsum(
+        "nhwc,cn->nhw", as_float(activations), weights, precision="highest"
+    )
     return cam.place_maps({name: maps}, network, images, align=align)

@@ -73,6 +73,7 @@ def attention_relevance(
     )
     relevance = jnp.eye(weights[0].shape[-1], dtype=weights[0].dtype)
     for weight, gradient in zip(weights, gradients, strict=True):
-        relevance += jax.nn.relu(weight * gradient).mean(1) @ relevance
+        added = jax.nn.relu(weight * gradient).mean(1)
+        relevance += jnp.matmul(added, relevance, precision="highest")
     row = attention.head_row(relevance, prefix, class_token)
     return attention.token_maps(row, images, prefix, grid)

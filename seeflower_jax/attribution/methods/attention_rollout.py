@@ -63,6 +63,7 @@ def attention_rollout(
     del targets
     weights = attention.attention_heads(network(images)[1], layers)
     mixed = [(w.mean(1) + jnp.eye(w.shape[-1], dtype=w.dtype)) / 2 for w in weights]
-    rollout = functools.reduce(lambda below, layer: layer @ below, mixed)
+    product = functools.partial(jnp.matmul, precision="highest")
+    rollout = functools.reduce(lambda below, layer: product(layer, below), mixed)
     row = attention.head_row(rollout, prefix, class_token)
     return attention.token_maps(row, images, prefix, grid)

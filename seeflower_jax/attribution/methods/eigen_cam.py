@@ -4,6 +4,8 @@ Example:
     maps = eigen_cam(network, images, layer="mixed10")
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,7 +28,8 @@ def eigen_cam(
 
     The map shows what dominates the layer. It does not depend on the class. The sign of
     a singular vector is arbitrary. The function picks the sign that makes the sum of
-    the map positive.
+    the map positive, and ReLU then removes what points the other way. A layer after a
+    ReLU has no such part.
 
     pytorch-grad-cam 1.5.7 subtracts the mean of each channel first, which the paper
     does not, and takes the sign that the decomposition returns. Over eight images, its
@@ -56,7 +59,7 @@ def eigen_cam(
     n, h, w, channels = layer_outputs.shape
     projection = _project(layer_outputs.reshape(n, h * w, channels))
     is_negative = projection.sum(-1, keepdims=True) < 0
-    projection = jnp.where(is_negative, -projection, projection)
+    projection = jax.nn.relu(jnp.where(is_negative, -projection, projection))
     return cam.upsample(projection.reshape(n, h, w), images, centres)
 
 
@@ -67,9 +70,10 @@ def _project(activations: Float[Array, "n p c"]) -> Float[Array, "n p"]:
     not grow with the square of the number of positions.
     """
     positions, channels = activations.shape[1:]
+    product = functools.partial(jnp.matmul, precision="highest")
     if channels < positions:
-        _, vectors = jnp.linalg.eigh(activations.mT @ activations)
-        return (activations @ vectors[..., -1:])[..., 0]
+        _, vectors = jnp.linalg.eigh(product(activations.mT, activations))
+        return product(activations, vectors[..., -1:])[..., 0]
     # The projection is also the left singular vector times its singular value.
-    values, vectors = jnp.linalg.eigh(activations @ activations.mT)
+    values, vectors = jnp.linalg.eigh(product(activations, activations.mT))
     return vectors[..., -1] * jnp.sqrt(jax.nn.relu(values[..., -1:]))

@@ -90,5 +90,9 @@ def occlusion(
     masks = jnp.array(rows)[row_indices], jnp.array(columns)[column_indices]
     drops = map_over(score_drop, masks, batch_size)
     drops = drops.reshape(len(rows), len(columns), -1)
-    total = jnp.einsum("rcn,rh,cw->nhw", drops, rows.astype(np.float32), columns)
+    total = jnp.einsum(
+        "rcn,rh,cw->nhw",
+        *(drops, rows.astype(np.float32), columns),
+        precision="highest",
+    )
     return total / np.outer(rows.sum(0), columns.sum(0))

@@ -79,5 +79,5 @@ def score_cam(
 
     scores = map_over(masked_score, jnp.moveaxis(activations, -1, 0), batch_size)
     weights = jax.nn.softmax(as_float(scores), axis=0)
-    maps = jax.nn.relu(jnp.einsum("nhwc,cn->nhw", activations, weights))
-    return cam.upsample(maps, images, centres)
+    maps = jnp.einsum("nhwc,cn->nhw", activations, weights, precision="highest")
+    return cam.upsample(jax.nn.relu(maps), images, centres)

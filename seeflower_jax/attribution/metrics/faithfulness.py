@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax.attribution import targets as targets_lib
+from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.types import NetworkFunction
 from seeflower_jax.models.dtypes import as_float
 
@@ -119,11 +120,15 @@ def deletion(
     Returns:
       The curve, from the whole image to no pixels. A lower `area_under` is better.
 
+    Raises:
+      ValueError: an option is out of its range.
+
     Example:
       >>> curve = deletion(network, images, maps, labels, steps=4)
       >>> curve.shape == (5, len(images))
       True
     """
+    check_ranges(steps=steps, baseline=baseline)
     ends = jnp.linspace(0, 1, steps + 1)
     return probability_curve(
         network,
@@ -156,7 +161,11 @@ def insertion(
 
     Returns:
       The curve, from the blurred to the whole image. A higher `area_under` is better.
+
+    Raises:
+      ValueError: an option is out of its range.
     """
+    check_ranges(steps=steps, sigma=sigma)
     images = as_float(images)
     blurred = _blur(images, sigma)
     starts = jnp.linspace(0, 1, steps + 1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
@@ -27,11 +28,14 @@ def remove_square(window: int = 48, baseline: float = 127.5) -> Perturb:
     Source: Yeh et al. 2019, arXiv 1901.09392, section 4.1, "square removal".
 
     Args:
-      window: side of the square in pixels, at most the side of the image.
+      window: side of the square in pixels, smaller than a side of the image.
       baseline: value of removed pixels.
 
     Returns:
       A function for `infidelity`. Its perturbation is the mask of the square, [h, w].
+
+    Raises:
+      ValueError: when the function is called, if the square covers the whole image.
 
     Example:
       >>> mask, image = remove_square(4)(jax.random.key(0), jnp.zeros((8, 8, 3)))
@@ -51,6 +55,11 @@ def remove_square(window: int = 48, baseline: float = 127.5) -> Perturb:
 
         row_key, column_key = jax.random.split(key)
         height, width, _ = image.shape
+        if window >= max(height, width):
+            raise ValueError(
+                f"window is {window}; expected less than {max(height, width)}, the "
+                "side of the images, because the whole image would be removed"
+            )
         mask = covered(row_key, height)[:, None] & covered(column_key, width)
         return mask, jnp.where(mask[..., None], baseline, image)
 
@@ -87,7 +96,8 @@ def infidelity(
       maps: maps of the images, with or without a channel axis.
       keys: one random key per image, so that the value does not depend on the batch.
       targets: the score, as for methods.
-      perturb: perturbs an image; `remove_square()` by default.
+      perturb: perturbs an image; by default `remove_square()`, for images of less than
+        96 pixels with a window of half their side.
       samples: number of perturbations of each image.
       normalise: whether to scale each map by the factor that fits the changes best.
       batch_size: number of perturbations of each image at once. Memory grows with this
@@ -108,7 +118,7 @@ def infidelity(
     """
     check_ranges(samples=samples, batch_size=batch_size)
     keys = image_keys(keys, images)
-    perturb = perturb or remove_square()
+    perturb = perturb or remove_square(min(48, max(images.shape[1:3]) // 2))
     images = as_float(images)
     targets = resolve(network, images, targets)
     whole = score(network(images)[0], targets)
@@ -124,9 +134,7 @@ def infidelity(
         products = (perturbations * maps).reshape(len(maps), -1)
         return products.sum(-1), whole - score(network(perturbed)[0], targets)
 
-    predicted, measured = jax.lax.map(
-        predict_and_measure, jnp.arange(samples), batch_size=batch_size
-    )
+    predicted, measured = map_over(predict_and_measure, jnp.arange(samples), batch_size)
     if normalise:
         power = (predicted**2).mean(0)
         fit = (predicted * measured).mean(0) / jnp.where(power > 0, power, 1)

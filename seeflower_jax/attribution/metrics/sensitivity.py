@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.noise import image_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.models.dtypes import as_float
@@ -74,7 +75,7 @@ def max_sensitivity(
         changed = explain(images + _noise(sample_keys, images, radius))
         return jax.tree.map(lambda a, b: _norm(a - b), changed, maps)
 
-    changes = jax.lax.map(change, jnp.arange(samples), batch_size=batch_size)
+    changes = map_over(change, jnp.arange(samples), batch_size)
     return jax.tree.map(
         lambda change, size: change.max(0) / jnp.where(size > 0, size, 1),
         changes,

@@ -4,8 +4,8 @@
 
 A rectifier is max(x, 0), however it is written: `jax.nn.relu`, `jnp.maximum(x, 0)`,
 `jnp.where(x > 0, x, 0)` or `x * (x > 0)`. The lower bound of `jax.nn.relu6` and
-`jnp.clip(x, 0, b)` is one, too. All other functions keep their derivatives, as in
-captum.
+`jnp.clip(x, 0, b)` is one, too. The lower bound of the variance in a
+normalisation is not one. All other functions keep their derivatives, as in captum.
 """
 
 import abc
@@ -30,8 +30,7 @@ Values = Float[Array, "*shape"]
 class RectifierRules(Rules, abc.ABC):
     """Replace the derivatives of rectifiers; all other operations keep theirs.
 
-    Calls without a rectifier stay calls, so `custom_jvp` and `custom_vjp` keep their
-    derivatives.
+    A `custom_jvp` or `custom_vjp` without a rectifier keeps its derivative.
     """
 
     @abc.abstractmethod
@@ -39,8 +38,6 @@ class RectifierRules(Rules, abc.ABC):
         """Return the cotangent of the input of a rectifier."""
 
     def keeps(self, call: JaxprEqn) -> bool:
-        if _RECTIFIERS.isdisjoint(primitive_names(call)):
-            return True
         return super().keeps(call) and not has_rectifier(call, self.keeps)
 
     def check(self, plan: Plan) -> None:

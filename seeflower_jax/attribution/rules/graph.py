@@ -8,7 +8,7 @@ see `jaxprs`.
 """
 
 import enum
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +58,9 @@ RESCALES = {
 # Primitives that keep a constant zero. Inside `jax.shard_map`, constants have `pvary`.
 _KEEP_ZERO = {"broadcast_in_dim", "convert_element_type", "pvary"}
 _ORDER = {"gt", "ge", "lt", "le"}
+_ROOTS = {"rsqrt", "sqrt"}
+# Primitives between x and the maximum in x - max(x).
+_TO_MAXIMUM = REARRANGES | {"broadcast_in_dim", "max", "reduce_max", "stop_gradient"}
 _AFFINE = {
     "add", "add_any", "sub", "neg", "mul", "div", "select_n", "convert_element_type",
     "copy", "copy_p", "name", "reduce_precision",
@@ -99,11 +102,11 @@ class Graph:
             for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)
             if _is_zero_value(value)
         }
-        atoms = [atom for eqn in eqns for atom in eqn.invars] + jaxpr.jaxpr.outvars
-        self._uses = Counter(atom for atom in atoms if isinstance(atom, Var))
-        self._users = {
-            atom: eqn for eqn in eqns for atom in eqn.invars if isinstance(atom, Var)
-        }
+        self._users: dict[Var, list[JaxprEqn]] = defaultdict(list)
+        for eqn in eqns:
+            for atom in eqn.invars:
+                if isinstance(atom, Var):
+                    self._users[atom].append(eqn)
         for eqn in eqns:
             if self.marked_inputs(eqn):
                 self._marked.update(eqn.outvars)
@@ -183,7 +186,7 @@ class Graph:
         """
         region, shape = [eqn], _shape(eqn.outvars[0])
         frontier = set(self.marked_inputs(eqn))
-        while len(frontier) > 1:
+        while len(frontier) > 1 or not all(map(_is_float, frontier)):
             latest = max(frontier, key=lambda var: self._order.get(var, -1))
             if latest not in self._order:
                 return ()
@@ -194,7 +197,7 @@ class Graph:
             region.append(before)
             frontier = frontier - {latest} | set(self.marked_inputs(before))
         (root,) = frontier
-        fits = _is_float(root) and (len(region) == 1 or _shape(root) == shape)
+        fits = len(region) == 1 or _shape(root) == shape
         return tuple(reversed(region)) if fits else ()
 
     def _is_linear(self, eqn: JaxprEqn) -> bool:
@@ -218,7 +221,7 @@ class Graph:
         values, others = list(map(_struct, marked)), list(map(_struct, constants))
         try:
             jaxpr = jax.make_jaxpr(tangent)(values, values, others)
-        except NotImplementedError:  # no derivative
+        except (NotImplementedError, ValueError):  # no derivative, as of a callback
             return False
         is_value = [True] * len(values) + [False] * len(values + others)
         return not any(Graph(jaxpr, is_value).outputs())
@@ -230,8 +233,8 @@ class Graph:
         a time do so before they add a bias.
         """
         chain, output = [], eqn.outvars[0]
-        while self._uses[output] == 1 and output in self._users:
-            user = self._users[output]
+        while len(self._users[output]) == 1 and output not in self._jaxpr.outvars:
+            (user,) = self._users[output]
             name, shape = user.primitive.name, _shape(user.outvars[0])
             if name not in REARRANGES:
                 if name not in _AFFINE - {"select_n"} or shape != _shape(output):
@@ -242,13 +245,34 @@ class Graph:
             output = user.outvars[0]
         return tuple(chain)
 
+    def is_shift(self, eqn: JaxprEqn) -> bool:
+        """Return whether a primitive is the subtraction in exp(x - max(x)).
+
+        The maximum has no effect on a softmax. It only prevents an overflow.
+        """
+        users = {user.primitive.name for user in self._users[eqn.outvars[0]]}
+        if eqn.primitive.name != "sub" or users != {"exp"}:
+            return False
+        x, source = eqn.invars
+        names: set[str] = set()
+        while source is not x and self.is_marked(source) and source in self._order:
+            before = self._jaxpr.eqns[self._order[source]]
+            names.add(before.primitive.name)
+            source = self.marked_inputs(before)[0]
+        return source is x and "reduce_max" in names and names <= _TO_MAXIMUM
+
     def is_rectifier(self, eqns: tuple[JaxprEqn, ...]) -> bool:
         """Return whether an elementwise function is max(x, 0).
 
         If the network also has min(x, 0), both are parts of another activation, such as
         `jax.nn.celu`.
+
+        The lower bound of a variance is not a rectifier. Normalisations in Flax and
+        Equinox compute rsqrt(max(variance, 0) + epsilon).
         """
         *before, last = eqns
+        if self._is_radicand(last.outvars[0]):
+            return False
         names = [eqn.primitive.name for eqn in eqns]
         if names == ["max"]:
             is_alone = self._bounded.isdisjoint(self.marked_inputs(last))
@@ -265,6 +289,17 @@ class Graph:
             return self._is_zero(otherwise) and chosen is x
         is_product = names[1:] == ["convert_element_type", "mul"]  # x * (x > 0)
         return is_product and names[0] in ("gt", "ge") and x in last.invars
+
+    def _is_radicand(self, var: Var) -> bool:
+        """Return whether a value is used in square roots only, up to constants."""
+        users = self._users[var]
+        return bool(users) and all(
+            user.primitive.name in _ROOTS
+            or user.primitive.name in MOVES | RESCALES
+            and len(self.marked_inputs(user)) == 1
+            and self._is_radicand(user.outvars[0])
+            for user in users
+        )
 
 
 def _is_zero_value(value: Any) -> bool:

@@ -72,8 +72,9 @@ def with_rules(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]
     """Return a network with the same outputs and other derivatives.
 
     Args:
-      function: function(images, ...) returns a pytree of arrays. Only the derivative
-        with respect to values that depend on `images` changes.
+      function: function(images, ...) returns a pytree of arrays. The rules define the
+        derivatives with respect to `images` and to taps. Derivatives with respect to
+        other values, such as parameters, are not defined.
       rules: the derivatives of its operations.
 
     Returns:

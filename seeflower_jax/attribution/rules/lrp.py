@@ -192,7 +192,7 @@ class LRP(Rules):
     - Nonlinear functions f of one value, such as ReLU and GELU: all relevance passes.
       The value f(0) is a bias. If it is infinite, as for a logarithm, there is no rule.
     - Maxima and max pooling: the maximum receives all relevance.
-    - Quotients: the divisor is held constant.
+    - Quotients: the divisor is held constant. So is the maximum in exp(x - max(x)).
     - Products of two values: an exponential, a sigmoid, an inverse root or a quotient
       is a gate. It is held constant, as attention and normalisation are in Ali et al.
       2022, arXiv 2202.07304. If neither value is a gate, each receives half, as in
@@ -230,6 +230,8 @@ class LRP(Rules):
         return index.array if isinstance(index, Signal) else index
 
     def linear(self, operation: Operation, *inputs: Marked) -> list[Signal]:
+        if operation.is_shift:  # of a softmax, which does not depend on the maximum
+            return _hold_second(operation, *inputs)
         roles = {value.role for value in inputs if isinstance(value, Signal)}
         if roles == {"image"} and operation.name in MOVES:
             outputs = operation.evaluate(*map(_array, inputs))
@@ -270,9 +272,7 @@ class LRP(Rules):
         return [Signal(output, role)]
 
     def quotient(self, operation: Operation, *inputs: Marked) -> list[Signal]:
-        x, y = inputs
-        (output,) = operation.evaluate(_signal(x), lax.stop_gradient(y.array))
-        return [Signal(output, _role([x]))]
+        return _hold_second(operation, *inputs)
 
     def extremum(self, operation: Operation, *inputs: Marked) -> list[Signal]:
         (output,) = operation.evaluate(*map(_signal, inputs))
@@ -303,6 +303,12 @@ def _signal(value: Marked) -> Array:
 def _hold_gate(value: Signal) -> Array:
     is_gate = value.role == "gate"
     return lax.stop_gradient(value.array) if is_gate else _signal(value)
+
+
+def _hold_second(operation: Operation, x: Signal, y: Signal) -> list[Signal]:
+    """Compute an operation of two values, the second of which is held constant."""
+    (output,) = operation.evaluate(_signal(x), lax.stop_gradient(y.array))
+    return [Signal(output, _role([x]))]
 
 
 def _role(inputs: Sequence[Marked]) -> str:

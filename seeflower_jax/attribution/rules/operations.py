@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from seeflower_jax.attribution.jaxprs import (
@@ -50,6 +51,7 @@ class Operation:
         such as its bias and batch normalisation. They are operations of the plan, too.
       plans: the bodies of a loop, a branch or a checkpoint.
       is_rectifier: whether the operation is max(x, 0).
+      is_shift: whether the operation is the subtraction in exp(x - max(x)).
       position: for a layer, the number of layers before it.
       layers: the number of layers of the network.
     """
@@ -63,6 +65,7 @@ class Operation:
     chain: tuple[JaxprEqn, ...] = ()
     plans: "tuple[Plan, ...]" = ()
     is_rectifier: bool = False
+    is_shift: bool = False
     position: int = 0
     layers: LayerCount = dataclasses.field(default_factory=LayerCount)
 
@@ -173,7 +176,7 @@ class _Planner:
         self._keeps, self._layers = keeps, layers
 
     def plan(self, jaxpr: ClosedJaxpr, marked: Sequence[bool]) -> Plan:
-        jaxpr = write_out(jaxpr, self._keeps)
+        jaxpr = _drop_unused(write_out(jaxpr, self._keeps))
         graph = Graph(jaxpr, marked)
         operations = [self._operation(eqn, graph) for eqn in jaxpr.jaxpr.eqns]
         outputs = tuple(jaxpr.jaxpr.outvars)
@@ -199,6 +202,8 @@ class _Planner:
                 "layers": self._layers,
             }
             self._layers.total += 1
+        elif kind is Kind.LINEAR:
+            details = {"is_shift": graph.is_shift(eqn)}
         elif kind is Kind.ELEMENTWISE:
             details = {"is_rectifier": graph.is_rectifier(eqns)}
         elif kind in CONTROL.values():
@@ -227,6 +232,13 @@ class _Planner:
         return tuple(self.plan(jaxpr, marked) for jaxpr in inner_jaxprs(eqn))
 
 
+def _drop_unused(jaxpr: ClosedJaxpr) -> ClosedJaxpr:
+    """Drop the primitives that no output needs, such as those of an unused head."""
+    used = [True] * len(jaxpr.jaxpr.outvars)
+    needed, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, used, instantiate=True)
+    return ClosedJaxpr(needed, jaxpr.consts)
+
+
 def _free_variables(eqns: Sequence[JaxprEqn]) -> list[Var]:
     """Return the variables that primitives read and that none of them computes."""
     computed = {var for eqn in eqns for var in eqn.outvars}
@@ -251,7 +263,7 @@ def _marked_by_loop(eqn: JaxprEqn, marked: list[bool]) -> list[bool]:
 
 
 def _needed(operations: list[Operation], outputs: Iterable[Atom]) -> list[Operation]:
-    """Drop unused operations, such as the inner ones of a region."""
+    """Drop operations that are parts of others, such as the inner ones of a region."""
     needed, kept = {atom for atom in outputs if isinstance(atom, Var)}, []
     for operation in reversed(operations):
         has_effects = any(eqn.effects for eqn in operation.eqns)

@@ -132,6 +132,13 @@ def _explain(images):
     )
 
 
+def test_default_square_of_small_images_is_half_as_wide():
+    maps = jax.random.normal(jax.random.key(3), (COUNT, SIDE, SIDE))
+    values = infidelity(network, IMAGES, maps, KEYS)
+    expected = infidelity(network, IMAGES, maps, KEYS, perturb=remove_square(SIDE // 2))
+    np.testing.assert_array_equal(values, expected)
+
+
 def test_sensitivity_is_captums():
     def perturb(key, image):
         shape = image.shape
@@ -178,6 +185,9 @@ def test_wrong_options_are_named():
         infidelity(network, IMAGES, maps[..., 0], KEYS, samples=0)
     with pytest.raises(ValueError, match="window is 0; expected a whole number"):
         remove_square(0)
+    with pytest.raises(ValueError, match="window is 6; expected less than 6"):
+        perturb = remove_square(SIDE)
+        infidelity(network, IMAGES, maps[..., 0], KEYS, perturb=perturb)
     with pytest.raises(ValueError, match="radius is -1; expected a finite number abo"):
         max_sensitivity(_explain, IMAGES, KEYS, radius=-1)
     with pytest.raises(ValueError, match="batch_size is 0; expected a whole number"):

@@ -66,6 +66,14 @@ def test_blur_keeps_an_even_image_and_the_mean(case):
     assert float(faithfulness._blur(dot, 1.5).sum()) == pytest.approx(1, rel=1e-5)
 
 
+def test_wrong_options_are_named(case):
+    network, images, good, labels = case
+    with pytest.raises(ValueError, match="steps is 0; expected a whole number, 1 or"):
+        faithfulness.deletion(network, images, good, labels, steps=0)
+    with pytest.raises(ValueError, match="sigma is 0; expected a finite number above"):
+        faithfulness.insertion(network, images, good, labels, sigma=0)
+
+
 def test_area_is_by_the_trapezoidal_rule():
     curve = np.random.default_rng(0).uniform(size=(21, 3))
     # As in the authors' code: the sum without half of each end, over the steps.

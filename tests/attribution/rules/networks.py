@@ -39,15 +39,20 @@ def convolutional(act, parameters, images):
     return x.mean((1, 2)) @ kernel + bias
 
 
-def straight_through(x):
+def straight_through(x, round=jnp.round):
     """Round x, with the derivative 1."""
 
     @jax.custom_vjp
     def function(x):
-        return jnp.round(x)
+        return round(x)
 
     function.defvjp(lambda x: (function(x), None), lambda _, g: (g,))
     return function(x)
+
+
+def rounded_by_numpy(x):
+    """Round x outside of JAX, with the derivative 1."""
+    return straight_through(x, lambda x: jax.pure_callback(np.round, x, x))
 
 
 def in_custom_vjp(x):
@@ -86,6 +91,7 @@ RELUS = {
     "clip": lambda x: jnp.clip(x, 0),
     "where": lambda x: jnp.where(x > 0, x, 0),
     "product": lambda x: x * (x > 0),
+    "jit_of_product": jax.jit(lambda x: x * (x > 0)),
     "where_not": lambda x: jnp.where(x <= 0, 0, x),
     "custom_vjp": in_custom_vjp,
     "checkpoint": jax.checkpoint(jax.nn.relu),

@@ -2,10 +2,13 @@
 
 import functools
 
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from seeflower_jax.attribution.rules import Deconvnet, Guided, Rules, with_rules
 from tests.attribution.rules import networks
@@ -89,9 +92,53 @@ def test_functions_beside_rectifiers_keep_their_derivative(act):
 
 
 @pytest.mark.parametrize("rules", [Guided(), Rules()])
-def test_a_custom_derivative_without_rectifiers_is_kept(rules):
-    network = with_rules(lambda x: networks.straight_through(jax.nn.relu(x)), rules)
+@pytest.mark.parametrize(
+    "function", [networks.straight_through, networks.rounded_by_numpy]
+)
+def test_a_custom_derivative_without_rectifiers_is_kept(rules, function):
+    network = with_rules(lambda x: function(jax.nn.relu(x)), rules)
     assert jax.grad(network)(0.3) == 1
+
+
+def _of_equinox(layer):
+    """Return a layer of Equinox, which takes one image [C, H, W], for [N, H, W, C]."""
+    return jax.vmap(lambda x: jnp.moveaxis(layer(jnp.moveaxis(x, -1, 0)), 0, -1))
+
+
+# Normalisations of 6 channels, which compute a variance as max(0, variance).
+NORMALISATIONS = {
+    "linen_group": lambda x: nn.GroupNorm(2).apply(AFFINE, x),
+    "linen_layer": lambda x: nn.LayerNorm().apply(AFFINE, x),
+    "nnx_group": lambda x: nnx.GroupNorm(6, num_groups=2, rngs=nnx.Rngs(0))(x),
+    "equinox_group": lambda x: _of_equinox(eqx.nn.GroupNorm(2, 6))(x),
+}
+AFFINE = {"params": {"scale": np.linspace(0.5, 2, 6), "bias": np.linspace(-1, 1, 6)}}
+
+
+def _normalised(normalisation, act):
+    parameters, _ = networks.arrays()
+    normalise = NORMALISATIONS[normalisation]
+    return functools.partial(
+        networks.convolutional, lambda x: act(normalise(x)), parameters
+    )
+
+
+@pytest.mark.parametrize("rules", RECTIFIERS)
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_the_lower_bound_of_a_variance_keeps_its_derivative(rules, name):
+    _, images = networks.arrays()
+    network = with_rules(_normalised(name, jax.nn.relu), rules())
+    expected = _gradient(_normalised(name, RECTIFIERS[rules]), images)
+    difference = np.abs(_gradient(network, images) - expected).max()
+    assert difference < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("rules", RECTIFIERS)
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_a_network_with_a_normalisation_but_no_rectifier_is_refused(rules, name):
+    _, images = networks.arrays()
+    with pytest.raises(ValueError, match="functions use \\['tanh'\\]; use"):
+        with_rules(_normalised(name, jax.nn.gelu), rules())(images)
 
 
 @pytest.mark.parametrize("rules", RECTIFIERS)

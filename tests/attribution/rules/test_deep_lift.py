@@ -33,6 +33,8 @@ ACTIVATIONS = {
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
     "cube": lambda x: x**3,
+    "step": lambda x: jnp.where(x > 0, 1.0, 0.0),
+    "step_of_booleans": lambda x: (x > 0).astype(jnp.float32),
 }
 
 
@@ -62,6 +64,12 @@ def _attention(x):
     return jnp.einsum("nij,njc->nic", weights, jax.nn.gelu(x))
 
 
+def masked_mean(x):
+    """Return the mean of the positive elements."""
+    mask = (x > 0).astype(jnp.float32)
+    return (x * mask).sum() / mask.sum()
+
+
 def _pooled(x):
     window = (1, 3, 3)
     highest = lax.reduce_window(x, -jnp.inf, lax.max, window, (1, 2, 2), "SAME")
@@ -69,7 +77,7 @@ def _pooled(x):
     return highest.sum() * x.max() + jnp.maximum(lowest, x[:, 1:-1, 1:-1]).sum()
 
 
-@pytest.mark.parametrize("function", [_attention, _pooled])
+@pytest.mark.parametrize("function", [_attention, masked_mean, _pooled])
 def test_products_quotients_and_extrema_are_complete(function):
     rng = np.random.default_rng(0)
     x, x0 = (jnp.array(rng.normal(size=(2, 7, 7)), jnp.float32) for _ in range(2))

@@ -21,7 +21,7 @@ from seeflower_jax.attribution.rules import (
 )
 from tests import fixtures
 from tests.attribution.rules import networks
-from tests.attribution.rules.test_deep_lift import ACTIVATIONS
+from tests.attribution.rules.test_deep_lift import ACTIVATIONS, masked_mean
 
 RULES = {
     "epsilon": epsilon(0.1),
@@ -173,6 +173,51 @@ def test_a_product_without_a_gate_is_shared_in_halves():
     np.testing.assert_allclose(_relevance(network, epsilon(0.0), x), [[15.0, 15.0]])
 
 
+def test_the_divisor_of_a_masked_mean_is_held_constant():
+    x = jnp.array([3.0, -2.0, 5.0, 1.0])
+    relevance = jax.grad(with_rules(masked_mean, LRP(epsilon(0.0))))(x)
+    np.testing.assert_allclose(relevance, [1.0, 0.0, 5 / 3, 1 / 3], rtol=1e-6)
+
+
+def _softmax(x):
+    values = jnp.exp(x - x.max(-1, keepdims=True))
+    return values / values.sum(-1, keepdims=True)
+
+
+def _softmax_of_constant_maximum(x):
+    values = jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
+    return values / values.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("softmax", [jax.nn.softmax, _softmax])
+def test_the_maximum_in_a_softmax_is_held_constant(softmax):
+    parameters, images = networks.arrays()
+    network = functools.partial(networks.convolutional, jax.nn.relu, parameters)
+
+    def relevance(network):
+        """Return the relevance of the predicted class."""
+        rewritten = with_rules(network, LRP(gamma(0.3)))
+        return jax.grad(lambda x: rewritten(x).max(-1).sum())(images)
+
+    # The probability is exp(0) divided by a constant, and exp has the slope 1 at 0.
+    probabilities = jax.nn.softmax(network(images)).max(-1)
+    expected = probabilities[:, None, None, None] * relevance(network)
+    assert np.abs(expected).max() > 0
+    actual = relevance(lambda x: softmax(network(x)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+    others, expected = (
+        _relevance(lambda x, f=f: f(network(x)), gamma(0.3), images)
+        for f in (softmax, _softmax_of_constant_maximum)
+    )
+    np.testing.assert_allclose(others, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_maximum_outside_a_softmax_has_relevance():
+    x = jnp.array([[3.0, -2.0, 5.0]])
+    relevance = _relevance(lambda x: x - x.max(-1, keepdims=True), epsilon(0.0), x)
+    np.testing.assert_allclose(relevance, [[0.0, -2.0, -5.0]])
+
+
 SPECS = {
     "vgg16": {"input_size": 64},
     "vgg16 bilinear": {"pooling": "bilinear", "input_size": 64},
@@ -263,6 +308,30 @@ def test_a_composite_uses_each_rule_at_its_depth():
     np.testing.assert_allclose(
         _relevance(network, rule, images), 2 * 3 * 5 * plain, rtol=1e-4, atol=1e-5
     )
+
+
+def test_layers_of_an_unused_head_do_not_count():
+    rng = np.random.default_rng(0)
+    first, square, last = (
+        jnp.array(rng.normal(size=size), jnp.float32)
+        for size in ((5, 4), (4, 4), (4, 2))
+    )
+    x = jnp.array(rng.normal(size=(3, 5)), jnp.float32)
+
+    @jax.jit
+    def heads(x):
+        y = x @ first
+        logits = jax.nn.relu(y + 0.3) @ last
+        return {"logits": logits, "auxiliary": jax.nn.relu(y @ square) @ last}
+
+    def network(x):
+        return jax.nn.relu(x @ first + 0.3) @ last
+
+    # The last of 2 layers has the depth 0.75, the last of 4 layers 0.875.
+    rule = by_depth((0.8, gamma(0.3)), (1.0, epsilon(0.5)))
+    actual = _relevance(lambda x: heads(x)["logits"], rule, x)
+    expected = _relevance(network, gamma(0.3), x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_default_is_a_composite():

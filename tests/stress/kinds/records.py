@@ -18,31 +18,32 @@ def cases() -> Iterator[Case]:
     ways = {**damage.GONE, "list": damage.write(b"[]"), "null": damage.write(b"null")}
     ways["number"] = damage.write(b'{"small": 3}')
     ways["text"] = damage.write(b'{"small": "x"}')
-    yield from _evaluated(ways)
+    yield from _maximised(ways)
     yield from _combined(ways)
     yield from _recorded()
 
 
-def _evaluated(ways: dict[str, Change]) -> Iterator[Case]:
-    """Yield files of results to which a metric is added; nothing of them is lost."""
+def _maximised(ways: dict[str, Change]) -> Iterator[Case]:
+    """Yield files of results to which an entry is added; nothing of them is lost."""
 
     def kept(completed, folder: pathlib.Path, world: World) -> None:
-        entry = json.loads((folder / "results" / "ablation.json").read_text())
-        assert "row" in entry["small"], "not recorded"
+        path = folder / "results" / "activation_max.json"
+        assert "plain" in json.loads(path.read_text())["small"], "not recorded"
 
     for name, change in ways.items():
 
         def prepare(folder: pathlib.Path, world: World, change=change) -> None:
             (folder / "results").mkdir()
-            path = folder / "results" / "ablation.json"
-            path.write_text('{"small": {"other": {"top1": 0.5}}}')
+            path = folder / "results" / "activation_max.json"
+            path.write_text('{"small": {"other": {"recognised": 5}}}')
             change(path)
 
-        flags = ["--workdir={world}/run", "--split=validation", "--out={folder}/out"]
-        flags += ["--ablation=row", "--results={folder}/results"]
+        flags = ["--workdir={world}/run", "--observer={world}/run", "--form=plain"]
+        flags += ["--classes=0", "--steps=1", "--out={folder}/out"]
+        flags += ["--results={folder}/results"]
         gone = name in ("dangling_link", "folder")
         expect = "either" if gone else "refused"
-        yield Case(f"ablation_{name}", "evaluate", flags, expect, "ablation", prepare, kept)  # fmt: skip
+        yield Case(f"maximised_{name}", "activation_max", flags, expect, "activation_max", prepare, kept)  # fmt: skip
 
 
 def _combined(ways: dict[str, Change]) -> Iterator[Case]:
