@@ -97,8 +97,8 @@ def _naming(name: str | os.PathLike) -> Iterator[None]:
     except (UnreadableImage, UnavailableImage):
         raise
     except Exception as error:  # Decoders raise many types for damaged files.
-        is_memory = isinstance(error, MemoryError)
-        if is_memory or (isinstance(error, OSError) and error.errno in _TEMPORARY):
+        code = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, MemoryError) or code in _TEMPORARY:
             raise UnavailableImage(
                 f"{os.fspath(name)} cannot be read now: {_reason(error)}; start the "
                 "same command again when the cause is gone, or remove the file"

@@ -9,6 +9,7 @@ so far, and the next call continues with the row after these.
 """
 
 import collections
+import io
 import itertools
 import logging
 import pathlib
@@ -225,7 +226,10 @@ def write_features(
             content = np.ascontiguousarray(rows).tobytes()
             checksum = zlib.crc32(content, checksum)
             file.write(content)
-        np.save(file, np.array([origin, str(checksum)]))
+        # `np.save` to a file would not notice that the disk has no space for the end.
+        end = io.BytesIO()
+        np.save(end, np.array([origin, str(checksum)]))
+        file.write(end.getvalue())
 
 
 def _checksum(features: np.ndarray) -> int:

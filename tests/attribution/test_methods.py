@@ -270,7 +270,7 @@ def test_options_out_of_range_are_refused(
 
 def test_every_option_has_a_range():
     known = {key for name in registry.METHODS for key in registry.options_of(name)}
-    known |= {"radius"}  # of `metrics.sensitivity`
+    known |= {"radius", "sigma"}  # of `metrics.sensitivity` and `metrics.faithfulness`
     assert known == {key for key in options._RANGES if "." not in key}
 
 

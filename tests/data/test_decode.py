@@ -166,20 +166,24 @@ def test_every_error_of_a_decoder_names_the_file(monkeypatch, tmp_path):
 
 
 def test_errors_of_a_disk_are_not_those_of_the_file():
-    def failing(code):
+    def failing(error):
         def read():
-            raise OSError(code, os.strerror(code))
+            raise error
 
         return read
 
-    for code in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN, errno.ENOMEM):
-        message = f"^a.png cannot be read now: {os.strerror(code)}; start the same"
+    codes = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN, errno.ENOMEM)
+    errors = {os.strerror(code): OSError(code, os.strerror(code)) for code in codes}
+    for reason, error in (errors | {"MemoryError": MemoryError()}).items():
+        message = f"^a.png cannot be read now: {reason}; start the same command again"
         with pytest.raises(decode.UnavailableImage, match=message):
-            decode.load_pixels(failing(code), 8, "a.png")
+            decode.load_pixels(failing(error), 8, "a.png")
         with pytest.raises(decode.UnavailableImage, match=message):
-            decode.upright_size(failing(code), "a.png")
+            decode.upright_size(failing(error), "a.png")
     with pytest.raises(decode.UnreadableImage, match="a.png .*: Permission denied"):
-        decode.load_pixels(failing(errno.EACCES), 8, "a.png")
+        decode.load_pixels(
+            failing(OSError(errno.EACCES, "Permission denied")), 8, "a.png"
+        )
 
 
 def test_too_large_an_image_is_named_with_the_limit(monkeypatch):

@@ -519,6 +519,18 @@ def test_full_disk_is_named_in_one_line(config, tmp_path):
     train(config, tmp_path / "run")
 
 
+def test_full_disk_is_noticed_at_the_end_of_features(tmp_path):
+    features, path = np.zeros((5, 3), np.float32), tmp_path / "features.npy"
+    kept.write_features(path, "origin", [features], 5)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size - 4, before[1]))
+    try:
+        with pytest.raises(records.FullDiskError):
+            kept.write_features(path, "origin", [features], 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_relative_folder_of_images_is_found_from_elsewhere(
     config, flowers, finished, tmp_path, monkeypatch
 ):

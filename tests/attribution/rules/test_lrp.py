@@ -214,8 +214,10 @@ def test_the_maximum_in_a_softmax_is_held_constant(softmax):
 
 def test_a_maximum_outside_a_softmax_has_relevance():
     x = jnp.array([[3.0, -2.0, 5.0]])
-    relevance = _relevance(lambda x: x - x.max(-1, keepdims=True), epsilon(0.0), x)
-    np.testing.assert_allclose(relevance, [[0.0, -2.0, -5.0]])
+    relevance = _relevance(
+        lambda x: 2 * (x - x.max(-1, keepdims=True)), epsilon(0.0), x
+    )
+    np.testing.assert_allclose(relevance, [[0.0, -4.0, -10.0]])
 
 
 SPECS = {
