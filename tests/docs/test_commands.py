@@ -86,7 +86,9 @@ RUNS = {
         {"inception_linear_seed0": "narrow_linear"}, ("--only=whole image",)
     ),
     "python -m scripts.ensemble --joint_head "
-    "--workdirs=runs/inception_linear_seed0,runs/vgg16_linear_seed0": Run(WORDS),
+    "--workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
+        {"vgg16_seed0": "inception_seed0"}
+    ),
     "python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
         {"vgg16_seed0": "inception_seed0"}
     ),

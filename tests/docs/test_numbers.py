@@ -88,7 +88,7 @@ def test_directions():
     assert [name for name, row in recorded.items() if "test" in row] == [best]
     keys = ("top1", "mean_class_top1")
     top1, mean_class = (_short(recorded[best]["test"][key], 4) for key in keys)
-    sentence = f"its top-1 is {top1}, as a mean of the classes {mean_class}"
+    sentence = f"top-1 is 0{top1}, and mean class accuracy 0{mean_class}"
     assert sentence in " ".join(pages.PAGES["docs/results.md"].split())
 
 
@@ -188,7 +188,7 @@ def test_pointing_games_of_smaller_images():
         assert row["run"] == layers["grad_cam, layer=mixed10"]["run"]
         size, score = row["grid_size"], _short(row["score"], 3)
         _, height, width, _ = batch.endpoint_shapes(spec, size)["mixed10"].shape
-        pattern = rf"grids of {size} pixels, (\d) by (\d), (?:it has )?(\.\d+)"
+        pattern = rf"grids of {size} pixels, (\d) by (\d), (?:it has )?0(\.\d+)"
         found = re.search(pattern, words)
         assert found and found.groups() == (str(height), str(width), score)
 
@@ -199,7 +199,7 @@ def test_maps_of_many_images():
     words = " ".join(pages.PAGES["docs/attribution_batch.md"].split())
     assert f"{record['images']:,} flowers with overlays had" in words
     assert f" {row['images_per_second']:.1f} images/s, which is " in words
-    assert f"which is {_short(row['ratio'], 2)} of the rate" in words
+    assert f"which is {row['ratio']:.2f} of the rate" in words
     assert f"peak memory was {row['peak_mib'] / 1024:.1f} GiB " in words
     assert f"({row['peak_mib_few'] / 1024:.1f} GiB for 512 flowers)" in words
 
@@ -221,7 +221,7 @@ def test_localisation():
             values = [entry[column] for entry in entries for column in columns]
             assert cells == [_short(value, 3) for value in values]
     for entry in (*inception.values(), *vgg16.values()):
-        assert f"a hit and an energy of {_short(entry['chance'], 2)}" in words
+        assert f"a hit and an energy of {entry['chance']:.2f}" in words
     for method in ("grad_cam", "xgrad_cam", "hires_cam", "finer_cam"):
         placed, stretched = (inception[method + end] for end in ("", ", align=stretch"))
         assert all(placed[key] > stretched[key] for key in columns[1:])
