@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-_ATTEMPTS = 100  # draws of a grid before its classes are drawn first
+_ATTEMPTS = 1000  # draws of a grid before its classes are drawn first
 
 
 def draw_grids(
@@ -33,7 +33,7 @@ def draw_grids(
     for _ in range(count):
         for _ in range(_ATTEMPTS):
             row = rng.choice(len(labels), 4, replace=False)
-            if len(np.unique(labels[row])) == 4:
+            if len(set(labels[row].tolist())) == 4:
                 break
         else:
             chosen = rng.choice(classes, 4, replace=False)
