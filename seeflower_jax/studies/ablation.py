@@ -189,6 +189,11 @@ def _one_view(model: str, **values: Any) -> Change:
     return _linear(model, "one view", **one, **values)
 
 
+def _sized(size: int) -> Change:
+    values = {"eval.size": size, "test_time.views": ((size, 1.0), (size, 0.75))}
+    return _linear("inception_v3", f"{size} pixels", **values)
+
+
 def _two_epochs(name: str, **values: Any) -> Change:
     two = {"stage_order": ("head", "settle"), "stages.settle.epochs": 2}
     return Change("inception_v3", name, two | values, recipe="short")
@@ -280,6 +285,9 @@ CHANGES = (
     _linear("inception_v3", "blocks alone", **{"model.pooled": ("mixed[3-8]",)}),
     _linear("inception_v3", "last blocks", **{"model.pooled": ("mixed([789]|10)_.*",)}),
     _linear("inception_v3", "means alone", **{"model.pooling": "root_average"}),
+    _linear("inception_v3", "means alone, no root", **{"model.pooling": "average"}),
+    _sized(256),
+    _sized(384),
     # The file is made from the three runs of the recipe by
     # scripts.ensemble --joint_head --teacher.
     _linear(

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from seeflower_jax import attribution as attr
 from seeflower_jax.attribution import batch, registry, targets
 from seeflower_jax.attribution.metrics.infidelity import infidelity
+from seeflower_jax.attribution.rules import alpha_beta, by_depth, epsilon, gamma
 from tests import fixtures
 from tests.attribution import small_network as small
 
@@ -65,6 +66,26 @@ def test_network_functions_and_targets():
             )
         with pytest.raises(ValueError, match="the target of image 1 of the batch is 4"):
             attr.explain(network, IMAGES, ["saliency"], make(jnp.array([0, 4])))
+
+
+def test_a_new_rule_with_the_same_values_is_compiled_once():
+    traced = 0
+
+    def network(images, taps=None):
+        nonlocal traced
+        traced += 1
+        return small.network()(images, taps)
+
+    def lrp(value):
+        rule = by_depth((0.5, gamma(value)), (0.9, alpha_beta()), (1.0, epsilon()))
+        options = {"lrp": {"rule": rule}}
+        return attr.explain(network, IMAGES, ["lrp"], LABELS, options=options)["lrp"]
+
+    first = lrp(0.25)
+    traced = 0
+    np.testing.assert_array_equal(lrp(0.25), first)
+    assert traced == 0
+    assert not np.array_equal(lrp(0.5), first) and traced > 0
 
 
 def test_name_that_gets_another_method(monkeypatch):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.gradients import gradient
 from seeflower_jax.attribution.options import check_ranges
-from seeflower_jax.attribution.rules import lrp as rules
+from seeflower_jax.attribution.rules import LRP, layer_rules
 from seeflower_jax.attribution.rules.interpreter import with_rules
 from seeflower_jax.attribution.types import NetworkFunction, Targets
 
@@ -18,7 +18,7 @@ def lrp(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
     targets: Targets = None,
-    rule: rules.LayerRule | None = None,
+    rule: layer_rules.LayerRule | None = None,
     epsilon: float = 1e-6,
     gamma: float = 0.25,
     depth: float = 0.5,
@@ -44,8 +44,8 @@ def lrp(
     Args:
       network, images, targets: see `seeflower_jax.attribution`. A score that is not
         linear in the logits distributes its gradient to them.
-      rule: rule of all layers, see `rules.lrp`. If given, the other options have no
-        effect.
+      rule: rule of all layers, see `rules.layer_rules`. If given, the other options
+        have no effect.
       epsilon: value of the epsilon rule.
       gamma: value of the gamma rule.
       depth: share of the convolutions and matrix products that use the gamma rule.
@@ -60,12 +60,12 @@ def lrp(
     """
     check_ranges(epsilon=epsilon, gamma=gamma, depth=depth)
     if rule is None:
-        below, above = rules.gamma(gamma), rules.epsilon(epsilon)
-        rule = rules.by_depth((depth, below), (1.0, above))
+        below, above = layer_rules.gamma(gamma), layer_rules.epsilon(epsilon)
+        rule = layer_rules.by_depth((depth, below), (1.0, above))
 
     def logits_alone(x):
         # A layer that is also an output would not be merged with what follows it, such
         # as batch normalisation.
         return network(x)[0], {}
 
-    return gradient(with_rules(logits_alone, rules.LRP(rule)), images, targets).sum(-1)
+    return gradient(with_rules(logits_alone, LRP(rule)), images, targets).sum(-1)

@@ -18,13 +18,13 @@ Example:
 from seeflower_jax.attribution.rules.activations import Deconvnet, Guided
 from seeflower_jax.attribution.rules.deep_lift import DeepLift
 from seeflower_jax.attribution.rules.interpreter import Rules, with_rules
-from seeflower_jax.attribution.rules.lrp import (
-    LRP,
+from seeflower_jax.attribution.rules.layer_rules import (
     alpha_beta,
     by_depth,
     epsilon,
     gamma,
 )
+from seeflower_jax.attribution.rules.lrp import LRP
 
 __all__ = [
     "LRP",

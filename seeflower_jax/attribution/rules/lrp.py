@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from seeflower_jax.attribution.cam import divide
 from seeflower_jax.attribution.rules.graph import MOVES, RESCALES
@@ -32,140 +32,14 @@ from seeflower_jax.attribution.rules.interpreter import (
     Rules,
     replace_derivative,
 )
+from seeflower_jax.attribution.rules.layer_rules import Layer, LayerRule
 from seeflower_jax.attribution.rules.operations import Operation
-
-Values = Float[Array, "*shape"]
 
 # Differences below this share of the values are rounding errors.
 _ROUNDING = 1e-6
 
 # The outputs of these functions scale other values. A product holds them constant.
 _GATES = {"div", "exp", "exp2", "logistic", "pow", "rsqrt", "stop_gradient"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """The outputs of a convolution or a matrix product, which a rule distributes.
-
-    The layer includes the additions of and products with constants that follow it, such
-    as its bias and batch normalisation.
-
-    Attributes:
-      outputs: sums of contributions x_i w_ij, plus the bias.
-      depth: 0 next to the image, 1 next to the logits.
-      signs: signs() returns the sums of the positive and of the negative contributions
-        of each output. The bias is a contribution.
-    """
-
-    outputs: Values
-    depth: float
-    signs: Callable[[], tuple[Values, Values]]
-
-
-# rule(layer) -> two factors for each output. They multiply its derivative on the way to
-# positive and to negative contributions.
-LayerRule = Callable[[Layer], tuple[Values, Values]]
-
-
-def epsilon(value: float = 1e-6) -> LayerRule:
-    """Distribute relevance by contributions, and absorb a small part for stability.
-
-    The part is value / (|z| + value) of the relevance of an output z. With a value of
-    0, the rule is the basic rule, LRP-0.
-
-    Source: Montavon et al. 2019, equation for LRP-epsilon; Bach et al. 2015, eq. 58.
-
-    Example:
-      >>> rules = LRP(epsilon(1e-6))
-    """
-
-    def rule(layer: Layer) -> tuple[Values, Values]:
-        z = layer.outputs
-        factor = divide(z, z + jnp.where(z < 0, -value, value))
-        return factor, factor
-
-    return rule
-
-
-def gamma(value: float = 0.25) -> LayerRule:
-    """Give the contributions with the sign of the output more weight.
-
-    For outputs after a ReLU, the weight of positive contributions is 1 + value. For
-    negative outputs, which Montavon et al. do not treat, it is the weight of negative
-    contributions.
-
-    Source: Montavon et al. 2019, equation for LRP-gamma; Andeol et al. 2021, "Learning
-    domain invariant representations by joint Wasserstein distance minimization",
-    for both signs.
-
-    Example:
-      >>> rules = LRP(gamma(0.25))
-    """
-
-    def rule(layer: Layer) -> tuple[Values, Values]:
-        z, (positive, negative) = layer.outputs, layer.signs()
-        favoured = jnp.where(z < 0, negative, positive)
-        factor = divide(z, z + value * favoured)
-        more = factor * (1 + value)
-        return jnp.where(z < 0, factor, more), jnp.where(z < 0, more, factor)
-
-    return rule
-
-
-def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> LayerRule:
-    """Distribute alpha R to positive contributions and -beta R to negative ones.
-
-    Relevance is conserved where an output has contributions of both signs.
-
-    Source: Bach et al. 2015, equation 60; Montavon et al. 2019 for the sign of beta.
-
-    Raises:
-      ValueError: alpha - beta is not 1.
-
-    Example:
-      >>> rules = LRP(alpha_beta(1.0, 0.0))
-    """
-    if abs(alpha - beta - 1) > 1e-6:
-        raise ValueError(
-            f"alpha {alpha} and beta {beta} differ by {alpha - beta}; expected 1, so "
-            "that relevance is conserved"
-        )
-
-    def rule(layer: Layer) -> tuple[Values, Values]:
-        positive, negative = layer.signs()
-        return (
-            alpha * divide(layer.outputs, positive),
-            -beta * divide(layer.outputs, negative),
-        )
-
-    return rule
-
-
-def by_depth(*parts: tuple[float, LayerRule]) -> LayerRule:
-    """Use different rules for different depths (a composite).
-
-    Args:
-      *parts: (depth up to which the rule is used, rule), from the image to the logits.
-        Depth 0.5 is the middle of the convolutions and matrix products, in the order of
-        the computation.
-
-    Raises:
-      ValueError: depths are not in ascending order, or do not end with 1.
-
-    Example:
-      >>> rules = LRP(by_depth((0.5, gamma()), (1.0, epsilon())))
-    """
-    depths = [depth for depth, _ in parts]
-    if depths != sorted(depths) or depths[-1:] != [1.0]:
-        raise ValueError(
-            f"the parts of a composite end at depths {depths}; expected rising numbers "
-            "that end with 1.0"
-        )
-
-    def rule(layer: Layer) -> tuple[Values, Values]:
-        return next(part(layer) for depth, part in parts if layer.depth <= depth)
-
-    return rule
 
 
 @jax.tree_util.register_dataclass
@@ -202,10 +76,10 @@ class LRP(Rules):
     rule.
 
     Attributes:
-      rule: rule of the layers; `epsilon`, `gamma`, `alpha_beta` or `by_depth`.
+      rule: rule of the layers, see `layer_rules`.
 
     Example:
-      >>> from seeflower_jax.attribution.rules.interpreter import with_rules
+      >>> from seeflower_jax.attribution.rules import epsilon, with_rules
       >>> w = jnp.array([1.0, -2.0, 3.0])
       >>> layer = with_rules(lambda x: jax.nn.relu(x @ w), LRP(epsilon(0.0)))
       >>> jax.grad(layer)(jnp.ones(3)).tolist()    # the relevances of 1 - 2 + 3
