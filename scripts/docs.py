@@ -41,7 +41,7 @@ def page() -> str:
 
 
 def _section(name: str) -> str:
-    source = (_ROOT / "scripts" / f"{name}.py").read_text()
+    source = (_ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(source)) or ""
     lines = [
         line if line.startswith(" " * 4) else _escape(line)
@@ -58,7 +58,7 @@ def _escape(line: str) -> str:
 
 
 def main(_: list[str]) -> None:
-    (_ROOT / _PAGE).write_text(page())
+    (_ROOT / _PAGE).write_text(page(), encoding="utf-8")
     console.show({"page": _PAGE}, _PAGE)
 
 
