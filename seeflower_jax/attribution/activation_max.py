@@ -62,7 +62,8 @@ class Form:
 
     Attributes:
       fourier: whether the variables are Fourier coefficients of decorrelated colours,
-        bounded by a sigmoid. If not, they are pixels.
+        bounded by a sigmoid. If not, they are pixels, which each step projects to the
+        range of the image.
       learning_rate: learning rate of Adam, in units of the variables.
       final_rate: learning rate at the end of the cosine schedule, as a share of
         `learning_rate`.
@@ -154,7 +155,7 @@ def to_image(
 ) -> Float[Array, "size size 3"]:
     """Return the image, in [0, 255], that the variables of a form describe."""
     if not form.fourier:
-        return jnp.clip(127.5 * (1 + variables), 0, 255)
+        return 127.5 * (1 + variables)
     cycles = np.maximum(_frequencies(size) * size, 1)  # per image
     scale = size**1.5 / cycles**form.spectrum
     spectrum = (variables[0] + 1j * variables[1]) * scale[..., None]
@@ -366,7 +367,10 @@ def maximise(
         updates, optimizer_state = optimizer.update(gradients, optimizer_state)
         if on_step:
             jax.debug.callback(on_step, step)
-        return (optax.apply_updates(variables, updates), optimizer_state), scores
+        variables = optax.apply_updates(variables, updates)
+        if not form.fourier:  # projected: a pixel out of range would have no gradient
+            variables = jnp.clip(variables, -1, 1)
+        return (variables, optimizer_state), scores
 
     initialise = jax.vmap(lambda k: _initial_variables(k, size, form))
     variables = initialise(class_keys(initial_key))

@@ -14,6 +14,8 @@ from seeflower_jax.attribution.chunks import Tree, sum_over
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.models.dtypes import as_float
 
+_METRIC = 2**32 - 1  # methods fold in the numbers of their samples, from 0
+
 
 def as_threefry(key: Key[Array, ""]) -> Key[Array, ""]:
     """Return a key whose draws under `vmap` do not depend on the other keys.
@@ -54,6 +56,25 @@ def image_keys(
             f"from jax.random.split(key, {len(images)})"
         )
     return jax.vmap(as_threefry)(keys)
+
+
+def metric_keys(
+    keys: Key[Array, "n"], images: Float[Array, "n h w 3"]
+) -> Key[Array, "n"]:
+    """Return the keys of a metric, whose draws are independent of those of methods.
+
+    A map that was computed with the same keys is thus not measured with its own noise.
+
+    Raises:
+      ValueError: there is another number of keys.
+
+    Example:
+      >>> keys = jax.random.split(jax.random.key(0), len(images))
+      >>> bool((metric_keys(keys, images) == keys).any())
+      False
+    """
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    return fold(image_keys(keys, images), _METRIC)
 
 
 def mean_over_noise(

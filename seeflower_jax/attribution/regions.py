@@ -23,6 +23,7 @@ def masks(
     Source: Selvaraju et al. 2017, arXiv 1610.02391, section 4.1, for the threshold of
     15 %.
     """
+    maps = as_float(maps)
     return maps > threshold * maps.max((1, 2), keepdims=True)
 
 

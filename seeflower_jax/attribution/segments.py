@@ -104,7 +104,8 @@ def resolve(
         raise ValueError(
             "the number of segments is not known inside jit; pass num_segments"
         )
-    return jnp.broadcast_to(jnp.asarray(segments), (n, height, width)), num_segments
+    segments = jnp.asarray(segments, "int32")  # of 8 bits, they could not be counted
+    return jnp.broadcast_to(segments, (n, height, width)), num_segments
 
 
 def present(segments: Int[Array, "n h w"], count: int) -> Bool[Array, "n m"]:

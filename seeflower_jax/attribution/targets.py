@@ -34,7 +34,7 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
 
     Args:
       logits: the network's logits.
-      targets: None for the largest logit, class indices, or a function of the logits.
+      targets: None for the predicted class, class indices, or a function of the logits.
 
     Raises:
       ValueError: the logits are not [n, c], or see `as_indices`.
@@ -45,8 +45,8 @@ def score(logits: Float[Array, "n c"], targets: Targets) -> Float[Array, "n"]:
     """
     _check_logits(logits.shape)
     logits = as_float(logits)
-    if targets is None:
-        return logits.max(-1)
+    if targets is None:  # the derivative of a maximum would have a share of each tie
+        targets = logits.argmax(-1)
     if callable(targets):
         return targets(logits)
     indices = as_indices(targets, logits.shape)
@@ -97,7 +97,7 @@ def as_indices(
                 f"the target of image {row} of the batch is {values[row]}; expected a "
                 f"class index from 0 to {shape[1] - 1}"
             )
-    return indices
+    return indices.astype("int32")  # 8 bits could not count all classes
 
 
 def resolve(

@@ -174,4 +174,4 @@ def rise(pair: Pair) -> Maps:
             masks.append(mask.double())
         differences = torch.stack(scores) - torch.stack(scores).mean(0)
         total = torch.einsum("sn,snhw->nhw", differences, torch.stack(masks))
-    return total / (RISE_SAMPLES * RISE_VISIBLE)
+    return total / ((RISE_SAMPLES - 1) * RISE_VISIBLE)

@@ -48,6 +48,19 @@ def test_optimum_of_the_papers_objective():
     np.testing.assert_allclose(unit[..., 1:], 0.0, atol=0.02)
 
 
+def test_optimum_near_the_end_of_the_range():
+    """Adam's momentum carries the pixels beyond 255, from where they return."""
+
+    def network(images, taps=None):
+        unit = images / 127.5 - 1
+        return -10 * ((unit - 0.9) ** 2).mean((1, 2)), {}
+
+    form = dataclasses.replace(PLAIN, l2=0.0)
+    classes = jnp.array([0])
+    result = maximise(network, classes, jax.random.key(0), form, size=4, steps=256)
+    np.testing.assert_allclose(result.images[..., 0], 127.5 * 1.9, atol=0.1)
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_a_class_does_not_depend_on_the_others(impl):
     key = jax.random.key(3, impl=impl)

@@ -168,6 +168,15 @@ def test_targets_may_be_a_list(network, images):
     np.testing.assert_allclose(maps["saliency"], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_papers_saliency_explains_a_score_as_it_is(network, images):
+    labels = jnp.array([1, 3, 0])
+    expected = attr.guided_saliency(network, images, targets.probability(labels))
+    for chosen in (labels, targets.probability(labels)):
+        maps = attr.paper_saliency(network, images, chosen)
+        np.testing.assert_allclose(maps, expected, rtol=1e-5)
+    assert expected.max() > 0
+
+
 def test_contrast_is_against_the_nearest_logits():
     logits = jnp.array([[1.0, 5.0, 2.0, 4.0], [3.0, 0.0, 1.0, 2.0]])
     weights = np.exp([4, 2]) / np.exp([4, 2]).sum()
@@ -440,6 +449,35 @@ def test_memory_does_not_grow_with_steps(network, images, name, option, more):
 
 def _with_layer(layer_of):
     return lambda images, taps=None: (images.mean((1, 2)), {"layer": layer_of(images)})
+
+
+def test_grad_cam_plus_plus_of_tiny_gradients(network, images):
+    def maps(factor):
+        def scaled(images, taps=None):
+            logits, endpoints = network(images, taps)
+            return factor * logits, endpoints
+
+        maps = attr.grad_cam_plus_plus(scaled, images, [1, 3, 0], layer="block3")
+        return maps / factor
+
+    # The smaller the gradients, the nearer are the coefficients of equation 19 to 1/2.
+    expected = maps(1e-12)
+    assert (expected.max((1, 2)) > 0).all()
+    scale = expected.max()
+    np.testing.assert_allclose(maps(1e-25), expected, atol=1e-5 * scale)
+
+
+def test_rise_of_few_masks_is_right_on_average():
+    def network(images, taps=None):
+        return images.sum((1, 2)), {}
+
+    images, keys = jnp.zeros((4000, 1, 1, 3)), jax.random.split(jax.random.key(0), 4000)
+    few, many = (
+        attr.rise(network, images, [0] * 4000, keys, samples=samples, cells=1).mean()
+        for samples in (2, 32)
+    )
+    assert many < -10
+    np.testing.assert_allclose(few, many, rtol=0.1)
 
 
 def test_eigen_cam_of_few_channels_and_of_many(images):

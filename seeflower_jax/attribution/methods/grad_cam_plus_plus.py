@@ -5,6 +5,7 @@ Example:
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam
@@ -47,7 +48,8 @@ def grad_cam_plus_plus(
 
     def weigh(activations, gradients):
         total = activations.sum((1, 2), keepdims=True)
-        alpha = cam.divide(gradients**2, 2 * gradients**2 + total * gradients**3)
+        # Equation 19 after division by gradients**2, which could underflow.
+        alpha = cam.divide(jnp.ones_like(gradients), 2 + total * gradients)
         weights = (alpha * jax.nn.relu(gradients)).sum((1, 2), keepdims=True)
         return (weights * activations).sum(-1)
 

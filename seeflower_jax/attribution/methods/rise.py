@@ -79,4 +79,5 @@ def rise(
 
     totals = sum_over(moments, jnp.arange(samples), batch_size)
     products, scores, masks = (total / samples for total in totals)
-    return (products - scores[:, None, None] * masks) / visible
+    covariance = (products - scores[:, None, None] * masks) * samples / (samples - 1)
+    return covariance / visible

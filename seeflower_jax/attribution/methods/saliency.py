@@ -88,6 +88,8 @@ def paper_saliency(
     explains the probability by guided backpropagation, unlike section 3.1.
 
     Args:
-      network, images, targets: see `seeflower_jax.attribution`.
+      network, images, targets: see `seeflower_jax.attribution`. A function of the
+        logits, such as `targets.probability`, is explained as it is.
     """
-    return guided_saliency(network, images, probability(targets))
+    score = targets if callable(targets) else probability(targets)
+    return guided_saliency(network, images, score)

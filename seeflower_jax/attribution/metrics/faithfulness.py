@@ -28,7 +28,7 @@ def ranks(maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
       >>> ranks(jnp.array([[[3.0, 1.0], [2.0, 4.0]]])).tolist()
       [[[0.25, 0.75], [0.5, 0.0]]]
     """
-    flat = maps.reshape(len(maps), -1)
+    flat = as_float(maps).reshape(len(maps), -1)
     order = jnp.argsort(-flat, axis=-1, stable=True)
     positions = jnp.argsort(order, axis=-1)
     return (positions / flat.shape[-1]).reshape(maps.shape)

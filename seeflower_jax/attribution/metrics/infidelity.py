@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from seeflower_jax.attribution.chunks import map_over
-from seeflower_jax.attribution.noise import image_keys
+from seeflower_jax.attribution.noise import metric_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import NetworkFunction, Targets
@@ -117,9 +117,10 @@ def infidelity(
       True
     """
     check_ranges(samples=samples, batch_size=batch_size)
-    keys = image_keys(keys, images)
-    perturb = perturb or remove_square(min(48, max(images.shape[1:3]) // 2))
-    images = as_float(images)
+    keys = metric_keys(keys, images)
+    half = max(images.shape[1:3]) // 2
+    perturb = perturb or remove_square(min(48, max(half, 1)))
+    images, maps = as_float(images), as_float(maps)
     targets = resolve(network, images, targets)
     whole = score(network(images)[0], targets)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seeflower_jax.attribution.regions import THRESHOLD
 from seeflower_jax.attribution.regions import masks as mask_maps
+from seeflower_jax.models.dtypes import as_float
 
 
 def pointing_game(
@@ -68,7 +69,7 @@ def energy_pointing_game(
       >>> energy_pointing_game(jnp.array([[[3.0, -9.0], [1.0, 0.0]]]), mask).tolist()
       [0.75]
     """
-    positive = jax.nn.relu(maps)
+    positive = jax.nn.relu(as_float(maps))
     total = positive.sum((1, 2))
     share = (positive * masks).sum((1, 2)) / jnp.where(total > 0, total, 1)
     return jnp.where(total > 0, share, masks.mean((1, 2)))
@@ -147,7 +148,8 @@ def grid_pointing(
       Values in [0, 1]; chance is 0.25. A map without a positive part scores 0.25.
     """
     n, height, width = maps.shape
-    positive = jax.nn.relu(maps).reshape(n, 2, height // 2, 2, width // 2).sum((2, 4))
+    positive = jax.nn.relu(as_float(maps))
+    positive = positive.reshape(n, 2, height // 2, 2, width // 2).sum((2, 4))
     positive = positive.reshape(n, 4)
     in_cell = jnp.take_along_axis(positive, cells[:, None], -1)[:, 0]
     total = positive.sum(-1)

@@ -47,11 +47,19 @@ def road(
       with the least relevant pixels removed first. A good map has a low MoRF and a high
       LeRF. `road_combined` combines both in one number.
 
+    Raises:
+      ValueError: there is no share, or a share is not in [0, 1].
+
     Example:
       >>> morf, lerf = road(network, images, maps, labels, shares=(0.3, 0.6))
       >>> morf.shape == lerf.shape == (2, len(images))
       True
     """
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(
+            f"shares are {tuple(shares)}; expected one or more shares of the pixels, "
+            "from 0 to 1"
+        )
     images = as_float(images)
     most_relevant = jnp.array([(0.0, share) for share in shares])
     least_relevant = jnp.array([(1 - share, 2.0) for share in shares])
@@ -94,6 +102,9 @@ def road_combined(
 
     Returns:
       Values in [-0.5, 0.5]; higher is better, and a random map has 0.
+
+    Raises:
+      ValueError: see `road`.
 
     Example:
       >>> score = road_combined(network, images, maps, labels, shares=(0.5,))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from seeflower_jax.attribution.chunks import map_over
-from seeflower_jax.attribution.noise import image_keys
+from seeflower_jax.attribution.noise import metric_keys
 from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.models.dtypes import as_float
 
@@ -65,15 +65,18 @@ def max_sensitivity(
       True
     """
     check_ranges(samples=samples, radius=radius, batch_size=batch_size)
-    keys = image_keys(keys, images)
+    keys = metric_keys(keys, images)
     images = as_float(images)
-    maps = explain(images)
-    sizes = jax.tree.map(_norm, maps)
+    maps = jax.tree.map(as_float, explain(images))
+    scales = jax.tree.map(_scale, maps)
+    sizes = jax.tree.map(lambda a, scale: _norm(a / scale), maps, scales)
 
     def change(sample):
         sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
         changed = explain(images + _noise(sample_keys, images, radius))
-        return jax.tree.map(lambda a, b: _norm(a - b), changed, maps)
+        return jax.tree.map(
+            lambda a, b, scale: _norm((as_float(a) - b) / scale), changed, maps, scales
+        )
 
     changes = map_over(change, jnp.arange(samples), batch_size)
     return jax.tree.map(
@@ -81,6 +84,15 @@ def max_sensitivity(
         changes,
         sizes,
     )
+
+
+def _scale(maps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """Return the largest magnitude of each map, or 1 for a map of zeros.
+
+    The squares in a norm would underflow for maps of tiny values.
+    """
+    largest = jnp.abs(maps).max(range(1, maps.ndim), keepdims=True)
+    return jnp.where(largest > 0, largest, 1)
 
 
 def _norm(maps: Float[Array, "n ..."]) -> Float[Array, "n"]:

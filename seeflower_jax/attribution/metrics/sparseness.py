@@ -6,6 +6,8 @@ gini = sparseness(maps)     # [N], 0 for a constant map
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.models.dtypes import as_float
+
 
 def sparseness(maps: Float[Array, "n h w"]) -> Float[Array, "n"]:
     """Compute the Gini index of each map's magnitudes.
@@ -19,7 +21,7 @@ def sparseness(maps: Float[Array, "n h w"]) -> Float[Array, "n"]:
       >>> sparseness(jnp.ones((1, 4, 4))).tolist()
       [0.0]
     """
-    flat = jnp.sort(jnp.abs(maps).reshape(len(maps), -1), axis=-1)
+    flat = jnp.sort(jnp.abs(as_float(maps)).reshape(len(maps), -1), axis=-1)
     count = flat.shape[-1]
     weights = 2 * jnp.arange(1, count + 1) - count - 1
     total = flat.sum(-1)

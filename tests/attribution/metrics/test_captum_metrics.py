@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from seeflower_jax.attribution import noise
 from seeflower_jax.attribution.metrics.infidelity import infidelity, remove_square
 from seeflower_jax.attribution.metrics.sensitivity import max_sensitivity
 
@@ -45,8 +46,9 @@ def torch_network(images):
 
 def _by_sample(function, *batched):
     """Apply a function to the key of each sample of each image, in captum's order."""
+    keys = noise.metric_keys(KEYS, IMAGES)
     results = [
-        function(jax.random.fold_in(KEYS[image], sample), *(x[image] for x in batched))
+        function(jax.random.fold_in(keys[image], sample), *(x[image] for x in batched))
         for image in range(COUNT)
         for sample in range(SAMPLES)
     ]

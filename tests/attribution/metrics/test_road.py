@@ -89,6 +89,13 @@ def test_both_orders_in_one_number(case):
     np.testing.assert_allclose(nothing, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shares", [(), (20, 40), (-0.1,)])
+def test_shares_that_are_none(case, shares):
+    for metric in (road.road, road.road_combined):
+        with pytest.raises(ValueError, match=r"shares are .* from 0 to 1"):
+            metric(*case, shares)
+
+
 def test_without_labels_the_class_of_the_whole_image_is_followed(case):
     network, images, good, labels = case
     curves = road.road(network, images, good, None)
