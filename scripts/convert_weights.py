@@ -7,9 +7,10 @@ r"""Convert weights between the frameworks.
 `FILE` is a weight file of Keras or torchvision. `DIR` gets an Orbax checkpoint, and
 model.json with the ModelSpec and the file's SHA-256. scripts.train takes `DIR` as
 --config.init.weights. --to=keras_h5 writes a file for Keras' `load_weights`,
---to=safetensors a file with torchvision's names. A trained run is converted with its
-classifier, unless you add --nohead. The script refuses a network that Keras or
-torchvision would compute differently.
+--to=safetensors a file with torchvision's names. The names of these files end in .h5
+and .safetensors. A trained run is converted with its classifier, unless you add
+--nohead. The script refuses a network that Keras or torchvision would compute
+differently.
 """
 
 from absl import app, flags
@@ -58,6 +59,7 @@ def _load():
 
 
 def main(_) -> None:
+    writers.check_name(_OUT.value, _TO.value)
     spec, variables, source = _load()
     writers.write(_OUT.value, _TO.value, spec, variables, source)
     result = {"out": _OUT.value, "spec": spec.to_dict(), "source": source}

@@ -13,6 +13,7 @@ image.
 """
 
 import logging
+import pathlib
 
 from absl import app, flags
 
@@ -37,14 +38,25 @@ _TEACHER = flags.DEFINE_string(
 _RESULTS = flags.DEFINE_string("results", None, "Folder of recorded results.")
 
 
+def _check_workdirs() -> None:
+    paths = [pathlib.Path(path).expanduser().resolve() for path in _WORKDIRS.value]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise app.UsageError(f"--workdirs has {twice[0]} twice; give each run once")
+
+
 def main(_) -> None:
     if _RESULTS.value and not _TEST.value:
         raise app.UsageError("--results records the test split too; omit --notest")
     if _TEACHER.value and not _JOINT_HEAD.value:
         raise app.UsageError("--teacher needs --joint_head")
+    _check_workdirs()
     runs = [load_run(path, _DATA_DIR.value) for path in _WORKDIRS.value]
     splits = ("validation", "test") if _TEST.value else ("validation",)
     given = runs, records.typed_command(), splits
+    method = ("joint_head",) if _JOINT_HEAD.value else ()
+    if _RESULTS.value:  # check it before the long computation
+        with records.lock(_RESULTS.value):
+            record.path_of(ensemble.describe(runs, "", *method), _RESULTS.value)
     if _JOINT_HEAD.value:
         result = ensemble.joint_head(*given, _TEACHER.value)
     else:

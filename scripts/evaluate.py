@@ -41,7 +41,9 @@ _CROP = flags.DEFINE_bool("crop", False, "Also crop to the part that Grad-CAM sh
 _VIEWS = flags.DEFINE_list("views", [], "Sizes, or size:crop with a share of the side.")
 _HFLIP = flags.DEFINE_bool("hflip", None, "Also average each mirror image.")
 _ABLATION = flags.DEFINE_string("ablation", None, "The name of the row to record.")
-_RESULTS = flags.DEFINE_string("results", "results", "The folder of recorded results.")
+_RESULTS = flags.DEFINE_string(
+    "results", None, "The folder of recorded results, by default results."
+)
 
 
 def _views(default: View) -> tuple[View, ...]:
@@ -56,36 +58,38 @@ def _views(default: View) -> tuple[View, ...]:
         raise app.UsageError(f"{message}; expected size or size:crop") from None
 
 
-def _evaluate(run: Run) -> tuple[str, evaluate.Evaluation]:
-    """Evaluate as the flags say; also return the suffix of the folder."""
-    settings, split = settings_of(run), _SPLIT.value
+def _plan(run: Run) -> tuple:
+    """Return the suffix of the folder, and the evaluator and function of the flags."""
+    settings = settings_of(run)
     if _CROP.value:
-        single, look = evaluate.single_view(run), closer.make_closer_look(run.network)
-        return "_crop", evaluate.evaluate(run, split, single, look)
+        look = closer.make_closer_look(run.network)
+        return "_crop", evaluate.single_view(run), look
     views = _views(settings.view) or settings.views
     mirror = settings.mirror if _HFLIP.value is None else _HFLIP.value
     if (views, mirror) != (settings.views, settings.mirror):
-        replaced = evaluate.make_evaluator(run, views, mirror)
-        return "_views", evaluate.evaluate(run, split, replaced)
-    return "", evaluate.evaluate(run, split)
+        return "_views", evaluate.make_evaluator(run, views, mirror), None
+    return "", None, None
 
 
 def main(_) -> None:
     if _ABLATION.value and _SPLIT.value != "validation":
         raise app.UsageError("--ablation needs --split=validation")
+    if _RESULTS.value is not None and not _ABLATION.value:
+        raise app.UsageError("--results needs --ablation=NAME, the row to record")
     if _CROP.value and (_VIEWS.value or _HFLIP.value is not None):
         raise app.UsageError("--crop excludes --views and --hflip")
     process_flags.connect()
     run = load_run(_WORKDIR.value, _DATA_DIR.value)
     if _ABLATION.value:
         ablation.check(run)
-    suffix, evaluation = _evaluate(run)
+    suffix, *how = _plan(run)
     out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}{suffix}"
-    metrics = evaluate.write(out, evaluation, run.network.class_names)
+    with records.lock(out):  # before the long computation
+        evaluation = evaluate.evaluate(run, _SPLIT.value, *how)
+        metrics = evaluate.write(out, evaluation, run.network.class_names)
     if _ABLATION.value and processes.is_main():
-        ablation.record(
-            run, _ABLATION.value, metrics, _RESULTS.value, records.typed_command()
-        )
+        results = _RESULTS.value or "results"
+        ablation.record(run, _ABLATION.value, metrics, results, records.typed_command())
     errors = calibration.describe(metrics["calibration"])
     table = format_table({_SPLIT.value: metrics})
     console.show(metrics, f"{table}\n{errors}\n{out}")

@@ -10,18 +10,20 @@ which predicts the classes of ImageNet. --weights=imagenet:top downloads the fil
 Keras. The probabilities are calibrated if the run has a validation split.
 
 --json prints a JSON object for each image, one a line. --explain also writes each image
-next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. If you
+next to its Grad-CAM, as <name>_grad_cam.png, to the current folder or to --out. It
+never overwrites one of the images that it predicts: the new file gets a number. If you
 give a folder, choose an --out elsewhere, because the next call would predict these
 files too. If files are not readable images, the script skips them, reports them on
 stderr and exits with status 3.
 """
 
 import itertools
+import os
 import pathlib
 import sys
 
 import numpy as np
-from absl import flags
+from absl import app, flags
 
 from scripts import console, network_flags
 from seeflower_jax.data.decode import UnreadableImage
@@ -34,44 +36,49 @@ flags.adopt_module_key_flags(network_flags)
 _TOP = flags.DEFINE_integer("top", 5, "Number of classes to print for each image.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _EXPLAIN = flags.DEFINE_bool("explain", False, "Also write the Grad-CAM of each image.")
-_OUT = flags.DEFINE_string("out", ".", "The folder that --explain writes to.")
+_OUT = flags.DEFINE_string(
+    "out", None, "The folder that --explain writes to, by default the current folder."
+)
 
 
 def main(argv: list[str]) -> None:
+    if _OUT.value is not None and not _EXPLAIN.value:
+        raise app.UsageError("--out is where --explain writes; give --explain too")
     network = network_flags.load_network()
-    names_in_use: set[str] = set()
     status = 0
     images = network.images(argv[1:])
+    # Explanations overwrite neither the images nor each other.
+    taken = set(map(os.path.realpath, images.names)) if _EXPLAIN.value else set()
     for prediction in predict.stream(network, images, _TOP.value, _BATCH_SIZE.value):
         if isinstance(prediction, UnreadableImage):
             print(f"skipped: {prediction}", file=sys.stderr)
             status = 3
         else:
-            _show(network, prediction, names_in_use)
+            _show(network, prediction, taken)
     sys.exit(status)
 
 
-def _show(network: Network, prediction: Prediction, names_in_use: set[str]) -> None:
+def _show(network: Network, prediction: Prediction, taken: set[str]) -> None:
     """Print a prediction, and write its explanation if the command line asks for it."""
     top = list(zip(prediction.classes, prediction.probabilities, strict=True))
     classes = [{"name": name, "probability": value} for name, value in top]
     result = {"image": prediction.image, "classes": classes}
     lines = [prediction.image, *(f"  {value:.4f}  {name}" for name, value in top)]
     if _EXPLAIN.value:
-        result["grad_cam"] = _explain(network, prediction.image, names_in_use)
+        result["grad_cam"] = _explain(network, prediction.image, taken)
         lines.append(f"  Grad-CAM: {result['grad_cam']}")
     console.show(result, "\n".join(lines), indent=None)
 
 
-def _explain(network: Network, image: str, names_in_use: set[str]) -> str:
-    """Write an image next to its Grad-CAM; images with the same name get numbers."""
-    out = pathlib.Path(_OUT.value).expanduser()
+def _explain(network: Network, image: str, taken: set[str]) -> str:
+    """Write an image next to its Grad-CAM; the name gets a number if it is taken."""
+    out = pathlib.Path(_OUT.value or ".").expanduser()
     stem = text.file_stem(pathlib.Path(image).stem)
     names = (f"{stem}_{n}" if n else stem for n in itertools.count())
-    name = next(name for name in names if name not in names_in_use)
-    names_in_use.add(name)
+    paths = (out / f"{name}_grad_cam.png" for name in names)
+    path = next(path for path in paths if os.path.realpath(path) not in taken)
+    taken.add(os.path.realpath(path))
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}_grad_cam.png"
     explanation = network.explain(image, "grad_cam")
     pair = np.concatenate([explanation.image, np.asarray(explanation.overlay())], 1)
     maps.write_png(path, pair)

@@ -20,7 +20,8 @@ from seeflower_jax.records import files
 from seeflower_jax.records.progress_bar import progress_bar
 
 _CHUNK = 1 << 20
-_ATTEMPTS = 4
+_ATTEMPTS = 4  # attempts in a row that download nothing new
+_TEMPORARY = (408, 425, 429)  # statuses below 500 that ask for another attempt
 
 
 class DownloadError(RuntimeError):
@@ -108,7 +109,7 @@ def _hash_defect(path: pathlib.Path, expected: dict[str, str | None]) -> str:
 
 def _transfer(url: str, file: BinaryIO) -> None:
     """Append the missing end of the content of `url` to a file."""
-    offset = os.fstat(file.fileno()).st_size
+    offset = _size(file)
     request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"})
     try:
         response = urllib.request.urlopen(request, timeout=60)
@@ -132,7 +133,7 @@ def _transfer(url: str, file: BinaryIO) -> None:
             while chunk := response.read(_CHUNK):
                 _append(file, chunk)
                 bar.update(len(chunk))
-        size = os.fstat(file.fileno()).st_size
+        size = _size(file)
         if expected is not None and size < expected:
             raise http.client.IncompleteRead(b"", expected - size)
 
@@ -146,7 +147,8 @@ def _append(file: BinaryIO, chunk: bytes) -> None:
 
 
 def _transfer_with_retries(url: str, file: BinaryIO, advice: str) -> None:
-    for attempt in range(_ATTEMPTS):
+    furthest, failures = _size(file), 0
+    while True:
         try:
             _transfer(url, file)
             return
@@ -157,10 +159,26 @@ def _transfer_with_retries(url: str, file: BinaryIO, advice: str) -> None:
                 "there is enough space: it resumes the download"
             ) from reason
         except (OSError, http.client.HTTPException) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if refused or attempt == _ATTEMPTS - 1:
+            failures = 0 if _size(file) > furthest else failures + 1
+            furthest = max(furthest, _size(file))
+            refused = _is_refusal(error)
+            if refused or failures == _ATTEMPTS:
+                resume = ""
+                if furthest and not refused:
+                    resume = f"Repeat the command to resume from {file.name}. "
                 raise DownloadError(
-                    f"{url} cannot be downloaded: {error}. {advice}"
+                    f"{url} cannot be downloaded: {error}. {resume}{advice}"
                 ) from error
             logging.warning("%s: %s; retrying", url, error)
-            time.sleep(2**attempt)
+            time.sleep(2 ** (failures - 1))
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether an error is the final answer of a server."""
+    if not isinstance(error, urllib.error.HTTPError):
+        return False
+    return error.code < 500 and error.code not in _TEMPORARY

@@ -4,6 +4,7 @@ raise ValueError(f"unknown model {name!r}{hints.did_you_mean(name, MODELS)}")
 hints.check_count("batch_size", batch_size)
 """
 
+import contextlib
 import difflib
 import fnmatch
 import os
@@ -16,13 +17,20 @@ def nearest(
 ) -> list[str]:
     """Return the known names that are most similar to `name`, the most similar first.
 
+    The case of letters does not matter.
+
     Args:
       name: the mistyped name.
       known: the valid names.
       count: the maximum number of names.
       cutoff: the minimum similarity, in [0, 1], of `difflib.SequenceMatcher.ratio`.
     """
-    return difflib.get_close_matches(str(name), list(known), count, cutoff)
+    by_folded: dict[str, list[str]] = {}
+    for text in known:
+        by_folded.setdefault(text.casefold(), []).append(text)
+    folded = str(name).casefold()
+    similar = difflib.get_close_matches(folded, by_folded, count, cutoff)
+    return [text for match in similar for text in by_folded[match]][:count]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -71,10 +79,18 @@ def check_count(name: str, value: int) -> None:
 
 def nearest_path(path: str | os.PathLike) -> str | None:
     """Return the existing path that is most similar to a missing path, or None."""
-    missing = pathlib.Path(path).expanduser()
+    missing = pathlib.Path(path)
+    with contextlib.suppress(RuntimeError):  # No user has the name after ~.
+        missing = missing.expanduser()
     while not missing.parent.exists():
         missing = missing.parent
     if missing.exists() or not missing.parent.is_dir():
         return None
     near = nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
     return str(missing.with_name(near[0])) if near else None
+
+
+def did_you_mean_path(path: str | os.PathLike) -> str:
+    """Return the end of an error message about a missing path, as `did_you_mean`."""
+    near = nearest_path(path)
+    return f"; did you mean {near}?" if near else ""

@@ -70,6 +70,55 @@ def test_a_cache_that_is_being_written_stays(tmp_path):
         assert cache_folder.remove([entry]) == [] and folder.is_dir()
 
 
+def test_an_unfinished_cache_of_another_user(tmp_path, monkeypatch):
+    path = tmp_path / "photos.npy"
+    (tmp_path / ".photos.npy.decoding").mkdir()
+    open_locked = decoding.files.open_locked
+
+    def refuse(lock):
+        if lock.parent.name == ".photos.npy.decoding":
+            raise PermissionError(13, "Permission denied", str(lock))
+        return open_locked(lock)
+
+    monkeypatch.setattr(decoding.files, "open_locked", refuse)
+    with decoding.reserved(path) as folder:
+        assert folder in decoding.unfinished(tmp_path)
+        with decoding.try_lock(folder) as is_free:
+            assert not is_free
+    names = [entry.name for entry in tmp_path.iterdir()]
+    assert names == [".photos.npy.decoding"]
+
+
+def test_lock_file_that_may_only_be_read(tmp_path, monkeypatch):
+    open_file = os.open
+
+    def refuse(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_file(path, flags, *mode)
+
+    with decoding.reserved(tmp_path / "photos.npy") as folder:
+        monkeypatch.setattr(os, "open", refuse)
+        with decoding.try_lock(folder) as is_free:
+            assert not is_free
+        monkeypatch.undo()
+
+
+def test_entries_of_another_user_stay_and_are_named(folder, monkeypatch, caplog):
+    first, *others = cache_folder.entries(folder)
+    remove = cache_folder._remove
+
+    def refuse(path):
+        if path == first.path:
+            raise PermissionError(13, "Permission denied", str(path))
+        remove(path)
+
+    monkeypatch.setattr(cache_folder, "_remove", refuse)
+    assert cache_folder.remove([first, *others]) == others
+    (message,) = caplog.messages
+    assert message.startswith(f"cannot remove {first.path}: ")
+
+
 def test_lock_is_held_while_an_unfinished_cache_is_removed(folder, monkeypatch):
     held = []
 

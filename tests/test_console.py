@@ -240,3 +240,12 @@ def test_nearest_path(tmp_path):
     assert hints.nearest_path(tmp_path / "photso" / "deeper") == near
     assert hints.nearest_path(near) is None
     assert hints.nearest_path(tmp_path / "unlike") is None
+    assert hints.nearest_path("~no_such_user/photos") is None
+
+
+def test_nearest_names_in_another_case():
+    known = ["vgg16", "Vgg19", "small"]
+    assert hints.did_you_mean("VGG16", known) == "; did you mean 'vgg16'?"
+    assert hints.nearest("VGG19", known, count=2) == ["Vgg19", "vgg16"]
+    assert hints.nearest("ROSE", ["Rose", "rose"], count=1) == ["Rose"]
+    assert hints.nearest("daisy", known) == []

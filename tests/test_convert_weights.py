@@ -177,7 +177,8 @@ def test_classifier_that_a_framework_cannot_have(
 ):
     spec, variables = _vgg(**changes)
     with pytest.raises(ValueError, match=message):
-        writers.write(tmp_path / "v", file_format, spec, variables, {})
+        path = tmp_path / f"v{writers._SUFFIXES[file_format][0]}"
+        writers.write(path, file_format, spec, variables, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -186,7 +187,7 @@ def test_keras_inception_is_refused_in_torchvisions_names(tmp_path, narrow_weigh
     spec, variables, _ = loading.load_source("inception_v3", str(narrow_weights))
     message = "count_include_pad is False, torchvision's True; .*'keras_h5'"
     with pytest.raises(ValueError, match=message):
-        writers.write(tmp_path / "i", "safetensors", spec, variables, {})
+        writers.write(tmp_path / "i.safetensors", "safetensors", spec, variables, {})
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path):
@@ -197,6 +198,26 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
     small = models.get_spec("baseline")
     with pytest.raises(ValueError, match="files support .*, not baseline"):
         writers.write(tmp_path / "b.h5", "keras_h5", small, {}, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "file_format,name,message",
+    [
+        ("orbax", "v.h5", "v.h5 is the name of a file, .* --to=keras_h5 for a"),
+        ("orbax", "v.PTH", "give a name without .PTH"),
+        ("keras_h5", "v.weights.h5", "Keras 3 reads as another format; give v.h5"),
+        ("keras_h5", "v", "v does not end in .h5 or .hdf5"),
+        ("safetensors", "v.pth", "v.pth does not end in .safetensors"),
+    ],
+)
+def test_endings_of_other_formats(tmp_path, file_format, name, message):
+    with pytest.raises(ValueError, match=message):
+        writers.write(tmp_path / name, file_format, *_vgg(), {})
+    arguments = f"--out={tmp_path / name}", f"--to={file_format}"
+    done = harness.run_here("convert_weights", "--workdir=absent", *arguments)
+    assert done.returncode == 1  # before the run is loaded
+    assert f"{name} " in done.stderr and "absent" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -25,6 +25,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append((self.path, self.headers.get("Range")))
+        if server.statuses:
+            self.send_error(server.statuses.pop(0))
+            return
         content = server.files.get(self.path)
         if content is None:
             self.send_error(404)
@@ -44,8 +47,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             server.started.set()
             time.sleep(server.slow)
             body = body[1000:]
-        if server.cut_after:  # the connection breaks once
-            body, server.cut_after = body[: server.cut_after], 0
+        if server.cut_after:  # the connection breaks, once or always
+            body = body[: server.cut_after]
+            server.cut_after *= server.cut_always
         self.wfile.write(body)
 
     def log_message(self, *args):
@@ -57,7 +61,8 @@ def server(monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.files, server.requests = {"/a.bin": CONTENT}, []
-    server.ranges, server.cut_after = True, 0
+    server.ranges, server.cut_after, server.cut_always = True, 0, False
+    server.statuses = []  # of the first answers
     server.slow, server.started = 0, threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
@@ -84,6 +89,32 @@ def test_broken_connection_is_resumed(server, tmp_path, ranges):
     path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
     assert path.read_bytes() == CONTENT
     assert server.requests[1] == ("/a.bin", "bytes=700000-")
+
+
+def test_attempts_that_make_progress_are_not_counted(server, tmp_path):
+    server.cut_after, server.cut_always = 200_000, True
+    path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+    assert len(server.requests) == 11  # of 2,048,000 bytes
+
+
+def test_attempts_without_progress_end(server, tmp_path):
+    server.cut_after, server.cut_always, server.ranges = 200_000, True, False
+    message = f"Repeat the command to resume from {tmp_path / 'a.bin.partial'}. You can"
+    with pytest.raises(download.DownloadError, match=message):
+        download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 503])
+def test_statuses_that_ask_for_another_attempt(server, tmp_path, status):
+    server.statuses = [status] * 3
+    path = download.fetch(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+    server.statuses = [status] * 9
+    with pytest.raises(download.DownloadError, match=f"Error {status}: .*. You can"):
+        download.fetch(server.url + "/a.bin", tmp_path / "b.bin")
+    assert len(server.requests) == 4 + 4
 
 
 def test_earlier_partial_file_is_used(server, tmp_path):

@@ -1,6 +1,8 @@
 """Test scripts.evaluate: its output, its files, and refused command lines."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from seeflower_jax import records
 from seeflower_jax.evaluation import metrics
+from seeflower_jax.experiment import evaluate
+from seeflower_jax.records import locks
 from tests import harness
 
 pytestmark = pytest.mark.long
@@ -80,11 +84,45 @@ def test_views_of_the_config_are_no_other_views(workdir):
         (["--views=80", "--crop"], "--crop excludes --views and --hflip"),
         (["--hflip", "--crop"], "--crop excludes --views and --hflip"),
         (["--ablation=row", "--split=test"], "--ablation needs --split=validation"),
+        (["--results=results"], "--results needs --ablation=NAME"),
     ],
 )
 def test_usage_errors(workdir, arguments, message):
     completed = harness.run_here("evaluate", f"--workdir={workdir}", *arguments)
     assert completed.returncode == 2 and message in completed.stderr
+
+
+def test_out_that_is_a_file_is_refused_before_the_evaluation(
+    workdir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "evaluate", None)
+    (tmp_path / "out").touch()
+    out = f"--out={tmp_path / 'out'}"
+    completed = harness.run_here("evaluate", f"--workdir={workdir}", out)
+    assert completed.returncode == 1
+    assert "out is a file, expected a folder" in completed.stderr
+
+
+def test_run_in_a_folder_that_is_read_only(workdir, tmp_path, monkeypatch):
+    result, logits = records.read_result(workdir), workdir / "logits_test.npz"
+    logits.unlink()
+    open_lock = locks._open_lock
+
+    def refuse(folder):
+        if folder == workdir:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{folder}/.lock")
+        return open_lock(folder)
+
+    monkeypatch.setattr(locks, "_open_lock", refuse)
+    flags = f"--workdir={workdir}", f"--out={tmp_path / 'out'}"
+    completed = harness.run_here("evaluate", *flags)
+    assert completed.returncode == 0, completed.stderr
+    reason = f"{logits} is not kept, because its folder cannot be written to: Read-only"
+    assert reason in completed.stderr
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["top1"] == result["test"]["top1"]
+    assert content["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+    assert not logits.exists()
 
 
 def test_rows_of_another_seed_are_refused_before_the_evaluation(workdir, tmp_path):

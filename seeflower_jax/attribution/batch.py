@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from seeflower_jax import models
+from seeflower_jax import hints, models
 from seeflower_jax.attribution import layers, registry
 from seeflower_jax.attribution.targets import as_indices, resolve, to_arrays
 from seeflower_jax.attribution.types import (
@@ -33,6 +33,7 @@ from seeflower_jax.attribution.types import (
     as_pytree,
 )
 from seeflower_jax.models import classifier
+from seeflower_jax.models.functional import endpoint_shapes
 
 # XLA's compiler for CPUs ends with a stack overflow if a function has some thousand
 # kernels. More methods than these are therefore compiled as several functions.
@@ -92,14 +93,6 @@ def _check_targets(targets: Int[Array, "n"], shape: tuple[int, int]) -> None:
         as_indices(np.where(indices == registry.PREDICTED, 0, indices).tolist(), shape)
 
 
-@functools.cache
-def endpoint_shapes(spec: models.ModelSpec, size: int) -> EndpointShapes:
-    """Return the shapes of a network's endpoints for one image of `size` pixels."""
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    network = functools.partial(models.apply, spec)
-    return jax.eval_shape(network, models.shapes(spec), image)[1]
-
-
 def head_layers(spec: models.ModelSpec, size: int) -> list[str]:
     """Return the layers with a spatial extent that the head of a network reads.
 
@@ -139,7 +132,7 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
       size: side of the images in pixels.
 
     Raises:
-      ValueError: no endpoint has a spatial extent.
+      ValueError: no endpoint has a spatial extent, or none is `spec.cam_layer`.
 
     Example:
       >>> map_layer(models.get_spec("inception_v3"), 299)
@@ -151,15 +144,18 @@ def map_layer(spec: models.ModelSpec, size: int) -> str:
     """
     if len(head_layers(spec, size)) > 1:
         return layers.HEAD
-    shapes = _endpoints_below_head(spec, size)
-    blocks = [
-        layer
-        for layer in layers.spatial_layers(shapes)
-        if not any(layer.startswith(f"{block}_") for block in shapes)
-    ]
+    shapes, cam_layer = _endpoints_below_head(spec, size), spec.cam_layer
+    if cam_layer not in (known := endpoint_shapes(spec, size)):
+        hint = hints.did_you_mean(cam_layer, known)
+        raise ValueError(
+            f"cam_layer of {spec.name} is {cam_layer!r}; expected an endpoint{hint}"
+        )
+    spatial = layers.spatial_layers(shapes)
+    within = tuple(f"{block}_" for block in shapes)
+    blocks = [layer for layer in spatial if not layer.startswith(within)]
     if not blocks:
         raise ValueError(f"no layer of {spec.name} has a map of {size} x {size} pixels")
-    return spec.cam_layer if spec.cam_layer in blocks else blocks[-1]
+    return cam_layer if cam_layer in spatial else blocks[-1]
 
 
 def _choose_layers(

@@ -315,9 +315,19 @@ def gradients(
 
 
 def check_read(
-    network: NetworkFunction, images: Float[Array, "n h w 3"], names: Sequence[str]
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    names: Sequence[str],
+    *,
+    through_stops: bool = False,
 ) -> None:
     """Check that the logits depend on each layer, not only through the other layers.
+
+    Args:
+      network, images: see `seeflower_jax.attribution`.
+      names: names that `resolve` returns.
+      through_stops: whether the logits may depend on a single layer only through
+        `stop_gradient`, for a method without gradients.
 
     Raises:
       ValueError: the logits do not depend on a layer. The message names the first.
@@ -326,7 +336,8 @@ def check_read(
       >>> check_read(network, images, ["block5_conv3"])
     """
     taps = _zero_taps(jax.eval_shape(network, images)[1], names)
-    _check_read(jax.make_jaxpr(lambda t: network(images, t)[0])(taps), taps)
+    closed = jax.make_jaxpr(lambda t: network(images, t)[0])(taps)
+    _check_read(closed, taps, through_stops)
 
 
 def _zero_taps(endpoints: EndpointShapes, names: Iterable[str]) -> Taps:
@@ -341,12 +352,14 @@ def _zero_taps(endpoints: EndpointShapes, names: Iterable[str]) -> Taps:
     return zeros
 
 
-def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[str]:
+def _read_directly(
+    closed: core.ClosedJaxpr, names: Iterable[str], through_stops: bool = False
+) -> frozenset[str]:
     """Return the taps, the inputs of a jaxpr, that its first output depends on."""
 
     def union(equation, facts):
         # Names stop at a cut, because no gradient passes it.
-        is_cut = equation.primitive.name == "stop_gradient"
+        is_cut = equation.primitive.name == "stop_gradient" and not through_stops
         known = None if is_cut else frozenset().union(*filter(None, facts))
         return [known] * len(equation.outvars)
 
@@ -356,15 +369,24 @@ def _read_directly(closed: core.ClosedJaxpr, names: Iterable[str]) -> frozenset[
     return read[0] or frozenset()
 
 
-def _check_read(closed: core.ClosedJaxpr, taps: Collection[str]) -> None:
-    read = _read_directly(closed, taps)
+def _check_read(
+    closed: core.ClosedJaxpr, taps: Collection[str], through_stops: bool = False
+) -> None:
+    read = _read_directly(closed, taps, through_stops)
     unread = [name for name in taps if name not in read]
     if not unread:
         return
     if len(taps) == 1:
+        layer = f"layer {unread[0]!r}"
+        is_stopped = unread[0] in _read_directly(closed, taps, through_stops=True)
+        problem = (
+            f"depends on {layer} only through stop_gradient"
+            if is_stopped
+            else f"does not depend on {layer}"
+        )
         raise ValueError(
-            f"the score does not depend on layer {unread[0]!r}, so its map would be "
-            f"zero; layer={HEAD!r} means the layers that the head reads"
+            f"the score {problem}, so its map would be zero; layer={HEAD!r} means the "
+            "layers that the head reads"
         )
     raise ValueError(
         f"the score depends on layer {unread[0]!r} only through the other layers, or "

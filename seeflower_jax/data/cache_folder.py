@@ -8,6 +8,7 @@ remove(entries(cache_dir, unused_days=30))
 import contextlib
 import dataclasses
 import datetime
+import logging
 import os
 import pathlib
 import time
@@ -91,17 +92,20 @@ def remove(chosen: Iterable[Entry]) -> list[Entry]:
     """Remove entries that no process is writing, and return the removed entries.
 
     A process that reads a removed file can continue. The space is free when all such
-    processes have ended.
+    processes have ended. A warning names each entry that the user may not remove.
     """
     removed = []
     for entry in chosen:
         lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
         if entry.kind == "unfinished pixels":
             lock = decoding.try_lock(entry.path)
-        with lock as is_free:
-            if is_free:
-                _remove(entry.path)
-                removed.append(entry)
+        try:
+            with lock as is_free:
+                if is_free:
+                    _remove(entry.path)
+                    removed.append(entry)
+        except PermissionError as error:
+            logging.warning("cannot remove %s: %s", entry.path, error)
     return removed
 
 

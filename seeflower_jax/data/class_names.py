@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 FILE_NAMES = ("class_names.json", "cat_to_name.json")
@@ -24,7 +25,9 @@ def names_by_folder(
     """Return the name of each class from the first file that lists the folders.
 
     Args:
-      places: folders that may have the file, in order of priority.
+      places: folders that may have the file, in order of priority. The last one is
+        above the tree of images. A file of another format is not used there, because
+        it may belong to something else.
       folders: names of the folders of the classes. A number may have leading zeros.
 
     Returns:
@@ -34,11 +37,18 @@ def names_by_folder(
     Raises:
       ValueError: if a file has another format, or lists only some of the folders.
     """
+    places = list(places)
     for place in places:
         for path in (pathlib.Path(place, name) for name in FILE_NAMES):
             if not path.is_file():
                 continue
-            entries = _read(path)
+            try:
+                entries = _read(path)
+            except ValueError as error:
+                if place is not places[-1]:
+                    raise
+                logging.warning("%s; the file is not used", error)
+                continue
             names = {f: name for f in folders if (name := _name(entries, f))}
             if not names:
                 logging.warning("%s names none of the classes and is not used", path)
@@ -65,7 +75,7 @@ def name_of_folder(places: Iterable[str | os.PathLike], folder: str) -> str | No
 
 
 def _read(path: pathlib.Path) -> dict[str, str]:
-    """Return {folder: name} of a file."""
+    """Return {folder: name} of a file, with folders as `image_folder.class_name`."""
     try:
         entries = json.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
@@ -77,7 +87,10 @@ def _read(path: pathlib.Path) -> dict[str, str]:
             f"{path} does not have the name of each folder; expected a JSON object "
             'such as {"1": "rose", "2": "tulip"}'
         )
-    names = {folder: name.strip() for folder, name in entries.items()}
+    names = {
+        unicodedata.normalize("NFC", folder): name.strip()
+        for folder, name in entries.items()
+    }
     # '01' also stands for '1', unless the file has both.
     return {f.lstrip("0") or "0": n for f, n in names.items() if f.isdecimal()} | names
 

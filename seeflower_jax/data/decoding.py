@@ -67,13 +67,16 @@ def reserved(path: pathlib.Path) -> Iterator[pathlib.Path]:
     The folder is removed after a success. It is also removed after a ValueError: images
     that cannot be decoded must be replaced, and `path` then has another name. After an
     interruption or an error of the disk, the next process continues in the folder.
+    If another user has created the folder, the process gets a folder of its own.
     """
     folder = path.with_name(f".{path.name}{_SUFFIX}")
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # Another has just removed it.
-            lock = files.open_locked(folder / _LOCK)
-            break
+    lock = _open_lock(folder)
+    if lock is None:
+        prefix = f".{path.name}-"
+        with tempfile.TemporaryDirectory(_SUFFIX, prefix, path.parent) as private:
+            with files.open_locked(pathlib.Path(private, _LOCK)):
+                yield pathlib.Path(private)
+        return
     with lock:
         try:
             with try_lock(folder) as has_no_locks:
@@ -88,6 +91,17 @@ def reserved(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _open_lock(folder: pathlib.Path) -> BinaryIO | None:
+    """Lock a folder of `reserved`; return None if its files are of another user."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # Another has just removed it.
+            try:
+                return files.open_locked(folder / _LOCK)
+            except PermissionError:
+                return None
+
+
 @contextlib.contextmanager
 def try_lock(folder: pathlib.Path) -> Iterator[bool]:
     """Try to hold the lock of a folder of `reserved`; yield whether it was free.
@@ -95,7 +109,10 @@ def try_lock(folder: pathlib.Path) -> Iterator[bool]:
     The lock of a missing folder, and of a folder on a disk without locks, is free.
     """
     try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # Locking a file of another user needs no more.
+            descriptor = os.open(folder / _LOCK, os.O_RDONLY)
     except FileNotFoundError:
         yield True
         return

@@ -7,8 +7,8 @@ left_out.log("photos/")     # photos/: left out 3 files: 2 .txt, 1 hidden
 
 The images of a folder include the images of its sub-folders. A file is an image if
 Pillow can read the format of its extension here. Other files are left out. Files and
-folders are also left out if their name starts with a dot. `LeftOut` counts the files
-that are left out.
+folders are also left out if their name starts with a dot, and sub-folders if they
+cannot be opened. `LeftOut` counts what is left out.
 """
 
 import collections
@@ -21,6 +21,8 @@ from seeflower_jax.data.decode import SUFFIXES
 
 # For messages, because the list of all extensions is long.
 COMMON_SUFFIXES = ".jpg, .png, .webp, .tif or another ending that Pillow can read"
+# Folders of macOS and of Linux file systems, which hold nobody's images.
+_SYSTEM_FOLDERS = ("__MACOSX", "lost+found")
 _HEIF = (".heic", ".heif", ".hif")
 _MAX_KINDS = 8
 
@@ -48,7 +50,7 @@ class LeftOut(collections.Counter):
 
 def is_hidden(name: str) -> bool:
     """Return whether the rule leaves out a file or folder because of its name."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def visible_entries(
@@ -98,33 +100,55 @@ def image_files(
 
 
 def walk(
-    folder: str | os.PathLike,
-    left_out: LeftOut,
-    above: tuple[tuple[int, int], ...] = (),
+    folder: str | os.PathLike, left_out: LeftOut
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield the files and folders in a folder and its sub-folders, without hidden ones.
 
     Args:
       folder: the folder; links to folders are followed.
-      left_out: counts of the other files, which the function updates.
-      above: identities of all folders above it, to detect circular links; by default
-        the folders above its real path.
+      left_out: counts of the other files, which the function updates. It also counts
+        sub-folders that cannot be opened.
 
     Yields:
       The path relative to the folder, with '/', and the entry of the file or folder.
+
+    Raises:
+      PermissionError: if the folder itself cannot be opened.
     """
-    if not above:
-        above = tuple(map(_identity, pathlib.Path(folder).resolve().parents))
-    above = (*above, _identity(folder))
-    for entry in visible_entries(folder, left_out):
+    above = tuple(map(_identity, pathlib.Path(folder).resolve().parents))
+    entries = visible_entries(folder, left_out)
+    yield from _walk(entries, left_out, (*above, _identity(folder)))
+
+
+def _walk(
+    entries: list[os.DirEntry[str]],
+    left_out: LeftOut,
+    above: tuple[tuple[int, int], ...],
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the entries of a folder and of its sub-folders, as `walk`.
+
+    Args:
+      entries: the entries of the folder.
+      left_out: as in `walk`.
+      above: identities of the folder and of all folders above it, to detect circular
+        links.
+    """
+    for entry in entries:
         if not is_folder(entry):
             yield entry.name, entry
-        elif _identity(entry.path) in above:
-            left_out["links to a folder above"] += 1
-        else:
-            yield entry.name, entry
-            for key, inner in walk(entry.path, left_out, above):
-                yield f"{entry.name}/{key}", inner
+            continue
+        try:
+            identity = _identity(entry.path)
+            if identity in above:
+                left_out["links to a folder above"] += 1
+                continue
+            inside = visible_entries(entry.path, left_out)
+        except PermissionError:
+            left_out["folders that cannot be opened"] += 1
+            continue
+        yield entry.name, entry
+        for key, inner in _walk(inside, left_out, (*above, identity)):
+            yield f"{entry.name}/{key}", inner
 
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int]:

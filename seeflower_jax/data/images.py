@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from seeflower_jax import hints
 from seeflower_jax.data import class_names, decode, files
 from seeflower_jax.data.files import LeftOut
 from seeflower_jax.data.image_folder import class_name
@@ -39,6 +40,7 @@ class Images:
         upright image before it was resized.
       read_both: function from a position to the results of `read` and `original_size`,
         if it is faster than both.
+      are_files: whether the names are the paths of files.
     """
 
     names: Sequence[str]
@@ -46,6 +48,7 @@ class Images:
     read: Callable[[int], Pixels]
     original_size: Callable[[int], Size]
     read_both: Callable[[int], tuple[Pixels, Size]] | None = None
+    are_files: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,6 +62,7 @@ class Images:
             lambda position: self.read(positions[position]),
             lambda position: self.original_size(positions[position]),
             lambda position: self.read_with_size(positions[position]),
+            self.are_files,
         )
 
     def read_with_size(self, position: int) -> tuple[Pixels, Size]:
@@ -85,7 +89,7 @@ class Images:
 
         Raises:
           FileNotFoundError: if there are no images.
-          ValueError: if a .txt list is not text.
+          ValueError: if a .txt list is not text, or if a path is empty.
         """
         places = [where] if isinstance(where, str | os.PathLike) else list(where)
         paths, labels = [], []
@@ -116,6 +120,7 @@ class Images:
             lambda position: read_both(position)[0],
             original_size,
             read_both,
+            are_files=True,
         )
 
 
@@ -165,8 +170,10 @@ def find_files(where: str | os.PathLike) -> list[pathlib.Path]:
 
     Raises:
       FileNotFoundError: if the file or folder does not exist or has no image.
-      ValueError: if a .txt file is not text.
+      ValueError: if a .txt file is not text, or if `where` is empty.
     """
+    if not os.fspath(where):  # `Path` would take it for the current folder.
+        raise ValueError(f"expected a path, got {where!r}")
     path, left_out = _resolve(where), LeftOut()
     if path.is_dir():
         paths = [path / key for key, _ in files.image_files(path, left_out)]
@@ -194,8 +201,9 @@ def find_file(where: str | os.PathLike) -> pathlib.Path:
     """
     path = _resolve(where)
     if not path.exists():
+        hint = hints.did_you_mean_path(path)
         raise FileNotFoundError(
-            f"{where} does not exist; expected the path of an image file"
+            f"{where} does not exist; expected the path of an image file{hint}"
         )
     return path
 
@@ -214,7 +222,11 @@ def _resolve(where: str | os.PathLike, folder: str | os.PathLike = "") -> pathli
 
 
 def _matching_images(pattern: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
-    """Return the images that a pattern matches; count the other matches."""
+    """Return the images that a pattern matches; count the other matches.
+
+    Raises:
+      FileNotFoundError: if the pattern is a path that does not exist.
+    """
     root = pathlib.Path()
     for part in pattern.parts:
         # A folder may have the name "photos [2024]", which is also a pattern.
@@ -222,6 +234,9 @@ def _matching_images(pattern: pathlib.Path, left_out: LeftOut) -> list[pathlib.P
             break
         root /= part
     parts = pattern.parts[len(root.parts) :]
+    if not parts and not os.path.lexists(root):
+        hint = hints.did_you_mean_path(root)
+        raise FileNotFoundError(f"{root} does not exist{hint}")
     if "**" not in parts:
         escaped = os.path.join(glob.escape(str(root)), *parts)
         matches = list(map(pathlib.Path, glob.glob(escaped)))

@@ -65,7 +65,15 @@ def fit_temperature(
     Args:
       logits: logits of images that the network was not trained on.
       labels: class index of each image.
+
+    Raises:
+      ValueError: if logits are not finite.
     """
+    if wrong := int((~metrics.are_finite(logits)).sum()):
+        raise ValueError(
+            f"the logits of {wrong} of {len(logits)} images are not finite, so no "
+            "temperature fits them; the weights or the preprocessing are wrong"
+        )
 
     def loss(log_temperature: float) -> float:
         log_probabilities = metrics.log_softmax(logits / np.exp(log_temperature))
@@ -102,7 +110,9 @@ def reliability(
         sums = np.bincount(bin_indices, weights=values, minlength=bins)
         return np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
 
-    return Reliability(counts, mean(confidence), mean(logits.argmax(-1) == labels))
+    return Reliability(
+        counts, mean(confidence), mean(metrics.are_correct(logits, labels))
+    )
 
 
 def summary(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def log_softmax(logits: Float[np.ndarray, "*n c"]) -> Float[np.ndarray, "*n c"]:
@@ -20,28 +20,45 @@ def log_softmax(logits: Float[np.ndarray, "*n c"]) -> Float[np.ndarray, "*n c"]:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def are_finite(logits: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
+    """Return whether all logits of each example are finite."""
+    return np.isfinite(logits).all(-1)
+
+
+def are_correct(
+    logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Return whether the largest logit of each example is at its label.
+
+    An example with logits that are not finite is wrong: it has no largest logit, and
+    `argmax` would return the place of the first NaN.
+    """
+    return (logits.argmax(-1) == labels) & are_finite(logits)
+
+
 def compute(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
     """Compute overall and mean class accuracy, top-5 accuracy, loss and count.
 
+    An example with logits that are not finite counts as wrong.
+
     Returns:
       top1: share of examples with the largest logit at the label.
       mean_class_top1: mean of the top1 of all classes with examples.
-      top5: share of examples with the label among the five largest logits. NaN counts
-        as the largest logit.
-      loss: mean cross entropy, with the natural logarithm.
+      top5: share of examples with the label among the five largest logits.
+      loss: mean cross entropy, with the natural logarithm; NaN if a logit is NaN.
       count: number of examples.
     """
-    correct = logits.argmax(-1) == labels
+    correct = are_correct(logits, labels)
     _, class_shares = _class_shares(correct, labels)
     label_logits = np.take_along_axis(logits, labels[:, None], -1)
     log_likelihoods = np.take_along_axis(log_softmax(logits), labels[:, None], -1)
-    is_larger = ~(logits <= label_logits)  # comparisons with NaN are false
+    is_in_top5 = ((logits > label_logits).sum(-1) < 5) & are_finite(logits)
     return {
         "top1": float(correct.mean()),
         "mean_class_top1": float(class_shares.mean()),
-        "top5": float((is_larger.sum(-1) < 5).mean()),
+        "top5": float(is_in_top5.mean()),
         "loss": float(0 - log_likelihoods.mean()),  # negation would print -0.000
         "count": len(labels),
     }
@@ -62,7 +79,7 @@ def standard_errors(
         name: float(np.sqrt(values[name] * (1 - values[name]) / values["count"]))
         for name in ("top1", "top5")
     }
-    counts, shares = _class_shares(logits.argmax(-1) == labels, labels)
+    counts, shares = _class_shares(are_correct(logits, labels), labels)
     variances = shares * (1 - shares) / np.maximum(counts - 1, 1)
     errors["mean_class_top1"] = float(np.sqrt(variances.sum()) / len(counts))
     return errors

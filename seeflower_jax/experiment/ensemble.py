@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -52,8 +53,7 @@ def mean_probabilities(
       ValueError: if a run is not finished, if there are fewer than two runs, or if
         their splits, classes or images differ.
     """
-    _check(runs)
-    result = _result(runs, command)
+    result = describe(runs, command)
     log_probabilities: dict[str, list[np.ndarray]] = {split: [] for split in splits}
     for run, member in zip(runs, result["members"], strict=True):
         evaluations = {
@@ -99,9 +99,11 @@ def joint_head(
     Raises:
       ValueError: as for `mean_probabilities`; also if there is a `teacher_path` and a
         run trained its network on these images.
+      OSError: if `teacher_path` cannot be written.
     """
-    _check(runs)
+    result = describe(runs, command, "joint_head")
     if teacher_path:
+        _check_file(pathlib.Path(teacher_path).expanduser())
         _check_teacher(runs)
     dataset, settings = images.of_run(runs[0]), settings_of(runs[0])
     # The long computation starts only if all splits exist.
@@ -118,7 +120,6 @@ def joint_head(
         )
     if teacher_path:
         teacher.write(teacher_path, dataset, fit.logits)
-    result = _result(runs, command, "joint_head")
     logits = {}
     for split in evaluated:
         batches = zip(*(features(split) for features in streams), strict=True)
@@ -153,6 +154,14 @@ def _check(runs: Sequence[Run]) -> None:
             )
 
 
+def _check_file(path: pathlib.Path) -> None:
+    """Check that a file can be written, before a long computation."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the path of a file")
+    with records.lock(path.parent):  # says why the folder cannot be written to
+        pass
+
+
 def _check_teacher(runs: Sequence[Run]) -> None:
     """Raise an error if a network has learned the labels of the training images.
 
@@ -176,14 +185,22 @@ def _check_teacher(runs: Sequence[Run]) -> None:
             )
 
 
-def _result(runs: Sequence[Run], command: str, *method: str) -> dict:
-    """Return the content of `result.json`, without metrics.
+def describe(runs: Sequence[Run], command: str, *method: str) -> dict:
+    """Return the content of `result.json`, without metrics; compute nothing.
 
     The recipe has the names of the runs' recipes, and the method if it is not the mean.
     Before them come the names of the networks, unless these are all that the paper has.
     The matrix precision is the precision of the first run.
+
+    Args:
+      runs, command: as for `mean_probabilities`.
+      *method: 'joint_head' for `joint_head`, nothing for `mean_probabilities`.
+
+    Raises:
+      ValueError: as for `mean_probabilities`.
     """
-    members = [_describe(run) for run in runs]
+    _check(runs)
+    members = [_describe_run(run) for run in runs]
     names = [member["model"] for member in members]
     if set(names) == _PAPER:
         names = []
@@ -203,7 +220,7 @@ def _result(runs: Sequence[Run], command: str, *method: str) -> dict:
     }
 
 
-def _describe(run: Run) -> Mapping:
+def _describe_run(run: Run) -> Mapping:
     return {
         "model": run.network.spec.name,
         "recipe": run.config["recipe"],

@@ -5,10 +5,13 @@
 
 Arrays of another origin and damaged files are computed again. The log names each
 damaged file. An interrupted computation leaves a folder `<name>_so_far` with the rows
-so far, and the next call continues with the row after these.
+so far, and the next call continues with the row after these. If the run directory is
+read-only, the arrays are computed and not kept.
 """
 
 import collections
+import contextlib
+import errno
 import io
 import itertools
 import logging
@@ -25,6 +28,7 @@ from seeflower_jax import records
 from seeflower_jax.sharding import processes
 
 _CHUNK = 1 << 12  # number of rows that a checksum reads at a time
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SECONDS = 30.0  # time whose rows an interruption can lose
 
 Rows = Float[np.ndarray, "b c"]
@@ -81,7 +85,9 @@ def _computed(
     origin = processes.agree(origin)
     content = read(path, origin, count) if processes.is_main() else None
     if not processes.agree(content is not None):
-        with records.lock(path.parent):
+        with _locked(path) as is_writable:
+            if not is_writable:
+                return np.concatenate(list(compute(0)))
             folder = path.with_name(f"{path.stem}_so_far")
             sizes = processes.on_main(lambda: _chunk_sizes(folder, origin))
             batches = compute(sum(sizes)) if sum(sizes) < count else ()
@@ -98,6 +104,22 @@ def _computed(
     if content is None:
         raise OSError(f"{path} does not have the content that was written to it")
     return content
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[bool]:
+    """Lock the folder of a file; yield False, with a warning, if it is read-only."""
+    with contextlib.ExitStack() as stack:
+        is_writable = True
+        try:
+            stack.enter_context(records.lock(path.parent))
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            is_writable = False
+            reason = "%s is not kept, because its folder cannot be written to: %s"
+            logging.warning(reason, path, error.strerror)
+        yield processes.agree(is_writable)
 
 
 def _chunk(folder: pathlib.Path, number: int) -> pathlib.Path:

@@ -13,14 +13,10 @@ overlays and write the last shard. A single thread would write the same files. W
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -31,6 +27,7 @@ from seeflower_jax.attribution import registry
 from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
 from seeflower_jax.data.images import Images
+from seeflower_jax.explain import identity
 from seeflower_jax.explain.inputs import target_labels
 from seeflower_jax.explain.parts import WHOLE, Part
 from seeflower_jax.explain.shard_writer import ShardWriter
@@ -105,15 +102,14 @@ def attribute(
         raise ValueError(f"dtype is {dtype!r}; expected 'float16' or 'float32'")
     registry.check_methods(methods)
     whole = pathlib.Path(out).expanduser()
-    images = _without_outputs(images, whole, methods)[:limit]
+    images = identity.without_outputs(images, whole, methods)[:limit]
     labels = target_labels(target, images, network.class_names)
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     explainer = Explainer(network, methods, layer, batch_size, options)
     settings = {
         "network": network.origin,
-        "variables": records.variables_hash(network.variables),
-        **_description(network),
-        "images": _identity(images.names),
+        **identity.of_network(network),
+        "images": identity.of_images(images),
         "methods": list(methods),
         "target": target,
         "layer": layer if isinstance(layer, str) else list(layer),
@@ -133,48 +129,6 @@ def attribute(
             _write_shards(store, writer, explainer, images, labels, with_sizes=boxes)
         _write_sheets(store, images, methods, network)
     return store.skipped()
-
-
-def _without_outputs(
-    images: Images, out: pathlib.Path, methods: Sequence[str]
-) -> Images:
-    """Leave out the overlays and contact sheets that a call has written to `out`."""
-    top = re.escape(os.path.join(os.path.abspath(out), ""))
-    name = f"({'|'.join(map(re.escape, methods))})"
-    file = rf"(overlays/{name}/.*|({records.PARTIAL})?{name})\.png"
-    output = re.compile(rf"{top}(part_\d+_of_\d+/)?{file}", re.DOTALL)
-    return images[
-        [
-            position
-            for position, name in enumerate(images.names)
-            if not output.fullmatch(os.path.abspath(name))
-        ]
-    ]
-
-
-def _description(network: Network) -> dict[str, Any]:
-    """Return what decides maps and predictions of a network, except its variables."""
-    description = network.describe()
-    description["class_names"] = _hash(network.class_names)
-    if network.preprocess is not None:
-        arrays = dataclasses.asdict(network.preprocess)
-        description["whitening"] = records.variables_hash(arrays)
-    return description
-
-
-def _identity(names: Sequence[str]) -> str:
-    """Return a hash of the names of images, and of the sizes of files in bytes."""
-    return _hash(
-        f"{name} {os.path.getsize(name)}" if os.path.isfile(name) else name
-        for name in names
-    )
-
-
-def _hash(lines: Iterable[str]) -> str:
-    """Return 12 hex digits of the SHA-256 of lines of text."""
-    # A file name may have bytes that are not valid UTF-8.
-    encoded = "\n".join(lines).encode(errors="backslashreplace")
-    return hashlib.sha256(encoded).hexdigest()[:12]
 
 
 def _all_options(

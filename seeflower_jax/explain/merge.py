@@ -6,6 +6,7 @@ The result is the folder that a single call of `attribute` writes, byte for byte
 file system allows hard links, the merged files take no space.
 """
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -30,7 +31,8 @@ def merge(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
     Raises:
       ValueError: if a part is missing, given twice or incomplete, or if the parts have
         different settings. The message names the folders and the settings. Also if
-        `out` has other maps or an incomplete part; `out` then stays as it is.
+        `out` has other maps or an incomplete part, for example because a part was
+        computed again after it was merged. `out` then stays as it is.
       FileNotFoundError: if a folder has no maps.
       DamagedFileError: if a file of a folder is damaged.
       FullDiskError: if the disk is full.
@@ -45,6 +47,7 @@ def merge(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
     with records.lock(out):
         for store in stores:
             store.check_target(pathlib.Path(out).expanduser())
+        _check_same_maps(stores, pathlib.Path(out).expanduser())
         target = MapStore(out, first.settings, first.settings["count"])
         for store in stores:
             _link_files(store, target.folder)
@@ -121,6 +124,22 @@ def _check_sheets(stores: Sequence[MapStore]) -> None:
             )
         if methods:
             return
+
+
+def _check_same_maps(stores: Sequence[MapStore], out: pathlib.Path) -> None:
+    """Check that the logs of `out` are those of the parts that `out` has."""
+    if not (out / "state.json").exists():
+        return
+    target = MapStore.open(out)
+    merged = [store for store in stores if target.has(store)]
+    for name, log in (("index", MapStore.lines), ("skipped", MapStore.skipped)):
+        lines = itertools.zip_longest(itertools.chain(*map(log, merged)), log(target))
+        for number, (line, line_of_target) in enumerate(lines, 1):
+            if line != line_of_target:
+                raise ValueError(
+                    f"{out}/{name}.jsonl differs from the parts at line {number}, so "
+                    f"{out} has other maps of some images; give another --out"
+                )
 
 
 def _shard_files(store: MapStore) -> list[pathlib.Path]:

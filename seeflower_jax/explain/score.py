@@ -24,6 +24,7 @@ from seeflower_jax.data import loader
 from seeflower_jax.data.drawing import Mask
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain.grids import draw_grids
+from seeflower_jax.explain.identity import text_hash
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.explain.scorer import Scorer, localise
 from seeflower_jax.figures import maps as figures
@@ -56,6 +57,9 @@ METRICS = {
 }
 DEFAULT_METRICS = ("pointing_game", "faithfulness")
 COLUMNS = {column: text for group in METRICS.values() for column, text in group.items()}
+
+# The values of a record that decide the maps.
+_SAME_MAPS = ("run", "layer", "images", "pictures", "options")
 
 # {method: {column: a value for each image or grid}}
 Scores = dict[str, dict[str, list[float]]]
@@ -122,7 +126,7 @@ def score_methods(
     Raises:
       ValueError: if a metric, a method or a layer is unknown, `grid_size` is odd, a
         number is below 1, or `localisation` has no masks. Also if too few images are
-        classified correctly.
+        classified correctly, or if grids cannot have the side of the images.
     """
     check_metrics(metrics)
     if "localisation" in metrics and masks is None:
@@ -139,6 +143,8 @@ def score_methods(
     is_default_layer = layer is None
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
     scorer = Scorer(network, methods, layer, options, grid_size, seed)
+    if "pointing_game" in metrics:
+        scorer.check_grids()
     examples = choose_correct(network, images, limit, batch_size, seed)
     if not len(examples):
         raise ValueError(
@@ -149,6 +155,7 @@ def score_methods(
         "model": network.spec.name,
         "layer": layer if isinstance(layer, str) else list(layer),
         "pictures": len(examples),
+        "images": text_hash(images.names[i] for i in examples.positions),
         "options": {name: dict(values) for name, values in (options or {}).items()},
     }
     scores: Scores = {name: {} for name in methods}
@@ -322,13 +329,14 @@ def _record(
 ) -> None:
     """Write scores to the files of the metrics, by network and row.
 
+    Metrics that an earlier call computed for the same maps are kept.
+
     The name of a row is the method, with the layer and the alignment unless they are
     the defaults: "grad_cam", "grad_cam, layer=mixed7, align=stretch".
     """
-    common = {"run": records.config_hash(run.config), "layer": result["layer"]}
-    common |= {
-        key: result[key] for key in ("command", "git_commit", "versions", "device")
-    }
+    common = {"run": records.config_hash(run.config)}
+    copied = ("layer", "images", "command", "git_commit", "versions", "device")
+    common |= {key: result[key] for key in copied}
     for name, columns in result["methods"].items():
         entries = {}
         if "pointing_game" in columns:
@@ -353,7 +361,7 @@ def _record(
         for file, entry in entries.items():
             path = folder / f"{file}.json"
             entry |= common | options
-            records.add_entry(path, result["model"], ", ".join(row), entry)
+            records.add_entry(path, result["model"], ", ".join(row), entry, _SAME_MAPS)
 
 
 def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:

@@ -39,11 +39,18 @@ from seeflower_jax.inference.network import Network
 
 
 def layer_groups(params: Mapping[str, Any]) -> list[list[str]]:
-    """Return the names of parameters by block, from the head to the stem."""
+    """Return the names of parameters by block, from the head to the stem.
+
+    The number in a name is the number of its block. If no name starts with "mixed" or
+    "block", any word may precede the number, as in "conv2" and "stage1_conv".
+    """
+    names, rule = list(params["backbone"]), r"(?:mixed|block)(\d+)"
+    if not any(re.match(rule, name) for name in names):
+        rule = r"\D*(\d+)"
     blocks: dict[int, list[str]] = {}
-    for name in params["backbone"]:
-        match = re.match(r"(mixed|block)(\d+)", name)
-        number = int(match[2]) if match else -1
+    for name in names:
+        match = re.match(rule, name)
+        number = int(match[1]) if match else -1
         blocks.setdefault(number, []).append(f"backbone/{name}")
     return [["head"], *(blocks[number] for number in sorted(blocks, reverse=True))]
 
@@ -98,6 +105,19 @@ class Scorer:
             jax.jit(functools.partial(self._sensitivity, make_explainer(group)))
             for group in attribution_batch.in_groups(methods)
         ]
+
+    def check_grids(self) -> None:
+        """Check that grids have an even side.
+
+        Raises:
+          ValueError: if they do not. The message names the side.
+        """
+        if self.grid_size % 2:
+            raise ValueError(
+                f"images of {self._network.spec.name} have a side of {self.grid_size} "
+                "pixels, and its head of flattened features takes no grids of another "
+                "side; a grid needs an even side, so leave out the pointing game"
+            )
 
     def maps(
         self,

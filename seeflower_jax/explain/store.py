@@ -219,14 +219,17 @@ class MapStore:
                 "--parts=... --out=NEW merges finished parts without new computation"
             )
 
+    def has(self, store: "MapStore") -> bool:
+        """Return whether this folder counts all shards of a part."""
+        return self._state["shards"] >= store._shards().stop
+
     def append(self, store: "MapStore") -> None:
         """Count the shards of the next part, which are in this folder already.
 
         The caller must have called `store.check_target`.
         """
-        stop = store._shards().stop
-        if self._state["shards"] < stop:
-            self._count(stop, store.lines(), store.skipped())
+        if not self.has(store):
+            self._count(store._shards().stop, store.lines(), store.skipped())
 
     def _count(
         self, shards: int, lines: Iterable[dict], skipped: Iterable[dict]

@@ -14,6 +14,7 @@ from typing import Any
 
 from seeflower_jax.data.images import Images
 from seeflower_jax.explain import attribute as single
+from seeflower_jax.explain import identity
 from seeflower_jax.explain.merge import merge
 from seeflower_jax.explain.parts import WHOLE, Part
 from seeflower_jax.explain.store import MapStore
@@ -39,8 +40,8 @@ def attribute(
       The images without maps, as `explain.attribute.attribute` returns them.
 
     Raises:
-      ValueError: if `out` is not shared, if several processes get a `part`, or see
-        `explain.attribute.attribute`.
+      ValueError: if `out` is not shared, if several processes get a `part`, if they
+        have different images or networks, or see `explain.attribute.attribute`.
     """
     if processes.count() == 1:
         return single.attribute(network, images, methods, out, part=part, **options)
@@ -51,6 +52,7 @@ def attribute(
         )
     out = pathlib.Path(out).expanduser()
     processes.check_shared(out)
+    _check_same(network, images, methods, out)
     parts = [Part(number + 1, processes.count()) for number in range(processes.count())]
     with processes.alone():
         part = parts[processes.index()]
@@ -62,3 +64,16 @@ def attribute(
         return MapStore.open(out).skipped()
 
     return processes.on_main(finish)
+
+
+def _check_same(
+    network: Network, images: Images, methods: Sequence[str], out: pathlib.Path
+) -> None:
+    """Check that all processes have the same network and images, before the work.
+
+    `merge` would refuse their maps only after all of them are computed.
+    """
+    explained = identity.without_outputs(images, out, methods)
+    hashed = identity.of_images(explained)
+    processes.check_same("images", f"{len(explained)} with the hash {hashed}")
+    processes.check_same("networks", identity.of_network(network))

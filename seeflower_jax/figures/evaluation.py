@@ -14,23 +14,31 @@ from seeflower_jax.evaluation import calibration
 from seeflower_jax.evaluation.calibration import Reliability
 from seeflower_jax.figures import canvas, text
 
+# Names in a confusion matrix, and characters in a name. They bound the size of the PNG.
+_MOST_NAMES, _LONGEST = 200, 90
+
 
 def write_confusion_matrix(
     path: str | os.PathLike,
     confusion: Int[np.ndarray, "c c"],
     class_names: Sequence[str],
 ) -> None:
-    """Draw how often each true class (row) was predicted as each class (column)."""
-    names = [text.printable(name) for name in class_names]
+    """Draw how often each true class (row) was predicted as each class (column).
+
+    Of more than 200 classes, only some names are drawn, at equal distances.
+    """
+    names = [text.shortened(name, _LONGEST) for name in class_names]
     count = len(names)
+    step = -(-count // _MOST_NAMES)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    side = 4 + 0.13 * count
-    with canvas.png(path, size=(side, side)) as axes:
+    side = 4 + 0.13 * min(count, _MOST_NAMES) + 0.05 * max(map(len, names))
+    with canvas.png(path, size=(side, side), fit=True) as axes:
         axis = axes[0, 0]
         # The square root makes single mistakes visible next to a full diagonal.
         image = axis.imshow(np.sqrt(shares), cmap="viridis", vmin=0, vmax=1)
-        axis.set_xticks(range(count), names, rotation=90, fontsize=6)
-        axis.set_yticks(range(count), names, fontsize=6)
+        places, names = range(0, count, step), names[::step]
+        axis.set_xticks(places, names, rotation=90, fontsize=6)
+        axis.set_yticks(places, names, fontsize=6)
         axis.set_xlabel("predicted")
         axis.set_ylabel("true")
         bar = axis.figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02)

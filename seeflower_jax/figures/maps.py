@@ -92,24 +92,21 @@ def write_rows(
 ) -> None:
     """Draw images in named rows, with titles above the first row.
 
-    Names and titles may have several lines.
+    Names and titles may have several lines. Long lines are wrapped.
     """
-    size = 2.2 * len(titles), 2.2 * len(rows) + 0.4
+    count, columns = len(rows), len(titles)
+    size = 2.2 * columns, 2.2 * count + 0.4
     with canvas.png(
-        path, rows=len(rows), columns=len(titles), size=size, dpi=130
+        path, rows=count, columns=columns, size=size, dpi=130, fit=True
     ) as axes:
         for row, (name, images) in zip(axes, rows.items(), strict=True):
             for axis, image in zip(row, images, strict=True):
                 axis.imshow(_to_uint8(image))
                 axis.set_xticks([])
                 axis.set_yticks([])
-            row[0].set_ylabel(_printable_lines(name), fontsize=11)
+            row[0].set_ylabel(text.wrapped(name, 20), fontsize=11)
         for axis, title in zip(axes[0], titles, strict=True):
-            axis.set_title(_printable_lines(title), fontsize=9)
-
-
-def _printable_lines(lines: str) -> str:
-    return "\n".join(map(text.printable, lines.split("\n")))
+            axis.set_title(text.wrapped(title, 24), fontsize=9)
 
 
 def write_contact_sheet(
@@ -179,14 +176,16 @@ def write_score_curves(
     titles: Sequence[str],
 ) -> None:
     """Draw a class score over the steps; up to ten curves have a legend."""
-    with canvas.png(path, size=(6, 4)) as axes:
+    names = [text.wrapped(text.printable(title), 44) for title in titles]
+    names = names if len(curves) <= 10 else []
+    with canvas.png(path, size=(6, 4), fit=True) as axes:
         axis = axes[0, 0]
         lines = axis.plot(np.transpose(curves), lw=0.8)
-        if len(curves) <= 10:
+        if names:
             legend = axis.legend(lines, map(str, range(len(lines))), fontsize=8)
             # Matplotlib leaves out labels that start with an underscore.
-            for label, title in zip(legend.get_texts(), titles, strict=True):
-                label.set_text(text.printable(title))
+            for label, name in zip(legend.get_texts(), names, strict=True):
+                label.set_text(name)
         axis.set_xlabel("step")
         axis.set_ylabel("score of the class (logit)")
         axis.grid(alpha=0.3)
@@ -196,11 +195,13 @@ def write_table(
     path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
     """Draw a table of texts; the first column holds names."""
-    size = 1.3 * len(header) + 1, 0.4 * len(rows) + 0.8
-    with canvas.png(path, size=size, dpi=130) as axes:
+    cells = [[text.printable(cell) for cell in row] for row in (header, *rows)]
+    longest = max(len(row[0]) for row in cells)
+    width = 1.3 * len(header) + 1 + 0.09 * max(0, longest - 14)
+    size = width, 0.4 * len(rows) + 0.8
+    with canvas.png(path, size=size, dpi=130, fit=True) as axes:
         axis = axes[0, 0]
         axis.axis("off")
-        cells = [[text.printable(cell) for cell in row] for row in (header, *rows)]
         table = axis.table(cells[1:], colLabels=cells[0], loc="center", cellLoc="right")
         table.auto_set_font_size(False)
         table.set_fontsize(9)

@@ -7,6 +7,7 @@ Names of classes come from the names of folders, which may hold any character.
 """
 
 import re
+import textwrap
 
 # Control characters and lone surrogates, which XML forbids and fonts lack, line breaks,
 # and marks that reverse the direction of the text after them.
@@ -25,6 +26,28 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(
         lambda match: match[0].encode("unicode_escape").decode(), text
     )
+
+
+def wrapped(text: str, width: int) -> str:
+    r"""Return a printable text in lines of at most `width` characters.
+
+    Example:
+      >>> wrapped("a long_name_of_a\x07 class\nof two", width=12)
+      'a long_name_\nof_a\\x07\nclass\nof two'
+    """
+    lines = map(printable, text.split("\n"))
+    return "\n".join(textwrap.fill(line, width) for line in lines)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return a printable text of at most `limit` characters; "…" replaces the rest.
+
+    Example:
+      >>> shortened("a long name", limit=7)
+      'a long…'
+    """
+    text = printable(text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def file_stem(text: str, limit: int = 150) -> str:

@@ -63,8 +63,7 @@ def load(
             "model='vgg16')"
         )
     if not path.exists():
-        near = hints.nearest_path(path)
-        hint = f"; did you mean {near}?" if near else ""
+        hint = hints.did_you_mean_path(path)
         raise FileNotFoundError(f"there is no file or folder {where}{hint}")
     if path.is_file():
         raise ValueError(

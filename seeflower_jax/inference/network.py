@@ -179,6 +179,7 @@ class Network:
           FileNotFoundError: if there are no images.
           UnreadableImage: if a file is not an image; the message names the file. Use
             `predict.stream` to skip such files.
+          ValueError: if the network gives logits that are not finite.
 
         Example:
           >>> for prediction in network.predict("photos/", top=1):
@@ -213,7 +214,8 @@ class Network:
         Raises:
           FileNotFoundError: if the file does not exist.
           UnreadableImage: if the file is not an image.
-          ValueError: if the method, an option, the target or the layer is unknown.
+          ValueError: if the method, an option, the target or the layer is unknown, or
+            if the network gives logits that are not finite.
 
         Example:
           >>> network.explain("rose.jpg", target="rose").overlay().save("cam.png")
@@ -225,6 +227,7 @@ class Network:
         path = find_file(image)
         pixels = decode.load_pixels(path.read_bytes, self.view.shortest_side, path)
         explained = explainer([0], [pixels], [label])
+        predict.check_finite(explained.logits, [str(image)], self.origin)
         probabilities = self.probabilities(explained.logits)[0]
         return Explanation(
             explained.images[0].round().astype(np.uint8),

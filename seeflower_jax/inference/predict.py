@@ -17,6 +17,7 @@ from seeflower_jax.data import loader
 from seeflower_jax.data.decode import UnreadableImage
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
+from seeflower_jax.evaluation import metrics
 
 if TYPE_CHECKING:
     from seeflower_jax.inference.network import Network
@@ -50,6 +51,28 @@ def rank(
         tuple(class_names[i] for i in order),
         tuple(float(probabilities[i]) for i in order),
     )
+
+
+def check_finite(
+    logits: Float[np.ndarray, "n c"], names: Sequence[str], origin: str
+) -> None:
+    """Check that a network gives finite logits for images.
+
+    Args:
+      logits: logits of each image.
+      names: name of each image.
+      origin: origin of the network.
+
+    Raises:
+      ValueError: if logits are not finite; the message names the network and the image.
+    """
+    finite = metrics.are_finite(logits)
+    if not finite.all():
+        name = names[int(finite.argmin())]
+        raise ValueError(
+            f"{origin} gives logits that are not finite for {name}; its weights or its "
+            "preprocessing are wrong"
+        )
 
 
 def whole_batch_size(batch_size: int, mesh: Mesh) -> int:
@@ -98,6 +121,9 @@ def stream(
       top: number of classes in each prediction.
       batch_size: number of images at once, rounded up to a multiple of the devices.
 
+    Raises:
+      ValueError: if the network gives logits that are not finite.
+
     Example:
       >>> for prediction in stream(network, network.images("photos/")):
       ...     if isinstance(prediction, UnreadableImage):
@@ -128,9 +154,18 @@ def _predictions(
     logits: Float[np.ndarray, "n c"],
     top: int,
 ) -> dict[int, Prediction]:
-    """Return the predictions by the positions of the images."""
-    probabilities = network.probabilities(logits[: len(batch.positions)])
+    """Return the predictions by the positions of the images.
+
+    Raises:
+      ValueError: if the logits of an image are not finite.
+    """
+    logits = logits[: len(batch.positions)]
+    names = [images.names[position] for position in batch.positions]
+    check_finite(logits, names, network.origin)
+    probabilities = network.probabilities(logits)
     return {
-        position: rank(images.names[position], row, network.class_names, top)
-        for position, row in zip(batch.positions, probabilities, strict=True)
+        position: rank(name, row, network.class_names, top)
+        for position, name, row in zip(
+            batch.positions, names, probabilities, strict=True
+        )
     }

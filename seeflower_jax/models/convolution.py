@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from seeflower_jax.models import winograd
 from seeflower_jax.models.dtypes import at_least_float32
-from seeflower_jax.models.primitives import bilinear_primitive, compute_once
+from seeflower_jax.models.primitives import bilinear_primitive, compute_once, vary_alike
 from seeflower_jax.models.windows import (
     Images,
     Kernel,
@@ -46,17 +47,20 @@ def _standard(x: Images, kernel: Kernel, windows: Windows) -> Outputs:
 
 def _standard_input_gradient(kernel: Kernel, g: Outputs, windows: Windows) -> Images:
     shape = (g.shape[0], *windows.image_size, kernel.shape[2])
+    # The images are split over devices as `g` is.
     transpose = jax.linear_transpose(
-        lambda x: _standard(x, kernel, windows), jax.ShapeDtypeStruct(shape, g.dtype)
+        lambda x: _standard(x, kernel, windows), jax.typeof(g).update(shape=shape)
     )
     return transpose(g)[0]
 
 
 def _standard_kernel_gradient(x: Images, g: Outputs, windows: Windows) -> Kernel:
     shape = (*windows.size, x.shape[3], g.shape[3])
+    of_g = jax.typeof(g)
+    whole = of_g.sharding.update(spec=PartitionSpec())  # on every device
     transpose = jax.linear_transpose(
         lambda kernel: _standard(x, kernel, windows),
-        jax.ShapeDtypeStruct(shape, g.dtype),
+        of_g.update(shape=shape, sharding=whole),
     )
     return transpose(g)[0]
 
@@ -321,4 +325,4 @@ def conv2d(
     )
     rows, columns = lax.padtype_to_pads((height, width), (kh, kw), strides, padding)
     windows = Windows((height, width), (kh, kw), (down, right), (rows, columns))
-    return _convolution.bind(x, kernel, windows=windows)
+    return _convolution.bind(*vary_alike(x, kernel), windows=windows)

@@ -77,6 +77,24 @@ def init_head(spec: ModelSpec, key: PRNGKeyArray) -> dict[str, Any]:
     return dict(build(spec).init(key, zeros, method="apply_head"))
 
 
+@functools.cache
+def endpoint_shapes(spec: ModelSpec, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the endpoints for one image of `size` pixels.
+
+    The endpoints are in the order of the computation.
+    """
+    names: list[str] = []
+
+    def endpoints(variables, image):
+        by_name = apply(spec, variables, image)[1]
+        names.extend(by_name)  # because `jax.eval_shape` sorts the keys of a dict
+        return by_name
+
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    sizes = jax.eval_shape(endpoints, shapes(spec), image)
+    return {name: sizes[name] for name in names}
+
+
 def apply(
     spec: ModelSpec,
     variables: Variables,

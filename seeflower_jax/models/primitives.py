@@ -59,9 +59,19 @@ def compute_once(function: Callable, *arrays: Array) -> Any:
 
     def skip(*arrays):
         shapes = jax.eval_shape(function, *arrays)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.tree.map(jnp.zeros_like, shapes)
 
     return lax.cond(jnp.any(arrays[-1] != 0), function, skip, *arrays)
+
+
+def vary_alike(*arrays: Array) -> list[Array]:
+    """Let arrays vary over the same axes of `jax.shard_map`, as JAX's operations do."""
+    axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    union = frozenset().union(*axes)
+    return [
+        lax.pcast(array, tuple(union - varying), to="varying")
+        for array, varying in zip(arrays, axes, strict=True)
+    ]
 
 
 def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive:
@@ -69,8 +79,9 @@ def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive
     _standard_forms[primitive] = standard
 
     def shape(*avals, windows: Windows):
-        result = jax.eval_shape(_fix(standard, windows), *avals)
-        return jax.core.ShapedArray(result.shape, result.dtype)
+        # The type has a sharding, and the axes of `jax.shard_map` that it varies over.
+        (result,) = jax.make_jaxpr(_fix(standard, windows))(*avals).out_avals
+        return result
 
     @functools.partial(jax.jit, static_argnames="windows")
     def evaluate(*arrays, windows: Windows):
@@ -122,11 +133,10 @@ def bilinear_primitive(
             return _choose(mapped_standard, mapped_cpu, *arrays), 0
         mapped = 1 - dims.index(None)
         axis, result_axis = shared_axes[mapped]
-        count = arrays[mapped].shape[dims[mapped]]
         folded = list(arrays)
-        folded[mapped] = _fold(arrays[mapped], dims[mapped], axis)
+        folded[mapped], sizes = _fold(arrays[mapped], dims[mapped], axis)
         result = primitive.bind(*folded, windows=windows)
-        return _unfold(result, result_axis, count), result_axis
+        return _unfold(result, result_axis, sizes), result_axis
 
     batching.primitive_batchers[primitive] = batch
     return primitive
@@ -147,33 +157,39 @@ def pooling_primitive(name: str, standard: Form, cpu: Form) -> Primitive:
     def batch(arrays, dims, *, windows: Windows):
         pairs = list(zip(arrays, dims, strict=True))
         (count, *_) = (array.shape[dim] for array, dim in pairs if dim is not None)
-        folded = [
-            _fold(jnp.broadcast_to(array, (count, *array.shape)), 0, 0)
-            if dim is None
-            else _fold(array, dim, 0)
-            for array, dim in pairs
-        ]
-        return _unfold(primitive.bind(*folded, windows=windows), 0, count), 0
+        folded, sizes = zip(
+            *(
+                _fold(jnp.broadcast_to(array, (count, *array.shape)), 0, 0)
+                if dim is None
+                else _fold(array, dim, 0)
+                for array, dim in pairs
+            ),
+            strict=True,
+        )
+        return _unfold(primitive.bind(*folded, windows=windows), 0, sizes[0]), 0
 
     batching.primitive_batchers[primitive] = batch
     return primitive
 
 
-def _fold(array: Array, dim: int, axis: int) -> Array:
-    """Merge the batch axis `dim` into `axis`, which is counted without `dim`."""
+def _fold(array: Array, dim: int, axis: int) -> tuple[Array, tuple[int, int]]:
+    """Merge the batch axis `dim` into `axis`, which is counted without `dim`.
+
+    Returns:
+      The array, and the sizes of both axes.
+    """
     array = jnp.moveaxis(array, dim, axis)
     before, (count, size), after = (
         array.shape[:axis],
         array.shape[axis : axis + 2],
         array.shape[axis + 2 :],
     )
-    return array.reshape(*before, count * size, *after)
+    return array.reshape(*before, count * size, *after), (count, size)
 
 
-def _unfold(array: Array, axis: int, count: int) -> Array:
-    """Split `axis` into a batch axis of size `count` and the original axis."""
-    before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
-    return array.reshape(*before, count, size // count, *after)
+def _unfold(array: Array, axis: int, sizes: tuple[int, int]) -> Array:
+    """Split `axis` into a batch axis and the original axis, which have these sizes."""
+    return array.reshape(*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
 
 
 def define_linear(primitive: Primitive, transpose: Form, arrays: int = 1) -> None:

@@ -23,6 +23,8 @@ from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.types import Variables
 from seeflower_jax.records import callbacks
 
+_EXPORTED = "model.stablehlo"  # in a folder of `inference.export`
+
 
 class Description(TypedDict):
     """The content of `model.json`.
@@ -77,6 +79,11 @@ def describe(folder: str | os.PathLike) -> Description:
     """
     folder = pathlib.Path(folder).expanduser().resolve()
     path = folder / "model.json"
+    if (folder / _EXPORTED).exists():
+        raise WeightFileError(
+            f"{folder} is an export, expected converted weights; pass it as --export, "
+            "or convert the run with scripts.convert_weights"
+        )
     if not path.exists():
         names = sorted(path.name for path in folder.iterdir())
         raise WeightFileError(

@@ -34,6 +34,15 @@ HEADS = ("new", "hidden", "all")
 # The layers of a classifier that this package knows.
 _HEAD_LAYERS = ("norm", "fc1", "fc2", "logits")
 
+# The published weights that the error of a missing file recommends, by what a user sets
+# to the path of the file.
+_CONFIG_KEY = "init.weights"
+_RECOMMENDED = {
+    _CONFIG_KEY: "imagenet",
+    "--source": "imagenet",
+    "--weights": "imagenet:top",
+}
+
 # (spec with the values of the file, variables, origin of the weights)
 Loaded: TypeAlias = tuple[models.ModelSpec, Variables, WeightRecord]
 
@@ -79,7 +88,7 @@ def load_pretrained(
     if not weights:
         record = WeightRecord(name=None, sha256=None, exact=None)
         return spec, models.init(spec, key), record
-    path = _locate(spec.name, weights, cache_dir)
+    path = _locate(spec.name, weights, cache_dir, _CONFIG_KEY)
     loaded, file_spec = _read(spec.name, path)
     rules = {rule: getattr(file_spec, rule) for rule in _RULES}
     spec = dataclasses.replace(spec, **rules)
@@ -128,7 +137,7 @@ def load_source(
     Raises:
       FileNotFoundError, download.DownloadError, ValueError: as `load_pretrained`.
     """
-    path = _locate(model, weights, cache_dir)
+    path = _locate(model, weights, cache_dir, "--source")
     loaded, spec = _read(model, path)
     if not head:
         loaded["params"].pop("head", None)
@@ -163,10 +172,11 @@ def load_classifier(
     Arguments and results are the same as in `load_source`.
 
     Raises:
-      WeightFileError: if the file has no classifier.
+      WeightFileError: if the file has no classifier, or a classifier with one output.
       FileNotFoundError, download.DownloadError, ValueError: as `load_pretrained`.
     """
-    spec, variables, record = load_source(model, weights, cache_dir, preprocess)
+    path = _locate(model, weights, cache_dir, "--weights")
+    spec, variables, record = load_source(model, str(path), preprocess=preprocess)
     if "logits" not in variables["params"].get("head", {}):
         with_top = published.CATALOG.get(f"{model}:top")
         example = f", such as {with_top.name}" if with_top else ""
@@ -174,13 +184,28 @@ def load_classifier(
             f"{weights} holds {model} without a classifier, expected a file with "
             f"a classifier{example}"
         )
+    if spec.num_classes < 2:
+        raise WeightFileError(
+            f"{weights} holds {model} with a classifier of one output, as for a "
+            "sigmoid, expected an output for each class; train a new classifier with "
+            "two classes (scripts.train)"
+        )
     return spec, variables, record
 
 
 def _locate(
-    model: str, weights: str, cache_dir: str | os.PathLike | None
+    model: str,
+    weights: str,
+    cache_dir: str | os.PathLike | None,
+    setting: str,
 ) -> pathlib.Path:
-    """Return the path of a weight file; download it if it is published."""
+    """Return the path of a weight file; download it if it is published.
+
+    Args:
+      model, weights, cache_dir: as in `load_pretrained`.
+      setting: a key of `_RECOMMENDED`, for the error message.
+    """
+    models.get_spec(model)  # An unknown name is the first error to mend.
     if weights.partition(":")[0] == published.PREFIX:
         file = published.find(model, weights)
         folder = pathlib.Path(cache_dir or _DEFAULT_DIR).expanduser()
@@ -188,12 +213,14 @@ def _locate(
         return download.fetch(file.url, path, md5=file.md5, sha256=file.sha256)
     path = pathlib.Path(weights).expanduser()
     if not path.exists():
-        source = published.CATALOG.get(model)
-        advice = (
-            f"get {source.url} (MD5 {source.md5}), or set init.weights to 'imagenet'"
-            if source
-            else "set init.weights to the path of a file, or to '' for random variables"
-        )
+        name = _RECOMMENDED[setting]
+        source = published.of_network(model).get(name)
+        if source:
+            file = f"{source.url} (MD5 {source.md5})"
+            advice = f"get {file}, or set {setting} to {name!r}"
+        else:
+            random = ", or to '' for random variables" * (setting == _CONFIG_KEY)
+            advice = f"set {setting} to the path of a file{random}"
         raise FileNotFoundError(f"weight file {path} does not exist: {advice}")
     return path
 

@@ -36,7 +36,8 @@ def merge(
     Raises:
       MergeError: if the variables do not fit. The message lists every missing variable
         (`-`), every unexpected variable (`+`), every shape that differs and every array
-        with values that are not finite float32 numbers (`!`).
+        with values that are not finite float32 numbers (`!`). Integers are quantised
+        weights, which mean nothing without their scales.
     """
     loaded_by_name = traverse_util.flatten_dict(loaded, sep="/")
     expected_by_name = traverse_util.flatten_dict(initialised, sep="/")
@@ -72,8 +73,8 @@ def _value_defect(array: Any) -> str:
     """Return why the values of an array cannot be float32; '' if they can."""
     if jnp.issubdtype(array.dtype, np.complexfloating):
         return "complex values, expected real values"
-    if not jnp.issubdtype(array.dtype, np.number):
-        return f"values of type {array.dtype}, expected numbers"
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"values of type {array.dtype}, expected floating-point numbers"
     with np.errstate(over="ignore"):
         if np.isfinite(np.asarray(array, np.float32)).all():
             return ""

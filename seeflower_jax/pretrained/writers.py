@@ -6,11 +6,18 @@ write("model.h5", "keras_h5", spec, variables, source={"name": ..., "sha256": ..
 import json
 import logging
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from seeflower_jax import models, records
-from seeflower_jax.pretrained import converted, keras_h5, torch_files, torch_state
+from seeflower_jax.pretrained import (
+    converted,
+    keras_h5,
+    readers,
+    torch_files,
+    torch_state,
+)
 from seeflower_jax.pretrained.preprocessing import DESCRIPTIONS
 from seeflower_jax.pretrained.types import Variables
 
@@ -23,12 +30,42 @@ _FIXED = {
     "keras_h5": ("preprocess", "epsilon", "batch_norm_scale", "count_include_pad"),
     "safetensors": ("epsilon", "count_include_pad"),
 }
+# The ends of the names of files. Keras 3 reads .weights.h5 as another format.
+_SUFFIXES = {"keras_h5": (".h5", ".hdf5"), "safetensors": (".safetensors",)}
+_KERAS_3 = ".weights.h5"
 _LAST_ENDPOINTS = {
     "inception_v3": "mixed10",
     "vgg16": "block5_pool",
     "vgg19": "block5_pool",
 }
 _TORCH_VGG_MAP = 7  # side of the map that torchvision's VGGs flatten, at any image size
+
+
+def check_name(path: str | os.PathLike, file_format: str) -> None:
+    """Check that the name of a file or folder has the ending of a format.
+
+    Raises:
+      ValueError: if it has another ending, so that its format would not be recognised.
+    """
+    path = pathlib.Path(path)
+    if file_format == "orbax":
+        if path.suffix.lower() in readers.READERS:
+            raise ValueError(
+                f"{path} is the name of a file, but the format 'orbax' is a folder; "
+                f"give a name without {path.suffix}, or --to=keras_h5 for a file .h5, "
+                "or --to=safetensors for a file .safetensors"
+            )
+    elif not path.name.endswith(_SUFFIXES[file_format]):
+        raise ValueError(
+            f"{path} does not end in {' or '.join(_SUFFIXES[file_format])}, as a file "
+            f"of the format {file_format!r} must; give such a name, or another format "
+            "(--to)"
+        )
+    elif path.name.endswith(_KERAS_3):
+        raise ValueError(
+            f"{path} ends in {_KERAS_3}, which Keras 3 reads as another format; give "
+            f"{path.name.removesuffix(_KERAS_3)}.h5 instead"
+        )
 
 
 def write(
@@ -45,16 +82,19 @@ def write(
     Args:
       path: the file, or the folder for 'orbax'; it must not exist yet.
       file_format: 'orbax', 'keras_h5' (HDF5 weights for Keras' `load_weights`) or
-        'safetensors' (torchvision's names; the metadata holds the spec).
+        'safetensors' (torchvision's names; the metadata holds the spec). The name of
+        the file has the ending of the format, see `check_name`.
       spec, variables: the network.
       source: the origin of the weights, which is stored with them.
 
     Raises:
       FileExistsError: if `path` exists.
       OSError: if the disk is full.
-      ValueError: if the format does not support the network, or if the network of Keras
-        or torchvision would compute something else with these variables.
+      ValueError: if `path` has the ending of another format, if the format does not
+        support the network, or if the network of Keras or torchvision would compute
+        something else with these variables.
     """
+    check_name(path, file_format)
     if file_format == "orbax":
         converted.save(path, spec, variables, source)
         return

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -267,11 +267,24 @@ def read_logs(workdir: str | os.PathLike) -> list[dict]:
     return named + read_log(workdir)
 
 
-def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> None:
+def add_entry(
+    path: str | os.PathLike,
+    network: str,
+    key: str,
+    entry: dict,
+    same: Sequence[str] = (),
+) -> None:
     """Set an entry in a file of results, {network: {key: entry}}; keep the others.
 
     Several processes may add entries at the same time. Missing parent folders are
     created.
+
+    Args:
+      path: the file.
+      network, key: the place of the entry.
+      entry: the entry, JSON-serialisable.
+      same: names of values. If the file has an entry with the same values of these
+        names, its other values are kept unless `entry` has them, too.
 
     Raises:
       DamagedFileError: if the file is damaged.
@@ -286,5 +299,8 @@ def add_entry(path: str | os.PathLike, network: str, key: str, entry: dict) -> N
             raise DamagedFileError(
                 f"{path} is damaged: {network} is {entries!r}; {advice}"
             )
+        known, entry = entries.get(key, {}), plain(entry)
+        if same and all(known.get(name) == entry.get(name) for name in same):
+            entry = known | entry
         entries[key] = entry
         write_json(path, results)

@@ -82,6 +82,11 @@ def _open_lock(folder: pathlib.Path) -> int:
             if folder.exists():
                 raise
             continue  # Another process has just removed the folder that it created.
+        except PermissionError:
+            if fcntl is None or not path.exists():
+                raise
+            _remove_abandoned(folder)
+            continue
         try:
             if fcntl is None:
                 raise OSError("this system has no flock")
@@ -100,6 +105,22 @@ def _open_lock(folder: pathlib.Path) -> int:
     os.truncate(descriptor, 0)
     os.write(descriptor, json.dumps(holder).encode())
     return descriptor
+
+
+def _remove_abandoned(folder: pathlib.Path) -> None:
+    """Remove the lock file of another user, unless a process holds it.
+
+    A process that is killed leaves its lock file. Locking it needs no right to write
+    the file, and removing it only needs the right to write to the folder.
+    """
+    path = folder / _LOCK_FILE
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(_in_use(folder, file.read())) from None
+        if is_at(path, file.fileno()):
+            path.unlink()
 
 
 @functools.cache

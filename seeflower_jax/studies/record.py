@@ -184,7 +184,14 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
 
 
 def keep(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
-    """Write a result into a folder of results; return its path.
+    """Write a result into a folder of results; return its path, see `path_of`."""
+    path = path_of(result, folder)
+    records.write_json(path, result)
+    return path
+
+
+def path_of(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
+    """Return the path of a result in a folder of results.
 
     Raises:
       ValueError: if the folder has the result of another config under this name.
@@ -198,7 +205,6 @@ def keep(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
                 f"{measured} now; if the recipe itself has changed, delete the file "
                 "and record the run again"
             )
-    records.write_json(path, result)
     return path
 
 

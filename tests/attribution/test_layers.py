@@ -1,5 +1,6 @@
 """Class activation maps of one layer, of several, and of all that a head reads."""
 
+import dataclasses
 import functools
 
 import jax
@@ -79,6 +80,23 @@ def test_head_means_what_the_head_reads(network, images):
     assert batch.map_layer(single, 64) == "block5_conv3"
     below = models.get_spec("vgg16", width=0.05, pooled=("block4_conv2",))
     assert batch.map_layer(below, 64) == "block4_conv2"
+
+
+def test_head_of_a_network_with_more_than_ten_blocks():
+    spec = models.get_spec("inception_v3", width=0.05)
+    assert list(batch.endpoint_shapes(spec, 299))[-1] == "mixed10"  # not mixed9
+    assert batch.head_layers(spec, 299) == ["mixed10"]
+
+
+def test_layer_of_a_spec_may_be_within_a_block():
+    spec = models.get_spec("inception_v3", width=0.05)
+    within = dataclasses.replace(spec, cam_layer="mixed10_branch1x1")
+    assert "mixed10_branch1x1" in batch.endpoint_shapes(within, 299)
+    assert batch.map_layer(within, 299) == "mixed10_branch1x1"
+    assert batch.map_layer(within, 80) == "mixed7"
+    mistyped = dataclasses.replace(spec, cam_layer="mixed_10")
+    with pytest.raises(ValueError, match="'mixed_10'; .*; did you mean 'mixed10'"):
+        batch.map_layer(mistyped, 299)
 
 
 def test_head_of_any_network_function(images):

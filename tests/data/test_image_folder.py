@@ -302,14 +302,38 @@ def test_names_of_numeric_folders(tmp_path, name, place):
             image_folder.load(root)
 
     refused('{"1": "rose"}', "has no name for 2 of 3 folders: 02, 10; add")
-    refused("{", "is not JSON")
-    refused('["rose", "tulip"]', 'does not have the name .* such as {"1": "rose"')
+    if place:  # Above the tree, the file may belong to something else.
+        refused("{", "is not JSON")
+        refused('["rose", "tulip"]', 'does not have the name .* such as {"1": "rose"')
     path.write_text('{"1": "crane", "2": "crane", "10": "tulip"}')
     source = image_folder.load(root)
     assert source.class_names == ("crane (02)", "crane (1)", "tulip")
     assert _labels_of_training_files(root, source) == _training_labels(source)
     path.write_text('{"7": "rose"}')
     assert image_folder.load(root).class_names == ("02", "1", "10")
+
+
+@pytest.mark.parametrize("content", ["{", '["rose"]', '{"classes": ["rose"]}'])
+def test_file_of_something_else_above_the_tree(tmp_path, caplog, content):
+    for folder in ("1", "2"):
+        _write(tmp_path / "photos" / folder, 3)
+    path = tmp_path / "class_names.json"
+    path.write_text(content)
+    assert image_folder.load(tmp_path / "photos").class_names == ("1", "2")
+    assert f"{path} " in caplog.text and "the file is not used" in caplog.text
+    path.rename(tmp_path / "photos" / "class_names.json")
+    with pytest.raises(ValueError, match="class_names.json (is not|does not)"):
+        image_folder.load(tmp_path / "photos")
+
+
+def test_names_of_folders_with_two_encodings(tmp_path):
+    for folder in ("Ro\u0301za", "x"):
+        _write(tmp_path / folder, 3)
+    names = {"Ro\u0301za": "rose", "x": "tulip"}
+    (tmp_path / "class_names.json").write_text(json.dumps(names))
+    assert image_folder.load(tmp_path).class_names == ("rose", "tulip")
+    images = Images.of_files(tmp_path / "Ro\u0301za", 8, ("rose", "tulip"))
+    assert images.labels == [0, 0, 0]
 
 
 def test_names_of_classes_that_cannot_be_read(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Lists of images: files of a folder, a pattern or a list, and parts of them."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +33,44 @@ def test_files_are_found(folder):
     assert find_files(folder / "b.png") == [folder / "b.png"]
     empty = folder / "empty"
     empty.mkdir()
-    for nothing in (empty, folder / "*.xyz", folder / "absent"):
+    for nothing in (empty, folder / "*.xyz", folder / "absent" / "*"):
         with pytest.raises(FileNotFoundError, match="no image in"):
             find_files(nothing)
+
+
+def test_paths_that_do_not_exist(folder, monkeypatch):
+    for absent, near in {"a.jpeg": "a.jpg", "empy/a.jpg": "empty", "zz": ""}.items():
+        (folder / "empty").mkdir(exist_ok=True)
+        hint = re.escape(f"; did you mean {folder / near}?") if near else ""
+        message = f"^{re.escape(str(folder / absent))} does not exist{hint}$"
+        with pytest.raises(FileNotFoundError, match=message):
+            find_files(folder / absent)
+    monkeypatch.chdir(folder)
+    for images in ("", ["a.jpg", ""]):
+        with pytest.raises(ValueError, match="expected a path, got ''"):
+            Images.of_files(images, shortest_side=10)
+    assert len(find_files(".")) == 4
+
+
+def test_folders_that_cannot_be_opened(folder, monkeypatch, caplog):
+    for name in ("x/closed", "lost+found"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(folder / "x" / "d.jpg")
+    closed, scan = [folder / "x" / "closed", folder / "lost+found"], os.scandir
+
+    def scandir(path):
+        if Path(path) in closed:
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    names = ["a.jpg", "b.png", "broken.jpg", "c.jpg", "x/d.jpg"]
+    assert find_files(folder) == [folder / name for name in names]
+    assert "1 folders that cannot be opened" in caplog.text
+    assert "1 hidden" in caplog.text
+    assert find_files(folder / "x" / "**" / "*") == [folder / "x" / "d.jpg"]
+    with pytest.raises(PermissionError):
+        find_files(closed[0])
 
 
 def test_rule_for_folders_patterns_and_named_files(folder, caplog):
@@ -67,7 +104,7 @@ def test_names_that_begin_with_a_tilde(folder, monkeypatch):
     assert find_files("list.txt") == [rose, folder / "c.jpg"]
     assert find_files("~/*.png") == [folder / "b.png"]
     assert len(Images.of_files(["~rose.jpg", "~/b.png"], shortest_side=10)) == 2
-    with pytest.raises(FileNotFoundError, match="no image in ~tulip.jpg"):
+    with pytest.raises(FileNotFoundError, match="~tulip.jpg does not exist"):
         find_files("~tulip.jpg")
 
 

@@ -30,7 +30,9 @@ def place(tmp_path, flowers, small_run, small_arguments, linear_run, monkeypatch
     (tmp_path / "flowers").symlink_to(flowers)
     shutil.copytree(small_run, tmp_path / "runs/inception_seed0")
     (tmp_path / "runs/inception_seed0/report.html").unlink()
+    shutil.copytree(small_run, tmp_path / "runs/second_small")
     (tmp_path / "runs/narrow_linear").symlink_to(linear_run.workdir)
+    shutil.copytree(linear_run.workdir, tmp_path / "runs/second_linear")
     for folder, count in {"photos": 2, "own/aster": 6, "own/rose": 6}.items():
         (tmp_path / folder).mkdir(parents=True)
         for number in range(count):

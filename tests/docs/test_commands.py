@@ -37,7 +37,10 @@ class Run:
 
 IMAGES = {"IMAGE...": "photos/0.jpg photos/1.jpg"}
 CLASSES = ("--classes=0,2",)  # the small data set has four
-WORDS = dict.fromkeys(("inception_linear_seed0", "vgg16_linear_seed0"), "narrow_linear")
+WORDS = {
+    "inception_linear_seed0": "narrow_linear",
+    "vgg16_linear_seed0": "second_linear",
+}
 TRAIN = "python -m scripts.train --config=configs/inception.py"
 RUN = "--workdir=runs/inception_seed0"
 # Make the recipe `linear` take seconds.
@@ -87,10 +90,10 @@ RUNS = {
     ),
     "python -m scripts.ensemble --joint_head "
     "--workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
-        {"vgg16_seed0": "inception_seed0"}
+        {"vgg16_seed0": "second_small"}
     ),
     "python -m scripts.ensemble --workdirs=runs/inception_seed0,runs/vgg16_seed0": Run(
-        {"vgg16_seed0": "inception_seed0"}
+        {"vgg16_seed0": "second_small"}
     ),
     f"python -m scripts.report {RUN}": Run(
         makes=("runs/inception_seed0/report.html",),

@@ -52,6 +52,13 @@ def test_prior_hardly_changes_the_temperature_of_a_thousand_images(monkeypatch):
     np.testing.assert_allclose(likeliest, factors, rtol=0.05)
 
 
+def test_logits_that_are_not_finite_have_no_temperature():
+    logits = np.zeros((3, 4))
+    logits[1, 2], logits[2, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match="logits of 2 of 3 images are not finite"):
+        calibration.fit_temperature(logits, np.zeros(3, int))
+
+
 def test_calibration_error_needs_images():
     logits, labels = np.eye(4).repeat(50, 0), np.arange(4).repeat(50)
     summary = calibration.summary(logits, labels, 2.0)

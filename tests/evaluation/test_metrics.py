@@ -46,6 +46,21 @@ def test_label_is_not_among_the_top_5_of_logits_that_are_nan():
     assert metrics.compute(np.zeros((4, 7)), labels)["top5"] == 1
 
 
+def test_example_with_logits_that_are_not_finite_is_wrong():
+    labels = np.array([0, 0, 1, 1])
+    nothing = np.full((4, 7), np.nan)
+    values = metrics.compute(nothing, labels)
+    assert values["top1"] == values["mean_class_top1"] == values["top5"] == 0
+    assert metrics.standard_errors(nothing, labels)["mean_class_top1"] == 0
+    logits = 1000.0 * np.eye(7)[labels]
+    logits[0, 5], logits[3] = np.nan, np.nan
+    values = metrics.compute(logits, labels)
+    assert values["top1"] == values["mean_class_top1"] == values["top5"] == 0.5
+    assert np.isnan(values["loss"])
+    errors = metrics.standard_errors(logits, labels)
+    assert errors["mean_class_top1"] == pytest.approx(np.sqrt(2 * 0.25) / 2)
+
+
 def test_confusion_and_per_class():
     confusion = metrics.confusion_matrix([0, 1, 1, 2], np.array([0, 0, 0, 1]), 4)
     assert confusion.tolist()[0] == [1, 2, 0, 0] and confusion.sum() == 4

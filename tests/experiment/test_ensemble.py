@@ -53,8 +53,8 @@ def test_an_ensemble_of_the_networks_of_the_paper_does_not_name_them(tiny_run):
         return dataclasses.replace(tiny_run, network=network)
 
     runs = [named(name) for name in ("inception_v3", "vgg16", "vgg19")]
-    assert ensemble._result(runs, "")["recipe"] == "tiny"
-    assert ensemble._result(runs[:2], "")["recipe"] == "inception_v3_vgg16_tiny"
+    assert ensemble.describe(runs, "")["recipe"] == "tiny"
+    assert ensemble.describe(runs[:2], "")["recipe"] == "inception_v3_vgg16_tiny"
 
 
 def test_ensemble_of_what_does_not_belong_together(tiny_run):
@@ -157,17 +157,58 @@ def test_evaluation_of_other_views_is_recorded(tiny_run, tmp_path):
     assert run_script("--views=75", "--crop").returncode == 2
 
 
-def test_script_says_where_the_record_is(tiny_run, tmp_path):
-    runs = f"--workdirs={tiny_run.workdir},{tiny_run.workdir}"
-    done = harness.run_here("ensemble", runs, f"--results={tmp_path}")
+@pytest.fixture
+def workdirs(tiny_run, tmp_path):
+    """Return the flag of a run and its copy."""
+    shutil.copytree(tiny_run.workdir, tmp_path / "copy")
+    return f"--workdirs={tiny_run.workdir},{tmp_path / 'copy'}"
+
+
+def test_script_says_where_the_record_is(workdirs, tmp_path):
+    results = tmp_path / "results"
+    done = harness.run_here("ensemble", workdirs, f"--results={results}")
     assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.iterdir()
+    (path,) = results.iterdir()
     assert f"{path} has the result" in done.stderr
+
+
+def test_what_cannot_be_written_is_noticed_before_the_computation(
+    workdirs, tmp_path, monkeypatch
+):
+    def refused(*flags):
+        done = harness.run_here("ensemble", workdirs, *flags)
+        assert done.returncode == 1 and "computed" not in done.stderr
+        return done.stderr
+
+    def compute(*_):
+        raise RuntimeError("computed")
+
+    monkeypatch.setattr(ensemble, "evaluate", compute)
+    monkeypatch.setattr(ensemble, "_make_stream", compute)
+    (tmp_path / "file").touch()
+    results, joint = tmp_path / "results", ("--joint_head", "--notest")
+    assert "file is a file, expected a" in refused(f"--results={tmp_path / 'file'}")
+    path = results / "ensemble_official_small_tiny_seed0.json"
+    records.write_json(path, {"config_hash": "f38a56873dab"})
+    assert f"{path} has the result of other" in refused(f"--results={results}")
+    for name, reason in {
+        "results": "is a folder, expected the path of a file",
+        "file/teacher.npz": "file is a file, expected a folder",
+    }.items():
+        assert reason in refused(*joint, f"--teacher={tmp_path / name}")
+
+
+def test_script_refuses_a_run_that_is_given_twice(tiny_run, tmp_path):
+    (tmp_path / "link").symlink_to(tiny_run.workdir)
+    runs = f"--workdirs={tiny_run.workdir},{tmp_path / 'link'}"
+    done = harness.run_here("ensemble", runs)
+    assert done.returncode == 2
+    assert f"{tiny_run.workdir} twice; give each run once" in done.stderr
 
 
 def test_the_result_of_other_runs_is_not_overwritten(tiny_run, tmp_path, monkeypatch):
     scores = {"top1": 0.5, "mean_class_top1": 0.5, "count": 20}
-    result = ensemble._result([tiny_run] * 2, "") | {"test": scores}
+    result = ensemble.describe([tiny_run] * 2, "") | {"test": scores}
     path = record.keep(result, tmp_path)
     assert record.keep(result, tmp_path) == path
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -30,8 +30,10 @@ CLASSES = 102
 @pytest.fixture(scope="module")
 def logits_path(linear_run, tmp_path_factory):
     """Return the file of a teacher that reads the features of `linear_run` twice."""
-    path = tmp_path_factory.mktemp("teacher") / "new" / "teacher.npz"
-    runs = f"--workdirs={linear_run.workdir},{linear_run.workdir}"
+    folder = tmp_path_factory.mktemp("teacher")
+    path, copy = folder / "new" / "teacher.npz", folder / "copy"
+    shutil.copytree(linear_run.workdir, copy)
+    runs = f"--workdirs={linear_run.workdir},{copy}"
     done = harness.run_here(
         "ensemble", runs, "--joint_head", "--notest", f"--teacher={path}"
     )

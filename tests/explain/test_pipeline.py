@@ -187,6 +187,40 @@ def test_parts_are_merged_to_the_whole(network, whole, tmp_path):
     assert len(lines) == 2 * (COUNT - 2)
 
 
+def test_parts_that_were_computed_again_are_not_merged_again(tmp_path):
+    """The index and the skipped images of `out` would be those of the first call."""
+    count, options = 2 * store.SHARD_SIZE, {"dtype": "float16"}
+
+    def compute(number, damaged=()):
+        part = parts.Part(number, 2)
+        folder = tmp_path / part.folder_name
+        shutil.rmtree(folder, ignore_errors=True)
+        maps = store.MapStore(folder, options, count, part)
+        for shard, positions in maps.remaining():
+            readable = [p for p in positions if p not in damaged]
+            maps.write(
+                shard,
+                store.ShardContent(
+                    {"saliency": [np.stack([np.full((2, 2), p) for p in readable])]},
+                    [{"image": f"{p}.jpg"} for p in readable],
+                    skipped=[{"image": f"{p}.jpg"} for p in damaged],
+                ),
+            )
+        (folder / "saliency.png").touch()
+        return folder
+
+    out = tmp_path / "out"
+    folders = [compute(1, damaged=(3,)), compute(2)]
+    merge.merge(folders, out)
+    before = _content(out)
+    compute(1)  # after 3.jpg was repaired
+    with pytest.raises(ValueError, match=r"out/index.jsonl differs .* line 4,.* --out"):
+        merge.merge(folders, out)
+    assert _content(out) == before
+    merge.merge(folders, tmp_path / "new")
+    assert len(list(store.MapStore.open(tmp_path / "new").lines())) == count
+
+
 def test_parts_that_do_not_fit_are_refused(network, tmp_path):
     images, options = small.images(COUNT), {"overlays": False}
     first, second = (tmp_path / f"part_{n}_of_2" for n in (1, 2))

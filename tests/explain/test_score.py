@@ -14,7 +14,7 @@ from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.images import of_run
-from seeflower_jax.explain import score
+from seeflower_jax.explain import score, scorer
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.inference.network import Network
 from tests import harness
@@ -189,6 +189,19 @@ def test_metrics_with_masks_and_perturbations(
         recorded = json.loads((tmp_path / "results" / f"{file}.json").read_text())
         assert 0 <= recorded["baseline"]["saliency"][key]
     assert recorded["baseline"]["saliency"]["chance"] == pytest.approx(0.5)
+
+    def of_faithfulness():
+        text = (tmp_path / "results/faithfulness.json").read_text()
+        return json.loads(text)["baseline"]["saliency"]
+
+    before = of_faithfulness()
+    scores(left, "localisation", "infidelity")
+    after = of_faithfulness()
+    assert after["max_sensitivity"] == before["max_sensitivity"]
+    others = dataclasses.replace(noisy, positions=noisy.positions + 1)
+    monkeypatch.setattr(score, "choose_correct", lambda *_: others)
+    scores(left, "localisation", "infidelity")
+    assert "max_sensitivity" not in of_faithfulness()
     with pytest.raises(ValueError, match="'localisation' need masks; give `masks`"):
         score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
 
@@ -197,9 +210,9 @@ def test_repeats_that_fill_a_batch_do_not_count():
     noise = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))
     labels = np.arange(3, dtype=np.int32)
     examples = score.Examples(noise.astype(np.float16), labels, labels)
-    scorer = score.Scorer(small.baseline(), ["saliency"], None, None)
+    single = score.Scorer(small.baseline(), ["saliency"], None, None)
     levels, levels_with_repeats = (
-        score._score_images(scorer, examples, None, ["faithfulness"], batch_size)[1]
+        score._score_images(single, examples, None, ["faithfulness"], batch_size)[1]
         for batch_size in (3, 4)
     )
     np.testing.assert_allclose(
@@ -212,12 +225,12 @@ def test_random_scores_do_not_depend_on_the_batch():
     labels = np.arange(4, dtype=np.int32)
     examples = score.Examples(noise.astype(np.float16), labels, labels)
     options = {"smooth_grad": {"samples": 2}}
-    scorer = score.Scorer(small.baseline(), ["smooth_grad"], None, options)
+    single = score.Scorer(small.baseline(), ["smooth_grad"], None, options)
     metrics, grids = ["infidelity", "sensitivity"], score.draw_grids(labels, 4, seed=0)
     (by_image, by_grid), (by_image_of_four, by_grid_of_four) = (
         (
-            score._score_images(scorer, examples, None, metrics, images)[0],
-            score._play(scorer, examples, grids, batch_size=4 * images),
+            score._score_images(single, examples, None, metrics, images)[0],
+            score._play(single, examples, grids, batch_size=4 * images),
         )
         for images in (2, 4)
     )
@@ -312,3 +325,28 @@ def test_networks_of_flattened_features_have_grids_of_their_size(tiny_run):
     assert make(network, ["saliency"], None, None).grid_size == 160
     assert make(network, ["saliency"], None, None, grid_size=96).grid_size == 96
     assert make(flat, ["saliency"], None, None, grid_size=96).grid_size == 80
+
+
+def test_odd_side_of_flattened_features_is_refused_first(tiny_run, images, tmp_path):
+    flat = small.baseline()
+    odd = dataclasses.replace(flat, view=dataclasses.replace(flat.view, size=33))
+    run = dataclasses.replace(tiny_run, network=odd)
+    with pytest.raises(ValueError, match="baseline have a side of 33 pixels, .* even"):
+        score.score_methods(run, images, ["saliency"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "names, blocks",
+    [
+        (["conv1", "conv2"], [["conv2"], ["conv1"]]),
+        (["stem", "layer10", "layer2_a"], [["layer10"], ["layer2_a"], ["stem"]]),
+        (
+            ["Conv2d_1a_3x3", "mixed10_b", "mixed9"],
+            [["mixed10_b"], ["mixed9"], ["Conv2d_1a_3x3"]],
+        ),
+    ],
+)
+def test_layers_are_randomised_by_block(names, blocks):
+    head, *groups = scorer.layer_groups({"backbone": dict.fromkeys(names)})
+    assert head == ["head"]
+    assert groups == [[f"backbone/{name}" for name in block] for block in blocks]

@@ -1,5 +1,7 @@
 """Draw images and plots from arrays."""
 
+import warnings
+
 import matplotlib
 import numpy as np
 import pytest
@@ -81,6 +83,48 @@ def test_long_titles_of_a_contact_sheet_are_whole(tmp_path):
     assert (edge == 255).all()
 
 
+LONG = [
+    "05729_Plantae_Tracheophyta_Liliopsida_Asparagales_Orchidaceae_Epipactis_x",
+    "a name in many words, which goes on and on until it has eighty characters",
+    "rose",
+]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: evaluation.write_confusion_matrix(
+            path, np.eye(3, dtype=int), LONG
+        ),
+        lambda path: maps.write_rows(path, {name: [IMAGE] * 3 for name in LONG}, LONG),
+        lambda path: maps.write_score_curves(path, np.eye(3), LONG),
+        lambda path: maps.write_table(path, ["method", "a"], [[LONG[0], "1"]]),
+    ],
+    ids=["confusion matrix", "rows", "score curves", "table"],
+)
+def test_long_names_are_whole(draw, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "Tight layout not applied"
+        draw(tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
+        assert (edge == 255).all()
+
+
+def test_size_of_a_confusion_matrix_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_MOST_NAMES", 10)
+    sizes = []
+    for count in (10, 100):
+        path = tmp_path / f"{count}.png"
+        names = ["x" * 1000, *map(str, range(1, count))]
+        evaluation.write_confusion_matrix(path, np.eye(count, dtype=int), names)
+        with Image.open(path) as image:
+            sizes.append(image.size)
+    np.testing.assert_allclose(*sizes, rtol=0.05)
+    assert max(sizes[0]) < 1500
+
+
 def test_overlay_and_grey():
     values = np.zeros((4, 4), np.float32)
     assert maps.normalise(values, signed=True).tolist() == np.full((4, 4), 0.5).tolist()
@@ -159,5 +203,7 @@ def test_characters_come_from_an_installed_font_that_has_them(
 
 def test_unprintable_text_is_escaped():
     assert text.printable("Möhre $1\x07\ud800\n") == "Möhre $1\\x07\\ud800\\n"
+    assert text.wrapped("a\x07 b\nc", width=5) == "a\\x07\nb\nc"
+    assert [text.shortened("a b c", limit) for limit in (4, 5)] == ["a b…", "a b c"]
     assert text.file_stem("a/b c\x00") == "a_b_c_"
     assert text.file_stem("é" * 200, limit=101) == "é" * 50

@@ -1,5 +1,6 @@
 """Predictions and explanations of images, from Python and from the command line."""
 
+import dataclasses
 import json
 import os
 
@@ -18,7 +19,7 @@ from seeflower_jax.inference.explainer import Explainer
 from seeflower_jax.inference.load import load
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.run import load_run
-from seeflower_jax.pretrained import imagenet
+from seeflower_jax.pretrained import imagenet, loading
 from tests import fixtures, harness
 
 
@@ -159,7 +160,7 @@ def test_unreadable_images(photos):
     (photos / "list.txt").write_text("0.png\nabsent.png\n")
     with pytest.raises(UnreadableImage, match="absent.png cannot be read"):
         network.predict(photos / "list.txt")
-    with pytest.raises(FileNotFoundError, match="no image in .*absent"):
+    with pytest.raises(FileNotFoundError, match="absent.png does not exist"):
         network.predict(photos / "absent.png")
 
 
@@ -183,6 +184,40 @@ def test_script_skips_unreadable_images(photos, tmp_path):
     assert name == str(photos / "0.png") and len(classes) == 2
     best = lines[0]["classes"][0]
     assert classes[0] == f"  {best['probability']:.4f}  {best['name']}"
+
+
+def test_logits_that_are_not_finite_are_no_prediction(photos, tmp_path):
+    intact = _baseline()
+    variables = jax.tree.map(lambda array: array * 1e25, intact.variables)
+    network = dataclasses.replace(intact, variables=variables)
+    message = "here gives logits that are not finite for .*0.png; its weights or its"
+    for use in (network.predict, lambda where: network.explain(where / "0.png")):
+        with pytest.raises(ValueError, match=message):
+            use(photos)
+    export.save(tmp_path / "export", network, {})
+    completed = harness.run_here(
+        "predict", f"--export={tmp_path / 'export'}", "--json", photos
+    )
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert "export gives logits that are not finite for" in completed.stderr
+
+
+def test_script_writes_explanations_beside_the_images(photos, tmp_path):
+    export.save(tmp_path / "export", _baseline(), {})
+    network = f"--export={tmp_path / 'export'}"
+    picture = (photos / "1.png").rename(photos / "0_grad_cam.png")
+    content = picture.read_bytes()
+    (tmp_path / "link").symlink_to(photos)
+    arguments = ["--explain", f"--out={tmp_path / 'link'}", "--json"]
+    completed = harness.run_here("predict", network, *arguments, photos)
+    assert completed.returncode == 0, completed.stderr
+    written = [json.loads(line)["grad_cam"] for line in completed.stdout.splitlines()]
+    assert [os.path.basename(path) for path in written[:2]] == [
+        *("0_1_grad_cam.png", "0_grad_cam_grad_cam.png")
+    ]
+    assert picture.read_bytes() == content
+    completed = harness.run_here("predict", network, f"--out={tmp_path}", photos)
+    assert completed.returncode == 2 and "give --explain too" in completed.stderr
 
 
 def test_script_prints_names_that_are_not_utf8(photos, tmp_path):
@@ -330,3 +365,15 @@ def test_what_is_not_a_network(image, tmp_path):
         load(tmp_path)
     with pytest.raises(ValueError, match="is a file; name the network"):
         load(image)
+    export.save(tmp_path / "export", _baseline(), {})
+    with pytest.raises(ValueError, match="export is an export, .* as --export, or"):
+        loading.load_classifier("baseline", str(tmp_path / "export"))
+    arguments = "--model=VGG16", "--weights=absent.h5", image
+    completed = harness.run_here("predict", *arguments)
+    assert completed.returncode == 1
+    assert "unknown model 'VGG16'" in completed.stderr
+    assert "did you mean 'vgg16'?" in completed.stderr
+    arguments = "--model=vgg16", "--weights=absent.h5", image
+    completed = harness.run_here("predict", *arguments)
+    assert "tf_kernels.h5 (MD5" in completed.stderr
+    assert "or set --weights to 'imagenet:top'" in completed.stderr

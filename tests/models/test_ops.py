@@ -323,6 +323,20 @@ def test_conv2d_under_vmap(mapped, case):
     _assert_close(value_and_gradients(conv), value_and_gradients(reference))
 
 
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+def test_vmap_over_an_empty_axis(axes):
+    x, kernel = (
+        jnp.ones(shape if axis is None else (0, *shape))
+        for shape, axis in zip(((2, 6, 6, 3), (3, 3, 3, 4)), axes, strict=True)
+    )
+    assert jax.vmap(ops.conv2d, axes)(x, kernel).shape == (0, 2, 6, 6, 4)
+    gradients = jax.grad(lambda x, kernel: ops.conv2d(x, kernel).sum(), (0, 1))
+    shapes = jax.tree.map(jnp.shape, jax.vmap(gradients, axes)(x, kernel))
+    assert shapes == ((0, 2, 6, 6, 3), (0, 3, 3, 3, 4))
+    pooled = jax.vmap(lambda x: ops.max_pool(x, 2, 2))(jnp.ones((0, 2, 6, 6, 3)))
+    assert pooled.shape == (0, 2, 3, 3, 3)
+
+
 @pytest.mark.parametrize("window,stride,side", [(3, 2, 15), (3, 2, 16), (2, 2, 9)])
 def test_max_pool_in_forward_mode_with_ties(window, stride, side):
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from seeflower_jax.pretrained import (
 )
 from seeflower_jax.pretrained.errors import WeightFileError
 from seeflower_jax.pretrained.merge import MergeError
-from tests import harness
+from tests import fixtures, harness
 from tests.pretrained import networks
 
 SPEC = models.get_spec("vgg16", num_classes=4, width=networks.WIDTH)
@@ -152,6 +152,18 @@ def test_file_without_the_layers_of_the_head(tmp_path):
         loading.load_pretrained(spec, weights, "hidden")
     with pytest.raises(WeightFileError, match="without a classifier, expected a file"):
         loading.load_classifier("vgg16", weights)
+
+
+def test_classifier_with_one_output_is_refused(tmp_path):
+    spec = models.get_spec("vgg16", num_classes=1, width=networks.WIDTH)
+    path = tmp_path / "v.safetensors"
+    state = torch_state.state_dict("vgg16", fixtures.random_variables(spec, 0))
+    fields = {"spec": json.dumps(spec.to_dict())}
+    torch_files.write(path, state, fields)
+    with pytest.raises(WeightFileError, match="holds vgg16 with a classifier of one"):
+        loading.load_classifier("vgg16", str(path))
+    _, _, record = loading.load_source("vgg16", str(path), head=False)
+    assert record["name"] == "v.safetensors"
 
 
 def test_no_weights_are_random_variables():

@@ -165,6 +165,20 @@ def test_damaged_file_of_results_is_named(tmp_path):
     assert json.loads(path.read_text()) == {"small": {"best": {"top1": 1}}}
 
 
+def test_entry_keeps_values_of_the_same_origin(tmp_path):
+    path = tmp_path / "faithfulness.json"
+
+    def entry_after(**entry):
+        records.add_entry(path, "small", "saliency", entry, same=("run", "layer"))
+        return json.loads(path.read_text())["small"]["saliency"]
+
+    entry_after(run="a", layer=("x",), deletion=0.1, infidelity=0.2)
+    merged = {"run": "a", "layer": ["x"], "deletion": 0.1, "infidelity": 0.3}
+    assert entry_after(run="a", layer=("x",), infidelity=0.3) == merged
+    other = {"run": "b", "layer": ["x"], "infidelity": 0.4}
+    assert entry_after(**other) == other
+
+
 def test_entries_that_are_added_at_the_same_time_are_all_there(tmp_path):
     path = tmp_path / "new" / "ablation.json"
     keys = [str(number) for number in range(40)]
@@ -172,6 +186,37 @@ def test_entries_that_are_added_at_the_same_time_are_all_there(tmp_path):
         list(pool.map(lambda key: records.add_entry(path, "small", key, {}), keys))
     assert json.loads(path.read_text())["small"].keys() == set(keys)
     assert [p.name for p in path.parent.iterdir()] == ["ablation.json"]
+
+
+@pytest.fixture
+def others_lock(tmp_path, monkeypatch):
+    """Make a lock file that this process may read and not write."""
+    path, open_file = tmp_path / ".lock", os.open
+    path.write_text("{}")
+    inode = path.stat().st_ino
+
+    def refuse(name, flags, *mode):
+        if flags & os.O_RDWR and os.path.exists(name) and os.stat(name).st_ino == inode:
+            raise PermissionError(13, "Permission denied", str(name))
+        return open_file(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    return path
+
+
+def test_lock_file_of_another_user_who_was_killed(others_lock):
+    with records.lock(others_lock.parent):
+        assert json.loads(others_lock.read_text())["pid"] == os.getpid()
+    assert not others_lock.exists()
+
+
+def test_lock_of_another_user_is_respected(others_lock):
+    with others_lock.open() as file:
+        locks.fcntl.flock(file, locks.fcntl.LOCK_EX)
+        with pytest.raises(records.FolderInUseError, match="another process is"):
+            with records.lock(others_lock.parent):
+                pass
+    assert others_lock.read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def from_equinox(
     the path of the submodule, such as `layers/0`. The model takes one image, and the
     network maps it over a batch.
 
+    In the copy that the network calls, the class of a submodule is a subclass of its
+    class. A model must therefore test its submodules by `isinstance(layer,
+    eqx.nn.Conv2d)`, not by `type(layer) is eqx.nn.Conv2d`.
+
     Args:
       model: an `equinox.Module` that takes one image. The network calls a copy, which
         `equinox.nn.inference_mode` returns.
@@ -45,6 +49,8 @@ def from_equinox(
 
     Raises:
       TypeError: the model is no object of `equinox.Module`.
+      ValueError: when the network is called, if the model stacks its submodules
+        or selects one of them by `jax.lax.cond`.
 
     Example:
       >>> import equinox as eqx
@@ -64,9 +70,19 @@ def from_equinox(
     def forward(variables, image):
         model, state = eqx.combine(variables, static)
         model = _named(model, "")
-        if state is None:
-            return model(image, **arguments)
-        return model(image, state, **arguments)[0]
+        inputs = (image,) if state is None else (image, state)
+        try:
+            outputs = model(*inputs, **arguments)
+        except (TypeError, ValueError) as error:
+            if "pytree metadata" not in str(error):
+                raise
+            raise ValueError(
+                "the model stacks or selects its submodules while it is called, but "
+                "from_equinox gives them different names; name values by "
+                "jax.ad_checkpoint.checkpoint_name, and pass the model to "
+                "from_function with single=True and channels_first=True"
+            ) from error
+        return outputs if state is None else outputs[0]
 
     return AdaptedNetwork(
         forward, variables, preprocess, output, channels_first, True, input_shape
@@ -85,7 +101,8 @@ def _named(module: Any, path: str) -> Any:
     copy = jax.tree_util.tree_map_with_path(
         visit, module, is_leaf=lambda x: isinstance(x, eqx.Module) and x is not module
     )
-    if not (path and callable(copy)):
+    # `Shared` returns modules and weights.
+    if not (path and callable(copy)) or isinstance(copy, eqx.nn.Shared):
         return copy
     cls: Any = type(copy)
     named = object.__new__(_naming(cls))
@@ -100,10 +117,13 @@ def _naming(cls: type) -> type:
 
     def call(self, *positional, **keywords):
         outputs = cls.__call__(self, *positional, **keywords)
+        name = functools.partial(
+            name_outputs, name=self._layer_of_adapter, skip=_has_no_layers
+        )
         match outputs:
             case (values, eqx.nn.State() as state):
-                return name_outputs(values, self._layer_of_adapter), state
-        return name_outputs(outputs, self._layer_of_adapter)
+                return name(values), state
+        return name(outputs)
 
     fields = {
         "__annotations__": {"_layer_of_adapter": str},
@@ -112,3 +132,11 @@ def _naming(cls: type) -> type:
         "__module__": cls.__module__,
     }
     return type(cls)(cls.__name__, (cls,), fields)
+
+
+def _has_no_layers(value: Any) -> bool:
+    """Return whether the arrays of a returned value are a state or parameters."""
+    import equinox as eqx
+
+    is_layer = isinstance(value, eqx.Module) and callable(value)
+    return is_layer or isinstance(value, eqx.nn.State)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxtyping import Array, Float, Key
 
-from seeflower_jax.attribution.adapters.names import name_outputs
+from seeflower_jax.attribution.adapters.names import interceptor
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
 from seeflower_jax.attribution.types import Preprocess, Variables
 
@@ -68,19 +68,12 @@ def from_haiku(
     # A jitted function may have been traced before, when its values had no names.
     function = inspect.unwrap(apply) if hasattr(apply, "lower") else apply
 
-    def name_layers(next_function, positional, keywords, context):
-        outputs = next_function(*positional, **keywords)
-        is_layer = context.method_name == "__call__"
-        return (
-            name_outputs(outputs, context.module.module_name) if is_layer else outputs
-        )
-
     def forward(variables, inputs):
         params, state, rng = variables
         leading = [params]
         leading += [state] if "state" in takes else []
         leading += [rng] if "rng" in takes else []
-        with hk.intercept_methods(name_layers):
+        with hk.intercept_methods(interceptor(_layer_name)):
             outputs = function(*leading, inputs, **arguments)
         return outputs[0] if "state" in takes else outputs
 
@@ -92,3 +85,10 @@ def from_haiku(
         channels_first,
         input_shape=input_shape,
     )
+
+
+def _layer_name(module: Any) -> str:
+    """Return the name of a module, or "" if it returns parameters, as in `hk.lift`."""
+    # The class is not public.
+    is_lift = type(module).__name__ == "LiftingModule"
+    return "" if is_lift else module.module_name

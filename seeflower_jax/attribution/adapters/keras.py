@@ -101,7 +101,8 @@ def from_keras(
 def _layers(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (path, layer or operation) for all layers and operations within a layer."""
     # Keras has no public list of the layers of a layer.
-    for inner in getattr(layer, "operations", layer._layers):
+    inner_layers = [*getattr(layer, "operations", ()), *layer._layers]
+    for inner in {id(inner): inner for inner in inner_layers}.values():
         yield f"{path}{inner.name}", inner
         if hasattr(inner, "_layers"):
             yield from _layers(inner, f"{path}{inner.name}/")

@@ -5,15 +5,19 @@ Example:
     network.layers      # {"block1/conv": (32, 32, 16), ...}
 """
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.adapters.kinds import check_kind
-from seeflower_jax.attribution.adapters.names import name_outputs
+from seeflower_jax.attribution.adapters.names import interceptor
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
 from seeflower_jax.attribution.types import Preprocess, Variables
+
+_lock = threading.RLock()
 
 
 def from_linen(
@@ -54,15 +58,10 @@ def from_linen(
 
     check_kind("from_linen", module, nn.Module)
 
-    def name_layers(next_function, positional, keywords, context):
-        outputs = next_function(*positional, **keywords)
-        path = context.module.path
-        is_layer = context.method_name == "__call__" and path
-        return name_outputs(outputs, "/".join(path)) if is_layer else outputs
-
     def forward(variables, inputs):
+        name_layers = interceptor(lambda module: "/".join(module.path))
         try:
-            with nn.intercept_methods(name_layers):
+            with _traces_by_path(), nn.intercept_methods(name_layers):
                 # `nn.jit` caches traces, which may have no names. It traces again for a
                 # new mutable collection, here one that no module has.
                 options = {**arguments, "mutable": ["layer_names"]}
@@ -77,3 +76,25 @@ def from_linen(
     return AdaptedNetwork(
         forward, variables, preprocess, output, channels_first, input_shape=input_shape
     )
+
+
+@contextlib.contextmanager
+def _traces_by_path() -> Iterator[None]:
+    """Let `nn.jit` trace modules of different paths apart, because names are paths.
+
+    Flax caches a trace by a fingerprint of the module, in which the path is missing.
+    Another thread that uses `nn.jit` at the same time traces more often than it needs.
+    """
+    from flax.linen import transforms
+
+    def with_path(module, *rest):
+        return fingerprint(module, *rest), module.path
+
+    name = "_module_fingerprint"
+    with _lock, contextlib.ExitStack() as restore:
+        fingerprint = getattr(transforms, name, None)
+        # A private function. Without it, equal modules have the names of the first.
+        if fingerprint is not None:
+            setattr(transforms, name, with_path)
+            restore.callback(setattr, transforms, name, fingerprint)
+        yield

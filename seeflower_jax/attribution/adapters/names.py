@@ -6,6 +6,9 @@ A name is an equation of the jaxpr that JAX traces. It does not change the value
 module `taps` reads named values, and adds to them.
 """
 
+import collections
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,13 +33,23 @@ ad.primitive_jvps[_name] = lambda primals, tangents, *, name: (
 )
 mlir.register_lowering(_name, lambda context, value, *, name: [value])
 
+# JAX sorts the keys of these dicts.
+_SORTED = (dict, collections.defaultdict)
 
-def name_outputs(outputs: Any, name: str) -> Any:
+
+def name_outputs(
+    outputs: Any, name: str, skip: Callable[[Any], bool] = lambda value: False
+) -> Any:
     """Name the arrays of floats that a module returns, and return the outputs.
 
     A single array is called `name`. Arrays of a tuple or a dict have names such as
     `name[0]` or `name['logits']`. Axes of `jax.vmap` come first, from the outermost to
     the innermost.
+
+    Args:
+      outputs: a pytree. Its dicts keep the order of their keys.
+      name: name of the module.
+      skip: returns whether a value of the pytree has no names inside.
 
     Example:
       >>> closed = jax.make_jaxpr(lambda x: name_outputs((x, 2 * x), "block"))(1.0)
@@ -44,9 +57,46 @@ def name_outputs(outputs: Any, name: str) -> Any:
       [None, 'block[0]', 'block[1]']
     """
 
+    def is_leaf(value):
+        return type(value) in _SORTED or skip(value)
+
     def name_leaf(path, value):
+        if skip(value):
+            return value
+        inner = name + jax.tree_util.keystr(path)
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact):
-            return _name.bind(value, name=name + jax.tree_util.keystr(path))
+            return _name.bind(value, name=inner)
+        if type(value) in _SORTED:
+            named = copy.copy(value)
+            for key, item in value.items():
+                named[key] = name_outputs(item, f"{inner}[{key!r}]", skip)
+            return named
         return value
 
-    return jax.tree_util.tree_map_with_path(name_leaf, outputs)
+    return jax.tree_util.tree_map_with_path(name_leaf, outputs, is_leaf=is_leaf)
+
+
+def interceptor(path: Callable[[Any], str]) -> Callable[..., Any]:
+    """Return a new interceptor of methods, which names what `__call__` returns.
+
+    Linen and Haiku call an interceptor for each method of a module. The names are those
+    of the outermost call: `super().__call__` is a part of it.
+
+    Args:
+      path: returns the name of a module, or "" for a module without names.
+    """
+    running = []
+
+    def call_and_name(next_function, positional, keywords, context):
+        is_call = context.method_name == "__call__"
+        name = path(context.module) if is_call else ""
+        if not name or name in running:
+            return next_function(*positional, **keywords)
+        running.append(name)
+        try:
+            outputs = next_function(*positional, **keywords)
+        finally:
+            running.pop()
+        return name_outputs(outputs, name)
+
+    return call_and_name

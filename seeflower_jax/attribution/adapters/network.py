@@ -143,6 +143,8 @@ class AdaptedNetwork:
 
     def _inputs(self, images: Shaped[Array, "n h w 3"]) -> Shaped[Array, "n ..."]:
         """Return the inputs of `forward` for images in [0, 255]."""
+        # In-place operations of `preprocess` would change a NumPy array.
+        images = jnp.asarray(images)
         if images.ndim != 4:
             raise ValueError(
                 f"images have the shape {images.shape}; expected [n, h, w, 3]"

@@ -34,6 +34,10 @@ def from_nnx(
     model. It calls copies of the model after `copy.eval()`, so the model keeps its mode
     and its state.
 
+    In the copies, the class of a submodule is a subclass of its class. A model must
+    therefore test its submodules by `isinstance(layer, nnx.Conv)`, not by
+    `type(layer) is nnx.Conv`.
+
     Args:
       model: a `flax.nnx.Module`.
       preprocess, output, channels_first, input_shape: see `AdaptedNetwork`.
@@ -63,8 +67,7 @@ def from_nnx(
         copy.eval()
         for path, module in nnx.iter_modules(copy):
             if path and callable(module):
-                module._layer_of_adapter = "/".join(map(str, path))
-                module.__class__ = _naming(type(module))
+                module.__class__ = _naming(type(module), "/".join(map(str, path)))
         return copy(inputs, **arguments)
 
     return AdaptedNetwork(
@@ -73,11 +76,17 @@ def from_nnx(
 
 
 @functools.cache  # JAX keeps pytree classes forever, so each has one.
-def _naming(cls: type) -> type:
-    """Return a subclass of a module that names the outputs of its calls."""
+def _naming(cls: type, path: str) -> type:
+    """Return a subclass of a module that names the outputs of its calls.
+
+    The path is not an attribute of the module, because a module may refuse those that
+    it does not know.
+    """
 
     def call(self, *positional, **keywords):
-        outputs = cls.__call__(self, *positional, **keywords)
-        return name_outputs(outputs, self._layer_of_adapter)
+        return name_outputs(cls.__call__(self, *positional, **keywords), path)
 
-    return type(cls)(cls.__name__, (cls,), {"__call__": call})
+    # Subclasses do not inherit `pytree=False`.
+    is_pytree = getattr(cls, "_pytree__is_pytree", True)
+    options = {} if is_pytree else {"pytree": False}
+    return type(cls)(cls.__name__, (cls,), {"__call__": call}, **options)

@@ -58,7 +58,7 @@ def ablation_cam(
     check_ranges(batch_size=batch_size, align=align)
     targets = resolve(network, images, targets)
     name = layers.resolve_one(network, images, layer, "ablation_cam")
-    layers.check_read(network, images, [name])
+    layers.check_read(network, images, [name], through_stops=True)
     logits, endpoints = network(images)
     activations = endpoints[name]
     full_scores = score(logits, targets)

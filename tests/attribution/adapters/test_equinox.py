@@ -167,3 +167,94 @@ def test_images_with_channels_last(images):
 def test_models_of_another_framework_are_refused():
     with pytest.raises(TypeError, match="equinox.*got an object of <class 'function'>"):
         attr.from_equinox(lambda image: image)
+
+
+class Normalised(eqx.Module):
+    """Returns two values before its state."""
+
+    norm: eqx.nn.BatchNorm
+
+    def __call__(self, x, state):
+        x, state = self.norm(x, state)
+        return x, x.mean(), state
+
+
+class Tied(eqx.Module):
+    """Returns an object, and uses two layers with the same weights."""
+
+    normalised: Normalised
+    shared: eqx.nn.Shared
+
+    def __init__(self, key):
+        self.normalised = Normalised(eqx.nn.BatchNorm(3, "batch", mode="batch"))
+        linears = [eqx.nn.Linear(3, 3, key=key) for _ in range(2)]
+        self.shared = eqx.nn.Shared(
+            linears, lambda p: p[1].weight, lambda p: p[0].weight
+        )
+
+    def __call__(self, x, state):
+        x, _, state = self.normalised(x, state)
+        first, second = self.shared()
+        return second(first(x.mean((1, 2)))), state
+
+
+def test_states_and_weights_are_no_layers(images):
+    model, state = eqx.nn.make_with_state(Tied)(jax.random.key(0))
+    network = attr.from_equinox(model, state)
+    logits, endpoints = network(images)
+    expected = ["normalised/norm", "normalised[0]", "normalised[1]"]
+    assert list(endpoints) == [*expected, "shared/pytree/0", "shared/pytree/1"]
+    x = endpoints["normalised[0]"].mean((1, 2))
+    linear = model.shared.pytree[0]
+    second = model.shared.pytree[1]
+    y = (x @ linear.weight.T + linear.bias) @ linear.weight.T + second.bias
+    np.testing.assert_allclose(logits, y, atol=1e-5)
+
+
+class Values(eqx.Module):
+    """An object of results, which is no layer."""
+
+    logits: jax.Array
+    features: jax.Array
+
+
+class Extractor(eqx.Module):
+    """Returns an object of results."""
+
+    def __call__(self, x, key=None):
+        return Values(x.mean((1, 2)), x)
+
+
+def test_objects_of_results_have_layers(images):
+    model = eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x / 255), Extractor()])
+    network = attr.from_equinox(model, output=lambda y: y.logits)
+    endpoints = network(images)[1]
+    expected = ["layers/0", "layers/1.logits", "layers/1.features"]
+    assert list(endpoints) == expected
+    np.testing.assert_allclose(endpoints["layers/1.features"], images / 255, rtol=1e-6)
+
+
+class Experts(eqx.Module):
+    """Stacks or selects its layers while it is called."""
+
+    experts: list[eqx.nn.Linear]
+    is_stacked: bool = True
+
+    def __call__(self, x):
+        first, second = self.experts
+        x = x.mean((1, 2))
+        if self.is_stacked:
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), first, second)
+            return jax.vmap(lambda expert: expert(x))(stacked).sum(0)
+        return jax.lax.cond(x.sum() > 0, lambda: first, lambda: second)(x)
+
+
+@pytest.mark.parametrize("is_stacked", [True, False])
+def test_models_that_stack_their_layers(is_stacked, images):
+    keys = jax.random.split(jax.random.key(0))
+    model = Experts([eqx.nn.Linear(3, 5, key=key) for key in keys], is_stacked)
+    with pytest.raises(ValueError, match="stacks or selects.*checkpoint_name.*single"):
+        attr.from_equinox(model)(images)
+    network = attr.from_function(model, single=True, channels_first=True)
+    expected = jax.vmap(model)(jnp.moveaxis(images, -1, 1))
+    np.testing.assert_allclose(network(images)[0], expected, rtol=1e-5)

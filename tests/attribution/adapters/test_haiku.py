@@ -142,3 +142,36 @@ def test_state_that_does_not_fit(variables):
         attr.from_haiku(hk.transform_with_state(_resnet).apply, variables[0])
     with pytest.raises(ValueError, match="apply takes no state; leave the state out"):
         attr.from_haiku(hk.transform(_resnet).apply, *variables)
+
+
+def test_a_call_of_a_base_class_is_no_call_of_a_layer(images):
+    class Rectified(hk.Conv2D):
+        def __call__(self, x):
+            return jax.nn.relu(super().__call__(x))
+
+    def apply_to(layer):
+        function = hk.transform(lambda x: layer(4, 3, name="conv")(x))
+        return hk.without_apply_rng(function)
+
+    plain = apply_to(hk.Conv2D)
+    params = plain.init(jax.random.key(0), images)
+    network = attr.from_haiku(
+        apply_to(Rectified).apply, params, output=lambda y: y.mean((1, 2))
+    )
+    endpoints = network(images)[1]
+    expected = plain.apply(params, images)
+    assert list(endpoints) == ["conv"] and expected.min() < 0
+    hand_split.assert_close(endpoints["conv"], jax.nn.relu(expected))
+
+
+def test_parameters_of_a_stack_are_no_layers(images):
+    def stack(images):
+        layer = hk.layer_stack(3)(lambda x: jnp.tanh(hk.Linear(3, name="inner")(x)))
+        return layer(images.mean((1, 2)) / 255)
+
+    function = hk.without_apply_rng(hk.transform(stack))
+    params = function.init(jax.random.key(0), images)
+    network = attr.from_haiku(function.apply, params)
+    logits, endpoints = network(images)
+    assert list(endpoints) == ["inner", "inner#2", "inner#3"]
+    hand_split.assert_close(logits, function.apply(params, images))

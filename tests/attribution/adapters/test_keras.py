@@ -243,3 +243,25 @@ def test_other_backends_are_refused(resnet, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match="'torch'; expected 'jax'.*KERAS_BACKEND"):
         attr.from_keras(resnet)
+
+
+class Headed(keras.Model):
+    """A functional model whose subclass adds a layer."""
+
+    def __init__(self):
+        inputs = keras.Input((64, 64, 3))
+        self.conv = keras.layers.Conv2D(4, 3, name="conv")
+        super().__init__(inputs, self.conv(inputs))
+        self.head = keras.layers.Dense(3, name="head")
+
+    def call(self, x, training=None):
+        return self.head(keras.ops.mean(super().call(x), (1, 2)))
+
+
+def test_layers_of_a_subclass_of_a_functional_model(images):
+    model = Headed()
+    logits = model(images)
+    actual, endpoints = attr.from_keras(model)(images)
+    assert list(endpoints) == ["conv", "head"]
+    hand_split.assert_close(actual, logits)
+    hand_split.assert_close(endpoints["head"], logits)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import transforms
 
 from seeflower_jax import attribution as attr
 from seeflower_jax import models
@@ -173,3 +174,121 @@ def test_networks_of_this_package(images):
     maps = attr.grad_cam(network, images, LABELS, layer="backbone/block4", relu=False)
     expected = attr.grad_cam(bound, images, LABELS, layer="block4", relu=False)
     hand_split.assert_close(maps, expected)
+
+
+class RectifiedConv(nn.Conv):
+    """A subclass that calls the method of its base class."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(super().__call__(x))
+
+
+class RectifiedJit(nn.jit(nn.Conv)):
+    """A subclass of a class with a lifted method."""
+
+    def __call__(self, x):
+        return nn.relu(super().__call__(x))
+
+
+class Single(nn.Module):
+    """The mean of the outputs of one layer."""
+
+    layer: type[nn.Module]
+    name_of_layer: str = "conv"
+
+    @nn.compact
+    def __call__(self, x):
+        return self.layer(4, (3, 3), name=self.name_of_layer)(x).mean((1, 2))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [RectifiedConv, nn.jit(RectifiedConv), nn.remat(RectifiedConv), RectifiedJit],
+)
+def test_a_call_of_a_base_class_is_no_call_of_a_layer(layer, images):
+    variables = Single(layer).init(jax.random.key(0), images)
+    endpoints = attr.from_linen(Single(layer), variables)(images)[1]
+    expected = nn.Conv(4, (3, 3)).apply({"params": variables["params"]["conv"]}, images)
+    assert list(endpoints) == ["conv"] and expected.min() < 0
+    hand_split.assert_close(endpoints["conv"], nn.relu(expected))
+
+
+class JitBlock(nn.Module):
+    """A layer in a method that Flax compiles."""
+
+    @nn.jit
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="dense")(x)
+
+
+class Linear(nn.Module):
+    """The same layer in a plain method."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="dense")(x)
+
+
+class Blocks(nn.Module):
+    """Equal blocks, which Flax traces only once."""
+
+    block: type[nn.Module]
+
+    def setup(self):
+        self.blocks = [self.block() for _ in range(2)]
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize("block", [JitBlock, nn.jit(Linear)])
+def test_equal_blocks_of_jit_have_their_own_names(block, images):
+    fingerprint = transforms._module_fingerprint
+    module = Blocks(block)
+    variables = module.init(jax.random.key(0), images)
+    logits, endpoints = attr.from_linen(module, variables)(images)
+    first, second = (["blocks_0/dense", "blocks_0"], ["blocks_1/dense", "blocks_1"])
+    assert list(endpoints) == first + second
+    hand_split.assert_close(logits, module.apply(variables, images))
+    assert transforms._module_fingerprint is fingerprint
+
+
+def test_equal_layers_of_two_networks_have_their_own_names(images):
+    layer = nn.jit(nn.Conv)
+    for name in ("first", "second"):
+        module = Single(layer, name)
+        variables = module.init(jax.random.key(0), images)
+        assert list(attr.from_linen(module, variables)(images)[1]) == [name]
+
+
+class Branches(nn.Module):
+    """Returns a dict whose keys are not sorted."""
+
+    @nn.compact
+    def __call__(self, x):
+        return {"low": nn.Dense(2)(x), "high": nn.Dense(4)(x)}
+
+
+class LastBranch(nn.Module):
+    """Uses the last value of a dict."""
+
+    @nn.compact
+    def __call__(self, x):
+        return list(Branches(name="branches")(x.mean((1, 2))).values())[-1]
+
+
+def test_dicts_of_modules_keep_their_order(images):
+    variables = LastBranch().init(jax.random.key(0), images)
+    logits, endpoints = attr.from_linen(LastBranch(), variables)(images)
+    hand_split.assert_close(logits, LastBranch().apply(variables, images))
+    assert list(endpoints)[2:] == ["branches['low']", "branches['high']"]
+
+
+def test_versions_of_flax_without_the_private_function(images, monkeypatch):
+    monkeypatch.delattr(transforms, "_module_fingerprint")
+    variables = Single(nn.Conv).init(jax.random.key(0), images)
+    assert list(attr.from_linen(Single(nn.Conv), variables)(images)[1]) == ["conv"]

@@ -136,3 +136,34 @@ def test_a_call_leaves_the_tree_of_a_network_as_it_was():
     network(jnp.array(IMAGES))
     assert network.layers == {"half": (3, 4, 3)}
     assert jax.tree.structure(network) == before
+
+
+def test_preprocessing_in_place_leaves_images_as_they_were():
+    def preprocess(images):
+        images /= 127.5  # In place, if the images are a NumPy array.
+        images -= 1
+        return images
+
+    images = IMAGES.astype(np.float32)
+    network = attr.from_function(pool, preprocess=preprocess)
+    expected = IMAGES[:, ::2, ::2].astype(np.float32).mean((1, 2)) / 127.5 - 1
+    for _ in range(2):
+        np.testing.assert_allclose(network(images)[0], expected, atol=1e-5)
+        np.testing.assert_array_equal(images, IMAGES)
+
+
+def test_layers_below_a_stopped_gradient():
+    """Ablation needs no gradient: a channel that a logit reads alone is its score."""
+
+    def function(images):
+        half = checkpoint_name(images[:, ::2, ::2], "half")
+        return jax.lax.stop_gradient(half).mean((1, 2))
+
+    network = attr.from_function(function)
+    images, labels = jnp.array(IMAGES, jnp.float32), np.array([0, 2])
+    maps = attr.ablation_cam(network, images, labels, layer="half", align="stretch")
+    own = jnp.stack([images[0, ::2, ::2, 0], images[1, ::2, ::2, 2]])
+    expected = jax.image.resize(own, maps.shape, "bilinear")
+    np.testing.assert_allclose(maps, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="layer 'half' only through stop_gradient, so"):
+        attr.grad_cam(network, images, labels, layer="half")

@@ -1,10 +1,12 @@
 """NNX models: split by hand, transformed, called twice, and with state."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.nnx import bridge
 
 from seeflower_jax import attribution as attr
 from tests import harness
@@ -181,3 +183,38 @@ def test_scanned_layers(images):
     np.testing.assert_allclose(jnp.tanh(endpoints["cells#3"]), logits, atol=1e-6)
     gradient = jax.grad(lambda tap: network(images, {"cells#3": tap})[0].sum())
     np.testing.assert_allclose(gradient(jnp.zeros((2, 3))), 1 - logits**2, atol=1e-6)
+
+
+class Plain(nnx.Module, pytree=False):
+    """A module that is no pytree, with layers inside of `nnx.jit`."""
+
+    def __init__(self, rngs):
+        self.blocks = [nnx.Conv(3, 3, (3, 3), rngs=rngs) for _ in range(2)]
+
+    @nnx.jit
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x.mean((1, 2))
+
+
+class Holder(nnx.Module, pytree=False):
+    """Holds a module that is no pytree, and a module of Linen."""
+
+    def __init__(self, rngs):
+        self.plain = Plain(rngs)
+        linen = bridge.ToNNX(nn.Dense(5), rngs=rngs)
+        self.dense = linen.lazy_init(jnp.zeros((1, 3)))
+
+    def __call__(self, x):
+        return self.dense(self.plain(x))
+
+
+def test_modules_that_are_no_pytrees_and_modules_of_linen(images):
+    model = Holder(nnx.Rngs(0))
+    logits, endpoints = attr.from_nnx(model)(images)
+    assert list(endpoints) == ["plain/blocks/0", "plain/blocks/1", "plain", "dense"]
+    hand_split.assert_close(logits, model(images))
+    np.testing.assert_array_equal(endpoints["dense"], logits)
+    x = endpoints["plain/blocks/0"]
+    hand_split.assert_close(endpoints["plain/blocks/1"], model.plain.blocks[1](x))

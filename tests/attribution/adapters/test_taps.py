@@ -1,5 +1,8 @@
 """Named values are read, and taps added, through the transformations of JAX."""
 
+import collections
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,3 +167,17 @@ def test_values_keep_their_dtype():
     x = jnp.ones(2, jnp.bfloat16)
     outputs, _ = run(plain, (x,), {"sine": jnp.ones(2, jnp.float32)})
     assert outputs.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "make", [dict, functools.partial(collections.defaultdict, int)]
+)
+def test_dicts_keep_the_order_of_their_keys(make):
+    inner = make({"b": 2 * X, "a": X})
+    outputs = make({"low": X, "high": (inner, None), 1: 3 * X})
+    result = name_outputs(outputs, "x")
+    assert list(result) == ["low", "high", 1] and list(result["high"][0]) == ["b", "a"]
+    assert type(result) is type(outputs) and result["high"][1] is None
+    np.testing.assert_array_equal(result["high"][0]["b"], 2 * X)
+    names = list(run(lambda: name_outputs(outputs, "x")[1], (), {})[1])
+    assert names == ["x['low']", "x['high'][0]['b']", "x['high'][0]['a']", "x[1]"]
