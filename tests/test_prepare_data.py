@@ -1,5 +1,6 @@
 """Test scripts.prepare_data, and training on the folder that it writes."""
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -77,11 +78,40 @@ def test_interrupted_writing_leaves_nothing_that_blocks_it(flowers, tmp_path):
         tfds_writer.write(flowers, out, verify=False)
 
 
-def test_full_disk_names_the_folder(flowers, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("write() failed: No space left on device"),  # of array_record
+    ],
+)
+def test_full_disk_names_the_folder(flowers, tmp_path, monkeypatch, error):
     def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
 
     monkeypatch.setattr(tfds_writer.tfds, "builder", full)
-    with pytest.raises(OSError, match="2.1.1 cannot be written: No space left"):
+    with pytest.raises(OSError, match="2.1.1 cannot be written: .*No space left"):
+        tfds_writer.write(flowers, tmp_path, verify=False)
+    assert not _files(tmp_path)
+
+
+def test_folder_of_another_format_is_refused(flowers, tmp_path):
+    folder = tmp_path / "oxford_flowers102" / "2.1.1"
+    folder.mkdir(parents=True)
+    for name in (
+        "dataset_info.json",
+        "oxford_flowers102-train.tfrecord-00000-of-00001",
+    ):
+        (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match="2.1.1 exists, but has no array_record files"):
+        tfds_writer.write(flowers, tmp_path, verify=False)
+
+
+def test_image_in_no_split_is_refused(flowers, tmp_path, monkeypatch):
+    source = oxford_flowers.load(flowers, verify=False)
+    splits = source.splits | {"train": source.splits["train"][1:]}
+    fewer = dataclasses.replace(source, splits=splits)
+    monkeypatch.setattr(oxford_flowers, "load", lambda *_: fewer)
+    with pytest.raises(ValueError, match="has 1 images in no split, such as image_"):
         tfds_writer.write(flowers, tmp_path, verify=False)
     assert not _files(tmp_path)

@@ -230,7 +230,8 @@ def augment(
         starts = jnp.zeros(len(pixels), jnp.int32)
 
     def one(key, image, start, size):
-        key_crop, key_affine, key_light = jax.random.split(key, 3)
+        # Folding 1 into the key would give the second of these keys again.
+        key_crop, key_affine, key_light, key_erase = jax.random.split(key, 4)
         if augmentation.crop_area:
             center, half = _crop_box(
                 key_crop, size, augmentation.crop_area, augmentation.crop_ratio
@@ -242,10 +243,8 @@ def augment(
         matrix = matrix.at[:, 2].add(center)
         view = resample(image, (start, stride or size[1]), size, matrix, samples)
         view = _pool(view, augmentation.oversampling)
-        key_erase = jax.random.fold_in(key, 1)
-        return _erase(
-            key_erase, _relight(key_light, view, augmentation), augmentation.erasing
-        )
+        view = _relight(key_light, view, augmentation)
+        return _erase(key_erase, view, augmentation.erasing)
 
     return jax.vmap(one, (0, None if shared else 0, 0, 0))(keys, pixels, starts, sizes)
 

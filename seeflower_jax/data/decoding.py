@@ -49,7 +49,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def content_digest(source: ImageSource) -> bytes:
-    """Return a digest of all encoded images, independent of their names and times."""
+    """Return a digest of all encoded images in their order, without names and times."""
     with concurrent.futures.ThreadPoolExecutor(records.cores()) as pool:
         indices = range(len(source.keys))
         return _digest(b"".join(pool.map(lambda i: _digest(source.read(i)), indices)))

@@ -210,18 +210,22 @@ def _is_loose_image(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
 
 
 def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
-    """Check that some class folder has images outside of sub-folders.
+    """Check that the sub-folders of class folders are not the classes.
 
-    If all images are in sub-folders, the sub-folders may be the classes.
+    They may be if all images are in them, unless all have the same name, as in
+    `rose/images/` and `tulip/images/`.
 
     Raises:
-      ValueError: if all images are in sub-folders.
+      ValueError: if the sub-folders may be the classes.
     """
     parts = [image.key.removeprefix(prefix).split("/") for image in images]
     deep = [path for path in parts if len(path) > 2]
     if not deep:
         return
-    if len(deep) < len(parts):
+    inner_names = {path[1] for path in deep}
+    tops = {path[0] for path in parts}
+    is_inside = len(inner_names) == 1 < len(tops) and not split_of(min(inner_names))
+    if len(deep) < len(parts) or is_inside:
         folders = sorted({path[0] for path in deep})
         logging.info(
             "%s: %d images in sub-folders belong to the classes %s%s",

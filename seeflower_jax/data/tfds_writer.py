@@ -7,6 +7,7 @@ The builder of tensorflow-datasets opens the source files through TensorFlow. `w
 uses this builder and replaces only the reading of the source files.
 """
 
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def write(
     """Write `data_dir`/oxford_flowers102/2.1.1 in array_record, and return this folder.
 
     The folder is written under another name and renamed, so it is complete or absent.
-    If it exists, it stays unchanged.
+    If it exists, it stays unchanged, and a log line says so.
 
     Args:
       source_dir: a folder with the data set, the `dir` of `oxford_flowers.load`.
@@ -36,10 +37,17 @@ def write(
 
     Raises:
       ValueError, FileNotFoundError: for the reasons that `oxford_flowers.load` lists,
-        or if the folder exists but is not complete.
+        if an image is in no split, or if the folder exists but is not complete or has
+        another format.
       OSError: if the folder cannot be written.
     """
     source = oxford_flowers.load(source_dir, "official", verify)
+    alone = set(range(len(source.keys))).difference(*source.splits.values())
+    if alone:
+        raise ValueError(
+            f"{source_dir} has {len(alone)} images in no split, such as "
+            f"{source.keys[min(alone)]}; tensorflow-datasets needs each image in one"
+        )
     data_dir = pathlib.Path(data_dir).expanduser().resolve()
     folder = data_dir / oxford_flowers.NAME / _VERSION
     complete = folder / "dataset_info.json"
@@ -49,13 +57,19 @@ def write(
                 f"{folder} exists, but has no dataset_info.json, so it is not a "
                 "complete data set; remove it or give another folder"
             )
+        if not any(folder.glob("*.array_record*")):
+            raise ValueError(
+                f"{folder} exists, but has no array_record files, which training "
+                "reads; remove it or give another folder"
+            )
+        logging.info("%s exists, and stays unchanged", folder)
         return folder
     try:
         with files.workspace(folder) as partial:
             os.replace(_write(source, partial), folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError.
         if not complete.exists():  # Another process may have been faster.
-            reason = error.strerror or error
+            reason = getattr(error, "strerror", None) or error
             raise OSError(f"{folder} cannot be written: {reason}") from error
     return folder
 

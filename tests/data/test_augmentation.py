@@ -193,6 +193,19 @@ def test_erasing_fills_rectangles_of_half_of_the_images():
         np.testing.assert_allclose(now[mask], mean, atol=1e-2)
 
 
+def test_erasing_is_independent_of_the_rotation():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32] = 255
+    canvas, sizes = _batch(*[image] * 200)
+    rotated = _augment(_keys(200), canvas, sizes, 64, rotation=30.0)
+    erased = _augment(_keys(200), canvas, sizes, 64, rotation=30.0, erasing=0.25)
+    is_erased = (rotated != erased).any((1, 2, 3))
+    top, bottom = (np.asarray(rotated)[:, row].mean((1, 2)) for row in (8, 56))
+    is_clockwise = top > bottom
+    for chosen in (is_erased, ~is_erased):
+        assert 0.3 < is_clockwise[chosen].mean() < 0.7
+
+
 def test_oversampling_averages_what_would_be_skipped():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     canvas, sizes = _batch(noise)

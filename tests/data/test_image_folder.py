@@ -269,6 +269,14 @@ def test_trees_that_would_give_wrong_classes_are_refused(tmp_path):
     refused("half", "half/train has images, but no folders of classes")
 
 
+def test_classes_whose_images_are_all_in_one_sub_folder(tmp_path):
+    for name in ("rose", "tulip"):
+        _write(tmp_path / name / "images", 2)
+    source = image_folder.load(tmp_path, "100/0/0")
+    assert source.class_names == ("rose", "tulip")
+    assert source.labels.tolist() == [0, 0, 1, 1]
+
+
 def _training_labels(source):
     train = source.splits["train"]
     return {source.keys[i].split("/")[-2]: int(source.labels[i]) for i in train}
