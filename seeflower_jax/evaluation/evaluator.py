@@ -80,13 +80,15 @@ class Evaluator:
         reader: Reader,
         indices: Int[np.ndarray, " n"],
         name: str = "",
+        first: int = 0,
     ) -> Iterator[Float[np.ndarray, "b k c"]]:
         """Yield the features of all examples, the inputs of the head, in batches.
 
-        An example has features for each of its k `looks`. `logits` explains the
+        An example has features for each of its k `looks`. `stream` explains the
         arguments.
         """
-        return self.stream(self.compute_features, variables, reader, indices, name)
+        compute = self.compute_features
+        return self.stream(compute, variables, reader, indices, name, first)
 
     def stream(
         self,
@@ -95,23 +97,29 @@ class Evaluator:
         reader: Reader,
         indices: Int[np.ndarray, " n"],
         name: str = "",
+        first: int = 0,
     ) -> Iterator[Any]:
         """Yield the outputs of a jitted function for all examples, a batch at a time.
 
         Args:
           compute: function of (variables, batch) that returns rows, or a dict of rows.
           variables, reader, indices, name: the arguments of `logits`.
+          first: number of examples that are left out, because an interrupted
+            computation has had them.
 
         Yields:
           The rows of a batch, on the host. The last batch may have fewer rows.
         """
         variables = sharding.replicate(variables, self.mesh)
-        left = len(indices)
-        # A batch is not larger than necessary for the examples.
-        batch_size = sharding.whole_size(min(self.batch_size, left), self.mesh)
+        left = len(indices) - first
+        # A batch is not larger than necessary for all examples. Its size does not
+        # depend on `first`, because a network rounds otherwise in other batches.
+        batch_size = min(self.batch_size, len(indices))
+        batch_size = sharding.whole_size(batch_size, self.mesh)
         hidden = not (name and processes.is_main())
         with progress_bar(name, left, "image", hidden=hidden) as bar:
-            batches = loader.eval_batches(reader, indices, batch_size, self.mesh)
+            rest = indices[first:]
+            batches = loader.eval_batches(reader, rest, batch_size, self.mesh)
             outputs = (compute(variables, batch) for batch in batches)
             for output in loader.ahead(outputs, 1):
                 rows = sharding.fetch(output, self.mesh)

@@ -162,8 +162,9 @@ def _kept_logits(
             evaluator.compute_logits,
             run.network.variables,
             dataset.reader,
-            indices[first:],
+            indices,
             split,
+            first,
         )
 
     return kept.logits(path, origin, len(indices), compute)

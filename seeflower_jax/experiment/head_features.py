@@ -63,11 +63,13 @@ def compute(
     looks = training.looks
 
     def batches(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
-        left = train[first // len(looks) :], validation[max(0, first - count) :]
-        for evaluator, indices in zip((training, single), left, strict=True):
-            if len(indices):
+        for evaluator, indices, start in (
+            (training, train, first // len(looks)),
+            (single, validation, max(0, first - count)),
+        ):
+            if start < len(indices):
                 parts = evaluator.features(
-                    variables, dataset.reader, indices, "features"
+                    variables, dataset.reader, indices, "features", start
                 )
                 yield from (rows.reshape(-1, rows.shape[-1]) for rows in parts)
 
@@ -150,8 +152,9 @@ def compute_draws(
     validation = dataset.indices("validation")
 
     def batches(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
-        left = validation[first:]
-        rows = evaluator.features(variables, dataset.reader, left, "features")
+        rows = evaluator.features(
+            variables, dataset.reader, validation, "features", first
+        )
         return (features[:, 0] for features in rows)
 
     return readers, _one_row_each(path, origin, validation, batches)
@@ -164,7 +167,12 @@ def _stream_draw(
     numbers = np.arange(len(dataset.source.labels), dtype=np.int32)
     reader = Annotated(dataset.reader, "indices", numbers)
     return evaluator.stream(
-        draw, variables, reader, dataset.indices("train")[first:], "augmented features"
+        draw,
+        variables,
+        reader,
+        dataset.indices("train"),
+        "augmented features",
+        first,
     )
 
 

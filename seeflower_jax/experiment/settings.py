@@ -24,6 +24,9 @@ from seeflower_jax.inference.run import Run
 from seeflower_jax.training.losses import Distillation
 from seeflower_jax.training.stages import SOLVERS, Stage
 
+# Keys of `data` that say which images a run has, and in which splits.
+_IMAGES = ("source", "dir", "split", "species", "images_per_class", "seed")
+
 
 class SettingsError(ValueError):
     """A config has values that are not allowed."""
@@ -120,7 +123,8 @@ def derive(config: Mapping, changes: Mapping) -> dict:
     """
     derived = copy.deepcopy(records.to_dict(config))
     derived.pop("quickstart", None)
-    if "data" in changes:
+    data, changed = derived["data"], changes.get("data", {})
+    if any(changed.get(key, data.get(key)) != data.get(key) for key in _IMAGES):
         derived.pop("distillation", None)
     derived["init"] |= {"pretraining": {}, "pretrained_share": 1.0}
 

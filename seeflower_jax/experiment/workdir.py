@@ -37,13 +37,18 @@ def _last_meta(workdir: pathlib.Path) -> dict | None:
 def with_recorded_dtype(workdir: pathlib.Path, config: Mapping) -> Mapping:
     """Return a config with the dtype of the run in a directory in the place of 'auto'.
 
-    The run then continues on another kind of device in the type in which it began.
+    The run then continues on another kind of device in the type in which it began. A
+    directory in which nothing has been trained has no type.
     """
     values = records.to_dict(config)
     model = values.get("model")
     if not isinstance(model, dict) or model.get("dtype") != "auto":
         return config
-    recorded = (_read_config(workdir) or {}).get("model", {})
+    begun = [workdir]  # the main run, or before it the pretraining of the same type
+    if not values.get("init", {}).get("pretraining", {}).get("model", {}).get("dtype"):
+        begun.append(workdir / records.PRETRAINING)
+    trained = (_read_config(folder) or {} for folder in begun if has_trained(folder))
+    recorded = next(trained, {}).get("model", {})
     return {**values, "model": {**model, "dtype": recorded.get("dtype", "auto")}}
 
 

@@ -196,8 +196,9 @@ class Study:
                 self._compute_crop,
                 network.variables,
                 Annotated(self.dataset.reader, "boxes", boxes),
-                indices[first:],
+                indices,
                 f"{crop}, {split}",
+                first,
             )
 
         return kept.features(path, origin, len(indices), compute)

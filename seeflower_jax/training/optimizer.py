@@ -74,7 +74,8 @@ def check_optimizer(stage: Stage) -> str:
         return (
             f"optimizer is {stage.optimizer!r} with optimizer_options "
             f"{stage.optimizer_options}; expected an optimizer of gradients and "
-            f"parameters alone: {' '.join(str(error).split())}"
+            "parameters alone, with a schedule as its learning rate: "
+            f"{' '.join(str(error).split())}"
         )
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
     if any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes):
@@ -93,8 +94,8 @@ def _make(
     parameters = inspect.signature(make).parameters
     if "weight_decay" in parameters:
         options["weight_decay"] = stage.weight_decay
-        if mask := _mask_name(parameters):
-            options[mask] = _kernels
+    if mask := _mask_name(parameters):
+        options[mask] = _kernels
     return make(learning_rate, **options)
 
 

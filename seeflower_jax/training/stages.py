@@ -47,7 +47,8 @@ class Stage:
       learning_rate: largest learning rate, before the factor of a rule.
       schedule_name: a name of `SCHEDULES`, the schedule after a linear warm-up.
       warmup_steps: number of steps of the warm-up of the learning rate.
-      weight_decay: decoupled weight decay, only on kernels.
+      weight_decay: weight decay, only on kernels; decoupled in adamw, and otherwise as
+        the optimizer defines it.
       clip_norm: largest norm of all gradients together; 0 is off.
       label_smoothing: share of the target that is spread over all classes.
       ema_decay: decay of the moving average of the parameters; 0 is off.

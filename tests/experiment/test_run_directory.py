@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from seeflower_jax import models, records
 from seeflower_jax.data import loader
 from seeflower_jax.evaluation.evaluator import Evaluator
-from seeflower_jax.experiment import ensemble, kept, precision
-from seeflower_jax.experiment.evaluate import evaluate
+from seeflower_jax.experiment import ensemble, images, kept, precision
+from seeflower_jax.experiment.evaluate import evaluate, single_view
 from seeflower_jax.experiment.settings import SettingsError
 from seeflower_jax.experiment.train import train
+from seeflower_jax.experiment.workdir import with_recorded_dtype
 from seeflower_jax.inference.run import load_config, load_run
 from seeflower_jax.pretrained import converted, loading
 from seeflower_jax.training import stopping
@@ -282,6 +283,28 @@ def test_run_continues_in_its_type_on_another_kind_of_device(
         train(config, tmp_path / "run")
 
 
+def test_type_of_a_run_is_that_of_its_trained_part(config, tmp_path, monkeypatch):
+    first, trained = tmp_path / records.PRETRAINING, []
+    first.mkdir()
+    for folder, dtype in ((tmp_path, "float32"), (first, "bfloat16")):
+        content = {"model": {"dtype": dtype}, "stage_order": []}
+        records.write_json(folder / "config.json", content)
+    has_trained = f"{with_recorded_dtype.__module__}.has_trained"
+    monkeypatch.setattr(has_trained, lambda folder: folder in trained)
+    config.model.dtype = "auto"
+
+    def dtype():
+        return with_recorded_dtype(tmp_path, config)["model"]["dtype"]
+
+    assert dtype() == "auto"
+    trained.append(first)
+    assert dtype() == "bfloat16"
+    config.init.pretraining = ConfigDict({"model": {"dtype": "float16"}})
+    assert dtype() == "auto"
+    trained.append(tmp_path)
+    assert dtype() == "float32"
+
+
 DAMAGES = {
     "empty": lambda content: b"",
     "half": lambda content: content[: len(content) // 2],
@@ -315,8 +338,8 @@ def _interrupt(monkeypatch, after):
     monkeypatch.setattr(kept, "_SECONDS", 0.0)
     original, seen = Evaluator.stream, []
 
-    def stream(self, compute, variables, reader, indices, name=""):
-        for rows in original(self, compute, variables, reader, indices, name):
+    def stream(self, *arguments):
+        for rows in original(self, *arguments):
             if len(seen) == after:
                 seen.append("interrupted")
                 raise KeyboardInterrupt
@@ -354,6 +377,25 @@ def test_interrupted_features_continue(finished, config, tmp_path, monkeypatch, 
     )
     np.testing.assert_array_equal(whole, parts)
     assert not list(tmp_path.glob("*_so_far"))
+
+
+def test_batches_after_an_interruption_have_the_size_of_those_before(run):
+    """The last 3 of 19 images are in a batch of 8, not in one of 3."""
+    loaded = load_run(run)
+    evaluator, dataset = single_view(loaded), images.of_run(loaded)
+    seen = []
+
+    def compute(variables, batch):
+        seen.append(batch["sizes"].shape[0])
+        return batch["sizes"]
+
+    indices = dataset.indices("test")[:19]
+    given = compute, {}, dataset.reader, indices, ""
+    whole, rest = (
+        np.concatenate(list(evaluator.stream(*given, first))) for first in (0, 16)
+    )
+    assert seen == [8, 8, 8, 8]
+    np.testing.assert_array_equal(rest, whole[16:])
 
 
 def test_chunks_of_another_origin_and_after_a_damaged_one_are_not_used(

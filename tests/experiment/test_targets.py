@@ -221,6 +221,8 @@ def test_fine_tuning_before_a_closed_form_head_has_the_targets_of_the_run():
     # Other images have no rows in the teacher's file.
     other = derive(settings.config, {"data": {"dir": "other"}})
     assert read_settings(other).distillation is None
+    balanced = derive(settings.config, {"data": {"balance": "sampling", "seed": 0}})
+    assert read_settings(balanced).distillation == settings.distillation
     config = inception.get_config()
     config.data.update(split="reversed", logit_adjustment=1.0)
     settings = read_settings(config)

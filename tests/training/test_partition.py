@@ -108,12 +108,20 @@ def test_options_of_an_optimizer():
     np.testing.assert_allclose(updates["head/bias"], -0.19, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion", "lamb", "lars", "adadelta"])
-def test_no_optimizer_decays_biases(name):
+_DECAY = {"weight_decay": 0.5}
+_OF_ADAFACTOR = {"optimizer_options": (("weight_decay_rate", 0.5),)}
+
+
+@pytest.mark.parametrize(
+    "name,decay",
+    [(name, _DECAY) for name in ("adamw", "lion", "lamb", "lars", "adadelta")]
+    + [("adafactor", _OF_ADAFACTOR)],
+)
+def test_no_optimizer_decays_biases(name, decay):
     zeros = {"head/kernel": jnp.zeros((2, 3)), "head/bias": jnp.zeros(3)}
     decayed, plain = (
-        _update(HEAD_ALONE, grads=zeros, optimizer=name, weight_decay=decay)[0]
-        for decay in (0.5, 0.0)
+        _update(HEAD_ALONE, grads=zeros, optimizer=name, **changes)[0]
+        for changes in (decay, {})
     )
     np.testing.assert_array_equal(decayed["head/bias"], plain["head/bias"])
     assert jnp.abs(decayed["head/kernel"] - plain["head/kernel"]).max() > 0
