@@ -189,8 +189,10 @@ def test_what_cannot_be_written_is_noticed_before_the_computation(
     results, joint = tmp_path / "results", ("--joint_head", "--notest")
     assert "file is a file, expected a" in refused(f"--results={tmp_path / 'file'}")
     path = results / "ensemble_official_small_tiny_seed0.json"
-    records.write_json(path, {"config_hash": "f38a56873dab"})
-    assert f"{path} has the result of other" in refused(f"--results={results}")
+    other = harness.ROOT / "results" / "ensemble_official_linear_seed0.json"
+    results.mkdir()
+    shutil.copy(other, path)
+    assert f"{path} has the result of another config" in refused(f"--results={results}")
     for name, reason in {
         "results": "is a folder, expected the path of a file",
         "file/teacher.npz": "file is a file, expected a folder",
