@@ -55,7 +55,7 @@ def road(
       >>> morf.shape == lerf.shape == (2, len(images))
       True
     """
-    if not shares or not all(0 <= share <= 1 for share in shares):
+    if len(shares) == 0 or not all(0 <= share <= 1 for share in shares):
         raise ValueError(
             f"shares are {tuple(shares)}; expected one or more shares of the pixels, "
             "from 0 to 1"

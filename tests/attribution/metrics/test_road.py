@@ -70,7 +70,7 @@ def test_imputation_without_any_pixel():
 
 def test_road_tells_good_from_bad(case):
     network, images, good, labels = case
-    most, least = road.road(network, images, good, labels, (0.25, 0.5))
+    most, least = road.road(network, images, good, labels, np.array([0.25, 0.5]))
     assert most.shape == least.shape == (2, 3)
     np.testing.assert_allclose(least, 1.0, atol=1e-3)
     assert (most < 0.2).all()
