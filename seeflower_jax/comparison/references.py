@@ -11,11 +11,9 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 
-import functools
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-import jax
 import keras
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ import torchvision
 from jaxtyping import Float, UInt8
 
 from seeflower_jax import models
+from seeflower_jax.models.functional import endpoint_shapes
 
 # {endpoint: array [n, h, w, c], 'logits': array [n, c]}
 Outputs: TypeAlias = dict[str, Float[np.ndarray, "n ..."]]
@@ -90,9 +89,7 @@ def keras_outputs(
 def _endpoints(model: str) -> list[str]:
     """Return the names of the endpoints of a network in this package."""
     spec = models.get_spec(model)
-    images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), np.uint8)
-    network = functools.partial(models.apply, spec)
-    return list(jax.eval_shape(network, models.shapes(spec), images)[1])
+    return list(endpoint_shapes(spec, spec.input_size))
 
 
 def torch_network(model: str) -> torch.nn.Module:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import traverse_util
 
 from seeflower_jax import models
@@ -20,6 +19,7 @@ from seeflower_jax.experiment.settings import (
     lines_of_pretraining,
     pretraining_of,
 )
+from seeflower_jax.models.functional import endpoint_shapes
 from seeflower_jax.training import partition
 
 
@@ -107,10 +107,8 @@ def _shapes(spec: models.ModelSpec) -> dict:
 
 def empty_endpoint(spec: models.ModelSpec, size: int) -> str:
     """Return which endpoint has no pixels for images of this size; '' if none."""
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    network = functools.partial(models.apply, spec)
     try:
-        _, endpoints = jax.eval_shape(network, _shapes(spec), image)
+        endpoints = endpoint_shapes(spec, size)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         return f"the network cannot be applied: {_line(error)}"
     empty = [name for name, value in endpoints.items() if 0 in value.shape]

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from seeflower_jax.attribution import batch, layers, registry, targets
 from seeflower_jax.figures import maps
 from seeflower_jax.inference.network import Network, class_index
+from seeflower_jax.models.functional import endpoint_shapes
 
 if TYPE_CHECKING:
     import gradio
@@ -67,9 +67,7 @@ class Demo:
     @functools.cached_property
     def layers(self) -> list[str]:
         """The layers that a class activation map can have, the default first."""
-        size = self.network.view.size
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        endpoints = jax.eval_shape(self.network.bind(), image)[1]
+        endpoints = endpoint_shapes(self.network.spec, self.network.view.size)
         return [DEFAULT_LAYER, layers.HEAD, *layers.spatial_layers(endpoints)]
 
     def answer(
