@@ -108,6 +108,13 @@ def test_what_differs_between_processes_ends_both(case, message, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.long
+def test_evaluation_of_images_that_differ_ends_both(tmp_path):
+    first, second = _together("other_pixels", tmp_path)
+    assert first[0] == second[0] == 1, first[2] + second[2]
+    assert "process 1 failed: process 1 has other runs than process 0: " in first[2]
+
+
 @pytest.mark.parametrize(
     "flag,message",
     [

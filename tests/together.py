@@ -78,7 +78,7 @@ def separate(folder: pathlib.Path) -> None:
 
 
 def keep(folder: pathlib.Path) -> None:
-    """Keep rows whose origin differs, as the times of copied images do."""
+    """Keep rows whose origin differs."""
     rows, origin = np.eye(2, dtype=np.float32), f"process {processes.index()}"
     for function, name in ((kept.logits, "rows.npz"), (kept.features, "rows.npy")):
         for _ in range(2):
@@ -109,6 +109,21 @@ def other_images(folder: pathlib.Path) -> None:
 
     images.open_dataset = open_other
     _train(folder)
+
+
+def other_pixels(folder: pathlib.Path) -> None:
+    """Evaluate a run on images that have another content in process 1."""
+    from seeflower_jax.data import synthetic
+    from seeflower_jax.experiment import evaluate
+    from seeflower_jax.inference.run import load_run
+
+    _train(folder)
+    if not processes.is_main():
+        load = synthetic.load
+        synthetic.load = lambda split, species, per_class, seed: load(
+            split, species, per_class, seed + 1
+        )
+    _fail_on_error(lambda: evaluate.evaluate(load_run(folder / "run"), "test"))
 
 
 def other_weights(folder: pathlib.Path) -> None:

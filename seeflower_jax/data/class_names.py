@@ -19,6 +19,14 @@ FILE_NAMES = ("class_names.json", "cat_to_name.json")
 _MAX_LISTED = 5
 
 
+def composed(name: str) -> str:
+    """Return a name in Unicode's normal form C.
+
+    Letters with accents have several encodings, which all become the same text.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def names_by_folder(
     places: Iterable[str | os.PathLike], folders: Sequence[str]
 ) -> dict[str, str]:
@@ -87,10 +95,7 @@ def _read(path: pathlib.Path) -> dict[str, str]:
             f"{path} does not have the name of each folder; expected a JSON object "
             'such as {"1": "rose", "2": "tulip"}'
         )
-    names = {
-        unicodedata.normalize("NFC", folder): name.strip()
-        for folder, name in entries.items()
-    }
+    names = {composed(folder): name.strip() for folder, name in entries.items()}
     # '01' also stands for '1', unless the file has both.
     return {f.lstrip("0") or "0": n for f, n in names.items() if f.isdecimal()} | names
 

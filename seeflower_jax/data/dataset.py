@@ -34,6 +34,11 @@ class Dataset:
     cache: PixelCache
 
     @functools.cached_property
+    def content_hash(self) -> str:
+        """Return a hash of the encoded images and of the names in all splits."""
+        return f"{self.cache.digest.hex()[:12]}, {self.source.describe()['hash']}"
+
+    @functools.cached_property
     def reader(self) -> ImageReader:
         """Return a reader that returns batches of pixels for indices of images."""
         return ImageReader(self.cache)

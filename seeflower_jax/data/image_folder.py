@@ -18,13 +18,12 @@ import logging
 import os
 import pathlib
 import re
-import unicodedata
 
 import numpy as np
 
 from seeflower_jax.data import class_names, files
 from seeflower_jax.data.files import LeftOut
-from seeflower_jax.data.source import ImageSource
+from seeflower_jax.data.source import ImageSource, fingerprint, stamp
 from seeflower_jax.data.split_folders import split_folders, split_of
 
 DEFAULT_SPLIT = "70/15/15"
@@ -40,21 +39,17 @@ class _File:
       key: the path of the file in the tree.
       class_name: the name of its class.
       split: 'train', 'validation' or 'test'; '' before it is assigned.
-      size: the size of the file in bytes.
-      modified: the time of the last change in nanoseconds.
+      stamp: its size and the time of its last change, see `source.stamp`.
     """
 
     key: str
     class_name: str
     split: str
-    size: int
-    modified: int
+    stamp: tuple[int, int]
 
 
 def class_name(folder: str) -> str:
     """Return the name of the class of a folder.
-
-    Letters with accents have several encodings, which all give the same class.
 
     Raises:
       ValueError: if the name of the folder is not UTF-8.
@@ -65,7 +60,7 @@ def class_name(folder: str) -> str:
         raise ValueError(
             f"the name of the folder {ascii(folder)} is not UTF-8; rename it"
         ) from error
-    return unicodedata.normalize("NFC", folder)
+    return class_names.composed(folder)
 
 
 def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
@@ -97,11 +92,11 @@ def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
     labels = _labels_by_class(root, images)
     names = class_names.names_by_folder(_places_of_names(root, images), list(labels))
     split_of_file = np.array([file.split for file in images])
-    stamps = [(file.key, file.size, file.modified) for file in images]
+    folder = str(root.resolve())
     return ImageSource(
         name="folder_" + re.sub(r"[^A-Za-z0-9-]+", "_", root.resolve().name)[:40],
-        fingerprint=hashlib.sha256(repr(stamps).encode()).hexdigest()[:12],
-        class_names=tuple(names.get(folder, folder) for folder in labels),
+        fingerprint=fingerprint(folder, [(file.key, file.stamp) for file in images]),
+        class_names=tuple(names.get(name, name) for name in labels),
         keys=tuple(file.key for file in images),
         labels=np.array([labels[file.class_name] for file in images], np.int32),
         splits={
@@ -110,7 +105,7 @@ def load(dir: str | os.PathLike, split: str = "official") -> ImageSource:
             if name in split_of_file
         },
         read=lambda index: (root / images[index].key).read_bytes(),
-        folder=str(root.resolve()),
+        folder=folder,
     )
 
 
@@ -179,7 +174,7 @@ def _list_files(
             continue
         name, in_folder = class_name(folder.name), LeftOut()
         images = [
-            _File(f"{prefix}{folder.name}/{key}", name, split, *_stamp(entry))
+            _File(f"{prefix}{folder.name}/{key}", name, split, stamp(entry))
             for key, entry in files.image_files(folder.path, in_folder)
         ]
         left_out.update(in_folder)
@@ -248,11 +243,6 @@ def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
     )
 
 
-def _stamp(entry: os.DirEntry) -> tuple[int, int]:
-    stat = entry.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _parse_split(split: str) -> tuple[dict[str, int], int]:
     """Return the percentage of each split and the seed of a text like '80/10/10:1'."""
     match = re.fullmatch(r"(\d+)/(\d+)/(\d+)(?::(\d+))?", split)
@@ -271,7 +261,7 @@ def _digest(text: str) -> bytes:
 
     The names of files in the text need not be UTF-8.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = class_names.composed(text)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -12,7 +12,6 @@ All layouts give the same images, in the order of their ids, and the same splits
 """
 
 import dataclasses
-import hashlib
 import logging
 import os
 import pathlib
@@ -27,7 +26,7 @@ from jaxtyping import Int32
 from seeflower_jax import download, hints
 from seeflower_jax.data import mat_files
 from seeflower_jax.data.oxford_names import CLASS_NAMES
-from seeflower_jax.data.source import ImageSource
+from seeflower_jax.data.source import ImageSource, fingerprint, stamp
 from seeflower_jax.records import files
 
 NAME = "oxford_flowers102"
@@ -62,13 +61,13 @@ class _Files:
     Attributes:
       labels: the label of each image, from 0.
       indices: the indices of the images of each official part.
-      sizes: the sizes of the files, which show whether the files have changed.
+      stamps: (name, `source.stamp`) of each file.
       read: a function from an index to the encoded image.
     """
 
     labels: Int32[np.ndarray, "n"]
     indices: PartIndices
-    sizes: list
+    stamps: list[tuple[str, tuple[int, int]]]
     read: Callable[[int], bytes]
 
 
@@ -105,10 +104,9 @@ def load(
     if verify:
         _check_counts(folder, files.labels, files.indices)
     keys = tuple(_key(index) for index in range(len(files.labels)))
-    content = repr((keys, files.sizes)).encode()
     return ImageSource(
         name=NAME,
-        fingerprint=hashlib.sha256(content).hexdigest()[:12],
+        fingerprint=fingerprint(str(folder.resolve()), files.stamps),
         class_names=CLASS_NAMES,
         keys=keys,
         labels=files.labels,
@@ -207,10 +205,10 @@ def _open_official(folder: pathlib.Path, verify: bool) -> _Files:
     jpg = folder / "jpg"
     if not jpg.is_dir():
         _unpack(folder / "102flowers.tgz", jpg)
-    missing, sizes = [], []
+    missing, stamps = [], []
     for index in range(len(labels)):
         try:
-            sizes.append((jpg / _key(index)).stat().st_size)
+            stamps.append((_key(index), stamp(jpg / _key(index))))
         except FileNotFoundError:
             missing.append(_key(index))
     if missing:
@@ -218,7 +216,7 @@ def _open_official(folder: pathlib.Path, verify: bool) -> _Files:
             f"{jpg} lacks {len(missing)} of the {len(labels)} labelled images, "
             f"first {missing[0]}; delete {jpg} and unpack 102flowers.tgz again"
         )
-    return _Files(labels, indices, sizes, lambda i: (jpg / _key(i)).read_bytes())
+    return _Files(labels, indices, stamps, lambda i: (jpg / _key(i)).read_bytes())
 
 
 def _unpack(archive: pathlib.Path, jpg: pathlib.Path) -> None:
@@ -294,10 +292,10 @@ def _open_tfds(folder: pathlib.Path) -> _Files:
             "with python -m scripts.prepare_data"
         )
     labels = np.array([label_of_image[index] for index in range(count)], np.int32)
-    sizes = sorted((f.name, f.stat().st_size) for f in folder.glob("*.array_record*"))
+    stamps = sorted((f.name, stamp(f)) for f in folder.glob("*.array_record*"))
 
     def read(index: int) -> bytes:
         rows, row = row_of_image[index]
         return rows[row]["image"]
 
-    return _Files(labels, indices, sizes, read)
+    return _Files(labels, indices, stamps, read)

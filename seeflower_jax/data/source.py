@@ -3,10 +3,28 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int32
+
+
+def stamp(file: pathlib.Path | os.DirEntry) -> tuple[int, int]:
+    """Return the size of a file in bytes and the time of its last change in ns."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def fingerprint(folder: str, files: Sequence[tuple[str, tuple[int, int]]]) -> str:
+    """Return the fingerprint of the files of an `ImageSource`.
+
+    Args:
+      folder: absolute path of the folder of the images.
+      files: (name, `stamp`) of each file.
+    """
+    return hashlib.sha256(repr((folder, files)).encode()).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +33,8 @@ class ImageSource:
 
     Attributes:
       name: name of the set, part of the file name of the pixel cache.
-      fingerprint: hexadecimal hash, which changes when the files change.
+      fingerprint: hexadecimal hash of the folder and of the names, sizes and times of
+        its files, or of what is drawn. Only `PixelCache.digest` knows the contents.
       class_names: name of each class, by label.
       keys: name of each image.
       labels: label of each image, from 0.

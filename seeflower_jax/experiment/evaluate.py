@@ -102,7 +102,8 @@ def evaluate(
         of the evaluator by default.
 
     Raises:
-      ValueError: if the run's images have no such split.
+      ValueError: if the run's images have no such split, or if the run or its images
+        differ among the processes.
       FolderInUseError: if logits are computed for the run directory, and another
         process is writing to it.
     """
@@ -115,6 +116,7 @@ def _evaluate(
     run: Run, split: str, evaluator: Evaluator | None, compute: Compute | None
 ) -> Evaluation:
     dataset = images.of_run(run)
+    processes.check_same("runs", _origin(run, dataset))
     labels = dataset.labels(split)
     single = run.result.get("calibration", {})
     if evaluator is None and compute is None:
@@ -137,23 +139,26 @@ def _evaluate(
     )
 
 
+def _origin(run: Run, dataset: Dataset) -> str:
+    """Return what logits are computed from: config, images, variables, their step."""
+    return (
+        f"config {settings_of(run).config_hash}, {dataset.content_hash}, "
+        f"step {run.step}, variables {records.variables_hash(run.network.variables)}"
+    )
+
+
 def _kept_logits(
     run: Run, dataset: Dataset, split: str, averaged: bool
 ) -> Float[np.ndarray, "n c"]:
     """Return the logits of a split, from the run directory if it has them.
 
-    The file records the origin of its logits: the config, the images, the variables
-    and their step. Logits of another origin are computed again. An interrupted
-    computation continues.
+    The file records the origin of its logits. Logits of another origin are computed
+    again. An interrupted computation continues.
     """
     settings = settings_of(run)
     averaged = averaged and settings.averages_views
     suffix = "_test_time" if averaged else ""
     path = run.workdir / f"logits_{split}{suffix}.npz"
-    origin = (
-        f"config {settings.config_hash}, {dataset.source.fingerprint}, "
-        f"step {run.step}, variables {records.variables_hash(run.network.variables)}"
-    )
     indices = dataset.indices(split)
 
     def compute(first: int) -> Iterator[Float[np.ndarray, "b c"]]:
@@ -167,7 +172,7 @@ def _kept_logits(
             first,
         )
 
-    return kept.logits(path, origin, len(indices), compute)
+    return kept.logits(path, _origin(run, dataset), len(indices), compute)
 
 
 def final(

@@ -37,7 +37,8 @@ def open_inputs(settings: Settings, workdir: pathlib.Path) -> Inputs:
     processes.check_same("configs", f"hash {records.config_hash(settings.config)}")
     with processes.main_first("images"):
         dataset = images.open_dataset(settings, workdir)
-    processes.check_same("images", dataset.source.describe())
+    same = dataset.source.describe() | {"content": dataset.content_hash}
+    processes.check_same("images", same)
     _check_stages(settings, dataset)
     taught = teacher.read(settings.teacher, dataset) if settings.teacher else None
     processes.check_same("logits of a teacher", taught and f"SHA-256 {taught.sha256}")

@@ -241,7 +241,7 @@ def _features_origin(start: Start, stage: Stage, variables: dict) -> str:
     computed_by = {"frozen": frozen, "batch_stats": variables["batch_stats"]}
     return (
         f"config {start.settings.config_hash}, {start.spec}, "
-        f"{start.dataset.source.fingerprint}, "
+        f"{start.dataset.content_hash}, "
         f"variables {records.variables_hash(computed_by)}"
     )
 

@@ -18,6 +18,7 @@ from seeflower_jax.training.checkpoint import Checkpoints
 
 CONFIG, IMAGES = "config.json", "data.json"  # file names in a run directory
 _DIR = "dir"  # the key of the folder of the images in `IMAGES`
+_PRETRAINING = "init.pretraining."  # the start of the keys of the pretraining run
 # Further files that a run can leave before its first checkpoint.
 _OF_AN_ATTEMPT = ("whitening.npz", "features_*.npy", "logits_*.npz", records.LOG_FILE)
 
@@ -97,9 +98,12 @@ def _check_config(workdir: pathlib.Path, before: dict, settings: Settings) -> No
     """
     after = settings.config
     old, new = dict(records.flat(before)), dict(records.flat(after))
-    free = {f"{section}.{key}" for section, key in records.LOCAL_KEYS}
-    if settings.data.source == "folder":  # another folder holds other images
-        free.remove("data.dir")
+    free = set()
+    for prefix, run in {"": settings, _PRETRAINING: pretraining_of(settings)}.items():
+        local = {f"{prefix}{section}.{key}" for section, key in records.LOCAL_KEYS}
+        if run and run.data.source == "folder":  # another folder holds other images
+            local.remove(f"{prefix}data.dir")
+        free |= local
     trained = before["stage_order"]
     if after["stage_order"][: len(trained)] == trained:
         free.add("stage_order")

@@ -182,7 +182,9 @@ def write_score_curves(
         axis = axes[0, 0]
         lines = axis.plot(np.transpose(curves), lw=0.8)
         if names:
-            legend = axis.legend(lines, map(str, range(len(lines))), fontsize=8)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}
+            numbers = map(str, range(len(lines)))
+            legend = axis.legend(lines, numbers, fontsize=8, borderaxespad=0, **beside)
             # Matplotlib leaves out labels that start with an underscore.
             for label, name in zip(legend.get_texts(), names, strict=True):
                 label.set_text(name)

@@ -108,8 +108,9 @@ def config_hash(config: Mapping) -> str:
     The hash of an old config therefore stays the same.
     """
     hashed = plain(config)
-    for section, key in LOCAL_KEYS:
-        hashed.get(section, {}).pop(key, None)
+    for values in (hashed, hashed.get("init", {}).get("pretraining", {})):
+        for section, key in LOCAL_KEYS:
+            values.get(section, {}).pop(key, None)
     text = json.dumps(without_later_keys(hashed), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -183,7 +183,7 @@ class Study:
         network, indices = self.run.network, self.dataset.indices(split)
         path = self.run.workdir / "directions" / f"{crop}_{split}.npy"
         origin = (
-            f"{self.layer}, {self.dataset.source.fingerprint}, "
+            f"{self.layer}, {self.dataset.content_hash}, "
             f"variables {records.variables_hash(network.variables)}"
         )
         if crop != "whole":

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from seeflower_jax.data import cache, decode, decoding, image_folder, oxford_flowers
 
@@ -266,6 +267,30 @@ def test_copied_images_are_not_decoded_again(flowers, tmp_path, monkeypatch):
     path.write_bytes(content)
     cache.open_cache(image_folder.load(tmp_path / "copy"), 32, tmp_path)
     assert len(decoded) == 8
+
+
+def test_files_of_another_folder_with_the_same_stamps_are_other_images(tmp_path):
+    for value, folder in enumerate(("a/photos", "b/photos")):
+        (tmp_path / folder / "rose").mkdir(parents=True)
+        path = tmp_path / folder / "rose" / "0.bmp"
+        Image.new("RGB", (8, 8), (value, 0, 0)).save(path)
+        os.utime(path, (0, 0))
+        source = image_folder.load(tmp_path / folder, "100/0/0")
+        assert cache.open_cache(source, 8, tmp_path)[0][0, 0, 0] == value
+
+
+def test_replaced_image_of_the_same_size_is_decoded_again(flowers, tmp_path):
+    shutil.copytree(flowers, tmp_path / "flowers")
+    source, opened = _build(tmp_path / "flowers", tmp_path)
+    before = opened[0].copy()
+    path = tmp_path / "flowers" / "jpg" / source.keys[0]
+    other = (path.parent / source.keys[-1]).read_bytes()
+    size = max(len(other), path.stat().st_size)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # the same image
+    np.testing.assert_array_equal(_build(tmp_path / "flowers", tmp_path)[1][0], before)
+    path.write_bytes(other.ljust(size, b"\0"))
+    _, opened = _build(tmp_path / "flowers", tmp_path)
+    np.testing.assert_array_equal(opened[0], opened[len(opened) - 1])
 
 
 def test_copy_that_is_interrupted_gets_no_name(flowers, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from seeflower_jax import models, records
-from seeflower_jax.data import loader
+from seeflower_jax.data import loader, oxford_flowers
 from seeflower_jax.evaluation.evaluator import Evaluator
 from seeflower_jax.experiment import ensemble, images, kept, precision
 from seeflower_jax.experiment.evaluate import evaluate, single_view
@@ -212,6 +212,19 @@ def test_weights_of_a_run_may_move_but_not_change(config, run, tmp_path):
     assert train(config, tmp_path / "new") == result
     shutil.rmtree(config.init.weights)  # A finished run does not need it.
     assert train(config, tmp_path / "new") == result
+
+
+def test_own_weights_of_a_pretraining_may_move(config, tmp_path):
+    started_from = _write_weights(tmp_path, 1)
+    own = {"stage_order": ("head",), "init": {"weights": started_from}}
+    config.init.pretraining = ConfigDict(own)
+    result = train(config, tmp_path / "run")
+    config.init.pretraining.init.weights = str(tmp_path / "moved")
+    shutil.move(started_from, tmp_path / "moved")
+    assert train(config, tmp_path / "run") == result
+    config.init.pretraining.init.weights = _write_weights(tmp_path, 2)
+    with pytest.raises(ValueError, match="was started with the weights 1.h5"):
+        train(config, tmp_path / "run")
 
 
 def test_weights_of_a_pretraining_may_not_change(config, tmp_path):
@@ -590,6 +603,20 @@ def test_relative_folder_of_images_is_found_from_elsewhere(
         evaluate(load_run(tmp_path / "run"), "test")
     run = load_run(tmp_path / "run", str(tmp_path / "moved"))
     assert evaluate(run, "test").metrics == _result(finished)["test"]
+
+
+def test_logits_of_replaced_images_are_computed_again(config, flowers, tmp_path):
+    config.data.dir = str(shutil.copytree(flowers, tmp_path / "flowers"))
+    train(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    before = evaluate(run, "test").logits
+    source = oxford_flowers.load(tmp_path / "flowers", verify=False)
+    first, last = (source.keys[i] for i in source.indices("test")[[0, -1]])
+    shutil.copy(tmp_path / "flowers/jpg" / last, tmp_path / "flowers/jpg" / first)
+    after = evaluate(load_run(tmp_path / "run"), "test").logits
+    np.testing.assert_array_equal(after[1:], before[1:])
+    np.testing.assert_allclose(after[0], before[-1], atol=1e-5)
+    assert (after[0] != before[0]).any()
 
 
 def test_evaluator_is_not_called_for_kept_logits(run, monkeypatch):
