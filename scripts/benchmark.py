@@ -1,18 +1,20 @@
 """Measure the speed and compare it with other frameworks.
 
-    python -m scripts.benchmark train
-    python -m scripts.benchmark train --batch_size=32 --out=benchmark.json
+    python -m scripts.benchmark train --out=benchmark.json
     python -m scripts.benchmark attribution --networks=vgg16,inception_v3
 
 `train` measures the images/s of Inception-v3's forward pass and fine-tuning step in
-this project, in Keras on JAX and in PyTorch, in float32 and bfloat16. `attribution`
-measures the maps/s and the peak memory of the methods that captum also has. A network
-is a model with random variables, or a run directory with a linear head on means of
-whole blocks, as of the recipes three_stages and two_stages. Each measurement runs in a
-separate process. In `attribution`, the timed calls alternate between both frameworks.
-All measurements are repeated --rounds times, those of `train` in new processes, and the
+this project, in Keras on JAX and in PyTorch, in float32 and bfloat16. On a GPU, it also
+measures compiled PyTorch. On CPUs, torch_compiled needs a C++ compiler. In this
+project, the pass `train` is a step as in training. `augmented` is the same step on one
+fixed batch, so their difference is the cost of the input. `attribution` measures the
+maps/s and the peak memory of the methods that captum also has. A network is a model
+with random variables, or a run directory with a linear head on means of whole blocks,
+as of the recipes three_stages and two_stages. Each measurement runs in a separate
+process. In `attribution`, the timed calls alternate between both frameworks. All
+measurements are repeated --rounds times, those of `train` in new processes, and the
 table has the fastest. Failed measurements are listed with their errors. `pip install -e
-.[peers]` installs the other frameworks. On CPUs, torch_compiled needs a C++ compiler.
+.[peers]` installs the other frameworks.
 """
 
 import json
@@ -26,15 +28,13 @@ from seeflower_jax.comparison import attribution_speed, timing, training_speed
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", 1)
 _SIZE = flags.DEFINE_integer("size", 299, "Side of the images of `train`.", 75)
-_STEPS = flags.DEFINE_integer(
-    "steps", 4, "Timed steps a round; `attribution` takes more within 5 s.", 1
-)
+_STEPS = flags.DEFINE_integer("steps", 4, "Timed steps a round, at least.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Repetitions of each measurement.", 1)
 _FRAMEWORKS = flags.DEFINE_multi_enum(
     "framework",
-    ["seeflower_jax", "seeflower_jax_bfloat16", "keras", "torch", "torch_bfloat16"],
+    None,
     list(training_speed.FRAMEWORKS),
-    "A framework of `train`; repeatable.",
+    "A framework of `train`; repeatable. By default all, but none compiled on CPUs.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", None, training_speed.DTYPES, "Dtype of `train`.")
 _PLATFORM = flags.DEFINE_enum(
@@ -73,7 +73,6 @@ def _measure(command: str, worker: str) -> dict:
 
 
 def _in_processes(workers: list[str], rounds: int, together: int = 1) -> dict:
-    timing.use_platform(_PLATFORM.value)
     command = ["-m", "scripts.benchmark", *sys.argv[1:]]
     return timing.in_processes(command, workers, rounds, together)
 
@@ -89,6 +88,7 @@ def main(argv) -> None:
     if _WORKER.value:
         print(json.dumps(_measure(argv[1], _WORKER.value)))
         return
+    timing.use_platform(_PLATFORM.value)
     figures, text = COMMANDS[argv[1]]()
     if _OUT.value:
         records.write_measurements(_OUT.value, figures)

@@ -44,9 +44,7 @@ class _ConfigParser(flags.ArgumentParser):
         typed, *variant = argument.split(":", 1)
         paths = [path for path in (Path(typed), _PROJECT / typed) if path.is_file()]
         if not paths:
-            nearest = hints.nearest_path(typed)
-            hint = f"; did you mean {nearest}?" if nearest else ""
-            raise ValueError(f"no such file{hint}")
+            raise ValueError(f"no such file{hints.did_you_mean_path(typed)}")
         try:
             return self._parser.parse(":".join([str(paths[0]), *variant]))
         except SystemExit as error:

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     status = 0
     images = network.images(argv[1:])
     # Explanations overwrite neither the images nor each other.
-    taken = set(map(os.path.realpath, images.names)) if _EXPLAIN.value else set()
+    taken = set().union(*map(_places, images.names)) if _EXPLAIN.value else set()
     for prediction in predict.stream(network, images, _TOP.value, _BATCH_SIZE.value):
         if isinstance(prediction, UnreadableImage):
             print(f"skipped: {prediction}", file=sys.stderr)
@@ -70,15 +70,23 @@ def _show(network: Network, prediction: Prediction, taken: set[str]) -> None:
     console.show(result, "\n".join(lines), indent=None)
 
 
+def _places(path: str) -> tuple[str, str]:
+    """Return the path of a file and, if it is a link, of the link, in real folders."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path), os.path.join(os.path.realpath(folder), name)
+
+
 def _explain(network: Network, image: str, taken: set[str]) -> str:
     """Write an image next to its Grad-CAM; the name gets a number if it is taken."""
     out = pathlib.Path(_OUT.value or ".").expanduser()
     stem = text.file_stem(pathlib.Path(image).stem)
     names = (f"{stem}_{n}" if n else stem for n in itertools.count())
-    paths = (out / f"{name}_grad_cam.png" for name in names)
-    path = next(path for path in paths if os.path.realpath(path) not in taken)
-    taken.add(os.path.realpath(path))
     out.mkdir(parents=True, exist_ok=True)
+    real = os.path.realpath(out)
+    paths = (os.path.join(real, f"{name}_grad_cam.png") for name in names)
+    free = next(path for path in paths if path not in taken)
+    taken.add(free)
+    path = out / os.path.basename(free)
     explanation = network.explain(image, "grad_cam")
     pair = np.concatenate([explanation.image, np.asarray(explanation.overlay())], 1)
     maps.write_png(path, pair)

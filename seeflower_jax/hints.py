@@ -86,7 +86,11 @@ def nearest_path(path: str | os.PathLike) -> str | None:
         missing = missing.parent
     if missing.exists() or not missing.parent.is_dir():
         return None
-    near = nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
+    try:
+        names = os.listdir(missing.parent)
+    except OSError:  # The folder may not be listed.
+        return None
+    near = nearest(missing.name, names)
     return str(missing.with_name(near[0])) if near else None
 
 

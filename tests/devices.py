@@ -49,7 +49,8 @@ def _waiting_loops(program: str) -> list[str]:
 def train(devices: int, batch_size: int = 7, accum_steps: int = 1) -> dict:
     """Return the metrics of each step, and the parameters and statistics at the end."""
     rng = np.random.default_rng(0)
-    images = list(rng.integers(0, 256, (20, 36, 36, 3)).astype(np.uint8))
+    count = max(20, batch_size + 4)
+    images = list(rng.integers(0, 256, (count, 36, 36, 3)).astype(np.uint8))
     labels = rng.integers(0, _CLASSES, len(images)).astype(np.int32)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     host = TrainLoader(

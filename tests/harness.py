@@ -27,6 +27,7 @@ from absl import flags
 import scripts.console  # defines the flags of all scripts once
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SECONDS = 900  # A process that takes longer hangs.
 
 
 class Completed(NamedTuple):
@@ -78,6 +79,9 @@ def run_apart(script: str, *arguments: Any, **environment: str) -> Completed:
       script: name of the script.
       *arguments: its command line.
       **environment: variables to set.
+
+    Raises:
+      TimeoutExpired: if the process has not ended after `SECONDS`.
     """
     if environment:
         return run_python("-m", f"scripts.{script}", *arguments, **environment)
@@ -87,12 +91,21 @@ def run_apart(script: str, *arguments: Any, **environment: str) -> Completed:
             target=_become, args=(script, list(map(str, arguments)), *paths)
         )
         process.start()
-        process.join()
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            command = [f"scripts.{script}", *map(str, arguments)]
+            raise subprocess.TimeoutExpired(command, SECONDS)
         return Completed(process.exitcode, *(path.read_text() for path in paths))
 
 
 def run_python(*arguments: Any, stdout=subprocess.PIPE, **environment) -> Completed:
-    """Run a new Python interpreter in the project's folder."""
+    """Run a new Python interpreter in the project's folder.
+
+    Raises:
+      TimeoutExpired: if the process has not ended after `SECONDS`.
+    """
     process = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
@@ -100,6 +113,7 @@ def run_python(*arguments: Any, stdout=subprocess.PIPE, **environment) -> Comple
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        timeout=SECONDS,
     )
     return Completed(process.returncode, process.stdout, process.stderr)
 

@@ -7,13 +7,26 @@ from collections.abc import Mapping
 
 from seeflower_jax import records
 
+# The old name of each optimizer, by its name and options. The old 'adam' had the
+# decoupled weight decay of AdamW.
+_OPTIMIZERS = {
+    ("adamw", ()): "adam",
+    ("rmsprop", (("eps", 1e-7),)): "rmsprop",
+}
+
 
 def layouts(config: Mapping) -> list[dict]:
-    """Return a config unchanged, without the newest keys, and in the oldest layout."""
+    """Return a config unchanged, without the newest keys, and in the oldest layout.
+
+    The oldest layout is left out if it does not have the optimizer of a stage.
+    """
     without = records.plain(config)
     for stage in without["stages"].values():
         _drop_defaults(stage, {"all_views": False})
-    return [records.plain(config), without, layout(config)]
+    newest = records.plain(config)
+    optimizers = set(map(_optimizer, newest["stages"].values()))
+    oldest = [layout(config)] if optimizers <= _OPTIMIZERS.keys() else []
+    return [newest, without, *oldest]
 
 
 def layout(config: Mapping) -> dict:
@@ -58,12 +71,13 @@ def _drop_defaults(section: dict, defaults: Mapping) -> None:
             del section[key]
 
 
+def _optimizer(stage: Mapping) -> tuple:
+    options = tuple(map(tuple, stage["optimizer_options"]))
+    return stage["optimizer"], options
+
+
 def _rename_optimizer(stage: dict) -> None:
-    """Use the old name of AdamW: 'adam' had its decoupled weight decay."""
-    known = {
-        "adamw": ("adam", []),
-        "rmsprop": ("rmsprop", [["eps", 1e-7]]),
-    }
-    name, options = known[stage["optimizer"]]
-    assert stage.pop("optimizer_options") == options
+    """Use the old name of the optimizer."""
+    name = _OPTIMIZERS[_optimizer(stage)]
+    del stage["optimizer_options"]
     stage |= {"optimizer": name, "momentum": 0.9}

@@ -1,5 +1,6 @@
 """Test the speed benchmarks on small images."""
 
+import itertools
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seeflower_jax import models, records
+from seeflower_jax import models, records, sharding
 from seeflower_jax.comparison import (
     attribution_speed,
     timing,
@@ -16,6 +17,8 @@ from seeflower_jax.comparison import (
     training_speed,
 )
 from tests import fixtures, harness
+
+FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 
 
 @pytest.mark.slow
@@ -31,9 +34,93 @@ def test_both_passes_are_timed_in_each_framework(tmp_path):
     for framework, rates in record["images_per_second"].items():
         assert rates["forward"] > rates["finetune"] > 0
         assert framework in done.stdout
-        # Only this package has a step with loader and augmentation.
-        assert (rates.get("train", 0) > 0) == framework.startswith("seeflower_jax")
+        # Only this package has a step with input and augmentation.
+        for name in ("augmented", "train"):
+            assert (rates.get(name, 0) > 0) == framework.startswith("seeflower_jax")
     assert record["command"].startswith("python -m scripts.benchmark train")
+
+
+@pytest.mark.slow
+def test_all_devices_are_measured(tmp_path):
+    out = tmp_path / "benchmark.json"
+    arguments = ["--framework=seeflower_jax", "--size=75", "--batch_size=8"]
+    arguments += ["--steps=1", "--rounds=1", f"--out={out}"]
+    done = harness.run_apart("benchmark", "train", *arguments, **FOUR_DEVICES)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    (rates,) = record["images_per_second"].values()
+    assert rates.keys() == training_speed.PASSES.keys() and min(rates.values()) > 0
+    assert record["device"].startswith("4 x cpu")
+
+
+_ROWS = """
+import json
+from seeflower_jax import sharding
+from seeflower_jax.comparison import training_speed
+
+mesh = sharding.make_mesh()
+batches = {
+    "fixed": training_speed.fixed_batch(8, 32, mesh),
+    "host": next(training_speed.loaded_batches(8, mesh)),
+    "devices": next(training_speed.loaded_batches(8, mesh, "always")),
+}
+rows = {
+    kind: {
+        name: [len(shard.data) for shard in array.addressable_shards]
+        for name, array in batch.items()
+    }
+    for kind, batch in batches.items()
+}
+print(json.dumps(rows))
+"""
+
+
+@pytest.mark.long
+def test_batches_are_split_over_all_devices():
+    done = harness.run_python("-c", _ROWS, **FOUR_DEVICES)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert rows["fixed"].keys() == {"canvas", "sizes", "labels", "indices"}
+    assert rows["host"].keys() == {"pixels", "sizes", "labels", "indices"}
+    # If the images live on the devices, each has all of their 32 x 320 x 400 pixels.
+    assert rows["devices"].pop("pixels") == 4 * [32 * 320 * 400]
+    assert rows["devices"].keys() == {"starts", "sizes", "labels", "indices"}
+    for batch in rows.values():
+        assert all(array == [2, 2, 2, 2] for array in batch.values())
+
+
+def test_images_on_the_devices_are_those_of_the_loader():
+    mesh = sharding.make_mesh()
+    host, devices = (
+        itertools.islice(training_speed.loaded_batches(2, mesh, choice), 5)
+        for choice in ("never", "always")
+    )
+    for batch, resident in zip(host, devices, strict=True):
+        for name in ("sizes", "labels", "indices"):
+            np.testing.assert_array_equal(batch[name], resident[name])
+        pixels = np.asarray(resident["pixels"])
+        for row, start in zip(batch["pixels"], resident["starts"], strict=True):
+            np.testing.assert_array_equal(row, pixels[start:][: len(row)])
+
+
+def test_step_starts_before_the_last_step_is_waited_for():
+    events = []
+
+    class Metrics:
+        """A value on a device, which notes when it is fetched."""
+
+        def __init__(self, number):
+            self.number = number
+            events.append(f"start {number}")
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(f"fetch {self.number}")
+            return np.float32(0)
+
+    call = training_speed._one_step_late(Metrics, itertools.count())
+    for _ in range(3):
+        call()
+    assert events == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1"]
 
 
 def test_frameworks_of_a_precision_are_selected():
@@ -41,6 +128,21 @@ def test_frameworks_of_a_precision_are_selected():
     assert training_speed.select(both, None) == both
     assert training_speed.select(both, "bfloat16") == both[1:]
     assert training_speed.select(both, "float32") == both[:1]
+
+
+@pytest.mark.parametrize("driver,hidden", [(True, False), (True, True), (False, False)])
+def test_compiled_pytorch_is_measured_on_gpus(driver, hidden, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: name if driver else None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "" if hidden else "0")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    selected = training_speed.select(None, None)
+    compiled = ["torch_compiled", "torch_compiled_bfloat16"]
+    others = [name for name in training_speed.FRAMEWORKS if name not in compiled]
+    assert selected == others + compiled * (driver and not hidden)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert training_speed.select(None, "bfloat16") == [
+        name for name in others if name.endswith("bfloat16")
+    ]
 
 
 def test_framework_of_another_precision():

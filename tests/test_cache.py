@@ -1,10 +1,12 @@
 """Test the script for caches, and the cache of compiled functions."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +91,13 @@ def test_an_unfinished_cache_of_another_user(tmp_path, monkeypatch):
     assert names == [".photos.npy.decoding"]
 
 
+def _raiser(error):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
 def test_lock_file_that_may_only_be_read(tmp_path, monkeypatch):
     open_file = os.open
 
@@ -101,6 +110,12 @@ def test_lock_file_that_may_only_be_read(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "open", refuse)
         with decoding.try_lock(folder) as is_free:
             assert not is_free
+        for code in (errno.EBADF, errno.EIO):  # EBADF: on a network disk
+            error = OSError(code, os.strerror(code))
+            monkeypatch.setattr(decoding.files, "lock_descriptor", _raiser(error))
+            expected = pytest.raises(OSError) if code == errno.EIO else nullcontext()
+            with expected, decoding.try_lock(folder) as is_free:
+                assert not is_free
         monkeypatch.undo()
 
 

@@ -15,7 +15,7 @@ from seeflower_jax.experiment.evaluate import evaluate
 from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.experiment.train import train
 from seeflower_jax.inference.run import load_run
-from seeflower_jax.studies import record, rows
+from seeflower_jax.studies import record, reproduce, rows
 from seeflower_jax.training import partition
 from seeflower_jax.training.optimizer import make_optimizer
 from tests import fixtures, harness, recorded
@@ -112,21 +112,48 @@ def test_no_config_is_untested():
     assert files == {*others, *VARIANTS}
 
 
+def _row_of(result):
+    """Return the row of a result, None for an ensemble."""
+    key = result["model"], result["split"], result["recipe"]
+    return next((row for row in rows.ROWS if row.key == key), None)
+
+
+def _is_of_the_recipe(result, row):
+    """Return whether a result has the config of its row, in the type that it states."""
+    module, _, variant = row.config.partition(":")
+    config = importlib.import_module(f"configs.{module}").get_config(variant)
+    config.update(seed=result["seed"], data={"split": row.split})
+    config.model.dtype = rows.dtype_of(result)
+    config.update_from_flattened_dict(dict(row.changes))
+    layouts = recorded.layouts(config)
+    return result["config_hash"] in map(records.config_hash, layouts)
+
+
 @pytest.mark.parametrize("result", RECORDED, ids=record.result_name)
 def test_recorded_results_are_of_the_recipes(result):
-    for row in rows.ROWS:
-        if row.name == record.result_name(result).rpartition("_seed")[0]:
-            module, _, variant = row.config.partition(":")
-            config = importlib.import_module(f"configs.{module}").get_config(variant)
-            config.update(seed=result["seed"], data={"split": row.split})
-            config.update_from_flattened_dict(dict(row.changes))
-            layouts = recorded.layouts(config)
-            assert result["config_hash"] in map(records.config_hash, layouts)
-            return
+    if row := _row_of(result):
+        assert _is_of_the_recipe(result, row)
+        return
     assert result["model"] == "ensemble"
-    hashes = [member["config_hash"] for member in result["members"]]
-    singles = [r["config_hash"] for r in RECORDED if r is not result]
-    assert set(hashes) <= set(singles)
+    dtypes = {r["config_hash"]: rows.dtype_of(r) for r in RECORDED if r is not result}
+    hashes = {member["config_hash"] for member in result["members"]}
+    assert hashes <= dtypes.keys()
+    assert {dtypes[member] for member in hashes} == {rows.dtype_of(result)}
+
+
+@pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
+def test_results_in_bfloat16_are_of_the_recipes(row):
+    (run,) = reproduce.plan([row], [1], "runs", changes={"model.dtype": "bfloat16"})
+    assert "--config.model.dtype=bfloat16" in run.command
+    result = {"model": row.model, "split": row.split, "recipe": row.recipe, "seed": 1}
+    result["config_hash"] = read_settings(run.config).config_hash
+    assert _row_of(result) == row
+    assert not _is_of_the_recipe(result, row)
+    assert _is_of_the_recipe(result | {"dtype": "bfloat16"}, row)
+    before = run.config.init.pretraining
+    if before:
+        tuned = read_settings(derive(run.config, before))
+        assert tuned.model_changes["dtype"] == "bfloat16"
 
 
 def test_the_three_stages_are_those_that_were_run():

@@ -32,17 +32,21 @@ def forced(count):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("batch_size,accum_steps", [(7, 1), (6, 2)])
-def test_steps_agree_where_the_devices_do_not_divide_the_batch(batch_size, accum_steps):
-    arguments = "1,4", batch_size, accum_steps
-    done = harness.run_python("-m", "tests.devices", *arguments, **forced(4))
+# Batches that the devices do not divide, and the batches of the recipes.
+@pytest.mark.parametrize(
+    "count,batch_size,accum_steps",
+    [(4, 7, 1), (4, 6, 2), (8, 16, 1), (8, 32, 1), (8, 34, 1), (8, 68, 1)],
+)
+def test_steps_on_several_devices_are_those_of_one(count, batch_size, accum_steps):
+    arguments = f"1,{count}", batch_size, accum_steps
+    done = harness.run_python("-m", "tests.devices", *arguments, **forced(count))
     assert done.returncode == 0, done.stderr
-    one, four = json.loads(done.stdout).values()
-    for expected, actual in zip(one["metrics"], four["metrics"], strict=True):
+    one, several = json.loads(done.stdout).values()
+    for expected, actual in zip(one["metrics"], several["metrics"], strict=True):
         assert actual == pytest.approx(expected, rel=1e-5)
-    harness.assert_trees_close(four["end"], one["end"], rtol=1e-5, atol=1e-5)
+    harness.assert_trees_close(several["end"], one["end"], rtol=1e-5, atol=1e-5)
     # A device that has left such a loop can wait for one that has not: a deadlock.
-    assert not four["waiting_loops"]
+    assert not several["waiting_loops"]
 
 
 @pytest.fixture(scope="module")

@@ -119,9 +119,10 @@ def test_files_and_functions_are_short(trees):
     assert not long
 
 
-def test_scripts_are_thin():
-    folder = PACKAGE.parent / "scripts"
-    lines = {path.name: path.read_text().count("\n") for path in folder.glob("*.py")}
+@pytest.mark.parametrize("folder", ["scripts", "seeflower_jax/attribution/methods"])
+def test_scripts_and_methods_are_short(folder):
+    paths = (PACKAGE.parent / folder).glob("*.py")
+    lines = {path.name: path.read_text().count("\n") for path in paths}
     assert lines and max(lines.values()) < 100, lines
 
 

@@ -153,7 +153,10 @@ def _initial_variables(key: PRNGKeyArray, size: int, form: Form) -> ImageVariabl
 def to_image(
     variables: ImageVariables, size: int, form: Form
 ) -> Float[Array, "size size 3"]:
-    """Return the image, in [0, 255], that the variables of a form describe."""
+    """Return the image, in [0, 255], that the variables of a form describe.
+
+    Variables that are pixels must lie in [-1, 1], as `maximise` keeps them.
+    """
     if not form.fourier:
         return 127.5 * (1 + variables)
     cycles = np.maximum(_frequencies(size) * size, 1)  # per image

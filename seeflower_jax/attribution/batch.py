@@ -255,6 +255,7 @@ def make_explainer(
     def compute(variables, images, targets, keys, methods):
         network = models.bind(spec, variables, preprocess)
         logits, _ = network(images)
+        targets = jnp.asarray(targets, "int32")  # In 8 bits, -1 would be 255.
         targets = jnp.where(targets == registry.PREDICTED, logits.argmax(-1), targets)
         found = {name: registry.find(name) for name in methods}
         maps = _run(network, images, targets, keys, found, chosen, options or {})

@@ -50,6 +50,27 @@ def seconds(function: Call, steps: int, warm: int = 2, at_least: float = 0) -> f
     return statistics.median(times)
 
 
+def mean_seconds(function: Call, steps: int, warm: int = 6) -> float:
+    """Return the mean time of calls in a row, for a call that returns before its end.
+
+    The next call waits for the rest of its work, so a single call has no time of its
+    own. All timed calls have one turn.
+
+    Args:
+      function: the call.
+      steps: the number of timed calls.
+      warm: the number of calls before them. They use up the batches that the threads of
+        a loader made while the first call compiled.
+    """
+    for _ in range(warm):
+        function()
+    _await_turn()
+    started = time.perf_counter()
+    for _ in range(steps):
+        function()
+    return (time.perf_counter() - started) / steps
+
+
 def _await_turn() -> None:
     """In a process of `in_processes`, wait for the turn of this process."""
     if os.environ.get(_TAKES_TURNS):
@@ -84,6 +105,15 @@ def use_platform(platform: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if platform is not None:
         os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[platform]
+
+
+def has_gpu() -> bool:
+    """Return whether the processes of `in_processes` compute on an NVIDIA GPU.
+
+    It is False if an environment variable hides the GPU, as `use_platform` does.
+    """
+    hidden = {("CUDA_VISIBLE_DEVICES", ""), ("JAX_PLATFORMS", "cpu")}
+    return bool(shutil.which("nvidia-smi")) and not hidden & os.environ.items()
 
 
 def torch_device() -> str:

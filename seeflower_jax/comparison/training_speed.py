@@ -4,8 +4,9 @@ measure("keras", batch_size=16, size=299, steps=4)   # {'forward': ..., 'finetun
 
 A fine-tuning step computes the gradient of all parameters and an update of Adam, with
 frozen batch statistics. Keras runs on JAX. PyTorch runs torchvision's network. For this
-package, `train` is a step as training runs it: with the loader, augmentation, mixing
-and the moving average of the parameters.
+package, `train` is a step as training runs it: with its input, augmentation, mixing and
+the moving average of the parameters. `augmented` is the same step on one fixed batch,
+so its difference from `train` is the cost of the input.
 """
 
 import functools
@@ -13,18 +14,30 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from seeflower_jax.comparison import timing
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from seeflower_jax.data.loader import Batch
+    from seeflower_jax.training.plan import Batches
 
 # Functions that each run one step, by the names of `PASSES`.
 Passes: TypeAlias = dict[str, timing.Call]
 # (batch size, side of the images in pixels) -> passes
 Framework: TypeAlias = Callable[[int, int], Passes]
 
-PASSES = ("forward", "finetune", "train")
+# How each pass is timed. Training starts a step before the last step has ended.
+PASSES: Mapping[str, Callable[[timing.Call, int], float]] = {
+    "forward": timing.seconds,
+    "finetune": timing.seconds,
+    "augmented": timing.mean_seconds,
+    "train": timing.mean_seconds,
+}
 DTYPES = ("float32", "bfloat16")
 _CLASSES = 102
 _RATE = 1e-5
@@ -50,36 +63,42 @@ def _seeflower_jax(dtype: str, batch_size: int, size: int) -> Passes:
     mesh = sharding.make_mesh()
     variables = sharding.replicate(models.init(spec, jax.random.key(0)), mesh)
     logits = jax.jit(lambda variables, images: models.apply(spec, variables, images)[0])
+    batch = fixed_batch(batch_size, size, mesh)
+    augmentation = Augmentation(
+        size, hflip=True, crop_area=(0.5, 1.0), mixup=0.2, cutmix=1.0
+    )
+    step = functools.partial(_step, spec, variables, size, batch_size=batch_size)
+    finetune, train = step(), step(augmentation=augmentation, ema_decay=0.99)
+    batches = loaded_batches(batch_size, mesh)
+    return {
+        "forward": lambda: jax.block_until_ready(logits(variables, batch["canvas"])),
+        "finetune": lambda: jax.block_until_ready(finetune(batch)),
+        "augmented": _one_step_late(train, itertools.repeat(next(batches))),
+        "train": _one_step_late(train, batches),
+    }
+
+
+def fixed_batch(batch_size: int, size: int, mesh: "Mesh") -> "Batch":
+    """Return a batch of random images of the size that a network takes."""
+    from seeflower_jax import sharding
+
     batch = {
         "canvas": _pixels(batch_size, size),
         "sizes": np.full((batch_size, 2), size, np.int32),
         "labels": _labels(batch_size),
         "indices": np.arange(batch_size, dtype=np.int32),
     }
-    batch = sharding.shard_rows(batch, mesh)
-    augmentation = Augmentation(
-        size, hflip=True, crop_area=(0.5, 1.0), mixup=0.2, cutmix=1.0
-    )
-    step = functools.partial(_step, spec, variables, size)
-    return {
-        "forward": lambda: jax.block_until_ready(logits(variables, batch["canvas"])),
-        "finetune": step(itertools.repeat(batch), batch_size=batch_size),
-        "train": step(
-            _loaded(batch_size),
-            batch_size=batch_size,
-            augmentation=augmentation,
-            ema_decay=0.99,
-        ),
-    }
+    return sharding.shard_rows(batch, mesh)
 
 
-def _step(spec, variables: dict, size: int, batches: Iterator, **values) -> timing.Call:
-    """Return a function that trains all layers with Adam on the next batch.
+def _step(spec, variables: dict, size: int, **values) -> Callable[["Batch"], Any]:
+    """Return a function that trains all layers with Adam on a batch.
+
+    The function starts a step, and returns its metrics without waiting for them.
 
     Args:
       spec, variables: the network.
       size: the side of the images in pixels.
-      batches: the batches of the steps.
       **values: attributes of the stage.
     """
     import jax
@@ -108,28 +127,61 @@ def _step(spec, variables: dict, size: int, batches: Iterator, **values) -> timi
     step = compile_step(make_image_step(spec, stage, optimizer), stage.batch_size, mesh)
     # A copy, because the step reuses the memory of its state.
     state = create_state(jax.tree.map(jnp.copy, variables), stage, optimizer)
-    state = sharding.replicate(state, mesh)
+    state, key = sharding.replicate(state, mesh), jax.random.key(0)
 
-    def train():
+    def train(batch):
         nonlocal state
-        result = step(state, next(batches), jax.random.key(0))
-        state, _ = jax.block_until_ready(result)
+        state, metrics = step(state, batch, key)
+        return metrics
 
     return train
 
 
-def _loaded(batch_size: int) -> Iterator:
-    """Yield batches of random images without end, by the loader of training."""
-    from seeflower_jax import sharding
+def _one_step_late(
+    step: Callable[["Batch"], Any], batches: Iterator["Batch"]
+) -> timing.Call:
+    """Return a function that starts a step, and waits for the step before.
+
+    As in `training.loop`, the host therefore works while the device computes.
+    """
+    import jax
+
+    pending = None
+
+    def call():
+        nonlocal pending
+        metrics = step(next(batches))
+        if pending is not None:
+            jax.device_get(pending)
+        pending = metrics
+
+    return call
+
+
+def loaded_batches(
+    batch_size: int, mesh: "Mesh", on_device: str = "auto"
+) -> Iterator["Batch"]:
+    """Yield batches of random images without end, as training gets them.
+
+    Args:
+      batch_size: the number of images in a batch.
+      mesh: the devices.
+      on_device: whether the images live on the devices, as `config.data.on_device`.
+    """
+    from seeflower_jax.data import resident
     from seeflower_jax.data.loader import TrainLoader
     from seeflower_jax.data.packed import PackedReader
 
     canvases = _Canvases(4 * batch_size)
     indices = np.arange(len(canvases.sizes))
     reader = PackedReader(canvases, indices)
-    labels, mesh = _labels(len(indices)), sharding.make_mesh()
+    labels = _labels(len(indices))
     loader = TrainLoader(reader, labels, indices, batch_size, mesh, seed=(0,))
-    yield from loader(0, sys.maxsize)
+    batches: Batches = loader
+    if resident.is_resident(on_device, canvases, indices, mesh):
+        store = resident.put(canvases, indices, mesh)
+        batches = resident.ResidentLoader(loader, store)
+    yield from batches(0, sys.maxsize)
 
 
 class _Canvases:
@@ -212,16 +264,20 @@ FRAMEWORKS: dict[str, Framework] = {
 }
 
 
-def select(frameworks: Sequence[str], dtype: str | None) -> list[str]:
+def select(frameworks: Sequence[str] | None, dtype: str | None) -> list[str]:
     """Return the frameworks that compute in a precision, or all if it is None.
 
     Args:
-      frameworks: keys of `FRAMEWORKS`.
+      frameworks: keys of `FRAMEWORKS`. None stands for all on a GPU. On a CPU it stands
+        for all but compiled PyTorch, which needs a C++ compiler.
       dtype: one of `DTYPES`, or None.
 
     Raises:
       ValueError: if no framework is left.
     """
+    if frameworks is None:
+        has_gpu = timing.has_gpu()
+        frameworks = [n for n in FRAMEWORKS if has_gpu or "compiled" not in n]
     selected = [
         name
         for name in frameworks
@@ -244,7 +300,7 @@ def measure(framework: str, batch_size: int, size: int, steps: int) -> dict[str,
     """
     passes = FRAMEWORKS[framework](batch_size, size)
     return {
-        name: batch_size / timing.seconds(function, steps)
+        name: batch_size / PASSES[name](function, steps)
         for name, function in passes.items()
     }
 

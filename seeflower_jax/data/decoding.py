@@ -12,6 +12,7 @@ its folder.
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -117,7 +118,14 @@ def try_lock(folder: pathlib.Path) -> Iterator[bool]:
         yield True
         return
     try:
-        yield files.lock_descriptor(descriptor, wait=False)
+        try:
+            is_free = files.lock_descriptor(descriptor, wait=False)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # Network disks lock no file that is open for reading alone.
+            is_free = False
+        yield is_free
     finally:
         os.close(descriptor)
 

@@ -219,7 +219,11 @@ def _check_depth(root: pathlib.Path, prefix: str, images: list[_File]) -> None:
         return
     inner_names = {path[1] for path in deep}
     tops = {path[0] for path in parts}
-    is_inside = len(inner_names) == 1 < len(tops) and not split_of(min(inner_names))
+    is_inside = (
+        len(inner_names) == 1 < len(tops)
+        and not split_of(min(inner_names))
+        and max(map(len, parts)) == 3  # There are no folders below, such as classes.
+    )
     if len(deep) < len(parts) or is_inside:
         folders = sorted({path[0] for path in deep})
         logging.info(

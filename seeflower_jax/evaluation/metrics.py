@@ -105,6 +105,17 @@ def confusion_matrix(
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, -1)
 
 
+def confusion_of_logits(
+    logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], num_classes: int
+) -> Int[np.ndarray, "c c"]:
+    """Return the confusion matrix of the images whose logits are finite.
+
+    An image with other logits has no predicted class.
+    """
+    finite = are_finite(logits)
+    return confusion_matrix(logits[finite].argmax(-1), labels[finite], num_classes)
+
+
 def per_class(
     confusion: Int[np.ndarray, "c c"], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:

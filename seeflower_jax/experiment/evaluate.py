@@ -244,7 +244,7 @@ def _write(
     if not processes.is_main():
         return content
     records.write_json(folder / "metrics.json", content)
-    confusion = metrics.confusion_matrix(logits.argmax(-1), labels, len(class_names))
+    confusion = metrics.confusion_of_logits(logits, labels, len(class_names))
     rows = metrics.per_class(confusion, class_names)
     _write_csv(folder / "per_class.csv", rows[0], (row.values() for row in rows))
     _write_csv(

@@ -45,7 +45,7 @@ def logits(
     Args:
       path: the file of the logits, which is written if necessary.
       origin: what the logits are computed from. The origin of the first process counts,
-        because copies of images on separate disks have different times.
+        because rounding may differ among processes.
       count: number of images.
       compute: returns the logits from a row on, in batches.
 

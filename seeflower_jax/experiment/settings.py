@@ -123,8 +123,11 @@ def derive(config: Mapping, changes: Mapping) -> dict:
     """
     derived = copy.deepcopy(records.to_dict(config))
     derived.pop("quickstart", None)
+    changes = records.to_dict(changes)
     data, changed = derived["data"], changes.get("data", {})
-    if any(changed.get(key, data.get(key)) != data.get(key) for key in _IMAGES):
+    if not isinstance(changed, Mapping) or any(
+        changed.get(key, data.get(key)) != data.get(key) for key in _IMAGES
+    ):
         derived.pop("distillation", None)
     derived["init"] |= {"pretraining": {}, "pretrained_share": 1.0}
 
@@ -135,7 +138,7 @@ def derive(config: Mapping, changes: Mapping) -> dict:
             else:
                 target[key] = copy.deepcopy(value)
 
-    update(derived, records.to_dict(changes))
+    update(derived, changes)
     return derived
 
 

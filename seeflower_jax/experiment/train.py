@@ -87,13 +87,13 @@ def train(
       Interrupted: if the run is interrupted. Within a stage, its state is saved.
     """
     folder = pathlib.Path(folder).expanduser()
-    settings = read_settings(workdir.with_recorded_dtype(folder, config))
     if not checkpoint_seconds >= 0:
         raise ValueError(
             f"checkpoint_seconds is {checkpoint_seconds}; expected seconds, 0 or more"
         )
-    compilation.keep(settings.data.cache_dir, settings.device.compilation_cache)
     with records.lock(folder):
+        settings = read_settings(workdir.with_recorded_dtype(folder, config))
+        compilation.keep(settings.data.cache_dir, settings.device.compilation_cache)
         processes.check_shared(folder)
         result = processes.on_main(lambda: _finished_result(settings, folder, test))
         if result:

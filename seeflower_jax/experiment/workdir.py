@@ -46,7 +46,8 @@ def with_recorded_dtype(workdir: pathlib.Path, config: Mapping) -> Mapping:
     if not isinstance(model, dict) or model.get("dtype") != "auto":
         return config
     begun = [workdir]  # the main run, or before it the pretraining of the same type
-    if not values.get("init", {}).get("pretraining", {}).get("model", {}).get("dtype"):
+    changes = {k: v for k, v in records.flat(values) if k.startswith(_PRETRAINING)}
+    if changes and f"{_PRETRAINING}model.dtype" not in changes:
         begun.append(workdir / records.PRETRAINING)
     trained = (_read_config(folder) or {} for folder in begun if has_trained(folder))
     recorded = next(trained, {}).get("model", {})
@@ -98,10 +99,15 @@ def _check_config(workdir: pathlib.Path, before: dict, settings: Settings) -> No
     """
     after = settings.config
     old, new = dict(records.flat(before)), dict(records.flat(after))
+    runs = {"": settings}
+    first = pretraining_of(settings)
+    # A pretraining may neither appear nor disappear.
+    if first and any(key.startswith(_PRETRAINING) for key in old):
+        runs[_PRETRAINING] = first
     free = set()
-    for prefix, run in {"": settings, _PRETRAINING: pretraining_of(settings)}.items():
+    for prefix, run in runs.items():
         local = {f"{prefix}{section}.{key}" for section, key in records.LOCAL_KEYS}
-        if run and run.data.source == "folder":  # another folder holds other images
+        if run.data.source == "folder":  # another folder holds other images
             local.remove(f"{prefix}data.dir")
         free |= local
     trained = before["stage_order"]
@@ -135,11 +141,12 @@ def _check_files(
       settings: settings of the run now.
       meta: `meta` of the last checkpoint.
     """
-    weights_before = logits_before = None
+    weights_before = logits_before = first_logits_before = None
     if before is not None:
         derived = derive(before, before["init"]["pretraining"])
         weights_before = derived["init"]["weights"]
         logits_before = before["distillation"]["logits"]
+        first_logits_before = derived.get("distillation", {}).get("logits", "")
     first = pretraining_of(settings) or settings  # the run that loads the weights
     started = meta if first is settings else _last_meta(workdir / records.PRETRAINING)
     if first.weights != weights_before and started and "weights" in started:
@@ -149,9 +156,13 @@ def _check_files(
             preprocess=first.model_changes.get("preprocess"),
         )
         check_weights(workdir, started["weights"], weights)
-    if settings.teacher != logits_before and "teacher" in meta:
-        sha256 = teacher.file_hash(settings.teacher) if settings.teacher else None
-        check_teacher(workdir, meta["teacher"], sha256)
+    taught = [(settings, meta, logits_before)]
+    if first is not settings and started:
+        taught.append((first, started, first_logits_before))
+    for run, begun, logits in taught:
+        if run.teacher != logits and "teacher" in begun:
+            sha256 = teacher.file_hash(run.teacher) if run.teacher else None
+            check_teacher(workdir, begun["teacher"], sha256)
 
 
 def check_weights(workdir: pathlib.Path, before: Mapping, now: Mapping) -> None:

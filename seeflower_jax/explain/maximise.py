@@ -13,7 +13,7 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,8 @@ from seeflower_jax import hints, records, sharding
 from seeflower_jax.attribution import activation_max
 from seeflower_jax.attribution.activation_max import Maximised, NaturalStatistics
 from seeflower_jax.data.loader import Batch
-from seeflower_jax.evaluation.evaluator import Evaluator
+from seeflower_jax.data.view import View
+from seeflower_jax.evaluation.evaluator import Compute, Evaluator
 from seeflower_jax.experiment.images import of_run
 from seeflower_jax.experiment.network_checks import empty_endpoint
 from seeflower_jax.explain.inputs import class_indices
@@ -200,20 +201,7 @@ def _maximise_all(
     mesh, parts = sharding.make_mesh(), []
     variables = sharding.replicate(network.variables, mesh)
     with progress_bar("maximising", total, "step") as bar:
-
-        @jax.jit
-        def maximise(variables, labels, key, natural):
-            return activation_max.maximise(
-                network.bind(variables),
-                labels,
-                key,
-                form,
-                size=optimisation.size,
-                steps=optimisation.steps,
-                natural=natural,
-                on_step=lambda _: bar.update(),
-            )
-
+        maximise = _make_maximise(network, optimisation, lambda _: bar.update())
         for first in firsts:
             chosen = labels[first : first + optimisation.batch_size]
             # Repeats fill the last batch, which avoids a second compilation.
@@ -232,6 +220,30 @@ def _maximise_all(
         np.concatenate([part.curves for part in parts]),
         np.concatenate([part.scores for part in parts]),
     )
+
+
+def _make_maximise(
+    network: Network,
+    optimisation: _Optimisation,
+    on_step: Callable[[Int[Array, ""]], None],
+) -> Callable[..., Maximised]:
+    """Return the jitted function (variables, labels, key, natural) -> `Maximised`."""
+    form = activation_max.FORMS[optimisation.form]
+
+    @jax.jit
+    def maximise(variables, labels, key, natural):
+        return activation_max.maximise(
+            network.bind(variables),
+            labels,
+            key,
+            form,
+            size=optimisation.size,
+            steps=optimisation.steps,
+            natural=natural,
+            on_step=on_step,
+        )
+
+    return maximise
 
 
 def _to_host(maximised: Maximised, count: int) -> _Maximised:
@@ -288,18 +300,26 @@ def _natural_statistics(run: Run, size: int) -> NaturalStatistics:
     evaluator = Evaluator(
         network.spec, (view,), batch_size, mesh, preprocess=network.preprocess
     )
+    moments = evaluator.stream(
+        _make_moments(network, view),
+        network.variables,
+        dataset.reader,
+        shuffled[:_NATURAL_IMAGES],
+    )
+    return activation_max.statistics(
+        jax.tree.map(lambda *parts: np.concatenate(parts), *moments)
+    )
+
+
+def _make_moments(network: Network, view: View) -> Compute:
+    """Return the jitted function (variables, batch) -> moments of images in a view."""
 
     @jax.jit
     def compute(variables: dict, batch: Batch) -> activation_max.Moments:
         images = view(batch["canvas"], batch["sizes"])
         return activation_max.moments(network.bind(variables)(images)[1])
 
-    moments = evaluator.stream(
-        compute, network.variables, dataset.reader, shuffled[:_NATURAL_IMAGES]
-    )
-    return activation_max.statistics(
-        jax.tree.map(lambda *parts: np.concatenate(parts), *moments)
-    )
+    return compute
 
 
 def count_recognised(
@@ -314,20 +334,26 @@ def count_recognised(
       images: square images in [0, 255], of any size.
       labels: the maximised class of each image.
     """
-    side, mesh = network.view.size, sharding.make_mesh()
+    mesh, classify = sharding.make_mesh(), _make_classify(network)
     variables = sharding.replicate(network.variables, mesh)
-
-    @jax.jit
-    def classify(variables: dict, images: Float[Array, "n h w 3"]) -> Int[Array, " n"]:
-        resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
-        return network.bind(variables)(resized)[0].argmax(-1)
-
     predictions = []
     for first in range(0, len(images), _BATCH_SIZE):
         part = images[first : first + _BATCH_SIZE]
         rows = classify(variables, sharding.shard_rows(part, mesh))
         predictions.append(np.asarray(rows)[: len(part)])
     return int((np.concatenate(predictions) == labels).sum())
+
+
+def _make_classify(network: Network) -> Callable[..., Int[Array, " n"]]:
+    """Return the jitted function (variables, images) -> predicted classes."""
+    side = network.view.size
+
+    @jax.jit
+    def classify(variables: dict, images: Float[Array, "n h w 3"]) -> Int[Array, " n"]:
+        resized = jax.image.resize(images, (len(images), side, side, 3), "bilinear")
+        return network.bind(variables)(resized)[0].argmax(-1)
+
+    return classify
 
 
 def read_images(

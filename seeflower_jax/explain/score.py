@@ -23,6 +23,7 @@ from seeflower_jax.attribution.types import Layer
 from seeflower_jax.data import loader
 from seeflower_jax.data.drawing import Mask
 from seeflower_jax.data.images import Images
+from seeflower_jax.evaluation.metrics import are_correct
 from seeflower_jax.explain.grids import draw_grids
 from seeflower_jax.explain.identity import text_hash
 from seeflower_jax.explain.masks import seen_masks
@@ -58,8 +59,11 @@ METRICS = {
 DEFAULT_METRICS = ("pointing_game", "faithfulness")
 COLUMNS = {column: text for group in METRICS.values() for column, text in group.items()}
 
-# The values of a record that decide the maps.
-_SAME_MAPS = ("run", "layer", "images", "pictures", "options")
+# The values of a record that decide the maps and its other metrics.
+_SAME_MAPS = (
+    *("run", "variables", "layer", "images", "pictures", "options"),
+    *("git_commit", "versions", "device"),
+)
 
 # {method: {column: a value for each image or grid}}
 Scores = dict[str, dict[str, list[float]]]
@@ -243,7 +247,7 @@ def choose_correct(
             placed = place_images(batch.pixels, network.view, batch_size, mesh)
             views, logits = jax.device_get(classify(variables, **placed))
             labels = np.array([shuffled.labels[i] for i in batch.positions], np.int32)
-            is_correct = logits[: len(labels)].argmax(-1) == labels
+            is_correct = are_correct(logits[: len(labels)], labels)
             seen = views[: len(labels)][is_correct].astype(np.float16)
             positions = order[batch.positions][is_correct]
             correct.append((seen, labels[is_correct], positions))
@@ -334,7 +338,10 @@ def _record(
     The name of a row is the method, with the layer and the alignment unless they are
     the defaults: "grad_cam", "grad_cam, layer=mixed7, align=stretch".
     """
-    common = {"run": records.config_hash(run.config)}
+    common = {
+        "run": records.config_hash(run.config),
+        "variables": records.variables_hash(run.network.variables),
+    }
     copied = ("layer", "images", "command", "git_commit", "versions", "device")
     common |= {key: result[key] for key in copied}
     for name, columns in result["methods"].items():

@@ -8,7 +8,6 @@ Maps are normalised here, for display only: each map by its own 99.5th percentil
 
 import functools
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,7 +130,7 @@ def write_contact_sheet(
         np.concatenate([_to_uint8(image), overlay(image, values, signed)], 1)
         for image, values in zip(images, maps, strict=True)
     ]
-    titles = [textwrap.fill(text.printable(title), 44) for title in titles]
+    titles = [text.wrapped(text.printable(title), 44) for title in titles]
     _write_grid(path, pairs, titles, columns, (4.2, 2.5), 8, dpi=100, fit=True)
 
 
@@ -142,7 +141,7 @@ def write_sheet(
     columns: int = 12,
 ) -> None:
     """Draw images with their titles, `columns` in a row."""
-    titles = [textwrap.fill(text.printable(title), 18) for title in titles]
+    titles = [text.wrapped(text.printable(title), 18) for title in titles]
     _write_grid(path, images, titles, columns, (1.5, 1.75), 7)
 
 

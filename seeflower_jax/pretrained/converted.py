@@ -81,8 +81,9 @@ def describe(folder: str | os.PathLike) -> Description:
     path = folder / "model.json"
     if (folder / _EXPORTED).exists():
         raise WeightFileError(
-            f"{folder} is an export, expected converted weights; pass it as --export, "
-            "or convert the run with scripts.convert_weights"
+            f"{folder} is an export, expected converted weights; scripts that predict "
+            "or explain take it as --export, and scripts.convert_weights converts its "
+            "run"
         )
     if not path.exists():
         names = sorted(path.name for path in folder.iterdir())

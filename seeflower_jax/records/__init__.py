@@ -105,7 +105,8 @@ def config_hash(config: Mapping) -> str:
     """Return 12 hex digits of the SHA-256 of a config without its local paths.
 
     If a newer key has the value that means its absence, the hash leaves out the key.
-    The hash of an old config therefore stays the same.
+    The hash of an old config therefore stays the same, unless its pretraining has local
+    paths, which were once a part of it.
     """
     hashed = plain(config)
     for values in (hashed, hashed.get("init", {}).get("pretraining", {})):

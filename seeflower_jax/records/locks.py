@@ -6,6 +6,7 @@ with locks.lock(folder):
 
 import contextlib
 import datetime
+import errno
 import functools
 import json
 import logging
@@ -119,6 +120,9 @@ def _remove_abandoned(folder: pathlib.Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderInUseError(_in_use(folder, file.read())) from None
+        except OSError:  # Network disks lock no file that is open for reading alone.
+            reason = os.strerror(errno.EACCES)
+            raise PermissionError(errno.EACCES, reason, str(path)) from None
         if is_at(path, file.fileno()):
             path.unlink()
 

@@ -179,7 +179,7 @@ def _split_row(evaluation: Evaluation) -> dict[str, Any]:
         "split": evaluation.split,
         "metrics": evaluation.metrics,
         "errors": metrics.standard_errors(logits, labels),
-        "correct": int((logits.argmax(-1) == labels).sum()),
+        "correct": int(metrics.are_correct(logits, labels).sum()),
     }
 
 
@@ -187,7 +187,7 @@ def _details(page: Page) -> dict[str, Any]:
     """Return classes and calibration of the split that has the examples."""
     evaluation, class_names = page.evaluations[-1], page.class_names
     logits, labels = evaluation.logits, evaluation.labels
-    confusion = metrics.confusion_matrix(logits.argmax(-1), labels, len(class_names))
+    confusion = metrics.confusion_of_logits(logits, labels, len(class_names))
     rows = [row for row in metrics.per_class(confusion, class_names) if row["count"]]
     rows.sort(key=lambda row: (row["recall"], -row["count"]))
     temperatures = dict.fromkeys((1.0, evaluation.temperature))

@@ -298,6 +298,18 @@ CHANGES = (
             "distillation.weight": 0.25,
         },
     ),
+    Change(
+        "inception_v3",
+        "random erasing",
+        {"stages.finetune.augment.erasing": 0.25},
+        recipe="best",
+    ),
+    Change(
+        "inception_v3",
+        "batch statistics trained",
+        {"stages.finetune.train_batch_stats": True},
+        recipe="best",
+    ),
     *(
         Change(model, "half tuned", {"init.pretrained_share": 0.5}, recipe="best")
         for model in ("inception_v3", "vgg16", "vgg19")

@@ -29,6 +29,7 @@ from seeflower_jax.evaluation.evaluator import Compute
 from seeflower_jax.experiment import evaluate, images, kept, precision
 from seeflower_jax.experiment.settings import settings_of
 from seeflower_jax.figures import maps
+from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.run import Run, check_finished
 from seeflower_jax.records.files import exclusive
 from seeflower_jax.studies import discovery
@@ -168,15 +169,7 @@ class Study:
 
     @functools.cached_property
     def _compute_layer(self) -> Compute:
-        """Return the jitted function (variables, batch) -> features of the layer."""
-        network = self.run.network
-
-        @jax.jit
-        def compute(variables: dict, batch: dict) -> Float[Array, "b h w c"]:
-            seen = network.view(batch["canvas"], batch["sizes"])
-            return network.bind(variables)(seen)[1][self.layer]
-
-        return compute
+        return _make_layer_features(self.run.network, self.layer)
 
     def _features(self, crop: str, split: str) -> Float[np.ndarray, "n d"]:
         """Return the features of a crop of all images of a split."""
@@ -205,20 +198,34 @@ class Study:
 
     @functools.cached_property
     def _compute_crop(self) -> Compute:
-        """Return the jitted function (variables, batch) -> features of boxes."""
-        network = self.run.network
+        return _make_crop_features(self.run.network)
 
-        @jax.jit
-        def compute(variables: dict, batch: dict) -> Float[Array, "b d"]:
-            boxes = batch["boxes"]
-            seen = network.view.zoom(
-                batch["canvas"], batch["sizes"], boxes[:, :2], boxes[:, 2]
-            )
-            if network.preprocess is not None:
-                seen = network.preprocess(seen)
-            return models.features(network.spec, variables, seen)
 
-        return compute
+def _make_layer_features(network: Network, layer: str) -> Compute:
+    """Return the jitted function (variables, batch) -> features of a layer."""
+
+    @jax.jit
+    def compute(variables: dict, batch: dict) -> Float[Array, "b h w c"]:
+        seen = network.view(batch["canvas"], batch["sizes"])
+        return network.bind(variables)(seen)[1][layer]
+
+    return compute
+
+
+def _make_crop_features(network: Network) -> Compute:
+    """Return the jitted function (variables, batch) -> features of boxes."""
+
+    @jax.jit
+    def compute(variables: dict, batch: dict) -> Float[Array, "b d"]:
+        boxes = batch["boxes"]
+        seen = network.view.zoom(
+            batch["canvas"], batch["sizes"], boxes[:, :2], boxes[:, 2]
+        )
+        if network.preprocess is not None:
+            seen = network.preprocess(seen)
+        return models.features(network.spec, variables, seen)
+
+    return compute
 
 
 def draw(study: Study, path: str | os.PathLike, count: int = 10) -> None:

@@ -2,6 +2,7 @@
 
     rows = measure(config, out="runs/outside_data", species=(0, 48), seeds=(0, 1, 2))
     record(rows, config, (0, 1, 2), "results", command)
+    load("results")["outside_species"]
 
 Each row has a number of outside species. The network is pretrained on these species and
 then trained in two stages on other species. The row with 0 outside species trains the
@@ -89,3 +90,22 @@ def record(
     with precision.of_products(read_settings(config).device.matmul_precision):
         records.write_json(path, {**content, **records.provenance(command)})
     return path
+
+
+def load(folder: str | os.PathLike) -> dict:
+    """Read `outside_data.json` of a folder of results; {} if there is none.
+
+    Raises:
+      DamagedFileError: if the file is damaged.
+    """
+    path = pathlib.Path(folder).expanduser() / "outside_data.json"
+    if not path.exists():
+        return {}
+    advice = "restore it, or write it again with scripts.outside_data --results"
+    content = records.read_json(path, advice)
+    for key, kind in (("outside_species", dict), ("seeds", list)):
+        if not isinstance(content.get(key), kind):
+            raise records.DamagedFileError(
+                f"{path} is damaged: it has no {key}; {advice}"
+            )
+    return content

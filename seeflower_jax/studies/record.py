@@ -4,8 +4,9 @@
     written, refused = record_all(["runs/*"], "results")
     write_results("results", "RESULTS.md")
 
-A result has the name <model>_<split>_<recipe>_seed<n>.json, without the recipe if it is
-`best`. The run directories of `reproduce` have the same names.
+A result has the name <model>_<split>_<recipe>_<dtype>_seed<n>.json, without the recipe
+`best` and without the type float32. The run directories of `reproduce` have the same
+names, without the type.
 """
 
 import glob
@@ -18,8 +19,22 @@ from collections.abc import Mapping, Sequence
 from seeflower_jax import records
 from seeflower_jax.data import oxford_flowers
 from seeflower_jax.inference.run import load_config
-from seeflower_jax.studies import ablation, directions, tables
-from seeflower_jax.studies.rows import PUBLISHED, ROWS, SEEDS, Row
+from seeflower_jax.studies import (
+    ablation,
+    directions,
+    directions_tables,
+    gaps,
+    outside_data,
+    tables,
+)
+from seeflower_jax.studies.rows import (
+    FLOAT32,
+    PUBLISHED,
+    ROWS,
+    SEEDS,
+    dtype_of,
+    suffix,
+)
 
 _INTRODUCTION = (
     "# Results\n\n`python -m scripts.reproduce --report` writes this page from the "
@@ -38,8 +53,9 @@ class UnsuitableRunError(ValueError):
 
 def result_name(result: Mapping) -> str:
     """Return the name of the run of a result."""
-    row = Row("", result["model"], result["split"], result["recipe"], "")
-    return f"{row.name}_seed{result['seed']}"
+    parts = suffix(result["recipe"], dtype_of(result))
+    names = [result["model"], result["split"], *parts, f"seed{result['seed']}"]
+    return "_".join(names)
 
 
 def load_results(folder: str | os.PathLike) -> list[dict]:
@@ -155,6 +171,8 @@ def record_all(
 def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Path:
     """Copy the result of a finished run into a folder of results; return its path.
 
+    The copy also has `dtype`, the type of the computation.
+
     Raises:
       FileNotFoundError: if the run is not finished.
       DamagedFileError: if `result.json` or `config.json` is damaged.
@@ -174,13 +192,15 @@ def record(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
             f"{workdir} has no metrics of a test split; if its images have one, run "
             "the same command again without --notest"
         )
-    source = load_config(workdir)["data"].get("source")
+    config = load_config(workdir)
+    source = config["data"].get("source")
     if source != oxford_flowers.NAME:
         raise UnsuitableRunError(
             f"{workdir} has data.source {source!r}; not recorded, because the tables "
             f"are of {oxford_flowers.NAME!r}"
         )
-    return keep(result, folder)
+    dtype = config["model"].get("dtype", FLOAT32)
+    return keep(result | {"dtype": dtype}, folder)
 
 
 def keep(result: Mapping, folder: str | os.PathLike) -> pathlib.Path:
@@ -216,9 +236,11 @@ def write_results(folder: str | os.PathLike, path: str | os.PathLike) -> None:
         _INTRODUCTION,
         tables.paper_tables(ROWS, PUBLISHED, results),
         tables.ablation_table(ablated, results),
-        tables.directions_table(directions.load_rows(folder)),
+        directions_tables.directions_section(
+            directions.load_rows(folder), results, outside_data.load(folder)
+        ),
         tables.origins(results, result_name),
-        tables.gaps(ROWS, SEEDS, results, ablation.CHANGES, ablated),
+        gaps.missing(ROWS, SEEDS, results, ablated),
     ]
     text = "\n".join(part for part in parts if part)
     with records.replacing(pathlib.Path(path).expanduser()) as partial:

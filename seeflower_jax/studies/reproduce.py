@@ -219,8 +219,11 @@ def write_report(out: str | os.PathLike, runs: Sequence[PlannedRun]) -> pathlib.
             "**From a smoke run**: narrow random networks, trained for one epoch. The "
             "values show only that everything runs.\n\n"
         )
-    # Smoke runs count for the recipe of their row, too.
-    results = [(run.result or {}) | {"recipe": run.row.recipe} for run in finished]
+    results = [
+        # Smoke runs count for the recipe of their row, too.
+        (run.result or {}) | {"recipe": run.row.recipe, "dtype": run.config.model.dtype}
+        for run in finished
+    ]
     text += tables.paper_tables(ROWS, PUBLISHED, results) + "\n"
     for title, name in figures.items():
         text += f"## {title}\n\n![{title}]({name})\n\n"

@@ -16,6 +16,7 @@ from seeflower_jax import hints
 
 SEEDS = (0, 1, 2)
 BUDGETS = ("smoke", "cpu", "full")
+FLOAT32 = "float32"  # the type that recipes compute in by default
 # Flags of scripts that change the config of a run, by the config's flat keys.
 FLAGS = {"data.dir": "data_dir", "data.cache_dir": "cache_dir", "model.dtype": "dtype"}
 # The module in configs/ of each ImageNet network.
@@ -44,9 +45,21 @@ def _reversed_linear(size: int) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def suffix(recipe: str) -> list[str]:
-    """Return the part of a name for a recipe; [] for `best`, the default."""
-    return [] if recipe == "best" else [recipe]
+def suffix(recipe: str, dtype: str = FLOAT32) -> list[str]:
+    """Return the parts of a name for a recipe and the type of its computation.
+
+    The recipe `best` and the type float32, which are the defaults, have no part.
+    """
+    parts = [] if recipe == "best" else [recipe]
+    return parts if dtype == FLOAT32 else [*parts, dtype]
+
+
+def dtype_of(result: Mapping) -> str:
+    """Return the type that a result was computed in.
+
+    Results that were recorded before the key `dtype` existed are in float32.
+    """
+    return result.get("dtype", FLOAT32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +86,11 @@ class Row:
     code: float | None = None
     cpu: bool = False
     changes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The model, split and recipe, which its results have, too."""
+        return self.model, self.split, self.recipe
 
     @property
     def name(self) -> str:
@@ -157,6 +175,43 @@ ROWS = (
         Row("other", model, "official", recipe, f"{model}:{recipe}", None, code, True)
         for model, code in (("vgg16", 0.606), ("vgg19", 0.688))
         for recipe in ("top_only", "top_only_corrected")
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Runs of seed 0 that are evaluated as one, on the official split.
+
+    Attributes:
+      recipe: recipe in the result, see `experiment.ensemble.describe`.
+      members: names of the rows of the runs.
+      joint_head: whether one head reads the features of all runs. By default, the
+        probabilities of the runs are averaged.
+    """
+
+    recipe: str
+    members: tuple[str, ...]
+    joint_head: bool = False
+
+
+def _networks(recipe: str) -> tuple[str, ...]:
+    """Return the names of the rows of all networks with a recipe."""
+    return tuple("_".join([m, "official", *suffix(recipe)]) for m in sorted(CONFIGS))
+
+
+# The joint head of `linear` is the teacher of the distilled network.
+TEACHER = Ensemble("linear_joint_head", _networks("linear"), joint_head=True)
+ENSEMBLES = (
+    Ensemble("best", _networks("best")),
+    Ensemble("linear", _networks("linear")),
+    Ensemble("best_joint_head", _networks("best"), joint_head=True),
+    TEACHER,
+    # The features of a network before and after its fine-tuning.
+    Ensemble(
+        "inception_v3_linear_best_joint_head",
+        ("inception_v3_official_linear", "inception_v3_official"),
+        joint_head=True,
     ),
 )
 

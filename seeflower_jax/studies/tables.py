@@ -2,8 +2,8 @@
 
     text = paper_tables(rows.ROWS, rows.PUBLISHED, results)   # of `record.load_results`
 
-All measured values come from results. The tables show what was measured, and `gaps`
-lists what was not.
+All measured values come from results. The tables show what was measured;
+`gaps.missing` lists what was not.
 """
 
 import dataclasses
@@ -14,8 +14,7 @@ import numpy as np
 
 from seeflower_jax import records
 from seeflower_jax.figures import text
-from seeflower_jax.studies.ablation import Change
-from seeflower_jax.studies.rows import NAMES, Published, Row
+from seeflower_jax.studies.rows import FLOAT32, NAMES, Published, Row, dtype_of
 
 _HEADER = (
     "network",
@@ -42,6 +41,8 @@ _NOTES = """\
 - `validation` is top-1 on the validation split.
 - `weights` says whether the ImageNet weights are published or approximate. The hash of
   the file, or of its content, decides.
+- A type after the recipe, as in `best, bfloat16`, is the type of the computation. All
+  other results are in float32. A mean of several seeds never mixes types.
 - `training` is the time of one run, without the evaluation.
 """
 # Commits of recorded results with views that were not antialiased.
@@ -60,7 +61,7 @@ def share(value: float | None, digits: int = 4) -> str:
     return "" if value is None else re.sub(r"^0(?=\.)", "", f"{value:.{digits}f}")
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     """Format the mean, and the range if there are several values."""
     if len(values) == 1:
         return share(values[0])
@@ -79,24 +80,36 @@ def _duration(result: Mapping) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _weights(result: Mapping) -> str:
+def weights(result: Mapping) -> str:
+    """Return whether the ImageNet weights of a result are exact or approximate."""
     exact = result["weights"]["exact"]
     return {True: "exact", False: "approximate", None: "random"}[exact]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The results of one row, by seed.
+    """The results of one row in one type, by seed.
 
     Attributes:
-      model, split, recipe: names, the same in all results.
+      model, split, recipe, dtype: names, the same in all results.
       results: results in the order of their seeds.
     """
 
     model: str
     split: str
     recipe: str
+    dtype: str
     results: tuple[Mapping, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The model, split and recipe, which its row has, too."""
+        return self.model, self.split, self.recipe
+
+    @property
+    def label(self) -> str:
+        """The recipe, with the type of the computation if it is not float32."""
+        return self.recipe if self.dtype == FLOAT32 else f"{self.recipe}, {self.dtype}"
 
     def values(self, split: str, metric: str) -> list[float]:
         """Return a metric of a split for each seed that has it."""
@@ -109,45 +122,42 @@ class Group:
         error = np.sqrt(mean * (1 - mean) / self.results[0]["test"]["count"])
         validation = self.values("validation", "top1")
         return [
-            _spread(top1),
-            _spread(self.values("test", "mean_class_top1")),
+            spread(top1),
+            spread(self.values("test", "mean_class_top1")),
             share(error),
-            _spread(validation) if validation else "none",
+            spread(validation) if validation else "none",
             ", ".join(str(r["seed"]) for r in self.results),
-            _unique(map(_weights, self.results)),
+            _unique(map(weights, self.results)),
             _unique(r["device"] for r in self.results),
             _unique(map(_duration, self.results)),
         ]
 
 
-Key = tuple[str, str, str]
+def group(results: Iterable[Mapping]) -> list[Group]:
+    """Group results by model, split, recipe and type; float32 comes first.
+
+    Results in different types are not averaged.
+    """
+    members: dict[tuple[str, str, str, str], list[Mapping]] = {}
+    for result in sorted(results, key=lambda r: (dtype_of(r) != FLOAT32, r["seed"])):
+        key = result["model"], result["split"], result["recipe"], dtype_of(result)
+        members.setdefault(key, []).append(result)
+    return [Group(*key, tuple(of_key)) for key, of_key in members.items()]
 
 
-def group(results: Iterable[Mapping]) -> dict[Key, Group]:
-    """Group results by (model, split, recipe)."""
-    groups: dict[Key, list[Mapping]] = {}
-    for result in sorted(results, key=lambda r: r["seed"]):
-        key = result["model"], result["split"], result["recipe"]
-        groups.setdefault(key, []).append(result)
-    return {key: Group(*key, tuple(members)) for key, members in groups.items()}
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a table; its cells may have any characters."""
     cells = [[text.printable(cell).replace("|", r"\|") for cell in row] for row in rows]
     lines = [header, ["---"] * len(header), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _key(row: Row) -> Key:
-    return row.model, row.split, row.recipe
-
-
 def _row_cells(row: Row, measured: Group) -> list[str]:
     published = [share(value, 3) for value in (row.paper, row.code)]
-    return [NAMES[row.model], row.recipe, *published, *measured.cells()]
+    return [NAMES[row.model], measured.label, *published, *measured.cells()]
 
 
-def _comparison(published: Sequence[Published], groups: Mapping[Key, Group]) -> str:
+def _comparison(published: Sequence[Published], groups: Sequence[Group]) -> str:
     """Format table 4.3: published methods, then the recipes of this project."""
     lines = [
         [entry.authors, entry.method, share(entry.accuracy, 3), "", entry.origin]
@@ -156,17 +166,17 @@ def _comparison(published: Sequence[Published], groups: Mapping[Key, Group]) -> 
     measured = [
         [
             "this project",
-            f"{NAMES.get(model, model)}, {recipe}, "
-            f"{_unique(map(_weights, members.results))} weights",
-            _spread(members.values("test", "top1")),
-            _spread(members.values("test", "mean_class_top1")),
+            f"{NAMES.get(g.model, g.model)}, {g.label}, "
+            f"{_unique(map(weights, g.results))} weights",
+            spread(g.values("test", "top1")),
+            spread(g.values("test", "mean_class_top1")),
             "results",
         ]
-        for (model, split, recipe), members in groups.items()
-        if split == "official" and recipe in ("best", "linear")
+        for g in groups
+        if g.split == "official" and g.recipe in ("best", "linear")
     ]
     lines += measured
-    return _markdown(("authors", "method", "top-1", "mean class", "source"), lines)
+    return markdown(("authors", "method", "top-1", "mean class", "source"), lines)
 
 
 def _antialiasing(results: Iterable[Mapping]) -> str:
@@ -182,21 +192,21 @@ def _antialiasing(results: Iterable[Mapping]) -> str:
     )
 
 
-def _other_recipes(rows: Sequence[Row], groups: Mapping[Key, Group]) -> str:
+def _other_recipes(rows: Sequence[Row], groups: Sequence[Group]) -> str:
     """Format the results of recipes that the paper does not have; '' if none."""
-    code = {_key(row): row.code for row in rows if row.table == "other"}
-    known = set(map(_key, rows)) - code.keys()
+    code = {row.key: row.code for row in rows if row.table == "other"}
+    known = {row.key for row in rows} - code.keys()
     cells = [
         [
-            *(NAMES.get(g.model, g.model), g.split, g.recipe),
-            share(code.get(key), 3),
+            *(NAMES.get(g.model, g.model), g.split, g.label),
+            share(code.get(g.key), 3),
             *g.cells(),
         ]
-        for key, g in groups.items()
-        if key not in known
+        for g in groups
+        if g.key not in known
     ]
     header = ("network", "split", "recipe", *_HEADER[3:])
-    return f"## Other recipes\n\n{_markdown(header, cells)}" if cells else ""
+    return f"## Other recipes\n\n{markdown(header, cells)}" if cells else ""
 
 
 def paper_tables(
@@ -217,11 +227,13 @@ def paper_tables(
 
     def section(title: str, table: str, splits: Sequence[str]) -> str:
         cells = [
-            _row_cells(row, groups[_key(row)])
+            _row_cells(row, measured)
             for row in rows
-            if row.table == table and row.split in splits and _key(row) in groups
+            if row.table == table and row.split in splits
+            for measured in groups
+            if measured.key == row.key
         ]
-        return f"## {title}\n\n{_markdown(_HEADER, cells)}" if cells else ""
+        return f"## {title}\n\n{markdown(_HEADER, cells)}" if cells else ""
 
     parts = [
         _NOTES,
@@ -248,12 +260,13 @@ def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
     Args:
       ablated: rows from `ablation.load_results`.
       results: contents of `result.json`. The changes are compared with the recipes of
-        seed 0 in these results.
+        seed 0 in these results, in float32.
     """
     unchanged = {
         (r["model"], r["recipe"]): r["validation"]["top1"]
         for r in results
-        if (r["split"], r["seed"]) == ("official", 0) and "validation" in r
+        if (r["split"], r["seed"], dtype_of(r)) == ("official", 0, FLOAT32)
+        and "validation" in r
     }
     lines = []
     for model, entries in ablated.items():
@@ -281,7 +294,7 @@ def ablation_table(ablated: Ablated, results: Iterable[Mapping]) -> str:
         f"errors {min(errors):.3f} to {max(errors):.3f}). `head alone` trains only "
         "the first stage, so the layers below the new head keep the ImageNet weights. "
         "The test split was not used. "
-        "`results/ablation.json` has the commands.\n\n" + _markdown(header, lines)
+        "`results/ablation.json` has the commands.\n\n" + markdown(header, lines)
     )
 
 
@@ -290,88 +303,6 @@ def _change_cells(entry: Mapping, before: float | None) -> list[str]:
     difference = "" if before is None else f"{entry['top1'] - before:+.4f}"
     hashed = entry["config_hash"]
     return [share(entry["top1"]), difference.replace("0.", "."), hashed]
-
-
-def directions_table(measured: Mapping) -> str:
-    """Format the results of crops of objects and parts; Markdown from level 2.
-
-    Args:
-      measured: content from `directions.load_rows`; {} gives ''.
-    """
-    if not measured:
-        return ""
-    lines = [
-        [
-            name,
-            share(row.get("validation", {}).get("top1")),
-            share(row.get("test", {}).get("top1")),
-            share(row.get("test", {}).get("mean_class_top1")),
-        ]
-        for name, row in measured["rows"].items()
-    ]
-    header = ("what the head reads", "validation top-1", "test top-1", "mean class")
-    model, weights = measured["model"], _weights(measured)
-    tested = any("test" in row for row in measured["rows"].values())
-    selected = "Validation selected the variant that was evaluated on the test split."
-    return (
-        "## The paper's directions: segmentation and parts\n\nA linear head in closed "
-        f"form on features of {NAMES.get(model, model)} with {weights} weights, which "
-        "was not trained on the images. Objects and parts are found without labels in "
-        f"the features of `{measured['layer']}`. "
-        + (selected if tested else "The test split was not used.")
-        + " `results/directions.json` has the command of each result.\n\n"
-        + _markdown(header, lines)
-    )
-
-
-def gaps(
-    rows: Sequence[Row],
-    seeds: Sequence[int],
-    results: Iterable[Mapping],
-    changes: Iterable[Change],
-    ablated: Ablated,
-) -> str:
-    """Format the missing runs and rows of the ablation; Markdown from level 2.
-
-    Args:
-      rows: rows such as `rows.ROWS`.
-      seeds: seeds of each row that depends on the seed.
-      results: contents of `result.json`.
-      changes: changes such as `ablation.CHANGES`.
-      ablated: rows from `ablation.load_results`.
-    """
-    groups = group(results)
-    commands: dict[bool, list[str]] = {True: [], False: []}
-    for row in rows:
-        measured = groups.get(_key(row))
-        recorded = {r["seed"] for r in measured.results} if measured else set()
-        wanted = seeds[:1] if row.recipe == "linear" else seeds
-        missing = ",".join(str(seed) for seed in wanted if seed not in recorded)
-        if missing:
-            commands[row.cpu].append(
-                f"    python -m scripts.reproduce --out=runs --only={row.name} "
-                f"--seeds={missing}\n"
-            )
-    ablation = [
-        f"    python -m scripts.ablation --out=runs --only={change.key}\n"
-        for change in changes
-        if change.name not in ablated.get(change.model, {})
-    ]
-    lists = {
-        "Up to three hours a run on two CPU cores:": commands[True],
-        "Longer, best on a GPU:": commands[False],
-        "The ablation, minutes to two hours a row on two CPU cores:": ablation,
-    }
-    parts = [
-        f"    # {title}\n{''.join(lines)}" for title, lines in lists.items() if lines
-    ]
-    introduction = (
-        "## Gaps\n\nThese runs were not measured. Each command makes the runs of one "
-        "row. `python -m scripts.reproduce --record='runs/*'` records finished runs. A "
-        "row of the ablation that changes only the evaluation needs the run of its "
-        "recipe in `runs`.\n"
-    )
-    return "\n".join([introduction, *parts]) if parts else ""
 
 
 def origins(results: Iterable[Mapping], name: Callable[[Mapping], str]) -> str:

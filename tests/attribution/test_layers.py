@@ -143,10 +143,11 @@ def test_taps_alone_would_count_evidence_twice(network, variables, images):
     assert (np.abs(alone - score) > 0.2 * np.abs(score)).all()
 
 
-def test_normalised_heads_are_far_from_complete(images):
+@pytest.mark.parametrize("pooling", ["root_average", "root_moments"])
+def test_normalised_heads_are_far_from_complete(images, pooling):
     """Contributions to features of length 1 nearly cancel, by Euler's theorem."""
     spec = models.get_spec(
-        "vgg16", num_classes=5, width=0.05, pooled=SPEC.pooled, pooling="root_average"
+        "vgg16", num_classes=5, width=0.05, pooled=SPEC.pooled, pooling=pooling
     )
     variables = fixtures.random_variables(spec, 0)
     network = functools.partial(models.apply, spec, variables)

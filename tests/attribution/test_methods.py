@@ -417,34 +417,53 @@ def test_methods_of_one_pass_share_it(variables, images):
     assert flops(["grad_cam", "hires_cam", "layer_cam"]) < 1.2 * forward
 
 
+def _temporary_bytes(function, images):
+    analysis = jax.jit(function).lower(images).compile().memory_analysis()
+    return analysis.temp_size_in_bytes
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name, option, more",
+    "name, option, counts, more",
     [
-        ("integrated_gradients", "steps", {}),
-        ("smooth_grad", "samples", {}),
-        ("var_grad", "samples", {}),
-        ("gradient_shap", "samples", {"batch_size": 2}),
-        ("rise", "samples", {"batch_size": 2}),
-        ("layer_conductance", "steps", {"layer": "block2"}),
-        ("kernel_shap", "samples", {"cells": 2}),
-        ("score_cam", "channels", {"layer": "block5"}),
+        ("integrated_gradients", "steps", (4, 64), {}),
+        ("smooth_grad", "samples", (4, 64), {}),
+        ("smooth_grad_squared", "samples", (4, 64), {}),
+        ("var_grad", "samples", (4, 64), {}),
+        ("gradient_shap", "samples", (4, 64), {"batch_size": 2}),
+        ("rise", "samples", (4, 64), {"batch_size": 2}),
+        ("layer_conductance", "steps", (4, 64), {"layer": "block2"}),
+        ("score_cam", "channels", (4, 32), {"layer": "block5"}),
+        ("occlusion", "stride", (32, 4), {"window": 32}),  # 4 and 81 windows
+        ("feature_ablation", "cells", (2, 8), {}),  # 4 and 64 segments
     ],
 )
-def test_memory_does_not_grow_with_steps(network, images, name, option, more):
+def test_memory_does_not_grow_with_steps(network, images, name, option, counts, more):
     method = registry.METHODS[name]
     if method.random:
         more = more | {"keys": jax.random.split(jax.random.key(0), 3)}
 
-    def memory(steps):
-        def run(images):
-            options = more | {option: steps}
-            return method.function(network, images, targets=None, **options)
+    def run(count, images):
+        return method.function(network, images, targets=None, **more, **{option: count})
 
-        analysis = jax.jit(run).lower(images).compile().memory_analysis()
-        return analysis.temp_size_in_bytes
+    few, many = (_temporary_bytes(functools.partial(run, n), images) for n in counts)
+    assert many < 1.1 * few
 
-    assert memory(64) < 1.1 * memory(4)
+
+@pytest.mark.long
+def test_memory_of_kernel_shap_grows_only_by_the_regression(network, images):
+    keys = jax.random.split(jax.random.key(0), len(images))
+
+    def run(samples, images):
+        return attr.kernel_shap(network, images, None, keys, cells=7, samples=samples)
+
+    counts = (4, 64, 2048)
+    few, more, many = (
+        _temporary_bytes(functools.partial(run, n), images) for n in counts
+    )
+    assert more < 1.1 * few
+    # Four arrays of float32 [n, samples, segments].
+    assert many < 1.1 * few + 16 * len(images) * 2048 * 49
 
 
 def _with_layer(layer_of):
@@ -502,10 +521,11 @@ def test_eigen_cam_is_not_negative():
 
 def test_memory_of_eigen_cam_grows_with_the_layer():
     network = _with_layer(lambda images: jnp.tanh(images))
-    compute = jax.jit(lambda images: attr.eigen_cam(network, images, layer="layer"))
     images = jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32)
-    analysis = compute.lower(images).compile().memory_analysis()
-    assert analysis.temp_size_in_bytes < 4 * 4 * images.size
+    used = _temporary_bytes(
+        lambda images: attr.eigen_cam(network, images, layer="layer"), images
+    )
+    assert used < 4 * 4 * images.size
 
 
 def test_score_cam_of_the_channels_that_vary_most(network, images):

@@ -271,10 +271,11 @@ def test_copied_images_are_not_decoded_again(flowers, tmp_path, monkeypatch):
 
 def test_files_of_another_folder_with_the_same_stamps_are_other_images(tmp_path):
     for value, folder in enumerate(("a/photos", "b/photos")):
-        (tmp_path / folder / "rose").mkdir(parents=True)
-        path = tmp_path / folder / "rose" / "0.bmp"
-        Image.new("RGB", (8, 8), (value, 0, 0)).save(path)
-        os.utime(path, (0, 0))
+        for name in ("rose", "tulip"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            path = tmp_path / folder / name / "0.bmp"
+            Image.new("RGB", (8, 8), (value, 0, 0)).save(path)
+            os.utime(path, (0, 0))
         source = image_folder.load(tmp_path / folder, "100/0/0")
         assert cache.open_cache(source, 8, tmp_path)[0][0, 0, 0] == value
 

@@ -265,6 +265,9 @@ def test_trees_that_would_give_wrong_classes_are_refused(tmp_path):
     refused(
         "twice", "move the folders of the classes from .*twice/t[a-z]+/t[a-z]+ up one"
     )
+    _write(tmp_path / "years" / "2019" / "photos" / "rose", 2)
+    _write(tmp_path / "years" / "2020" / "photos" / "tulip", 2)
+    refused("years", "only in sub-folders .*, so its folders are not classes")
     refused("above", "give --config.data.dir=.*above/photos")
     refused("half", "half/train has images, but no folders of classes")
 

@@ -57,6 +57,10 @@ def test_example_with_logits_that_are_not_finite_is_wrong():
     values = metrics.compute(logits, labels)
     assert values["top1"] == values["mean_class_top1"] == values["top5"] == 0.5
     assert np.isnan(values["loss"])
+    assert metrics.confusion_of_logits(logits, labels, 7).tolist() == [
+        *([1, *[0] * 6], [0, 1, *[0] * 5]),
+        *[[0] * 7] * 5,
+    ]
     errors = metrics.standard_errors(logits, labels)
     assert errors["mean_class_top1"] == pytest.approx(np.sqrt(2 * 0.25) / 2)
 

@@ -104,6 +104,50 @@ def test_head_of_all_views(linear_config, linear_run, tmp_path):
         train(config, tmp_path / "run")
 
 
+def test_many_images_are_solved_on_one_view_each(
+    linear_config, linear_run, tmp_path, monkeypatch
+):
+    """The evaluation still averages all views."""
+    config = linear_config.copy_and_resolve_references()
+    config.test_time.update(views=((80, 1.0), (80, 0.7)), hflip=True)
+    config.stages.linear.all_views = True
+    count = fixtures.CLASSES * fixtures.TRAIN
+    monkeypatch.setattr(ridge, "MAX_VIEWS", 4 * count)
+    result = train(config, tmp_path / "one")
+    rows = np.load(tmp_path / "one/features_linear.npy")
+    of_one_view = np.load(linear_run.workdir / "features_linear.npy")
+    assert len(rows) == count + fixtures.CLASSES * fixtures.VALIDATION
+    np.testing.assert_array_equal(rows, of_one_view)
+    run = load_run(tmp_path / "one")
+    harness.assert_trees_equal(run.network.variables, linear_run.network.variables)
+    labels = images.of_run(run).labels("validation")
+    logits = np.load(tmp_path / "one/logits_validation_test_time.npz")["logits"]
+    single = np.load(tmp_path / "one/logits_validation.npz")["logits"]
+    assert np.abs(logits - single).max() > 1e-3
+    assert result["validation"] == pytest.approx(metrics.compute(logits, labels))
+    monkeypatch.setattr(ridge, "MAX_VIEWS", 4 * count + 1)
+    train(config, tmp_path / "all", test=False)
+    rows = np.load(tmp_path / "all/features_linear.npy")
+    assert len(rows) == 4 * count + fixtures.CLASSES * fixtures.VALIDATION
+
+
+def test_pages_state_the_number_of_views():
+    def words(name):
+        return " ".join((harness.ROOT / name).read_text().replace("# ", "").split())
+
+    for name in ("docs/data.md", "configs/base.py"):
+        assert f"{ridge.MAX_VIEWS:,} or more views" in words(name)
+    counts = {}
+    for module in (inception, vgg16):
+        settings = read_settings(module.get_config("linear"))
+        assert settings.mirror
+        counts[module] = ridge.MAX_VIEWS // (2 * len(settings.views))
+    assert (
+        f"from {counts[inception]:,} training images for the four views of "
+        f"Inception-v3, and from {counts[vgg16]:,} for the two views of the VGGs"
+    ) in words("docs/data.md")
+
+
 def test_seed_does_not_matter(linear_config, linear_run, tmp_path):
     network = linear_run.network
     source = {"name": "narrow", "sha256": None, "exact": None}

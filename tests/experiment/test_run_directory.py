@@ -225,6 +225,9 @@ def test_own_weights_of_a_pretraining_may_move(config, tmp_path):
     config.init.pretraining.init.weights = _write_weights(tmp_path, 2)
     with pytest.raises(ValueError, match="was started with the weights 1.h5"):
         train(config, tmp_path / "run")
+    config.init.pretraining = ConfigDict()
+    with pytest.raises(ValueError, match="pretraining.init.weights: .* there, absent"):
+        train(config, tmp_path / "run")
 
 
 def test_weights_of_a_pretraining_may_not_change(config, tmp_path):
@@ -309,13 +312,19 @@ def test_type_of_a_run_is_that_of_its_trained_part(config, tmp_path, monkeypatch
     def dtype():
         return with_recorded_dtype(tmp_path, config)["model"]["dtype"]
 
-    assert dtype() == "auto"
     trained.append(first)
+    assert dtype() == "auto"  # The pretraining is left from another config.
+    config.init.pretraining = ConfigDict({"seed": 1})
     assert dtype() == "bfloat16"
     config.init.pretraining = ConfigDict({"model": {"dtype": "float16"}})
     assert dtype() == "auto"
     trained.append(tmp_path)
     assert dtype() == "float32"
+    for wrong in (None, {"model": "vgg16"}, {"data": "folder"}, {"data": None}):
+        values = config.to_dict()
+        values["init"]["pretraining"] = wrong
+        with pytest.raises(SettingsError, match="config.init.pretraining"):
+            train(values, tmp_path)
 
 
 DAMAGES = {

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -158,7 +159,7 @@ def test_metrics_with_masks_and_perturbations(
     run = dataclasses.replace(tiny_run, network=small.baseline())
     left = np.arange(96) < np.full((96, 1), 48)
 
-    def scores(mask, *metrics):
+    def scores(mask, *metrics, run=run):
         score.score_methods(
             run,
             images,
@@ -198,10 +199,19 @@ def test_metrics_with_masks_and_perturbations(
     scores(left, "localisation", "infidelity")
     after = of_faithfulness()
     assert after["max_sensitivity"] == before["max_sensitivity"]
+    variables = jax.tree.map(lambda array: 2 * array, run.network.variables)
+    network = dataclasses.replace(run.network, variables=variables)
     others = dataclasses.replace(noisy, positions=noisy.positions + 1)
-    monkeypatch.setattr(score, "choose_correct", lambda *_: others)
-    scores(left, "localisation", "infidelity")
-    assert "max_sensitivity" not in of_faithfulness()
+    for changed_run, chosen in (
+        (dataclasses.replace(run, network=network), noisy),
+        (run, others),
+    ):
+        scores(left, "infidelity", "sensitivity")
+        assert "max_sensitivity" in of_faithfulness()
+        with monkeypatch.context() as patch:
+            patch.setattr(score, "choose_correct", lambda *_, chosen=chosen: chosen)
+            scores(left, "infidelity", run=changed_run)
+        assert "max_sensitivity" not in of_faithfulness()
     with pytest.raises(ValueError, match="'localisation' need masks; give `masks`"):
         score.score_methods(tiny_run, images, ["saliency"], "", metrics=groups)
 

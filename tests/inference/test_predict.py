@@ -366,7 +366,7 @@ def test_what_is_not_a_network(image, tmp_path):
     with pytest.raises(ValueError, match="is a file; name the network"):
         load(image)
     export.save(tmp_path / "export", _baseline(), {})
-    with pytest.raises(ValueError, match="export is an export, .* as --export, or"):
+    with pytest.raises(ValueError, match="export is an export, .* as --export, and"):
         loading.load_classifier("baseline", str(tmp_path / "export"))
     arguments = "--model=VGG16", "--weights=absent.h5", image
     completed = harness.run_here("predict", *arguments)

@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -208,6 +209,17 @@ def test_lock_file_of_another_user_who_was_killed(others_lock):
     with records.lock(others_lock.parent):
         assert json.loads(others_lock.read_text())["pid"] == os.getpid()
     assert not others_lock.exists()
+
+
+def test_lock_of_another_user_on_a_network_disk(others_lock, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    with pytest.raises(PermissionError, match=re.escape(str(others_lock))):
+        with records.lock(others_lock.parent):
+            pass
+    assert others_lock.read_text() == "{}"
 
 
 def test_lock_of_another_user_is_respected(others_lock):

@@ -51,6 +51,20 @@ def test_changes_are_what_their_names_say(change, monkeypatch):
     assert row is None or row["config_hash"] in hashes
 
 
+def test_changes_of_the_default_recipe_reach_its_fine_tuning(monkeypatch):
+    monkeypatch.chdir(harness.ROOT)
+
+    def stages(key):
+        (change,) = ablation.select([key])
+        config = _config(change, monkeypatch)
+        return read_settings(derive(config, config.init.pretraining)).stages
+
+    head, finetune = stages("inception_v3_random_erasing")
+    assert head.augmentation is None and finetune.augmentation.erasing == 0.25
+    head, finetune = stages("inception_v3_batch_statistics_trained")
+    assert not head.train_batch_stats and finetune.train_batch_stats
+
+
 def test_keys_select():
     keys = [change.key for change in ablation.CHANGES]
     assert len(set(keys)) == len(keys)

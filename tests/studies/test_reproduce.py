@@ -13,25 +13,7 @@ from seeflower_jax.experiment.settings import derive, read_settings
 from seeflower_jax.studies import ablation, record, reproduce, tables
 from seeflower_jax.studies.rows import PUBLISHED, ROWS, select
 from tests import harness
-
-
-def _result(model="vgg16", split="official", recipe="paper", seed=0, top1=0.8, **more):
-    metrics = {"top1": top1, "mean_class_top1": top1 + 0.01, "count": 6149}
-    return {
-        "model": model,
-        "split": split,
-        "recipe": recipe,
-        "seed": seed,
-        "weights": {"name": "file", "sha256": "0", "exact": False},
-        "device": "1 x gpu",
-        "seconds": {"head": 60.0, "finetune": 600.0, "evaluation": 100.0},
-        "versions": {"jax": "0.10"},
-        "git_commit": None,
-        "config_hash": "0123456789ab",
-        "command": "python -m scripts.train",
-        "test": metrics,
-        "validation": metrics,
-    } | more
+from tests.studies.results import make_result
 
 
 def test_committed_results_are_those_of_the_records(tmp_path):
@@ -41,7 +23,7 @@ def test_committed_results_are_those_of_the_records(tmp_path):
         "write it again with python -m scripts.reproduce --report"
     )
     assert written.count("were measured without antialiasing") == 1
-    assert "antialiasing" not in tables.paper_tables(ROWS, PUBLISHED, [_result()])
+    assert "antialiasing" not in tables.paper_tables(ROWS, PUBLISHED, [make_result()])
 
 
 def test_rows_are_those_of_the_paper():
@@ -142,6 +124,18 @@ def test_report_of_a_smoke_run_says_so_and_fills_nothing_in(smoke):
         record.record(runs[0].workdir, out)
 
 
+def test_report_names_the_type_of_the_runs(smoke, tmp_path):
+    run = smoke[1][0]
+    shutil.copytree(run.workdir, tmp_path / "run")
+    config = run.config.copy_and_resolve_references()
+    config.model.dtype = "bfloat16"
+    hashed = {"config_hash": records.config_hash(config)}
+    records.write_json(tmp_path / "run/result.json", run.result | hashed)
+    run = dataclasses.replace(run, workdir=tmp_path / "run", config=config)
+    text = reproduce.write_report(tmp_path, [run]).read_text()
+    assert "| baseline | paper_a, bfloat16 | .181 |" in text
+
+
 def test_figures_are_of_the_run_in_the_report(smoke, tmp_path, monkeypatch):
     """Figures of another seed, or from before a training, are not shown."""
     drawn = []
@@ -169,50 +163,23 @@ def test_figures_are_of_the_run_in_the_report(smoke, tmp_path, monkeypatch):
     assert drawn == [*folders[::-1], folders[0]]
 
 
-def test_tables_of_several_seeds():
-    results = [_result(seed=seed, top1=top1) for seed, top1 in ((1, 0.78), (0, 0.8))]
-    results.append(_result("vgg19", recipe="ablation"))
-    text = tables.paper_tables(ROWS, PUBLISHED, results)
-    assert (
-        "| VGG16 | paper | .757 | .757 | .7900 [.7800, .8000] | .8000 [.7900, .8100] | "
-        ".0052 | .7900 [.7800, .8000] | 0, 1 | approximate | 1 x gpu | 11 min |"
-    ) in text
-    assert "this project" not in text and "missing" not in text
-    assert "| VGG19 | official | ablation |  | .8000 |" in text.split("## Other")[1]
-    text = tables.paper_tables(ROWS, PUBLISHED, [_result(recipe="a|b\n")])
-    assert r"| VGG16 | official | a\|b\n |  | .8000 |" in text
-    text = tables.paper_tables(ROWS, PUBLISHED, [_result(recipe="top_only")])
-    assert "| VGG16 | official | top_only | .606 | .8000 |" in text.split("## Other")[1]
-    before = {"seconds": {"head": 60.0, "evaluation": 9.0}}
-    text = tables.paper_tables(ROWS, PUBLISHED, [_result(pretraining=before)])
-    assert "| 12 min |" in text  # 60, 600 and 60 seconds
-    linear = _result(recipe="linear")
-    text = tables.paper_tables(ROWS, PUBLISHED, [linear])
-    assert "| this project | VGG16, linear, approximate weights | .8000 |" in text
-    change = ablation.Change("vgg16", "without decay", recipe="short")
-    gaps = tables.gaps(ROWS, (0, 1, 2), [*results, linear], [change], {})
-    assert "--only=vgg16_short_without_decay\n" in gaps
-    assert "vgg16_official_linear" not in gaps  # its result does not depend on the seed
-    assert "--only=vgg16_official_paper --seeds=2\n" in gaps
-    assert "--only=vgg16_official --seeds=0,1,2\n" in gaps
-
-
-def _write_run(workdir, result, source="oxford_flowers102"):
-    config = dict.fromkeys(("model", "init", "whitening", "eval", "stages"), {})
+def _write_run(workdir, result, source="oxford_flowers102", dtype="float32"):
+    config = dict.fromkeys(("init", "whitening", "eval", "stages"), {})
+    config |= {"model": {"dtype": dtype}, "data": {"source": source}}
     workdir.mkdir(parents=True)
-    records.write_json(workdir / "config.json", config | {"data": {"source": source}})
+    records.write_json(workdir / "config.json", config)
     records.write_json(workdir / "result.json", result)
 
 
 def test_recording(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a finished run"):
         record.record(tmp_path, tmp_path)
-    _write_run(tmp_path / "run", _result(seed=2))
+    _write_run(tmp_path / "run", make_result(seed=2))
     path = record.record(tmp_path / "run", tmp_path)
     assert path.name == "vgg16_official_paper_seed2.json"
     (tmp_path / "benchmark.json").write_text("{}")
-    assert record.load_results(tmp_path) == [json.loads(path.read_text())]
-    other = _result(seed=2, config_hash="another")
+    assert record.load_results(tmp_path) == [make_result(seed=2) | {"dtype": "float32"}]
+    other = make_result(seed=2, config_hash="another")
     records.write_json(tmp_path / "run/result.json", other)
     there = f"{path} has the result of another config, 0123456789ab there, another now"
     with pytest.raises(ValueError, match=there):
@@ -223,6 +190,30 @@ def test_recording(tmp_path):
         record.load_results(tmp_path)
 
 
+def test_a_run_in_bfloat16_is_recorded_beside_the_run_in_float32(tmp_path):
+    """The type of a result comes from the config of its run."""
+    _write_run(tmp_path / "float32", make_result())
+    other = make_result(top1=0.7, config_hash="another")
+    _write_run(tmp_path / "bfloat16", other, dtype="bfloat16")
+    runs = [str(tmp_path / name) for name in ("float32", "bfloat16")]
+    paths, refused = record.record_all(runs, tmp_path / "results")
+    assert [path.stem for path in paths] == [
+        "vgg16_official_paper_seed0",
+        "vgg16_official_paper_bfloat16_seed0",
+    ]
+    assert refused == []
+    recorded = record.load_results(tmp_path / "results")
+    assert {result["dtype"]: result["test"]["top1"] for result in recorded} == {
+        "float32": 0.8,
+        "bfloat16": 0.7,
+    }
+    record.write_results(tmp_path / "results", tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| VGG16 | paper | .757 | .757 | .8000 |" in text
+    assert "| VGG16 | paper, bfloat16 | .757 | .757 | .7000 |" in text
+    assert "`results/vgg16_official_paper_bfloat16_seed0.json`: config another" in text
+
+
 def test_pages_are_utf8_and_complete(tmp_path, monkeypatch):
     write_text = pathlib.Path.write_text
 
@@ -231,7 +222,7 @@ def test_pages_are_utf8_and_complete(tmp_path, monkeypatch):
         return write_text(self, text, encoding)
 
     monkeypatch.setattr(pathlib.Path, "write_text", write)
-    record.keep(_result(recipe="größer"), tmp_path)
+    record.keep(make_result(recipe="größer"), tmp_path)
     record.write_results(tmp_path, tmp_path / "RESULTS.md")
     monkeypatch.setattr(tables, "paper_tables", lambda *_: "größer")
     reproduce.write_report(tmp_path, [])
@@ -241,7 +232,7 @@ def test_pages_are_utf8_and_complete(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["folder", "synthetic"])
 def test_runs_on_other_images_are_not_recorded(tmp_path, source):
-    _write_run(tmp_path / "own", _result("inception_v3", recipe="linear"), source)
+    _write_run(tmp_path / "own", make_result("inception_v3", recipe="linear"), source)
     with pytest.raises(ValueError, match=f"own has data.source '{source}'"):
         record.record(tmp_path / "own", tmp_path / "results")
     assert not (tmp_path / "results").exists()
@@ -251,12 +242,12 @@ def test_a_run_that_is_refused_does_not_keep_the_others(tmp_path):
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(harness.ROOT / name)
     (tmp_path / "results").mkdir()
-    untested = _result(recipe="ablation")
+    untested = make_result(recipe="ablation")
     del untested["test"]
     _write_run(tmp_path / "runs/a_untested", untested)
-    _write_run(tmp_path / "runs/b_smoke", _result(recipe="paper_smoke"))
-    _write_run(tmp_path / "runs/c_own", _result(), "folder")
-    _write_run(tmp_path / "runs/d", _result(seed=1))
+    _write_run(tmp_path / "runs/b_smoke", make_result(recipe="paper_smoke"))
+    _write_run(tmp_path / "runs/c_own", make_result(), "folder")
+    _write_run(tmp_path / "runs/d", make_result(seed=1))
 
     def record_runs(*runs):
         paths = ",".join(f"{tmp_path}/runs/{run}" for run in runs)
@@ -269,8 +260,8 @@ def test_a_run_that_is_refused_does_not_keep_the_others(tmp_path):
     assert path.name == "vgg16_official_paper_seed1.json"
     assert f"`results/{path.name}`" in (tmp_path / "RESULTS.md").read_text()
     _write_run(tmp_path / "runs/c_damaged", {})
-    _write_run(tmp_path / "runs/c_other", _result(seed=1, config_hash="another"))
-    _write_run(tmp_path / "runs/e", _result(seed=2))
+    _write_run(tmp_path / "runs/c_other", make_result(seed=1, config_hash="another"))
+    _write_run(tmp_path / "runs/e", make_result(seed=2))
     done = record_runs("*", "c_own")
     assert done.returncode == 1
     refused = ", ".join(
@@ -279,7 +270,7 @@ def test_a_run_that_is_refused_does_not_keep_the_others(tmp_path):
     assert f"these runs were refused: {refused}\n" in done.stderr
     assert "has data.source 'folder'" in done.stderr
     assert "paper_seed2.json" in (tmp_path / "RESULTS.md").read_text()
-    _write_run(tmp_path / "runs/f", _result(seed=3))
+    _write_run(tmp_path / "runs/f", make_result(seed=3))
     done = record_runs("f", "absent")
     assert done.returncode == 1 and "absent is not a finished run" in done.stderr
     assert len(list((tmp_path / "results").iterdir())) == 2
@@ -292,7 +283,7 @@ def test_a_run_that_is_refused_does_not_keep_the_others(tmp_path):
         ("[]", "is damaged: it has a list, not an object"),
         ("{}", "is damaged: it has no model, split, recipe"),
         (
-            json.dumps(_result(test={"top1": 0.5})),
+            json.dumps(make_result(test={"top1": 0.5})),
             "is damaged: it has no test.mean_class_top1, test.count",
         ),
     ],

@@ -118,14 +118,27 @@ def test_blocks_do_not_change_the_solution(monkeypatch):
         assert parts.strength == whole.strength
 
 
-def test_memory_of_many_images_does_not_hold_their_singular_vectors():
-    features, labels = _problem(40_000, 120)
+def _peak_memory(features, labels):
+    """Return the most bytes that a solution needs in addition to its features."""
     tracemalloc.start()
     fit = ridge.solve(features, labels, CLASSES)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.isfinite(fit.loss)
+    assert np.isfinite(fit.loss) and fit.kernel.shape == (features.shape[1], CLASSES)
+    return peak
+
+
+def test_memory_of_many_images_does_not_hold_their_singular_vectors():
+    peak = _peak_memory(*_problem(40_000, 120))
     assert peak < 40_000 * 120 * 8  # of the left singular vectors
+
+
+def test_memory_of_many_channels_does_not_hold_their_standardised_values(monkeypatch):
+    """The kernel of 600 images is far smaller than their features."""
+    monkeypatch.setattr(decomposition, "_BLOCK", 64)
+    count, width = 600, 40_000
+    peak = _peak_memory(*_problem(count, width))
+    assert peak < count * width * 4  # of the features, in half of the precision
 
 
 def test_constant_features_and_classes_of_one_image():

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
@@ -34,7 +35,7 @@ ad.primitive_jvps[_name] = lambda primals, tangents, *, name: (
 mlir.register_lowering(_name, lambda context, value, *, name: [value])
 
 # JAX sorts the keys of these dicts.
-_SORTED = (dict, collections.defaultdict)
+_SORTED = (dict, collections.defaultdict, FrozenDict)
 
 
 def name_outputs(
@@ -67,10 +68,15 @@ def name_outputs(
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact):
             return _name.bind(value, name=inner)
         if type(value) in _SORTED:
-            named = copy.copy(value)
-            for key, item in value.items():
-                named[key] = name_outputs(item, f"{inner}[{key!r}]", skip)
-            return named
+            named = {
+                key: name_outputs(item, f"{inner}[{key!r}]", skip)
+                for key, item in value.items()
+            }
+            if isinstance(value, FrozenDict):
+                return FrozenDict(named)
+            result = copy.copy(value)
+            result.update(named)
+            return result
         return value
 
     return jax.tree_util.tree_map_with_path(name_leaf, outputs, is_leaf=is_leaf)

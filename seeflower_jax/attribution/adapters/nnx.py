@@ -75,7 +75,7 @@ def from_nnx(
     )
 
 
-@functools.cache  # JAX keeps pytree classes forever, so each has one.
+@functools.cache  # JAX keeps pytree classes forever, so each class and path has one.
 def _naming(cls: type, path: str) -> type:
     """Return a subclass of a module that names the outputs of its calls.
 
@@ -86,7 +86,11 @@ def _naming(cls: type, path: str) -> type:
     def call(self, *positional, **keywords):
         return name_outputs(cls.__call__(self, *positional, **keywords), path)
 
-    # Subclasses do not inherit `pytree=False`.
+    from flax.nnx import bridge
+
+    # Subclasses do not inherit `pytree=False`. Those of `bridge.Module` set it
+    # themselves, and take no argument.
     is_pytree = getattr(cls, "_pytree__is_pytree", True)
-    options = {} if is_pytree else {"pytree": False}
+    sets_it = issubclass(cls, bridge.Module)
+    options = {} if is_pytree or sets_it else {"pytree": False}
     return type(cls)(cls.__name__, (cls,), {"__call__": call}, **options)

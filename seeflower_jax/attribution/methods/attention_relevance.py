@@ -32,6 +32,11 @@ def attention_relevance(
     Attention weights count only where their gradient is positive. Unlike attention
     rollout, the map depends on the class.
 
+    Differences: like this function, the authors' code for vision transformers does not
+    normalise the relevance. The source normalises it for attention between modalities.
+    The authors' code always reads the row of the class token, and scales maps to [0, 1]
+    for display. captum 0.9 does not have this method.
+
     Source: Chefer et al. 2021, arXiv 2103.15679, equations 5 and 6, for self-attention.
 
     Args:

@@ -30,7 +30,7 @@ def deep_lift(
     Differences from the source: the rescale rule only, not RevealCancel. `rules.
     deep_lift` lists the rules of functions that the source does not treat. In captum
     0.9, the rule for max pooling has no effect after a ReLU, so its maps do not add up
-    to the difference of the scores.
+    to the difference of the scores. The default baseline of captum is 0.
 
     Source: Shrikumar et al. 2017, arXiv 1704.02685, section 3.5.2.
 

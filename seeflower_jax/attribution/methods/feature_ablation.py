@@ -29,7 +29,11 @@ def feature_ablation(
     """Compute the drop of the score when the segment of each pixel is hidden.
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2, with segments in place
-    of windows, like captum's FeatureAblation with `feature_mask`.
+    of windows.
+
+    Differences: captum's FeatureAblation computes the same maps if its `feature_mask`
+    has the segments. The default baseline of captum is 0. Without a `feature_mask`,
+    captum hides each colour of each pixel alone.
 
     Args:
       network, images, targets: see `seeflower_jax.attribution`.

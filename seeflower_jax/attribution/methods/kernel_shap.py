@@ -42,7 +42,7 @@ def kernel_shap(
     Differences from the source and from captum: the sum is exact, whereas captum gives
     the empty and the full coalition a large weight. Coalitions are drawn in pairs, each
     with its complement, which lowers the variance (Covert and Lee 2021, arXiv
-    2012.01536).
+    2012.01536). The default baseline of captum is 0.
 
     Source: Lundberg and Lee 2017, arXiv 1705.07874, theorem 2.
 
@@ -57,7 +57,8 @@ def kernel_shap(
         plus 1.
       cells: number of segments along each side of the default grid.
       samples: number of coalitions, each a forward pass; an odd number is rounded up.
-        Use several times as many samples as segments.
+        Use several times as many samples as segments. Memory grows only by the arrays
+        of the regression, about 16 bytes for each sample and segment of an image.
       baseline: value of pixels outside of the segments of a coalition.
       batch_size: number of coalitions at once, for each image.
 

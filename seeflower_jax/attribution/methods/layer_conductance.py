@@ -38,6 +38,7 @@ def layer_conductance(
 
     Difference from captum: each step uses the mean of the gradients at its two ends
     (trapezoidal rule). captum uses the gradient at its start, which is less accurate.
+    The default baseline of captum is 0.
 
     Source: Dhamdhere et al. 2018, arXiv 1805.12233, equation 3, and Shrikumar et al.
     2018, arXiv 1807.09946, for the sum over changes of the layer.

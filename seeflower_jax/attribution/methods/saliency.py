@@ -59,7 +59,8 @@ def guided_saliency(
 
     Rectifiers, max(x, 0), pass on no negative gradient. Other activation functions keep
     their derivative, as in captum. captum changes modules of ReLU only, and this
-    function also changes rectifiers that are called as functions.
+    function also changes rectifiers that are called as functions. captum returns the
+    signed gradient of each colour.
 
     Source: Springenberg et al. 2015, arXiv 1412.6806, section 3.4.
 

@@ -28,7 +28,9 @@ def var_grad(
 ) -> Float[Array, "n h w"]:
     """Compute the variance of a method's maps over copies with Gaussian noise.
 
-    The variance is the mean square minus the squared mean, as in captum.
+    The variance is the mean square minus the squared mean, as in captum. captum and the
+    source take the variance for each colour. This function takes the variance of the
+    map of `method`, which has one value per pixel.
 
     Source: Adebayo et al. 2018, arXiv 1810.03292, section 2.2 (VarGrad).
 

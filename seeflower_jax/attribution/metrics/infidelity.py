@@ -121,6 +121,9 @@ def infidelity(
     half = max(images.shape[1:3]) // 2
     perturb = perturb or remove_square(min(48, max(half, 1)))
     images, maps = as_float(images), as_float(maps)
+    if normalise:  # The squares of sums of the map could under- or overflow.
+        largest = jnp.abs(maps).max(range(1, maps.ndim), keepdims=True)
+        maps = maps / jnp.where(largest > 0, largest, 1)
     targets = resolve(network, images, targets)
     whole = score(network(images)[0], targets)
 

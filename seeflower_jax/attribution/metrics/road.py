@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax.attribution.metrics.faithfulness import probability_curve
@@ -55,7 +56,7 @@ def road(
       >>> morf.shape == lerf.shape == (2, len(images))
       True
     """
-    if len(shares) == 0 or not all(0 <= share <= 1 for share in shares):
+    if len(shares) == 0 or not all(map(_may_be_share, shares)):
         raise ValueError(
             f"shares are {tuple(shares)}; expected one or more shares of the pixels, "
             "from 0 to 1"
@@ -68,6 +69,11 @@ def road(
         probability_curve(network, images, maps, labels, most_relevant, impute),
         probability_curve(network, images, maps, labels, least_relevant, impute),
     )
+
+
+def _may_be_share(value: ArrayLike) -> bool:
+    """Return whether a value is in [0, 1], or is not known because JAX traces it."""
+    return isinstance(value, jax.core.Tracer) or bool(0 <= value <= 1)
 
 
 def combine(morf: Float[Array, "k n"], lerf: Float[Array, "k n"]) -> Float[Array, "n"]:

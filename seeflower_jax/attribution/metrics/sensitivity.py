@@ -68,15 +68,12 @@ def max_sensitivity(
     keys = metric_keys(keys, images)
     images = as_float(images)
     maps = jax.tree.map(as_float, explain(images))
-    scales = jax.tree.map(_scale, maps)
-    sizes = jax.tree.map(lambda a, scale: _norm(a / scale), maps, scales)
+    sizes = jax.tree.map(_norm, maps)
 
     def change(sample):
         sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
         changed = explain(images + _noise(sample_keys, images, radius))
-        return jax.tree.map(
-            lambda a, b, scale: _norm((as_float(a) - b) / scale), changed, maps, scales
-        )
+        return jax.tree.map(lambda a, b: _norm(as_float(a) - b), changed, maps)
 
     changes = map_over(change, jnp.arange(samples), batch_size)
     return jax.tree.map(
@@ -86,17 +83,12 @@ def max_sensitivity(
     )
 
 
-def _scale(maps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """Return the largest magnitude of each map, or 1 for a map of zeros.
-
-    The squares in a norm would underflow for maps of tiny values.
-    """
-    largest = jnp.abs(maps).max(range(1, maps.ndim), keepdims=True)
-    return jnp.where(largest > 0, largest, 1)
-
-
 def _norm(maps: Float[Array, "n ..."]) -> Float[Array, "n"]:
-    return jnp.linalg.norm(maps.reshape(len(maps), -1), axis=-1)
+    """Return the Euclidean norm of each map, whose squares could over- or underflow."""
+    flat = maps.reshape(len(maps), -1)
+    largest = jnp.abs(flat).max(-1)
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.linalg.norm(flat / scale[:, None], axis=-1)
 
 
 def _noise(

@@ -13,8 +13,11 @@ Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140; Montavon et al. 201
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.cam import divide
@@ -46,6 +49,12 @@ class Layer:
 LayerRule = Callable[[Layer], tuple[Values, Values]]
 
 
+def _number(value: ArrayLike) -> Any:
+    """Return an array of one number as a number, so that rules are hashable."""
+    is_number = jnp.ndim(value) == 0 and not isinstance(value, jax.core.Tracer)
+    return float(value) if is_number else value
+
+
 def epsilon(value: float = 1e-6) -> LayerRule:
     """Distribute relevance by contributions, and absorb a small part for stability.
 
@@ -58,7 +67,7 @@ def epsilon(value: float = 1e-6) -> LayerRule:
       >>> epsilon(1e-6) == epsilon(1e-6)
       True
     """
-    return _Epsilon(value)
+    return _Epsilon(_number(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +95,7 @@ def gamma(value: float = 0.25) -> LayerRule:
       >>> gamma(0.25) == gamma(0.5)
       False
     """
-    return _Gamma(value)
+    return _Gamma(_number(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +128,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> LayerRule:
             f"alpha {alpha} and beta {beta} differ by {alpha - beta}; expected 1, so "
             "that relevance is conserved"
         )
-    return _AlphaBeta(alpha, beta)
+    return _AlphaBeta(_number(alpha), _number(beta))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +164,7 @@ def by_depth(*parts: tuple[float, LayerRule]) -> LayerRule:
             f"the parts of a composite end at depths {depths}; expected rising numbers "
             "that end with 1.0"
         )
-    return _ByDepth(parts)
+    return _ByDepth(tuple((_number(depth), rule) for depth, rule in parts))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -265,3 +265,39 @@ def test_layers_of_a_subclass_of_a_functional_model(images):
     assert list(endpoints) == ["conv", "head"]
     hand_split.assert_close(actual, logits)
     hand_split.assert_close(endpoints["head"], logits)
+
+
+class Counting(keras.layers.Layer):
+    """A layer that counts its calls, and multiplies by their number."""
+
+    def build(self, input_shape):
+        options = {"initializer": "zeros", "trainable": False, "name": "calls"}
+        self.calls = self.add_weight(shape=(), **options)
+
+    def call(self, x):
+        self.calls.assign(self.calls + 1)
+        return x * self.calls
+
+
+def test_layers_that_update_variables(images):
+    """Each call of the network starts from the values when the model was adapted."""
+    model = keras.Sequential(
+        [
+            keras.Input((64, 64, 3)),
+            keras.layers.GlobalAveragePooling2D(name="pool"),
+            Counting(name="counting"),
+            keras.layers.Dense(5, name="logits"),
+        ]
+    )
+    model.get_layer("counting").calls.assign(2.0)
+    kernel = model.get_layer("logits").kernel.numpy()
+    network = attr.from_keras(model)
+    variables = [variable.numpy() for variable in model.variables]
+    # The mean of 64 x 64 pixels is multiplied by the third call's 3.
+    expected = 3 * np.abs(kernel[:, LABELS]).max(0) / 64**2
+    for compute in (attr.saliency, jax.jit(attr.saliency), attr.saliency):
+        maps = compute(network, images, LABELS)
+        np.testing.assert_allclose(maps.min((1, 2)), expected, rtol=1e-5)
+        np.testing.assert_allclose(maps.max((1, 2)), expected, rtol=1e-5)
+    for variable, before in zip(model.variables, variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), before)

@@ -1,12 +1,14 @@
 """Linen modules: split by hand, lifted, called twice, and with state."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 from flax.linen import transforms
 
 from seeflower_jax import attribution as attr
@@ -268,23 +270,31 @@ def test_equal_layers_of_two_networks_have_their_own_names(images):
 class Branches(nn.Module):
     """Returns a dict whose keys are not sorted."""
 
+    make: Callable
+
     @nn.compact
     def __call__(self, x):
-        return {"low": nn.Dense(2)(x), "high": nn.Dense(4)(x)}
+        return self.make({"low": nn.Dense(2)(x), "high": nn.Dense(4)(x)})
 
 
 class LastBranch(nn.Module):
     """Uses the last value of a dict."""
 
+    make: Callable
+
     @nn.compact
     def __call__(self, x):
-        return list(Branches(name="branches")(x.mean((1, 2))).values())[-1]
+        branches = Branches(self.make, name="branches")(x.mean((1, 2)))
+        assert isinstance(branches, type(self.make({})))
+        return list(branches.values())[-1]
 
 
-def test_dicts_of_modules_keep_their_order(images):
-    variables = LastBranch().init(jax.random.key(0), images)
-    logits, endpoints = attr.from_linen(LastBranch(), variables)(images)
-    hand_split.assert_close(logits, LastBranch().apply(variables, images))
+@pytest.mark.parametrize("make", [dict, FrozenDict])
+def test_dicts_of_modules_keep_their_order(images, make):
+    module = LastBranch(make)
+    variables = module.init(jax.random.key(0), images)
+    logits, endpoints = attr.from_linen(module, variables)(images)
+    hand_split.assert_close(logits, module.apply(variables, images))
     assert list(endpoints)[2:] == ["branches['low']", "branches['high']"]
 
 

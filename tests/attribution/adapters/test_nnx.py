@@ -198,23 +198,33 @@ class Plain(nnx.Module, pytree=False):
         return x.mean((1, 2))
 
 
+class Bridged(bridge.Module):
+    """A module in the style of Linen."""
+
+    def __call__(self, x):
+        return 2 * x
+
+
 class Holder(nnx.Module, pytree=False):
-    """Holds a module that is no pytree, and a module of Linen."""
+    """Holds a module that is no pytree, a module of Linen, and one in its style."""
 
     def __init__(self, rngs):
         self.plain = Plain(rngs)
         linen = bridge.ToNNX(nn.Dense(5), rngs=rngs)
         self.dense = linen.lazy_init(jnp.zeros((1, 3)))
+        self.bridged = Bridged()
 
     def __call__(self, x):
-        return self.dense(self.plain(x))
+        return self.bridged(self.dense(self.plain(x)))
 
 
 def test_modules_that_are_no_pytrees_and_modules_of_linen(images):
     model = Holder(nnx.Rngs(0))
     logits, endpoints = attr.from_nnx(model)(images)
-    assert list(endpoints) == ["plain/blocks/0", "plain/blocks/1", "plain", "dense"]
+    blocks = ["plain/blocks/0", "plain/blocks/1", "plain"]
+    assert list(endpoints) == [*blocks, "dense", "bridged"]
     hand_split.assert_close(logits, model(images))
-    np.testing.assert_array_equal(endpoints["dense"], logits)
+    np.testing.assert_array_equal(endpoints["bridged"], logits)
+    np.testing.assert_array_equal(2 * endpoints["dense"], logits)
     x = endpoints["plain/blocks/0"]
     hand_split.assert_close(endpoints["plain/blocks/1"], model.plain.blocks[1](x))

@@ -97,7 +97,8 @@ def test_infidelity_is_captums(kind, normalise):
 
 
 def test_a_map_that_is_the_model_has_no_infidelity():
-    weights, bias = _arrays((SIDE, SIDE, 3), ())
+    weights, bias = map(np.asarray, _arrays((SIDE, SIDE, 3), ()))
+    bias = bias.item()
 
     def linear(images, taps=None):
         return ((images - 127.5) * weights).sum((1, 2, 3))[:, None] + bias, {}
@@ -109,7 +110,10 @@ def test_a_map_that_is_the_model_has_no_infidelity():
     scaled = infidelity(linear, IMAGES, 7 * maps, KEYS, perturb=remove_square(3))
     assert (scaled > 1e-3 * score).all()
     options = {"perturb": remove_square(3), "normalise": True}
-    assert (infidelity(linear, IMAGES, 7 * maps, KEYS, **options) < 1e-6 * score).all()
+    for factor in (7, 1e-30, 1e30):  # in float32, whose squares would be 0 and infinite
+        with jax.enable_x64(False):
+            errors = infidelity(linear, IMAGES, factor * maps, KEYS, **options)
+        assert (errors < 1e-6 * score).all()
     empty = infidelity(linear, IMAGES, 0 * maps, KEYS, **options)
     assert np.isfinite(empty).all() and (empty > 0).all()
 
@@ -167,6 +171,16 @@ def test_several_methods_are_perturbed_alike():
     alone = max_sensitivity(lambda x: x, IMAGES, KEYS, samples=2)
     assert several.keys() == {"gradient", "image"}
     np.testing.assert_allclose(several["image"], alone, rtol=1e-6)
+
+
+def test_sensitivity_of_maps_of_other_magnitudes():
+    def explain(images):  # 1e-25 for the images themselves
+        is_whole = (images == IMAGES).all((1, 2, 3), keepdims=True)
+        return jnp.where(is_whole, 1e-25, 1e-3) * jnp.ones((COUNT, 2, 2, 1))
+
+    with jax.enable_x64(False):
+        changes = max_sensitivity(explain, IMAGES, KEYS, samples=2)
+    np.testing.assert_allclose(changes, 1e22, rtol=1e-5)
 
 
 def test_sensitivity_of_constant_maps_is_zero():

@@ -76,6 +76,21 @@ def test_road_tells_good_from_bad(case):
     assert (most < 0.2).all()
 
 
+def test_shares_of_an_array_inside_jit(case):
+    network, images, good, labels = case
+
+    def combined(images, shares):
+        return road.road_combined(network, images, good, labels, shares)
+
+    expected = combined(images, (0.25, 0.5))
+    shares = jnp.array([0.25, 0.5])
+    for actual in (
+        jax.jit(combined)(images, shares),
+        jax.jit(lambda images: combined(images, shares))(images),
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
 def test_both_orders_in_one_number(case):
     network, images, good, labels = case
     # Without the bright quarter, all pixels are 60, and so are the imputed ones.

@@ -19,8 +19,7 @@ METHODS = (
 )
 
 
-@pytest.fixture(scope="module")
-def vgg16():
+def _vgg16(dtype):
     """Return VGG16 in both frameworks, with random biases."""
     spec = models.get_spec("vgg16", num_classes=10, input_size=SIDE)
     rng = np.random.default_rng(0)
@@ -28,8 +27,13 @@ def vgg16():
         lambda x: x if x.any() else rng.normal(0, 5, x.shape).astype(np.float32),
         fixtures.random_variables(spec, 0),
     )
-    images = rng.uniform(0, 255, (2, SIDE, SIDE, 3)).astype(np.float32)
+    images = rng.uniform(0, 255, (2, SIDE, SIDE, 3)).astype(dtype)
     return pairs.make_pair(spec, variables, images, np.array(LABELS))
+
+
+@pytest.fixture(scope="module")
+def vgg16():
+    return _vgg16(np.float32)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -37,6 +41,14 @@ def test_rules_are_captums(vgg16, name):
     ((_, figures),) = attribution_parity.compare(vgg16, [name])
     assert figures["against"].startswith("captum")
     assert figures["relative_difference"] < 1e-4
+
+
+def test_lrp_by_depth():
+    """In float64, because small sums of 14 layers make rounding larger."""
+    with jax.enable_x64(True):
+        ((_, figures),) = attribution_parity.compare(_vgg16(np.float64), ["lrp"])
+    assert figures["against"].startswith("captum")
+    assert figures["relative_difference"] < 1e-6
 
 
 def test_lrp_epsilon(vgg16):
