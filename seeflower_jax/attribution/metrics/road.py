@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from seeflower_jax.attribution.metrics.faithfulness import probability_curve
@@ -71,7 +70,7 @@ def road(
     )
 
 
-def _may_be_share(value: ArrayLike) -> bool:
+def _may_be_share(value: float) -> bool:
     """Return whether a value is in [0, 1], or is not known because JAX traces it."""
     return isinstance(value, jax.core.Tracer) or bool(0 <= value <= 1)
 

@@ -13,11 +13,9 @@ Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140; Montavon et al. 201
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution.cam import divide
@@ -49,7 +47,7 @@ class Layer:
 LayerRule = Callable[[Layer], tuple[Values, Values]]
 
 
-def _number(value: ArrayLike) -> Any:
+def _number(value: float) -> float:
     """Return an array of one number as a number, so that rules are hashable."""
     is_number = jnp.ndim(value) == 0 and not isinstance(value, jax.core.Tracer)
     return float(value) if is_number else value
