@@ -27,7 +27,7 @@ from absl import flags
 import scripts.console  # defines the flags of all scripts once
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SECONDS = 1800  # A process that takes longer hangs; the slowest test takes a third of it.
+SECONDS = 1800  # Longer processes hang; the slowest test takes a third of it.
 
 
 class Completed(NamedTuple):

@@ -206,10 +206,12 @@ def describe(runs: Sequence[Run], command: str, *method: str) -> dict:
         names = []
     names += [member["recipe"] for member in members]
     exact = [member["weights"]["exact"] for member in members]
+    dtypes = [run.config["model"].get("dtype", "float32") for run in runs]
     hashes = " ".join(member["config_hash"] for member in members)
     return {
         "model": "ensemble",
         "recipe": "_".join([*dict.fromkeys(names), *method]),
+        "dtype": "_".join(dict.fromkeys(dtypes)),
         "split": runs[0].config["data"]["split"],
         "seed": runs[0].config["seed"],
         "weights": {"exact": False if False in exact else exact[0]},

@@ -365,6 +365,19 @@ def test_speed_of_attribution():
     assert all(shown >= network["methods"].keys() for network in networks)
 
 
+def test_minutes_of_the_heads_of_the_vggs():
+    def minutes(name):
+        seconds = _record(f"results/{name}.json")["seconds"]["linear"]
+        return f"{seconds / 60:.0f}"
+
+    words = " ".join(pages.PAGES["docs/results.md"].split())
+    linear = [minutes(f"{model}_official_linear_seed0") for model in ("vgg16", "vgg19")]
+    assert "VGG16 took {} minutes, and VGG19 {} minutes".format(*linear) in words
+    names = "vgg16_official_seed0", "vgg16_official_seed1", "vgg19_official_seed0"
+    sentence = "took {} and {} minutes for VGG16, and {} minutes for VGG19"
+    assert sentence.format(*map(minutes, names)) in words
+
+
 def test_activation_maximisation():
     record = _record("results/activation_max.json")
     text = " ".join(pages.PAGES["docs/activation_max.md"].split())

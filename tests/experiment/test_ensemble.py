@@ -46,6 +46,21 @@ def test_an_ensemble_has_the_recipes_of_its_runs(tiny_run):
     assert record.result_name(result) == "ensemble_official_small_tiny_linear_seed0"
 
 
+def test_an_ensemble_has_the_types_of_its_runs(tiny_run):
+    model = tiny_run.config["model"] | {"dtype": "bfloat16"}
+    other = dataclasses.replace(tiny_run, config=tiny_run.config | {"model": model})
+    for runs, dtype in (
+        ([tiny_run, tiny_run], "float32"),
+        ([other, other], "bfloat16"),
+        ([tiny_run, other], "float32_bfloat16"),
+    ):
+        result = ensemble.describe(runs, "")
+        assert result["dtype"] == dtype
+        ending = "" if dtype == "float32" else f"_{dtype}"
+        name = f"ensemble_official_small_tiny{ending}_seed0"
+        assert record.result_name(result) == name
+
+
 def test_an_ensemble_of_the_networks_of_the_paper_does_not_name_them(tiny_run):
     def named(name):
         spec = dataclasses.replace(tiny_run.network.spec, name=name)
