@@ -27,7 +27,8 @@ from absl import flags
 import scripts.console  # defines the flags of all scripts once
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SECONDS = 1800  # Longer processes hang; the slowest test takes a third of it.
+# A process that takes longer hangs. The slowest took over 15 minutes on a busy machine.
+SECONDS = 1800
 
 
 class Completed(NamedTuple):
