@@ -256,6 +256,8 @@ def _slide_windows(equation: core.JaxprEqn, place: Place, *_) -> Place:
     windows = equation.params["windows"]
 
     def slide(axis, window):
+        if axis == 0:  # the images of the batch
+            return window
         size, stride = windows.size[axis - 1], windows.strides[axis - 1]
         return window.slide(size, stride, windows.padding[axis - 1][0])
 

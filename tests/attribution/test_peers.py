@@ -11,6 +11,7 @@ import skimage.transform
 import torch
 
 from seeflower_jax import attribution as attr
+from seeflower_jax import models
 from seeflower_jax.attribution import random_masks, registry, shapley
 from seeflower_jax.attribution.methods.full_grad import full_gradients
 from seeflower_jax.attribution.rules import with_rules
@@ -275,6 +276,19 @@ def test_full_gradients_of_every_network_add_up_to_the_score(name):
     maps, rest = _run(full_gradients, network, IMAGES, LABELS)
     np.testing.assert_allclose(maps.sum((1, 2)) + rest, scores, rtol=1e-4, atol=1e-4)
     assert maps.any()
+
+
+def test_full_gradients_have_a_place_after_pooling():
+    """Only the bias of the head has none."""
+    spec = models.get_spec("vgg16", num_classes=3, width=0.1)
+    variables = fixtures.random_variables(spec, 0)
+    variables = jax.tree.map(lambda a: a if a.ndim > 1 else jnp.ones_like(a), variables)
+    network = models.bind(spec, variables)
+    images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 3), maxval=255)
+    compute = jax.jit(functools.partial(full_gradients, network))
+    maps, rest = compute(images, jnp.arange(3))
+    np.testing.assert_allclose(rest, 1, atol=1e-5 * np.abs(maps.sum((1, 2))).max())
+    assert maps.any((1, 2)).all()
 
 
 def test_full_gradients_keep_custom_derivatives():
