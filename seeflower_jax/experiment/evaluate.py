@@ -116,11 +116,12 @@ def _evaluate(
     run: Run, split: str, evaluator: Evaluator | None, compute: Compute | None
 ) -> Evaluation:
     dataset = images.of_run(run)
-    processes.check_same("runs", _origin(run, dataset))
+    origin = _origin(run, dataset)
+    processes.check_same("runs", origin)
     labels = dataset.labels(split)
     single = run.result.get("calibration", {})
     if evaluator is None and compute is None:
-        logits = _kept_logits(run, dataset, split, averaged=True)
+        logits = _kept_logits(run, dataset, origin, split, averaged=True)
         fitted = run.result.get("test_time_calibration", single)
     else:
         evaluator = evaluator or make_evaluator(run)
@@ -148,11 +149,11 @@ def _origin(run: Run, dataset: Dataset) -> str:
 
 
 def _kept_logits(
-    run: Run, dataset: Dataset, split: str, averaged: bool
+    run: Run, dataset: Dataset, origin: str, split: str, averaged: bool
 ) -> Float[np.ndarray, "n c"]:
     """Return the logits of a split, from the run directory if it has them.
 
-    The file records the origin of its logits. Logits of another origin are computed
+    The file records the `_origin` of its logits. Logits of another origin are computed
     again. An interrupted computation continues.
     """
     settings = settings_of(run)
@@ -172,7 +173,7 @@ def _kept_logits(
             first,
         )
 
-    return kept.logits(path, _origin(run, dataset), len(indices), compute)
+    return kept.logits(path, origin, len(indices), compute)
 
 
 def final(
@@ -194,20 +195,22 @@ def final(
     """
     started = time.monotonic()
     content: dict[str, dict] = {"calibration": UNCALIBRATED}
+    origin = _origin(run, dataset)
     for split in splits:
         if split in dataset.source.splits:
-            logits = _kept_logits(run, dataset, split, averaged=True)
+            logits = _kept_logits(run, dataset, origin, split, averaged=True)
             content[split] = metrics.compute(logits, dataset.labels(split))
     if "validation" in content:
-        content["calibration"] = _calibrate(run, dataset, averaged=False)
+        content["calibration"] = _calibrate(run, dataset, origin, averaged=False)
         if settings_of(run).averages_views:
-            content["test_time_calibration"] = _calibrate(run, dataset, averaged=True)
+            averaged = _calibrate(run, dataset, origin, averaged=True)
+            content["test_time_calibration"] = averaged
     return time.monotonic() - started, content
 
 
-def _calibrate(run: Run, dataset: Dataset, averaged: bool) -> dict:
+def _calibrate(run: Run, dataset: Dataset, origin: str, averaged: bool) -> dict:
     """Fit a temperature on the validation split, and return its calibration errors."""
-    logits = _kept_logits(run, dataset, "validation", averaged)
+    logits = _kept_logits(run, dataset, origin, "validation", averaged)
     labels = dataset.labels("validation")
     temperature = calibration.fit_temperature(logits, labels)
     return {

@@ -61,6 +61,7 @@ __all__ = [
     "read_log",
     "read_logs",
     "read_result",
+    "read_sections",
     "replacing",
     "to_dict",
     "training_seconds",
@@ -169,6 +170,28 @@ def read_json(path: pathlib.Path, advice: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged: {error}; {advice}") from error
     return value
+
+
+def read_sections(
+    path: pathlib.Path, sections: Mapping[str, type], advice: str
+) -> dict:
+    """Return the content of a JSON file with sections; {} if there is no file.
+
+    Args:
+      path: the file.
+      sections: {key: its type}, for keys that the file must have.
+      advice: what to do about a damaged file.
+
+    Raises:
+      DamagedFileError: if the file is damaged, or lacks a section.
+    """
+    if not path.exists():
+        return {}
+    content = read_json(path, advice)
+    for key, kind in sections.items():
+        if not isinstance(content.get(key), kind):
+            raise DamagedFileError(f"{path} is damaged: it has no {key}; {advice}")
+    return content
 
 
 def read_result(workdir: str | os.PathLike) -> dict:

@@ -298,10 +298,5 @@ def load_rows(folder: str | os.PathLike) -> dict:
       DamagedFileError: if the file is damaged.
     """
     path = pathlib.Path(folder).expanduser() / "directions.json"
-    if not path.exists():
-        return {}
     advice = "restore it, or delete it and record the rows with scripts.directions"
-    content = records.read_json(path, advice)
-    if not isinstance(content.get("rows"), dict):
-        raise records.DamagedFileError(f"{path} is damaged: it has no rows; {advice}")
-    return content
+    return records.read_sections(path, {"rows": dict}, advice)

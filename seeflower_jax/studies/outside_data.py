@@ -99,13 +99,5 @@ def load(folder: str | os.PathLike) -> dict:
       DamagedFileError: if the file is damaged.
     """
     path = pathlib.Path(folder).expanduser() / "outside_data.json"
-    if not path.exists():
-        return {}
     advice = "restore it, or write it again with scripts.outside_data --results"
-    content = records.read_json(path, advice)
-    for key, kind in (("outside_species", dict), ("seeds", list)):
-        if not isinstance(content.get(key), kind):
-            raise records.DamagedFileError(
-                f"{path} is damaged: it has no {key}; {advice}"
-            )
-    return content
+    return records.read_sections(path, {"outside_species": dict, "seeds": list}, advice)
