@@ -6,7 +6,7 @@ total = sum(windows.gather(images))   # sums over all 3 x 3 windows
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax.numpy as jnp
 from jax import lax
@@ -81,7 +81,69 @@ class Windows:
                 config.append((start, end, stride - 1))
             zero = jnp.zeros((), tap.dtype)
             padded.append(lax.pad(tap, zero, [*config, (0, 0, 0)]))
-        total = functools.reduce(jnp.add, padded)
-        (top, bottom), (left, right) = self.padding
-        height, width = self.padded_size
-        return total[:, top : height - bottom, left : width - right]
+        return self._crop(functools.reduce(jnp.add, padded))
+
+    def frame(self, outputs: Outputs) -> Float[Array, "n rows columns features"]:
+        """Add windows of zeros, so that all pixels lie in equally many windows."""
+        before, total = self._frame
+        pads = [
+            (first, all_windows - first - count)
+            for first, all_windows, count in zip(
+                before, total, self.output_size, strict=True
+            )
+        ]
+        return jnp.pad(outputs, ((0, 0), *pads, (0, 0)))
+
+    def scatter_framed(
+        self, taps: Iterable[Float[Array, "n rows columns c"]]
+    ) -> Images:
+        """Return `scatter` of taps that `frame` has framed, in a faster way.
+
+        The pixels at equal places between the strides have equal positions in their
+        windows, so their sums are sums of slices. `scatter` pads the taps instead, with
+        zeros between their values. On a CPU, that is 5 times as slow if XLA computes
+        the taps in the same loop.
+        """
+        before, total = self._frame
+        rows, columns = (
+            every - first for every, first in zip(total, before, strict=True)
+        )
+        (top, left), (down, right) = before, self.strides
+        sums: dict[Pair, Array] = {}
+        for place, tap in enumerate(taps):
+            i, j = divmod(place, self.size[1])
+            start, begin = top - i // down, left - j // right
+            part = tap[:, start : start + rows, begin : begin + columns]
+            key = i % down, j % right
+            sums[key] = sums[key] + part if key in sums else part
+        zeros = jnp.zeros_like(sums[0, 0])  # of strides larger than the window
+        lines = [
+            _alternate([sums.get((i, j), zeros) for j in range(right)], 2)
+            for i in range(down)
+        ]
+        return self._crop(_alternate(lines, 1))
+
+    @property
+    def _frame(self) -> tuple[Pair, Pair]:
+        """The windows of zeros that `frame` adds before, and the number of windows."""
+        (top, rows), (left, columns) = (
+            ((size - 1) // stride, (size - 1) // stride - (-side // stride))
+            for size, stride, side in zip(
+                self.size, self.strides, self.padded_size, strict=True
+            )
+        )
+        return (top, left), (rows, columns)
+
+    def _crop(self, padded: Images) -> Images:
+        """Return images without their padding, and without what lies beyond it."""
+        (top, _), (left, _) = self.padding
+        height, width = self.image_size
+        return padded[:, top : top + height, left : left + width]
+
+
+def _alternate(arrays: Sequence[Array], axis: int) -> Array:
+    """Let the slices of arrays along an axis take turns."""
+    stacked = jnp.stack(arrays, axis + 1)
+    shape = list(arrays[0].shape)
+    shape[axis] *= len(arrays)
+    return stacked.reshape(shape)

@@ -46,6 +46,23 @@ def test_float64_leaves_no_difference(name):
     assert figures["relative_difference"] < (1e-5 if name == "rise" else 1e-6)
 
 
+@functools.cache
+def _vgg16():
+    """Return VGG16 with random variables in both frameworks, in float64."""
+    coarse = np.random.default_rng(2).uniform(0, 255, (2, 8, 8, 3))
+    return attribution_parity.load_pair(coarse.repeat(6, 1).repeat(6, 2))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", attribution_parity.COMPARISONS)
+def test_maps_of_a_network_of_this_package_are_those_of_the_reference(name):
+    """Its convolutions and poolings are other primitives than those above."""
+    with jax.enable_x64(True):
+        ((_, figures),) = attribution_parity.compare(_vgg16(), [name])
+    assert figures["relative_difference"] < (1e-5 if name == "rise" else 1e-6)
+    assert figures["images"] == 2
+
+
 @pytest.mark.parametrize("name", attribution_parity.COMPARISONS)
 def test_64_bit_mode_does_not_change_maps_of_float32_images(name):
     targets = TARGETS.get(name, np.asarray(small.LABELS))

@@ -192,7 +192,10 @@ def test_conv2d_unknown_padding():
         ops.conv2d(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), (1, 1), "FULL")
 
 
-@pytest.mark.parametrize("window,stride,side", [(3, 2, 15), (3, 2, 16), (2, 2, 9)])
+@pytest.mark.parametrize(
+    "window,stride,side",
+    [(3, 2, 15), (3, 2, 16), (2, 2, 9), (3, 1, 7), (2, 3, 10), (5, 2, 12)],
+)
 def test_max_pool_value_and_gradient_with_ties(window, stride, side):
     rng = np.random.default_rng(0)
     # Few distinct values, so that most windows have several maxima.
