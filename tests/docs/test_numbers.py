@@ -363,6 +363,32 @@ def test_speed_of_attribution():
         digits = 1 if expected[0] > 1 else 2
         assert [cell for cell in cells if cell] == [_short(v, digits) for v in expected]
     assert all(shown >= network["methods"].keys() for network in networks)
+    vgg16, inception = (
+        {
+            name: figures["maps_per_second"] / figures["captum_maps_per_second"]
+            for name, figures in network["methods"].items()
+        }
+        for network in networks
+    )
+    words = " ".join(pages.PAGES["docs/reproducing.md"].split())
+    least, most = min(vgg16.values()), max(vgg16.values())
+    assert (
+        f"For VGG16, all methods are {least:.1f} to {most:.1f} times as fast" in words
+    )
+    faster = [ratio for ratio in inception.values() if ratio > 1]
+    assert f"are {min(faster):.2f} to {max(faster):.2f} times as fast" in words
+    slower = {name: 1 / ratio - 1 for name, ratio in inception.items() if ratio <= 1}
+    least, most = (100 * extreme(slower.values()) for extreme in (min, max))
+    assert f"take {least:.0f} to {most:.0f} per cent longer" in words
+    to_pixels = {"saliency", "input_x_gradient", "smooth_grad"}
+    assert slower.keys() == to_pixels | {"integrated_gradients", "gradient_shap"}
+    for prefix, framework in ("", "seeflower_jax"), ("captum_", "captum"):
+        memory = [
+            figures[f"{prefix}peak_memory_mib"] / 1024
+            for network in networks
+            for figures in network["methods"].values()
+        ]
+        assert f"{min(memory):.1f} to {max(memory):.1f} GiB in {framework}" in words
 
 
 def test_minutes_of_the_heads_of_the_vggs():
