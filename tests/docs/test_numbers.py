@@ -363,6 +363,10 @@ def test_speed_of_attribution():
         digits = 1 if expected[0] > 1 else 2
         assert [cell for cell in cells if cell] == [_short(v, digits) for v in expected]
     assert all(shown >= network["methods"].keys() for network in networks)
+
+
+def test_sentences_about_the_speed_of_attribution():
+    networks = _record("results/attribution_benchmark.json")["networks"].values()
     vgg16, inception = (
         {
             name: figures["maps_per_second"] / figures["captum_maps_per_second"]
