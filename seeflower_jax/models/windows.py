@@ -27,7 +27,8 @@ class Windows:
       image_size: (height, width) of the images.
       size: (height, width) of the window.
       strides: (vertical, horizontal) steps between neighbouring windows.
-      padding: zeros around the image, ((top, bottom), (left, right)).
+      padding: zeros around the image, ((top, bottom), (left, right)). Where it is
+        negative, pixels are left out; only `gather` takes such windows.
     """
 
     image_size: Pair
@@ -53,10 +54,23 @@ class Windows:
         )
         return height, width
 
+    def part(self, rows: slice, columns: slice) -> "Windows":
+        """Return windows at the same places with some of the positions only."""
+        (kh, kw), ((top, bottom), (left, right)) = self.size, self.padding
+        return dataclasses.replace(
+            self,
+            size=(rows.stop - rows.start, columns.stop - columns.start),
+            padding=(
+                (top - rows.start, bottom - (kh - rows.stop)),
+                (left - columns.start, right - (kw - columns.stop)),
+            ),
+        )
+
     def gather(self, images: Images) -> Iterator[Float[Array, "n out_h out_w c"]]:
         """Yield the pixels at each position in the window, row by row."""
         (rows, columns), (down, right) = self.output_size, self.strides
-        padded = jnp.pad(images, ((0, 0), *self.padding, (0, 0)))
+        pads = (0, 0, 0), *((*side, 0) for side in self.padding), (0, 0, 0)
+        padded = lax.pad(images, jnp.zeros((), images.dtype), pads)
         for i in range(self.size[0]):
             for j in range(self.size[1]):
                 yield padded[
