@@ -11,13 +11,15 @@ OUT gets result.json, table.md and table.png, and the table is printed.
 
 --metrics=pointing_game computes only the pointing game; faithfulness takes about fifty
 passes for each image. --metrics=infidelity,sensitivity computes infidelity (32 passes)
-and max-sensitivity (ten maps). --metrics=localisation compares maps with the masks of
-drawn images. docs/attribution_metrics.md explains the metrics. A grid has four images
-at their full size, so it has four times as many pixels; --grid_size=224 shrinks it.
---results=results enters the scores into pointing_game.json, faithfulness.json and
-localisation.json in that folder. --layer=mixed7,mixed10 adds up the class activation
-maps of these layers, and --layer=head adds up the maps of all layers that the head
-reads. --options=grad_cam.align=stretch stretches maps over the image.
+and max-sensitivity (ten maps). --metrics=completeness computes the share of the score
+that the layers of class activation maps add up to. --metrics=localisation compares maps
+with the masks of drawn images. docs/attribution_metrics.md explains the metrics. A grid
+has four images at their full size, so it has four times as many pixels; --grid_size=224
+shrinks it. --results=results enters the scores into pointing_game.json,
+faithfulness.json, completeness.json and localisation.json in that folder.
+--layer=mixed7,mixed10 adds up the class activation maps of these layers, and
+--layer=head adds up the maps of all layers that the head reads.
+--options=grad_cam.align=stretch stretches maps over the image.
 """
 
 from absl import flags
@@ -26,7 +28,7 @@ from scripts import console
 from seeflower_jax import records
 from seeflower_jax.attribution import registry
 from seeflower_jax.experiment.images import of_run
-from seeflower_jax.explain import score
+from seeflower_jax.explain import score, score_table
 from seeflower_jax.inference.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -35,7 +37,9 @@ _METHODS = flags.DEFINE_list(
     "methods", ["saliency", "grad_cam"], f"Any of {', '.join(registry.METHODS)}."
 )
 _METRICS = flags.DEFINE_list(
-    "metrics", list(score.DEFAULT_METRICS), f"Any of {', '.join(score.METRICS)}."
+    "metrics",
+    list(score_table.DEFAULT_METRICS),
+    f"Any of {', '.join(score_table.METRICS)}.",
 )
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["validation", "test"], "The split of the images."

@@ -225,6 +225,8 @@ def jobs(spec):
     scored = variables, images, maps, labels
     yield name, partial(lower, scores._compute_faithfulness, *scored), 1
     yield name, partial(lower, scores._compute_infidelity, *scored, keys), 1
+    completeness = scores._compute_completeness
+    yield name, partial(lower, completeness, variables, images, labels), 1
     (sensitivity,) = scores._compute_sensitivity
     yield name, partial(lower, sensitivity, variables, images, labels, keys), 1
     masks = array(BATCH, SIDE, SIDE, dtype=jnp.bool_)

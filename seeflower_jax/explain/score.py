@@ -24,46 +24,15 @@ from seeflower_jax.data import loader
 from seeflower_jax.data.drawing import Mask
 from seeflower_jax.data.images import Images
 from seeflower_jax.evaluation.metrics import are_correct
+from seeflower_jax.explain import score_table
 from seeflower_jax.explain.grids import draw_grids
 from seeflower_jax.explain.identity import text_hash
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.explain.scorer import Scorer, localise
-from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.network import Network
 from seeflower_jax.inference.predict import place_images, whole_batch_size
 from seeflower_jax.inference.run import Run
 from seeflower_jax.records.progress_bar import progress_bar
-
-# {group of metrics: {column: its heading}}
-METRICS = {
-    "pointing_game": {"pointing_game": "pointing game ↑"},
-    "faithfulness": {
-        "deletion": "deletion ↓",
-        "insertion": "insertion ↑",
-        "road_morf": "ROAD MoRF ↓",
-        "road_lerf": "ROAD LeRF ↑",
-        "road_combined": "ROAD combined ↑",
-        "sparseness": "sparseness",
-        "randomisation": "randomisation ↓",
-    },
-    "infidelity": {"infidelity": "infidelity ↓"},
-    "sensitivity": {"max_sensitivity": "max-sensitivity ↓"},
-    "localisation": {
-        "pointing_hit": "pointing hit ↑",
-        "energy_in_mask": "energy in mask ↑",
-        "energy_in_box": "energy in box ↑",
-        "mask_iou": "mask IoU ↑",
-        "box_iou": "box IoU ↑",
-    },
-}
-DEFAULT_METRICS = ("pointing_game", "faithfulness")
-COLUMNS = {column: text for group in METRICS.values() for column, text in group.items()}
-
-# The values of a record that decide the maps and its other metrics.
-_SAME_MAPS = (
-    *("run", "variables", "layer", "images", "pictures", "options"),
-    *("git_commit", "versions", "device"),
-)
 
 # {method: {column: a value for each image or grid}}
 Scores = dict[str, dict[str, list[float]]]
@@ -93,7 +62,7 @@ def score_methods(
     methods: Sequence[str],
     out: str | os.PathLike,
     *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] = score_table.DEFAULT_METRICS,
     masks: Callable[[int], Mask] | None = None,
     limit: int = 200,
     layer: Layer | None = None,
@@ -110,7 +79,7 @@ def score_methods(
       images: images with known labels.
       methods: keys of `attribution.registry.METHODS`.
       out: the folder to write to.
-      metrics: keys of `METRICS`.
+      metrics: keys of `score_table.METRICS`.
       masks: function from the position of an image to the mask of its object, for the
         metrics `localisation`.
       limit: number of correctly classified images, and of grids. The randomisation
@@ -122,7 +91,7 @@ def score_methods(
       batch_size: number of images at once.
       command: the command that the user typed, for the record.
       results: a folder; the scores are written to its pointing_game.json,
-        faithfulness.json and localisation.json.
+        faithfulness.json, localisation.json and completeness.json.
 
     Returns:
       The table, in Markdown.
@@ -132,10 +101,10 @@ def score_methods(
         number is below 1, or `localisation` has no masks. Also if too few images are
         classified correctly, or if grids cannot have the side of the images.
     """
-    check_metrics(metrics)
+    registry.check_methods(methods)
+    check_metrics(metrics, methods)
     if "localisation" in metrics and masks is None:
         raise ValueError("the metrics 'localisation' need masks; give `masks`")
-    registry.check_methods(methods)
     hints.check_count("limit", limit)
     hints.check_count("batch_size", batch_size)
     if grid_size < 0 or grid_size % 2:
@@ -183,31 +152,37 @@ def score_methods(
     result["methods"] = {
         name: {
             key: float(f"{np.mean(columns[key]):.4g}")
-            for key in COLUMNS
+            for key in score_table.COLUMNS
             if key in columns
         }
         for name, columns in scores.items()
     }
     result |= records.provenance(command)
     if results is not None:
-        _record(pathlib.Path(results), run, result, is_default_layer)
-    return _write(pathlib.Path(out).expanduser(), result)
+        score_table.record(pathlib.Path(results), run, result, is_default_layer)
+    return score_table.write(pathlib.Path(out).expanduser(), result)
 
 
-def check_metrics(metrics: Sequence[str]) -> None:
-    """Check that all metrics are known and that there is at least one.
+def check_metrics(metrics: Sequence[str], methods: Sequence[str]) -> None:
+    """Check that metrics are known, that there is one, and that methods have them.
 
     Raises:
-      ValueError: if a metric is unknown, or there is none. The message lists the known
-        metrics.
+      ValueError: if a metric is unknown, or there is none; the message lists the known
+        metrics. Also for the completeness of methods without layers.
     """
-    known = ", ".join(METRICS)
+    known = ", ".join(score_table.METRICS)
     if not metrics:
         raise ValueError(f"no metric given; known are {known}")
     for name in metrics:
-        if name not in METRICS:
-            hint = hints.did_you_mean(name, METRICS)
+        if name not in score_table.METRICS:
+            hint = hints.did_you_mean(name, score_table.METRICS)
             raise ValueError(f"unknown metric {name!r}: known are {known}{hint}")
+    layered = [name for name in methods if registry.METHODS[name].layered]
+    if "completeness" in metrics and not layered:
+        raise ValueError(
+            "the metrics 'completeness' are of layers, and none of the methods "
+            f"({', '.join(methods)}) has layers; add one that has, such as grad_cam"
+        )
 
 
 def choose_correct(
@@ -305,6 +280,9 @@ def _score_images(
             sensitivity = {}
             if "sensitivity" in metrics:
                 sensitivity = scorer.sensitivity(images, labels, positions)
+            share = None
+            if "completeness" in metrics:
+                share = scorer.completeness(images, labels)
             for name, values in maps.items():
                 columns: dict[str, Any] = {}
                 if "faithfulness" in metrics:
@@ -317,6 +295,9 @@ def _score_images(
                     columns["max_sensitivity"] = sensitivity[name]
                 if "localisation" in metrics and masks is not None:
                     columns |= localise(values, masks[rows])
+                if share is not None and registry.METHODS[name].layered:
+                    columns["completeness"] = share
+                    columns["completeness_error"] = abs(share - 1)
                 into = scores.setdefault(name, {})
                 for key, column in columns.items():
                     into.setdefault(key, []).extend(column[:count].tolist())
@@ -326,70 +307,3 @@ def _score_images(
     for name, values in levels.items():
         scores[name]["randomisation"] = values
     return scores, levels
-
-
-def _record(
-    folder: pathlib.Path, run: Run, result: Mapping[str, Any], is_default_layer: bool
-) -> None:
-    """Write scores to the files of the metrics, by network and row.
-
-    Metrics that an earlier call computed for the same maps are kept.
-
-    The name of a row is the method, with the layer and the alignment unless they are
-    the defaults: "grad_cam", "grad_cam, layer=mixed7, align=stretch".
-    """
-    common = {
-        "run": records.config_hash(run.config),
-        "variables": records.variables_hash(run.network.variables),
-    }
-    copied = ("layer", "images", "command", "git_commit", "versions", "device")
-    common |= {key: result[key] for key in copied}
-    for name, columns in result["methods"].items():
-        entries = {}
-        if "pointing_game" in columns:
-            entries["pointing_game"] = {
-                "score": columns["pointing_game"],
-                "grids": result["grids"],
-                "grid_size": result["grid_size"],
-            }
-        local = {k: v for k, v in columns.items() if k in METRICS["localisation"]}
-        others = {k: v for k, v in columns.items() if k not in local}
-        if local:
-            local["chance"] = result["chance"]["localisation"]
-        others.pop("pointing_game", None)
-        for file, values in (("faithfulness", others), ("localisation", local)):
-            if values:
-                entries[file] = values | {"pictures": result["pictures"]}
-        options = {"options": result["options"].get(name, {})}
-        row = [name]
-        if registry.METHODS[name].layered and not is_default_layer:
-            row.append(f"layer={result['layer']}")
-        row += [f"{k}={v}" for k, v in options["options"].items() if k == "align"]
-        for file, entry in entries.items():
-            path = folder / f"{file}.json"
-            entry |= common | options
-            records.add_entry(path, result["model"], ", ".join(row), entry, _SAME_MAPS)
-
-
-def _write(out: pathlib.Path, result: Mapping[str, Any]) -> str:
-    """Write result.json, table.md and table.png; return the table."""
-    out.mkdir(parents=True, exist_ok=True)
-    records.write_json(out / "result.json", result)
-    scores = result["methods"]
-    columns = [key for key in COLUMNS if key in next(iter(scores.values()))]
-    header = ["method", *(COLUMNS[key] for key in columns)]
-    rows = [
-        [name, *(_format(values[key]) for key in columns)]
-        for name, values in scores.items()
-    ]
-    lines = [header, ["---"] * len(header), *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    with records.replacing(out / "table.md") as partial:
-        partial.write_text(table + "\n", encoding="utf-8")
-    figures.write_table(out / "table.png", header, rows)
-    return table
-
-
-def _format(value: float) -> str:
-    """Return a value of the table; infidelities may be tiny."""
-    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.1e}"

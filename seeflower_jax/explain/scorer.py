@@ -5,6 +5,7 @@
     scorer.faithfulness(images, maps["grad_cam"], labels)         # {column: [n]}
     scorer.infidelity(images, maps["grad_cam"], labels, positions)   # [n]
     scorer.sensitivity(images, labels, positions)                 # {method: [n]}
+    scorer.completeness(images, labels)                           # [n]
     scorer.randomised(images, maps, labels, positions, count)     # {method: [levels]}
     localise(maps["grad_cam"], masks)                             # {column: [n]}
     scorer.grids(images_of_grids, labels_of_grids, cells, positions)  # {method: [n]}
@@ -28,6 +29,7 @@ from seeflower_jax import sharding
 from seeflower_jax.attribution import batch as attribution_batch
 from seeflower_jax.attribution import regions
 from seeflower_jax.attribution.batch import ExplainFunction
+from seeflower_jax.attribution.completeness import completeness
 from seeflower_jax.attribution.metrics import faithfulness, localisation
 from seeflower_jax.attribution.metrics.infidelity import infidelity, remove_square
 from seeflower_jax.attribution.metrics.randomisation import randomised, rank_correlation
@@ -81,6 +83,7 @@ class Scorer:
         seed: int = 0,
     ):
         self._network, self._key = network, jax.random.key(seed)
+        self._layer = layer
         self._mesh = sharding.make_mesh()
         self._variables = sharding.replicate(network.variables, self._mesh)
         size = network.view.size
@@ -101,6 +104,7 @@ class Scorer:
         self._explain = make_explainer(methods)
         self._compute_faithfulness = jax.jit(self._faithfulness)
         self._compute_infidelity = jax.jit(self._infidelity)
+        self._compute_completeness = jax.jit(self._completeness)
         self._compute_sensitivity = [
             jax.jit(functools.partial(self._sensitivity, make_explainer(group)))
             for group in attribution_batch.in_groups(methods)
@@ -241,6 +245,24 @@ class Scorer:
         for compute in self._compute_sensitivity:
             changes |= self._to_host(compute(self._variables, *rows), len(images))
         return changes
+
+    def _completeness(
+        self,
+        variables: dict,
+        images: Float[Array, "n s s 3"],
+        labels: Int[Array, " n"],
+    ) -> Float[Array, " n"]:
+        spec, network = self._network.spec, self._network.bind(variables)
+        layer = self._layer or attribution_batch.map_layer(spec, images.shape[1])
+        return completeness(network, images, labels, layer=layer)
+
+    def completeness(
+        self, images: Float[np.ndarray, "n s s 3"], labels: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Compute the share of each score that the layers' contributions add up to."""
+        rows = self._to_devices(images, labels)
+        shares = self._compute_completeness(self._variables, *rows)
+        return self._to_host(shares, len(images))
 
     def randomised(
         self,

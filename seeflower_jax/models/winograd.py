@@ -149,7 +149,11 @@ def _images_at_a_time(
         filtering.tiles(side)
         for filtering, side in zip(filterings, windows.output_size, strict=True)
     )
-    return max(1, min(_VALUES // (tiles * sum(channels)), _known(count)))
+    count = _known(count)
+    largest = max(1, min(_VALUES // (tiles * sum(channels)), count))
+    # The images that are left over would need a loop of their own, to be compiled too.
+    sizes = range(largest, largest // 2, -1)
+    return next((size for size in sizes if count % size == 0), largest)
 
 
 def _tiles(

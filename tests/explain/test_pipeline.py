@@ -17,7 +17,7 @@ from seeflower_jax import records
 from seeflower_jax.data import decode
 from seeflower_jax.data.view import View
 from seeflower_jax.data.whitening import Whitening
-from seeflower_jax.explain import attribute, merge, parts, store
+from seeflower_jax.explain import attribute, merge, parts, shard_writer, store
 from seeflower_jax.explain.background import Background
 from seeflower_jax.figures import maps as figures
 from seeflower_jax.inference.explainer import Explainer
@@ -114,6 +114,29 @@ def _check_overlay(folder, position, name, image, values):
     scale = np.abs(values).max() or 1
     stored = (values / scale).astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(maps.read(line), stored * np.float32(scale))
+
+
+def test_the_next_batch_is_computed_while_overlays_are_written(
+    network, tmp_path, monkeypatch
+):
+    added, is_second = [], threading.Event()
+    write_png, add = figures.write_png, shard_writer.ShardWriter.add
+
+    def late(*args):
+        assert is_second.wait(20)
+        write_png(*args)
+
+    def count(writer, batch, explained):
+        added.append(batch.positions)
+        if len(added) == 2:
+            is_second.set()
+        add(writer, batch, explained)
+
+    monkeypatch.setattr(figures, "write_png", late)
+    monkeypatch.setattr(shard_writer.ShardWriter, "add", count)
+    _attribute(network, small.images(8), tmp_path)
+    assert added == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert len(list(tmp_path.rglob("overlays/*/*.png"))) == 8 * len(METHODS)
 
 
 def test_slow_disks_change_nothing(network, whole, tmp_path, monkeypatch):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from seeflower_jax import models, records
+from seeflower_jax.attribution import completeness
 from seeflower_jax.data import synthetic
 from seeflower_jax.data.cache import open_cache
 from seeflower_jax.data.dataset import Dataset
 from seeflower_jax.data.images import Images
 from seeflower_jax.data.view import View
 from seeflower_jax.experiment.images import of_run
-from seeflower_jax.explain import score, scorer
+from seeflower_jax.explain import score, score_table, scorer
 from seeflower_jax.explain.masks import seen_masks
 from seeflower_jax.inference.network import Network
 from tests import harness
@@ -63,6 +64,7 @@ def test_only_correctly_classified_images_are_chosen(tiny_run, images):
         ({"limit": 0}, "limit is 0; expected 1 or more"),
         ({"batch_size": -1}, "batch_size is -1; expected 1 or more"),
         ({"grid_size": -2}, "grid_size is -2; expected an even number"),
+        ({"metrics": ["completeness"]}, r"none of the methods .saliency. has layers"),
         ({"options": {"saliency": {"steps": 3}}}, "saliency has no option 'steps'"),
     ],
 )
@@ -92,7 +94,7 @@ def test_scores(tiny_run, images, examples, tmp_path, monkeypatch):
     assert result["pictures"] == result["grids"] == 6
     assert list(result["methods"]) == methods
     for scores in result["methods"].values():
-        groups = [score.METRICS[name] for name in score.DEFAULT_METRICS]
+        groups = [score_table.METRICS[name] for name in score_table.DEFAULT_METRICS]
         assert list(scores) == [column for group in groups for column in group]
         both = (scores["road_lerf"] - scores["road_morf"]) / 2
         assert scores["road_combined"] == pytest.approx(both, abs=1e-4)
@@ -150,6 +152,38 @@ def test_some_metrics(tiny_run, images, examples, tmp_path, monkeypatch):
         scores("faithfulness")
 
 
+def test_completeness_of_methods_with_layers(
+    tiny_run, images, examples, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(score, "choose_correct", lambda *_: examples)
+    variables = jax.tree.map(lambda array: array + 0.05, tiny_run.network.variables)
+    network = dataclasses.replace(tiny_run.network, variables=variables)
+    table = score.score_methods(
+        dataclasses.replace(tiny_run, network=network),
+        images,
+        ["saliency", "grad_cam"],
+        tmp_path,
+        metrics=["completeness"],
+        layer="block2",
+        batch_size=4,
+        results=tmp_path / "results",
+    )
+    assert table.splitlines()[2] == "| saliency |  |  |"
+    recorded = json.loads((tmp_path / "results/completeness.json").read_text())
+    (row,) = recorded["small"].items()
+    assert row[0] == "grad_cam, layer=block2" and row[1]["pictures"] == 6
+    share = completeness.completeness(
+        network.bind(),
+        examples.images.astype(np.float32),
+        examples.labels,
+        layer="block2",
+    )
+    assert abs(share - 1).min() > 0.01  # because of the biases above the layer
+    for key, expected in (("", share), ("_error", abs(share - 1))):
+        found = row[1][f"completeness{key}"]
+        assert found == pytest.approx(float(expected.mean()), rel=1e-3)
+
+
 def test_metrics_with_masks_and_perturbations(
     tiny_run, images, examples, tmp_path, monkeypatch
 ):
@@ -177,7 +211,9 @@ def test_metrics_with_masks_and_perturbations(
 
     columns = scores(left, "infidelity", "sensitivity", "localisation")
     groups = ("infidelity", "sensitivity", "localisation")
-    assert list(columns) == [key for name in groups for key in score.METRICS[name]]
+    assert list(columns) == [
+        key for name in groups for key in score_table.METRICS[name]
+    ]
     assert columns["infidelity"] > 0 and columns["max_sensitivity"] > 0
     # Each half of the image equals its box, and each pixel is in one of the halves.
     assert columns["energy_in_box"] == columns["energy_in_mask"]
@@ -299,7 +335,7 @@ def test_table_is_utf8_and_complete(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "write_text", write)
     result = {"methods": {"saliency": {"pointing_game": 0.5}}}
-    table = score._write(tmp_path, result)
+    table = score_table.write(tmp_path, result)
     assert "pointing game ↑" in table
     assert (tmp_path / "table.md").read_text("utf-8") == table + "\n"
 

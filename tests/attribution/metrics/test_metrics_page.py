@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from seeflower_jax.explain import score
+from seeflower_jax.explain import score_table
 from tests import harness
 
 pytestmark = pytest.mark.long
@@ -30,4 +30,4 @@ def test_localisation_has_the_values_of_its_comments():
 
 def test_all_groups_are_in_the_table():
     groups = re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGE, re.MULTILINE)
-    assert list(dict.fromkeys(groups)) == list(score.METRICS)
+    assert list(dict.fromkeys(groups)) == list(score_table.METRICS)
