@@ -56,7 +56,7 @@ def completeness(
     of zero at the layers. If the score is linear in the activations plus a bias, the
     share is 1. A share far from 1 means that gradients alone do not show how much
     evidence a layer has. For example, the pooling `root_average` normalises the length
-    of features, so contributions nearly cancel.
+    of features, so contributions cancel in part.
 
     Args:
       network, images, targets, layer: see `contributions`.

@@ -394,6 +394,14 @@ def test_sentences_about_the_speed_of_attribution():
         assert f"{min(memory):.1f} to {max(memory):.1f} GiB in {framework}" in words
 
 
+def test_completeness_of_the_head_of_inception():
+    row = _record("results/completeness.json")["inception_v3"]["grad_cam"]
+    words = " ".join(pages.PAGES["docs/attribution.md"].split())
+    share = f"{row['completeness']:.2f}".removeprefix("0")
+    count = row["pictures"]
+    assert f"to {share} of the score, the mean of {count} validation images" in words
+
+
 def test_minutes_of_the_heads_of_the_vggs():
     def minutes(name):
         seconds = _record(f"results/{name}.json")["seconds"]["linear"]
