@@ -34,6 +34,8 @@ from seeflower_jax.inference.predict import place_images, whole_batch_size
 from seeflower_jax.inference.run import Run
 from seeflower_jax.records.progress_bar import progress_bar
 
+_OF_MAPS = {"faithfulness", "infidelity", "localisation"}  # metrics of given maps
+
 # {method: {column: a value for each image or grid}}
 Scores = dict[str, dict[str, list[float]]]
 
@@ -177,12 +179,15 @@ def check_metrics(metrics: Sequence[str], methods: Sequence[str]) -> None:
         if name not in score_table.METRICS:
             hint = hints.did_you_mean(name, score_table.METRICS)
             raise ValueError(f"unknown metric {name!r}: known are {known}{hint}")
-    layered = [name for name in methods if registry.METHODS[name].layered]
-    if "completeness" in metrics and not layered:
+    if "completeness" in metrics and not any(map(_has_layers, methods)):
         raise ValueError(
             "the metrics 'completeness' are of layers, and none of the methods "
             f"({', '.join(methods)}) has layers; add one that has, such as grad_cam"
         )
+
+
+def _has_layers(method: str) -> bool:
+    return registry.METHODS[method].layered
 
 
 def choose_correct(
@@ -276,33 +281,33 @@ def _score_images(
             rows = np.resize(np.arange(first, first + count), batch_size)
             images = examples.images[rows].astype(np.float32)
             labels, positions = examples.labels[rows], examples.positions[rows]
-            maps = scorer.maps(images, labels, positions)
-            sensitivity = {}
+            columns: dict[str, dict[str, Any]] = {name: {} for name in scorer.methods}
+            if _OF_MAPS & set(metrics):
+                maps = scorer.maps(images, labels, positions)
+                for name, values in maps.items():
+                    if "faithfulness" in metrics:
+                        columns[name] |= scorer.faithfulness(images, values, labels)
+                    if "infidelity" in metrics:
+                        columns[name]["infidelity"] = scorer.infidelity(
+                            images, values, labels, positions
+                        )
+                    if "localisation" in metrics and masks is not None:
+                        columns[name] |= localise(values, masks[rows])
+                if "faithfulness" in metrics and not levels:
+                    levels = scorer.randomised(images, maps, labels, positions, count)
             if "sensitivity" in metrics:
-                sensitivity = scorer.sensitivity(images, labels, positions)
-            share = None
+                changes = scorer.sensitivity(images, labels, positions)
+                for name, values in changes.items():
+                    columns[name]["max_sensitivity"] = values
             if "completeness" in metrics:
                 share = scorer.completeness(images, labels)
-            for name, values in maps.items():
-                columns: dict[str, Any] = {}
-                if "faithfulness" in metrics:
-                    columns |= scorer.faithfulness(images, values, labels)
-                if "infidelity" in metrics:
-                    columns["infidelity"] = scorer.infidelity(
-                        images, values, labels, positions
-                    )
-                if sensitivity:
-                    columns["max_sensitivity"] = sensitivity[name]
-                if "localisation" in metrics and masks is not None:
-                    columns |= localise(values, masks[rows])
-                if share is not None and registry.METHODS[name].layered:
-                    columns["completeness"] = share
-                    columns["completeness_error"] = abs(share - 1)
+                both = {"completeness": share, "completeness_error": abs(share - 1)}
+                for name in filter(_has_layers, scorer.methods):
+                    columns[name] |= both
+            for name in scorer.methods:
                 into = scores.setdefault(name, {})
-                for key, column in columns.items():
+                for key, column in columns[name].items():
                     into.setdefault(key, []).extend(column[:count].tolist())
-            if "faithfulness" in metrics and not levels:
-                levels = scorer.randomised(images, maps, labels, positions, count)
             bar.update(count)
     for name, values in levels.items():
         scores[name]["randomisation"] = values

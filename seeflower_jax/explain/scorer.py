@@ -83,7 +83,7 @@ class Scorer:
         seed: int = 0,
     ):
         self._network, self._key = network, jax.random.key(seed)
-        self._layer = layer
+        self.methods, self._layer = tuple(methods), layer
         self._mesh = sharding.make_mesh()
         self._variables = sharding.replicate(network.variables, self._mesh)
         size = network.view.size
