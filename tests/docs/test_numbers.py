@@ -379,12 +379,12 @@ def test_sentences_about_the_speed_of_attribution():
     assert (
         f"For VGG16, all methods are {least:.1f} to {most:.1f} times as fast" in words
     )
-    faster = [ratio for ratio in inception.values() if ratio > 1]
-    assert f"are {min(faster):.2f} to {max(faster):.2f} times as fast" in words
-    slower = {name: 1 / ratio - 1 for name, ratio in inception.items() if ratio <= 1}
-    least, most = (100 * extreme(slower.values()) for extreme in (min, max))
-    assert f"take {least:.0f} to {most:.0f} per cent longer" in words
-    assert slower.keys() == {"saliency", "integrated_gradients"}
+    least, most = min(inception.values()), max(inception.values())
+    assert least >= 1
+    assert (
+        f"For Inception-v3, all methods are {least:.2f} to {most:.2f} times as fast"
+        in words
+    )
     for prefix, framework in ("", "seeflower_jax"), ("captum_", "captum"):
         memory = [
             figures[f"{prefix}peak_memory_mib"] / 1024
