@@ -8,12 +8,13 @@ features = evaluator.features(variables, reader, indices)   # batches [b, k, c]
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -26,6 +27,7 @@ from seeflower_jax.sharding import processes
 
 # (variables, batch) -> rows, one for each example, or a dict of such rows.
 Compute = Callable[[dict, Batch], Any]
+Look = tuple[View, bool]  # what the network sees, and whether it is mirrored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Evaluator:
     preprocess: Callable | None = None
 
     @property
-    def looks(self) -> list[tuple[View, bool]]:
+    def looks(self) -> list[Look]:
         """Return (view, whether it is mirrored) for each view and mirror image."""
         mirrors = (False, True) if self.mirror else (False,)
         return list(itertools.product(self.views, mirrors))
@@ -142,13 +144,12 @@ class Evaluator:
 
         @jax.jit
         def compute(variables: dict, batch: Batch) -> Float[Array, "b k c"]:
-            features = []
-            for view, mirror in self.looks:
-                images = view(batch["canvas"], batch["sizes"], mirror)
+            def network(images):
                 if self.preprocess:
                     images = self.preprocess(images)
-                features.append(models.features(self.spec, variables, images))
-            return jnp.stack(features, 1)
+                return models.features(self.spec, variables, images)
+
+            return jnp.moveaxis(_of_looks(network, self.looks, batch), 0, 1)
 
         return compute
 
@@ -156,7 +157,7 @@ class Evaluator:
 @functools.lru_cache(maxsize=4)
 def _logits(
     spec: models.ModelSpec,
-    looks: tuple[tuple[View, bool], ...],
+    looks: tuple[Look, ...],
     preprocess: Callable | None,
 ) -> Compute:
     """Return the jitted function (variables, batch) -> logits, the mean over looks."""
@@ -166,10 +167,23 @@ def _logits(
         if "features" in batch:
             return models.apply_head(spec, variables, batch["features"])
         network = models.bind(spec, variables, preprocess)
-        logits = [
-            network(view(batch["canvas"], batch["sizes"], mirror))[0]
-            for view, mirror in looks
-        ]
-        return sum(logits[1:], logits[0]) / len(logits)
+        return _of_looks(lambda images: network(images)[0], looks, batch).mean(0)
 
     return compute
+
+
+def _of_looks(
+    network: Callable[[Float[Array, "b size size 3"]], Float[Array, "b n"]],
+    looks: Sequence[Look],
+    batch: Batch,
+) -> Float[Array, "k b n"]:
+    """Return the outputs of a network for each of k looks, one look after another.
+
+    Looks of the same size are a loop, which is compiled once. Without the loop, XLA
+    would keep the layers of all looks in memory at once.
+    """
+    images = [view(batch["canvas"], batch["sizes"], mirror) for view, mirror in looks]
+    groups = [
+        jnp.stack(list(group)) for _, group in itertools.groupby(images, jnp.shape)
+    ]
+    return jnp.concatenate([lax.map(network, group) for group in groups])
