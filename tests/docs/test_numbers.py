@@ -394,12 +394,15 @@ def test_sentences_about_the_speed_of_attribution():
         assert f"{min(memory):.1f} to {max(memory):.1f} GiB in {framework}" in words
 
 
-def test_completeness_of_the_head_of_inception():
-    row = _record("results/completeness.json")["inception_v3"]["grad_cam"]
+def test_completeness_of_the_linear_heads():
+    record = _record("results/completeness.json")
+    rows = [record[model]["grad_cam"] for model in ("inception_v3", "vgg16")]
     words = " ".join(pages.PAGES["docs/attribution.md"].split())
-    share = f"{row['completeness']:.2f}".removeprefix("0")
-    count = row["pictures"]
-    assert f"to {share} of the score, the mean of {count} validation images" in words
+    shares = [f"{row['completeness']:.2f}".removeprefix("0") for row in rows]
+    assert f"to {shares[0]} of the score of Inception-v3" in words
+    assert f"to {shares[1]} of VGG16's" in words
+    (count,) = {row["pictures"] for row in rows}
+    assert f"the means of {count} validation images" in words
 
 
 def test_minutes_of_the_heads_of_the_vggs():
