@@ -7,6 +7,7 @@ Example:
     maps = class_activation_map(weigh, network, images, targets, ["mixed7", "mixed10"])
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -19,7 +20,7 @@ from seeflower_jax.attribution.options import check_ranges
 from seeflower_jax.attribution.receptive_field import (
     RECEPTIVE_FIELD,
     Centres,
-    cell_centres,
+    layer_centres,
     tile_centres,
 )
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
@@ -104,15 +105,15 @@ def place_maps(
         an amount per area. Only with True are maps multiplied by the number of cells.
 
     Raises:
-      ValueError: `align` is unknown.
+      ValueError: `align` is unknown, or see `receptive_field.layer_centres`.
 
     Example:
       >>> parts = {"block5_conv3": jnp.ones((len(images), 4, 4))}
       >>> place_maps(parts, network, images).shape == images.shape[:3]
       True
     """
-    centres = cell_centres(network, images, align)
-    cells = {name: part[0].size for name, part in parts.items()}
+    centres = layer_centres(network, images, parts, align)
+    cells = {name: math.prod(part.shape[1:]) for name, part in parts.items()}
     maps: dict[tuple[Centres, Centres], Float[Array, "n h w"]] = {}
     for name, part in parts.items():
         part = part * (cells[name] / min(cells.values()) if per_cell else 1.0)

@@ -9,13 +9,17 @@ also the sum of HiRes-CAM over the layer's cells, before the map is placed on th
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam, layers
 from seeflower_jax.attribution.targets import resolve, score
-from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
+from seeflower_jax.attribution.types import (
+    Layer,
+    NetworkFunction,
+    Targets,
+    endpoint_shapes,
+)
 
 
 def contributions(
@@ -71,7 +75,7 @@ def completeness(
     """
     targets = resolve(network, images, targets)
     names = layers.resolve(network, images, layer)
-    endpoints = jax.eval_shape(network, images)[1]
+    endpoints = endpoint_shapes(network, images)
     nothing: dict[str, Any] = {
         name: layers.Cut(jnp.zeros_like(x), replaces=True)
         for name, x in endpoints.items()

@@ -29,6 +29,7 @@ from seeflower_jax.attribution.types import (
     NetworkFunction,
     Taps,
     Targets,
+    endpoint_shapes,
 )
 from seeflower_jax.models.dtypes import as_float
 
@@ -73,7 +74,23 @@ def check_layer(
         return
     if layer not in endpoints:
         raise unknown_layer(layer, layers, getattr(network, "hidden_layers", {}), HEAD)
-    raise ValueError(f"layer {layer!r} has no spatial extent; layers are {layers}")
+    raise ValueError(
+        f"layer {layer!r} has no spatial extent; layers are {layers}"
+        f"{_hint_for_tokens(endpoints[layer].shape, network)}"
+    )
+
+
+def _hint_for_tokens(shape: tuple[int, ...], network: NetworkFunction | None) -> str:
+    """Return what to do with a layer [n, t, c], which may be tokens, for a message."""
+    if len(shape) != 3:
+        return ""
+    if not hasattr(network, "has_class_token"):  # see `tokens.TokenGrid`
+        return "; for the tokens of a transformer, use tokens_to_grid"
+    return (
+        f"; its {shape[1]} tokens do not fit the image: pass `prefix`, the number of "
+        "class and register tokens, and `grid`, (rows, columns) of the patches, to "
+        "tokens_to_grid"
+    )
 
 
 def unknown_layer(
@@ -137,14 +154,13 @@ def resolve(
 
     Raises:
       ValueError: a layer is unknown, has no spatial extent or is repeated, or there is
-        none. "head" is not known where the head reads class tokens, or a layer whose
-        axes are not the rows and columns of the image.
+        none. "head" is not known where the head reads class tokens.
 
     Example:
       >>> resolve(network, images, "head")
       ['block5_pool']
     """
-    endpoints = jax.eval_shape(network, images)[1]
+    endpoints = endpoint_shapes(network, images)
     if layer != HEAD or HEAD in spatial_layers(endpoints):
         return check_layers(endpoints, layer, network)
     if getattr(network, "has_class_token", False):  # see `tokens.TokenGrid`
@@ -157,25 +173,7 @@ def resolve(
     read = _read_directly(jax.make_jaxpr(lambda t: network(images, t)[0])(taps), taps)
     if not read:
         raise ValueError("the logits depend on no layer with a spatial extent")
-    names = [name for name in spatial_layers(endpoints) if name in read]
-    for name in names:
-        _check_image_axes(name, endpoints[name].shape, images)
-    return names
-
-
-def _check_image_axes(name: str, shape: tuple[int, ...], images: Array) -> None:
-    """Check that the cells of a layer are not much longer than wide, or wider.
-
-    The axes of a layer of attention may be tokens and heads, not rows and columns.
-    """
-    sizes = zip(images.shape[1:3], shape[1:3], strict=True)
-    height, width = (size / cells for size, cells in sizes)
-    if not 1 / 3 < height / width < 3:
-        raise ValueError(
-            f"the head reads layer {name!r} of shape {list(shape)}, whose axes are not "
-            "the rows and columns of the image; name the layers, or use "
-            "tokens_to_grid for a transformer"
-        )
+    return [name for name in spatial_layers(endpoints) if name in read]
 
 
 def resolve_one(
@@ -289,7 +287,7 @@ def gradients(
       >>> activations.shape == gradient.shape
       True
     """
-    taps = _zero_taps(jax.eval_shape(network, images)[1], names)
+    taps = _zero_taps(endpoint_shapes(network, images), names)
 
     def total_score(taps):
         logits, endpoints = network(images, taps)
@@ -335,7 +333,7 @@ def check_read(
     Example:
       >>> check_read(network, images, ["block5_conv3"])
     """
-    taps = _zero_taps(jax.eval_shape(network, images)[1], names)
+    taps = _zero_taps(endpoint_shapes(network, images), names)
     closed = jax.make_jaxpr(lambda t: network(images, t)[0])(taps)
     _check_read(closed, taps, through_stops)
 

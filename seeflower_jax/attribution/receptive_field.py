@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import dataflow, layers
 from seeflower_jax.attribution.options import check_ranges
-from seeflower_jax.attribution.types import NetworkFunction
+from seeflower_jax.attribution.types import NetworkFunction, endpoint_shapes
 
 RECEPTIVE_FIELD = "receptive_field"
 
@@ -104,7 +104,7 @@ def cell_centres(
       (7.5, 23.5, 39.5, 55.5)
     """
     check_ranges(align=align)
-    endpoints = jax.eval_shape(network, images)[1]
+    endpoints = endpoint_shapes(network, images)
     places = _places(network, images) if align == RECEPTIVE_FIELD else {}
     centres = {}
     for name in layers.spatial_layers(endpoints):
@@ -116,6 +116,42 @@ def cell_centres(
         )
         centres[name] = rows, columns
     return centres
+
+
+def layer_centres(
+    network: NetworkFunction,
+    images: Float[Array, "n h w 3"],
+    names: Iterable[str],
+    align: str = RECEPTIVE_FIELD,
+) -> dict[str, tuple[Centres, Centres]]:
+    """Return the centres of the cells of layers whose maps are placed on the images.
+
+    Args:
+      network, images, align: see `cell_centres`.
+      names: names of layers with a spatial extent.
+
+    Raises:
+      ValueError: the axes of a layer are not the rows and columns of the images, but
+        may be tokens and heads. That is so if the places of its cells are not known,
+        and equal tiles would be at least three times as long as wide, or as wide as
+        long.
+    """
+    centres = cell_centres(network, images, align)
+    for name in names:
+        sizes = zip(images.shape[1:3], map(len, centres[name]), strict=True)
+        height, width = (size / cells for size, cells in sizes)
+        if 1 / 3 < height / width < 3:
+            continue
+        place = _places(network, images).get(name)
+        if place and _along(place, 1) and _along(place, 2):
+            continue
+        cells = [len(axis) for axis in centres[name]]
+        raise ValueError(
+            f"the axes of layer {name!r}, {cells[0]} by {cells[1]}, are not the rows "
+            "and columns of the image; name another layer, or use tokens_to_grid for a "
+            "transformer"
+        )
+    return {name: centres[name] for name in names}
 
 
 def _along(place: Place, axis: int) -> Window | None:

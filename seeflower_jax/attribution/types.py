@@ -71,3 +71,26 @@ def as_pytree(value: Any) -> Any:
     """
     is_function = callable(value) and jax.tree_util.all_leaves([value])
     return jax.tree_util.Partial(value) if is_function else value
+
+
+def endpoint_shapes(
+    network: NetworkFunction, images: Float[Array, "n h w 3"]
+) -> EndpointShapes:
+    """Return the shapes of a network's endpoints, without computing them.
+
+    Raises:
+      ValueError: the network does not return (logits, endpoints).
+
+    Example:
+      >>> endpoint_shapes(network, images)["block5_conv3"].shape
+      (2, 4, 4, 512)
+    """
+    outputs = jax.eval_shape(network, images)
+    match outputs:
+        case (_, Mapping() as endpoints):
+            return endpoints
+    raise ValueError(
+        f"the network returns {jax.tree.map(lambda x: list(x.shape), outputs)}; "
+        "expected (logits, endpoints), where endpoints is {layer: value}; for a "
+        "function that returns the logits alone, use from_function(function)"
+    )

@@ -161,6 +161,20 @@ def test_targets_that_are_not_classes(network, images, chosen, message):
         attr.explain(network, images, ["saliency"], chosen, layer="block3")
 
 
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_no_images_have_no_maps(network, method):
+    described = registry.METHODS[method]
+    more = {"layer": "block5"} if described.layered else {}
+    if described.random:
+        more["keys"] = jax.random.split(jax.random.key(0), 0)
+    images = jax.ShapeDtypeStruct((0, 64, 64, 3), jnp.float32)
+
+    def compute(images):
+        return described.function(network, images, targets=None, **more)
+
+    assert jax.eval_shape(compute, images).shape == (0, 64, 64)
+
+
 def test_targets_may_be_a_list(network, images):
     expected = saliency(network, images, jnp.array([1, 3, 0]))
     np.testing.assert_array_equal(saliency(network, images, [1, 3, 0]), expected)

@@ -166,14 +166,48 @@ def test_grid_of_a_plain_function(images):
 def test_head_of_a_transformer_is_refused(network, images):
     with pytest.raises(ValueError, match="is its class token, which has no place"):
         attr.explain(attr.tokens_to_grid(network), images, ["grad_cam"], LABELS)
-    wide = jnp.ones((1, 64, 64, 3))
 
+
+@pytest.mark.parametrize("method", ["grad_cam", "eigen_cam", "score_cam"])
+@pytest.mark.parametrize("align", ["receptive_field", "stretch"])
+@pytest.mark.parametrize("layer", ["head", "attention"])
+def test_tokens_and_heads_are_no_rows_and_columns(method, align, layer):
     def heads(images, taps=None):
-        tokens = jnp.ones((len(images), 64, 4, 8)) + (taps or {}).get("attention", 0)
+        tokens = images.reshape(len(images), 64, 4, -1)
+        tokens = tokens + (taps or {}).get("attention", 0)
         return tokens.mean((1, 2)), {"attention": tokens}
 
-    with pytest.raises(ValueError, match=r"'attention' of shape \[1, 64, 4, 8\]"):
-        attr.grad_cam(heads, wide, layer="head")
+    with pytest.raises(ValueError, match="'attention', 64 by 4, are not .*to_grid"):
+        getattr(attr, method)(heads, jnp.ones((1, 64, 64, 3)), layer=layer, align=align)
+
+
+def test_cells_of_a_network_may_be_long():
+    def function(images, taps=None):
+        wide = images[:, :, ::8] + (taps or {}).get("wide", 0)
+        return (wide**2).mean((1, 2)), {"wide": wide}
+
+    images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 3))
+    assert attr.grad_cam(function, images, layer="wide").shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "options,hint",
+    [
+        (None, "for the tokens of a transformer, use tokens_to_grid"),
+        ({"prefix": 0}, "its 17 tokens do not fit the image: pass `prefix`"),
+        ({"grid": (3, 5)}, "its 17 tokens do not fit the image: pass `prefix`"),
+    ],
+)
+def test_tokens_without_a_grid_are_refused(options, hint):
+    def transformer(images, taps=None):
+        tokens = jnp.zeros((len(images), 1 + 4 * 4, 8)) + (taps or {}).get("block", 0)
+        return tokens[:, 0], {"block": tokens}
+
+    network = transformer
+    if options is not None:
+        network = attr.tokens_to_grid(transformer, **options)
+    with pytest.raises(ValueError, match=hint):
+        attr.grad_cam(network, jnp.ones((1, 64, 64, 3)), layer="block")
 
 
 def _named_attention(query, key, value, mask=None):

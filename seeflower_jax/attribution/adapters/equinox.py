@@ -49,8 +49,8 @@ def from_equinox(
 
     Raises:
       TypeError: the model is no object of `equinox.Module`.
-      ValueError: when the network is called, if the model stacks its submodules
-        or selects one of them by `jax.lax.cond`.
+      ValueError: layers have a state, but `state` is None. When the network is called,
+        the model stacks its submodules, or selects one of them by `jax.lax.cond`.
 
     Example:
       >>> import equinox as eqx
@@ -64,6 +64,11 @@ def from_equinox(
     import equinox as eqx
 
     check_kind("from_equinox", model, eqx.Module)
+    if state is None and _has_state(model):
+        raise ValueError(
+            "layers of the model have a state; pass it as `state`, as in model, state "
+            "= eqx.nn.make_with_state(Model)(...) and from_equinox(model, state)"
+        )
     model = eqx.nn.inference_mode(model)
     variables, static = eqx.partition((model, state), eqx.is_array)
 
@@ -87,6 +92,16 @@ def from_equinox(
     return AdaptedNetwork(
         forward, variables, preprocess, output, channels_first, True, input_shape
     )
+
+
+def _has_state(model: Any) -> bool:
+    """Return whether layers of a model, such as `BatchNorm`, have a state."""
+    import equinox as eqx
+
+    def is_index(value):
+        return isinstance(value, eqx.nn.StateIndex)
+
+    return any(map(is_index, jax.tree.leaves(model, is_leaf=is_index)))
 
 
 def _named(module: Any, path: str) -> Any:

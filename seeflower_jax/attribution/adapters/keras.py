@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seeflower_jax.attribution.adapters.kinds import check_kind
 from seeflower_jax.attribution.adapters.names import name_outputs
 from seeflower_jax.attribution.adapters.network import AdaptedNetwork
 from seeflower_jax.attribution.types import Preprocess
@@ -53,6 +54,7 @@ def from_keras(
       **arguments: more arguments of `model.call`.
 
     Raises:
+      TypeError: the model is no Keras model.
       ValueError: the backend of Keras is not JAX, or the model is not built.
 
     Example:
@@ -72,6 +74,7 @@ def from_keras(
             f"the backend of Keras is {keras.backend.backend()!r}; expected 'jax'; set "
             "the environment variable KERAS_BACKEND=jax before Keras is imported"
         )
+    check_kind("from_keras", model, keras.layers.Layer)
     if not model.built:
         raise ValueError(
             f"the Keras model {model.name!r} has no variables yet; call it on images "
@@ -103,9 +106,22 @@ def _layers(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     # Keras has no public list of the layers of a layer.
     inner_layers = [*getattr(layer, "operations", ()), *layer._layers]
     for inner in {id(inner): inner for inner in inner_layers}.values():
-        yield f"{path}{inner.name}", inner
+        name = f"{path}{_name_within(layer, inner)}"
+        yield name, inner
         if hasattr(inner, "_layers"):
-            yield from _layers(inner, f"{path}{inner.name}/")
+            yield from _layers(inner, f"{name}/")
+
+
+def _name_within(outer: Any, inner: Any) -> str:
+    """Return the name of a layer within a layer.
+
+    Keras numbers the softmaxes of attention by the order in which a process makes them.
+    """
+    import keras
+
+    is_attention = isinstance(outer, keras.layers.MultiHeadAttention)
+    is_softmax = isinstance(inner, keras.layers.Softmax)
+    return "softmax" if is_attention and is_softmax else inner.name
 
 
 @contextlib.contextmanager

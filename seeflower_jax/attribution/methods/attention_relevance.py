@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from seeflower_jax.attribution import attention
 from seeflower_jax.attribution.targets import score
 from seeflower_jax.attribution.tokens import Grid
-from seeflower_jax.attribution.types import NetworkFunction, Targets
+from seeflower_jax.attribution.types import NetworkFunction, Targets, endpoint_shapes
 
 
 def attention_relevance(
@@ -64,7 +64,7 @@ def attention_relevance(
       >>> maps.shape == images.shape[:3]
       True
     """
-    shapes = jax.eval_shape(network, images)[1]
+    shapes = endpoint_shapes(network, images)
     jax.eval_shape(lambda x: attention.attention_heads(x, layers), shapes)  # May raise.
     zero_taps = {name: jnp.zeros_like(shapes[name]) for name in layers}
 

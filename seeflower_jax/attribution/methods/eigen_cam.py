@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seeflower_jax.attribution import cam, layers
-from seeflower_jax.attribution.receptive_field import cell_centres
+from seeflower_jax.attribution.receptive_field import layer_centres
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 from seeflower_jax.models.dtypes import as_float
 
@@ -54,7 +54,7 @@ def eigen_cam(
     """
     del targets
     name = layers.resolve_one(network, images, layer, "eigen_cam")
-    centres = cell_centres(network, images, align)[name]
+    centres = layer_centres(network, images, [name], align)[name]
     layer_outputs = as_float(network(images)[1][name])
     n, h, w, channels = layer_outputs.shape
     projection = _project(layer_outputs.reshape(n, h * w, channels))

@@ -5,6 +5,8 @@ Example:
     maps = feature_ablation(network, images, targets, segments=segments)
 """
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -64,6 +66,6 @@ def feature_ablation(
         return full_scores - score(network(hidden_images)[0], targets)
 
     drops = map_over(score_drop, jnp.arange(count), batch_size)
-    flat_segments = segments.reshape(len(segments), -1)
+    flat_segments = segments.reshape(len(segments), math.prod(segments.shape[1:]))
     maps = jnp.take_along_axis(as_float(drops).T, flat_segments, 1)
     return maps.reshape(segments.shape)

@@ -5,6 +5,8 @@ Example:
     maps = kernel_shap(network, images, targets, keys, segments=superpixels(images))
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -76,7 +78,7 @@ def kernel_shap(
     segments, count = resolve_segments(segments, num_segments, images, cells)
     targets = resolve(network, images, targets)
     images = as_float(images)
-    flat_segments = segments.reshape(len(segments), -1)
+    flat_segments = segments.reshape(len(segments), math.prod(segments.shape[1:]))
 
     def score_of(coalitions):
         visible = jnp.take_along_axis(coalitions, flat_segments, 1)

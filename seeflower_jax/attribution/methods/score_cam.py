@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from seeflower_jax.attribution import cam, layers
 from seeflower_jax.attribution.chunks import map_over
 from seeflower_jax.attribution.options import check_ranges
-from seeflower_jax.attribution.receptive_field import cell_centres
+from seeflower_jax.attribution.receptive_field import layer_centres
 from seeflower_jax.attribution.targets import resolve, score
 from seeflower_jax.attribution.types import Layer, NetworkFunction, Targets
 from seeflower_jax.models.dtypes import as_float
@@ -63,7 +63,7 @@ def score_cam(
     targets = resolve(network, images, targets)
     images = as_float(images)
     name = layers.resolve_one(network, images, layer, "score_cam")
-    centres = cell_centres(network, images, align)[name]
+    centres = layer_centres(network, images, [name], align)[name]
     activations = as_float(network(images)[1][name])
     if channels:
         count = min(channels, activations.shape[-1])

@@ -169,6 +169,11 @@ def test_models_of_another_framework_are_refused():
         attr.from_equinox(lambda image: image)
 
 
+def test_a_model_without_its_state_is_refused(resnet):
+    with pytest.raises(ValueError, match="have a state; pass it as `state`"):
+        attr.from_equinox(resnet[0])
+
+
 class Normalised(eqx.Module):
     """Returns two values before its state."""
 

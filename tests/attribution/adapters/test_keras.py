@@ -214,6 +214,17 @@ def test_attention_of_every_kind_is_explained(make, has_weights, images):
     hand_split.assert_close(maps, expected)
 
 
+def test_names_of_attention_weights_do_not_depend_on_the_process():
+    inputs = keras.Input((2, 2, 3))
+    tokens = keras.layers.Reshape((4, 3))(inputs)
+    first = keras.layers.MultiHeadAttention(2, 3, name="first")(tokens, tokens)
+    second = keras.layers.MultiHeadAttention(2, 3, name="second")(first, first)
+    logits = keras.layers.GlobalAveragePooling1D()(second)
+    network = attr.from_keras(keras.Model(inputs, logits))
+    weights = [name for name in network.layers if "softmax" in name]
+    assert weights == ["first/softmax", "second/softmax"]
+
+
 def test_layers_of_channels_first():
     inputs = keras.Input((3, 24, 32))
     x = keras.layers.Conv2D(4, 3, data_format="channels_first", name="conv")(inputs)

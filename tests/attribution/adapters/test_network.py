@@ -107,6 +107,13 @@ def test_functions_that_return_logits_alone_are_refused(method, targets):
         attr.explain(function, images, [method], targets)
 
 
+@pytest.mark.parametrize("layer", ["pool", "head"])
+def test_layers_of_a_function_of_logits_alone_are_refused(layer):
+    images = jnp.ones((2, 64, 64, 3))
+    with pytest.raises(ValueError, match=r"returns \[2, 3\]; .* from_function"):
+        attr.grad_cam(lambda images: images.mean((1, 2)), images, layer=layer)
+
+
 @pytest.mark.parametrize(
     "adapt,given",
     [
@@ -114,6 +121,7 @@ def test_functions_that_return_logits_alone_are_refused(method, targets):
         (lambda: attr.from_linen(nn.Dense, {}), "<class .*Dense"),
         (lambda: attr.from_nnx(nn.Dense(2)), "flax.linen.linear.Dense"),
         (lambda: attr.from_nnx(pool), "function"),
+        (lambda: attr.from_keras(nn.Dense(2)), "flax.linen.linear.Dense"),
     ],
 )
 def test_models_of_another_framework_are_refused(adapt, given):
