@@ -66,10 +66,13 @@ def from_linen(
                 # new mutable collection, here one that no module has.
                 options = {**arguments, "mutable": ["layer_names"]}
                 return module.apply(variables, inputs, **options)[0]
-        except flax.errors.ModifyScopeVariableError as error:
-            problem = str(error).split(" (http")[0]
+        except (
+            flax.errors.ModifyScopeVariableError,  # batch normalisation
+            flax.errors.InvalidRngError,  # dropout
+        ) as error:
+            problem = str(error).split(" (http")[0].rstrip(".")
             raise ValueError(
-                f"the network is not in inference mode: {problem} Pass the "
+                f"the network is not in inference mode: {problem}; pass the "
                 "argument that selects inference to from_linen, such as train=False"
             ) from error
 

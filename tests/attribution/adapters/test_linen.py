@@ -204,6 +204,28 @@ class Single(nn.Module):
         return self.layer(4, (3, 3), name=self.name_of_layer)(x).mean((1, 2))
 
 
+class Dropped(nn.Module):
+    """A network in training mode, unless it is called otherwise."""
+
+    drops: bool
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        if self.drops:
+            return nn.Dropout(0.5, deterministic=not train)(x).mean((1, 2))
+        return nn.BatchNorm(use_running_average=not train)(x).mean((1, 2))
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_network_in_training_mode_is_refused(images, drops):
+    module = Dropped(drops)
+    variables = module.init(jax.random.key(0), images, train=False)
+    with pytest.raises(ValueError, match="not in inference mode.*such as train=False"):
+        attr.from_linen(module, variables)(images)
+    network = attr.from_linen(module, variables, train=False)
+    assert network(images)[0].shape == (len(images), 3)
+
+
 @pytest.mark.parametrize(
     "layer",
     [RectifiedConv, nn.jit(RectifiedConv), nn.remat(RectifiedConv), RectifiedJit],
