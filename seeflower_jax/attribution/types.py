@@ -80,10 +80,6 @@ def endpoint_shapes(
 
     Raises:
       ValueError: the network does not return (logits, endpoints).
-
-    Example:
-      >>> endpoint_shapes(network, images)["block5_conv3"].shape
-      (2, 4, 4, 512)
     """
     outputs = jax.eval_shape(network, images)
     match outputs:
