@@ -156,10 +156,10 @@ def training(spec):
     yield name, partial(lower, step_on_features, *arguments), 0
     evaluator = Evaluator(spec, (VIEW,), BATCH, MESH, mirror=True)
     name, logits = "evaluation/evaluator.py: _logits.compute", evaluator.compute_logits
-    yield name, partial(lower, logits, variables, canvas), 2
+    yield name, partial(lower, logits, variables, canvas), 1
     yield name, partial(lower, logits, variables, {"features": features}), 0
     name = "evaluation/evaluator.py: Evaluator.compute_features.compute"
-    yield name, partial(lower, evaluator.compute_features, variables, canvas), 2
+    yield name, partial(lower, evaluator.compute_features, variables, canvas), 1
     name = "experiment/head_features.py: make_draws.compute"
     draw = head_features.make_draws(evaluator, Augmentation(SIDE), KEY)(0)
     yield name, partial(lower, draw.func, *draw.args, variables, canvas), 1

@@ -23,6 +23,8 @@ from seeflower_jax.models.windows import Images, Windows
 
 Outputs = Float[Array, "n out_h out_w c"]
 
+_ROUNDING_ERRORS = 8  # relative differences up to this number of rounding errors are 0
+
 
 def _reduce(x: Images, initial: float, operation, windows: Windows) -> Outputs:
     padding = ((0, 0), *windows.padding, (0, 0))
@@ -56,13 +58,17 @@ def _cpu_max(x: Images, windows: Windows) -> Outputs:
 def _first_maximum(x: Images, windows: Windows) -> Int[Array, "n out_h out_w c"]:
     """Return the place in each window of its first maximum, counted row by row.
 
+    Values that differ by a few rounding errors count as equal. In an area of one
+    colour, they are equal, but a convolution by `winograd` may round them differently.
+
     A comparison with the maximum would not work. XLA may compute `x` again with other
     rounding, and then no place equals the maximum that was computed before.
     """
     first, *rest = windows.gather(x)
     best, winner = first, jnp.zeros(first.shape, jnp.int8)
+    margin = _ROUNDING_ERRORS * jnp.finfo(x.dtype).eps
     for place, tap in enumerate(rest, 1):
-        larger = tap > best
+        larger = tap > best * (1 + margin * jnp.sign(best))
         best = jnp.where(larger, tap, best)
         winner = jnp.where(larger, jnp.int8(place), winner)
     return winner

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from seeflower_jax import models
 from seeflower_jax.models import ops, winograd
+from seeflower_jax.models.windows import Windows
 from tests import harness
 
 CASES = [
@@ -508,3 +509,31 @@ def test_max_pool_passes_on_all_gradients_of_a_compiled_network(monkeypatch):
         ops, "max_pool", lambda x, n, s: nn.max_pool(x, (n, n), (s, s), "VALID")
     )
     harness.assert_trees_close(ours, gradient(), rtol=1e-4, atol=1e-5)
+
+
+def test_equal_values_with_rounding_errors_have_their_maximum_at_the_first():
+    eps = np.finfo(np.float32).eps
+    for first, second, expected in (
+        (1, 1 + 4 * eps, [1, 0]),
+        (-1, -1 + 2 * eps, [1, 0]),
+        (1, 1.001, [0, 1]),
+        (-np.inf, -1e30, [0, 1]),
+    ):
+        x = jnp.array([[[first], [second]], [[first], [first]]], jnp.float32)[None]
+        gradient = jax.grad(lambda x: ops.max_pool(x, 2, 2).sum())(x)
+        assert gradient[0, 0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_convolutions_of_one_colour_are_exactly_equal(side):
+    generator = np.random.default_rng(0)
+    pixel, kernel = (
+        generator.normal(size=size).astype(np.float32)
+        for size in ((1, 1, 1, 32), (side, side, 32, 32))
+    )
+    x = jnp.broadcast_to(pixel, (4, 48, 48, 32))
+    pads = ((side // 2, side // 2),) * 2
+    windows = Windows((48, 48), (side, side), padding=pads)
+    outputs = jax.jit(winograd.convolve, static_argnums=2)(x, kernel, windows)
+    inner = outputs[:, 4:40, 4:40]
+    assert jnp.all(inner == inner[:, :1, :1])
