@@ -12,8 +12,8 @@ one axis, F(4, 3) multiplies 6 times instead of 12. The gradient of the kernel h
 same products, with the transposed transforms. Windows of more than 5 positions along a
 side are cut into parts, whose convolutions are added: 7 x 1 positions into 4 x 1 and
 3 x 1. The rounding error of F(2 x 2, 3 x 3) is twice that of the direct convolution,
-that of F(4 x 4, 3 x 3) eight times. A pixel that is not finite spoils all outputs of its
-tiles.
+that of F(4 x 4, 3 x 3) eight times. A pixel that is not finite spoils all outputs of
+its tiles.
 
 Sources: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016),
 section 4; Barabasz et al., "Error analysis and improving the accuracy of Winograd
