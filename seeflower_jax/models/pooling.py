@@ -66,7 +66,8 @@ def _first_maximum(x: Images, windows: Windows) -> Int[Array, "n out_h out_w c"]
     """
     first, *rest = windows.gather(x)
     best, winner = first, jnp.zeros(first.shape, jnp.int8)
-    margin = _ROUNDING_ERRORS * jnp.finfo(x.dtype).eps
+    # No margin in bfloat16, which `winograd` does not take.
+    margin = _ROUNDING_ERRORS * float(jnp.finfo(at_least_float32(x.dtype)).eps)
     for place, tap in enumerate(rest, 1):
         larger = tap > best * (1 + margin * jnp.sign(best))
         best = jnp.where(larger, tap, best)

@@ -522,6 +522,10 @@ def test_equal_values_with_rounding_errors_have_their_maximum_at_the_first():
         x = jnp.array([[[first], [second]], [[first], [first]]], jnp.float32)[None]
         gradient = jax.grad(lambda x: ops.max_pool(x, 2, 2).sum())(x)
         assert gradient[0, 0, :, 0].tolist() == expected
+    next_to_1 = 1 + jnp.finfo(jnp.bfloat16).eps
+    x = jnp.array([[[1], [next_to_1]], [[1], [1]]], jnp.bfloat16)[None]
+    gradient = jax.grad(lambda x: ops.max_pool(x, 2, 2).sum())(x)
+    assert gradient[0, 0, :, 0].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("side", [3, 5])
