@@ -13,7 +13,7 @@ networks", Distill, section 2.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -121,7 +121,7 @@ def cell_centres(
 def layer_centres(
     network: NetworkFunction,
     images: Float[Array, "n h w 3"],
-    names: Iterable[str],
+    names: Collection[str],
     align: str = RECEPTIVE_FIELD,
 ) -> dict[str, tuple[Centres, Centres]]:
     """Return the centres of the cells of layers whose maps are placed on the images.

@@ -23,6 +23,7 @@ from seeflower_jax.attribution.types import (
     NetworkFunction,
     Taps,
     as_pytree,
+    endpoint_shapes,
 )
 
 # Rows and columns of patches; None for the aspect ratio of the images.
@@ -96,7 +97,7 @@ class TokenGrid:
     ) -> tuple[Float[Array, "n c"], Endpoints]:
         """Return the logits and the endpoints, see `types.NetworkFunction`."""
         if taps:
-            shapes = jax.eval_shape(self.network, images)[1]
+            shapes = endpoint_shapes(self.network, images)
             taps = {
                 name: self._tap_of_tokens(tap)
                 if name in shapes and len(shapes[name].shape) == 3

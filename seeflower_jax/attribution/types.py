@@ -74,7 +74,7 @@ def as_pytree(value: Any) -> Any:
 
 
 def endpoint_shapes(
-    network: NetworkFunction, images: Float[Array, "n h w 3"]
+    network: NetworkFunction, images: Float[Array | jax.ShapeDtypeStruct, "n h w 3"]
 ) -> EndpointShapes:
     """Return the shapes of a network's endpoints, without computing them.
 

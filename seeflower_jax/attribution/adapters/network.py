@@ -17,7 +17,13 @@ from jaxtyping import Array, Float, Shaped
 
 from seeflower_jax.attribution.adapters import named
 from seeflower_jax.attribution.adapters.taps import run
-from seeflower_jax.attribution.types import Endpoints, NetworkFunction, Preprocess, Taps
+from seeflower_jax.attribution.types import (
+    Endpoints,
+    NetworkFunction,
+    Preprocess,
+    Taps,
+    endpoint_shapes,
+)
 from seeflower_jax.models.dtypes import as_float
 
 
@@ -31,7 +37,7 @@ def layer_shapes(
       >>> layer_shapes(network, images)
       {'input': (64, 64, 3)}
     """
-    endpoints = jax.eval_shape(network, images)[1]
+    endpoints = endpoint_shapes(network, images)
     return {name: value.shape[1:] for name, value in endpoints.items()}
 
 
