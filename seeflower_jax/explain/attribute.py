@@ -163,10 +163,11 @@ def _write_shards(
             count = -(-len(positions) // size)
             for batch, explained in itertools.islice(explained_batches, count):
                 writer.add(batch, explained)
-                if explained is not None:
-                    rate = (bar.format_dict["rate"] or 0) * len(explained.maps)
-                    bar.set_postfix_str(f"{rate:.1f} maps/s", refresh=False)
                 bar.update(len(batch.positions) + len(batch.errors))
+                if explained is not None:
+                    rate = bar.n / max(bar.format_dict["elapsed"], 1e-6)
+                    maps = f"{rate * len(explained.maps):.2f} maps/s"
+                    bar.set_postfix_str(maps, refresh=False)
             writer.write(shard)
 
 
