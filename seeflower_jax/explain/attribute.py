@@ -71,7 +71,8 @@ def attribute(
       layer: layer of class activation maps, several layers, or "head". The default is
         `attribution.batch.map_layer`.
       options: options of methods by name, `{"integrated_gradients": {"steps": 8}}`.
-      batch_size: number of images at once, rounded up to a multiple of the devices.
+      batch_size: number of images at once, at most all of them, rounded up to a
+        multiple of the devices.
       dtype: type of the maps on disk, 'float16' or 'float32'. `MapStore.read` restores
         float16 maps to within 0.05 % of the map's largest magnitude.
       overlays: whether to also write a PNG per image and method.
@@ -105,6 +106,7 @@ def attribute(
     images = identity.without_outputs(images, whole, methods)[:limit]
     labels = target_labels(target, images, network.class_names)
     layer = layer or attribution_batch.map_layer(network.spec, network.view.size)
+    batch_size = min(batch_size, max(len(images), 1))
     explainer = Explainer(network, methods, layer, batch_size, options)
     settings = {
         "network": network.origin,

@@ -325,6 +325,29 @@ def test_box_encloses_what_the_map_points_at(tmp_path, keep_aspect):
     assert (shown == (0, 255, 255)).all(-1).sum() > 20  # the box
 
 
+@pytest.mark.parametrize("limit,expected", [(2, 2), (8, 3)])
+def test_few_images_are_not_padded_to_a_batch(
+    network, folder, tmp_path, monkeypatch, limit, expected
+):
+    sizes = []
+
+    class Recorded(attribute.Explainer):
+        def __init__(self, *args):
+            super().__init__(*args)
+            sizes.append(self.batch_size)
+
+    monkeypatch.setattr(attribute, "Explainer", Recorded)
+    attribute.attribute(
+        network,
+        network.images(folder),
+        ["saliency"],
+        tmp_path / "maps",
+        batch_size=3,
+        limit=limit,
+    )
+    assert sizes == [expected]
+
+
 def test_long_titles_of_a_contact_sheet_are_whole(tmp_path):
     image, values, path = np.zeros((60, 60, 3)), np.zeros((60, 60)), tmp_path / "s.png"
     title = "alpine sea holly 81%; map of alpine sea holly"
