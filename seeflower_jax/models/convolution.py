@@ -34,6 +34,9 @@ from seeflower_jax.models.windows import (
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS = 16  # with fewer, one product for all positions of the window is faster
 _SOME_CHANNELS = 32  # from here on, the minimal filtering of Winograd is fast
+# With fewer multiplications, a thousand calls save less time by the minimal filtering
+# than its compilation takes: it has an operation for each product of a tile.
+_SOME_MULTIPLICATIONS = 1 << 27
 _MANY_CHANNELS = 48  # from here on, loops over the images are fast
 # Sides of the outputs up to which, or from which on, another form is faster.
 _SMALL_MAP, _MIDDLE_MAP, _LARGE_MAP, _HUGE_MAP = 17, 35, 80, 160
@@ -69,19 +72,21 @@ def _is_pointwise(windows: Windows) -> bool:
     return windows.size == windows.strides == (1, 1)
 
 
-def _fits_winograd(x: Images, windows: Windows) -> bool:
+def _fits_winograd(x: Images, features: int, windows: Windows) -> bool:
     # The transforms would round bfloat16 too much.
     exact = x.dtype == at_least_float32(x.dtype)
     sizes = max(windows.size) >= 3 and 2 not in windows.size
     unstrided = windows.strides == (1, 1)
-    return exact and sizes and unstrided and x.shape[3] >= _SOME_CHANNELS
+    count = winograd.multiplications(x, (x.shape[3], features), windows)
+    many = x.shape[3] >= _SOME_CHANNELS and count >= _SOME_MULTIPLICATIONS
+    return exact and sizes and unstrided and many
 
 
 def _minimal_filtering(
-    x: Images, windows: Windows, one_device: bool
+    x: Images, features: int, windows: Windows, one_device: bool
 ) -> Callable[..., Outputs] | None:
     """Return the function of `winograd` that is fastest for a convolution, or None."""
-    if not _fits_winograd(x, windows):
+    if not _fits_winograd(x, features, windows):
         return None
     if min(windows.size) == 1:
         return winograd.convolve_lines  # 1.5 to 2 times as fast
@@ -151,7 +156,7 @@ def _cpu(
         return _few_channels(x, kernel, windows)
     side = max(windows.output_size)
     is_bfloat16 = x.dtype == jnp.bfloat16
-    if filtering := _minimal_filtering(x, windows, one_device):
+    if filtering := _minimal_filtering(x, c_out, windows, one_device):
         return filtering(x, kernel, windows)
     if one_device and c_in >= _MANY_CHANNELS:
         smallest = _SMALL_MAP if is_bfloat16 else _MIDDLE_MAP
@@ -185,7 +190,7 @@ def _cpu_input_gradient(
         (top, bottom), (left, right) = windows.padding
         padding = (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
         turned_windows = Windows(windows.output_size, (kh, kw), (1, 1), padding)
-        if filtering := _minimal_filtering(g, turned_windows, one_device):
+        if filtering := _minimal_filtering(g, c_in, turned_windows, one_device):
             return filtering(g, turned, turned_windows, swapped=True)
         turned = turned.swapaxes(2, 3)
         return _cpu(g, turned, turned_windows, one_device=one_device)
@@ -203,7 +208,7 @@ def _cpu_kernel_gradient(
     if _is_pointwise(windows):
         return _pointwise_kernel_gradient(x, g, one_device)[None, None]
     unstrided = windows.strides == (1, 1)
-    if one_device and _fits_winograd(x, windows):
+    if one_device and _fits_winograd(x, c_out, windows):
         return winograd.kernel_gradient(x, g, windows)  # 1.2 to 6 times as fast
     if one_device and unstrided and (kh, kw) == (3, 3) and side > _SMALL_MAP:
         return _kernel_gradient_by_image(x, g, windows)

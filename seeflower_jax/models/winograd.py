@@ -43,9 +43,10 @@ from seeflower_jax.models.windows import (
 )
 
 _VALUES = 1 << 18  # numbers of channels times tiles that stay in the cache
-# In float32, F(4, 3) is up to 1.8 times as fast as F(2, 3) from so many outputs of a
-# batch on, and from so many for each channel of the images and of the outputs.
-_MANY, _MANY_PER_CHANNEL = 1 << 11, 2
+# In float32, F(4, 3) is 1.2 to 1.8 times as fast as F(2, 3) from so many products of a
+# direct convolution on, and so many outputs for each channel. Compilation takes longer.
+_MANY, _OUTPUTS_PER_CHANNEL = 1 << 30, 4
+_UNKNOWN = 16  # images of a batch, where an export leaves their number open
 
 # The values along one side of a tile. A transform is applied to both sides in turn.
 Values = Sequence[Array] | Array
@@ -149,9 +150,10 @@ def _combine(row: Float[np.ndarray, "old"], values: Values) -> Array:
     return functools.reduce(operator.add, terms)
 
 
-def _known(count: int) -> int:
-    """Return the number of images, or 1 for the symbolic number of an export."""
-    return count if isinstance(count, int) else 1
+def multiplications(x: Images, channels: Sequence[int], windows: Windows) -> int:
+    """Return the number of multiplications of a direct convolution."""
+    count = x.shape[0] if isinstance(x.shape[0], int) else _UNKNOWN
+    return math.prod((count, *windows.output_size, *windows.size, *channels))
 
 
 def _images_at_a_time(
@@ -161,7 +163,7 @@ def _images_at_a_time(
         filtering.tiles(side)
         for filtering, side in zip(filterings, windows.output_size, strict=True)
     )
-    count = _known(count)
+    count = count if isinstance(count, int) else 1
     largest = max(1, min(_VALUES // (tiles * sum(channels)), count))
     # The images that are left over would need a loop of their own, to be compiled too.
     sizes = range(largest, largest // 2, -1)
@@ -286,14 +288,15 @@ def _add_parts(
 
 
 def _by_outputs(x: Images, channels: Sequence[int], windows: Windows) -> Filterings:
-    """Return filterings with large tiles for many outputs, but not in float64.
+    """Return filterings with large tiles if these are faster, but not in float64.
 
     In float64, small rounding errors matter more than speed. A pooling window of 2 x 2
     values is then also one tile, whose equal values are rounded alike.
     """
-    outputs = math.prod((_known(x.shape[0]), *windows.output_size))
-    many = outputs >= max(_MANY, _MANY_PER_CHANNEL * sum(channels))
-    place = -1 if many and x.dtype == jnp.float32 else 0
+    count = multiplications(x, channels, windows)
+    outputs = count // math.prod((*windows.size, *channels))
+    large = count >= _MANY and outputs >= _OUTPUTS_PER_CHANNEL * sum(channels)
+    place = -1 if large and x.dtype == jnp.float32 else 0
     vertical, horizontal = (_FILTERINGS[side][place] for side in windows.size)
     return vertical, horizontal
 

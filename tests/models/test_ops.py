@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from seeflower_jax import models
-from seeflower_jax.models import ops, winograd
+from seeflower_jax.models import convolution, ops, winograd
 from seeflower_jax.models.windows import Windows
 from tests import harness
 
@@ -45,6 +45,11 @@ CASES = [
     ((4, 5), (3, 2), "SAME", 16, 3, 8),
     ((2, 2), (1, 3), "VALID", 16, 3, 8),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _minimal_filtering_of_small_images(monkeypatch):
+    monkeypatch.setattr(convolution, "_SOME_MULTIPLICATIONS", 0)
 
 
 def _reference(x, kernel, strides, padding):
@@ -120,13 +125,23 @@ def test_conv2d_with_many_outputs(
 
 # F(2 x 2, 3 x 3) has 16 products, F(4 x 4, 3 x 3) has 36 for four times the outputs.
 # In float64, small tiles keep the equal maxima of a pooling equal.
+# With few multiplications, neither is worth its compilation.
 @pytest.mark.parametrize(
     "count,dtype,products",
-    [(1, "float32", 16), (32, "float32", 36), (32, "float64", 16)],
+    [
+        (1, "float32", 0),
+        (16, "float32", 16),
+        (128, "float32", 36),
+        (128, "float64", 16),
+    ],
 )
-def test_conv2d_has_larger_tiles_for_many_outputs(count, dtype, products):
+def test_conv2d_has_larger_tiles_for_more_multiplications(
+    count, dtype, products, monkeypatch
+):
+    monkeypatch.undo()
     with jax.enable_x64(dtype == "float64"):
-        x, kernel = jnp.ones((count, 8, 8, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
+        x = jnp.ones((count, 16, 16, 64), dtype)
+        kernel = jnp.ones((3, 3, 64, 64), dtype)
         traced = jax.jit(ops.conv2d).trace(x, kernel)
         text = traced.lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("dot_general") == products
