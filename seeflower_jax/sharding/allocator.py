@@ -4,6 +4,7 @@ allocator.keep_memory()    # before JAX starts
 
 On CPUs, JAX requests the memory of a computation at its start and frees it at its end.
 glibc returns it to the system, which clears each page of it for the next computation.
+Kept memory has gaps after XLA has compiled a function, see `fragments`.
 """
 
 import ctypes
@@ -13,8 +14,14 @@ import os
 import platform
 from collections.abc import Mapping
 
+import jax.monitoring
+
+from seeflower_jax.sharding import fragments
+
 # Parameters of mallopt(3) in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_LONG = 1.0  # seconds of a compilation that leaves many blocks
 _calls: list[bool] = []  # whether each call of `keep_memory` has succeeded
 
 
@@ -39,6 +46,8 @@ def keep_memory() -> bool:
     # A second arena would request large blocks from the system one by one.
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
     done = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    if all(done) and not is_kept():
+        jax.monitoring.register_event_duration_secs_listener(_after_event)
     _calls.append(all(done))
     return all(done)
 
@@ -46,6 +55,11 @@ def keep_memory() -> bool:
 def is_kept() -> bool:
     """Return whether `keep_memory` has let this process keep memory."""
     return any(_calls)
+
+
+def _after_event(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event == _COMPILED and duration_secs > _LONG:
+        fragments.set_aside()
 
 
 def _is_set_by_user(environment: Mapping[str, str]) -> bool:

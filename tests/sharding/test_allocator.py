@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from seeflower_jax.sharding import allocator
@@ -23,6 +24,42 @@ for _ in range(24):
     jax.block_until_ready(jnp.flip(numbers, 1))
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(int(statistics.median(faults)))
+"""
+
+# Free blocks of different sizes between others that stay in use.
+_FRAGMENTS = """
+import ctypes
+from seeflower_jax.sharding import allocator, fragments
+assert allocator.keep_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+
+def print_state():
+    memory = int(open("/proc/self/statm").read().split()[1])  # pages
+    print(sum(n for size, n in fragments.free_blocks() if size > 10 << 10), memory)
+
+def fragment():
+    blocks = []
+    for size in range(1 << 14, 1 << 17, 1 << 5):
+        blocks.append(ctypes.c_void_p(library.malloc(ctypes.c_size_t(size))))
+        ctypes.memset(blocks[-1], 1, size)
+    for block in blocks[::2]:
+        library.free(block)
+    library.malloc(ctypes.c_size_t(1 << 20))  # sorts the free blocks
+    print_state()
+
+fragment()
+fragments.set_aside()
+print_state()
+
+fragment()
+import jax
+allocator._LONG = float("inf")
+jax.jit(lambda x: x + 1).lower(1.0).compile()
+print_state()
+allocator._LONG = 0.0
+jax.jit(lambda x: x + 2).lower(1.0).compile()
+print_state()
 """
 
 
@@ -52,6 +89,19 @@ def test_a_computation_reuses_the_memory_of_the_last(variables, kept):
     assert returned == recorded == str(kept)
     pages = 32 * 2**22 // os.sysconf("SC_PAGE_SIZE")
     assert (int(faults) < pages / 100) == kept
+
+
+def test_a_long_compilation_leaves_no_list_of_free_blocks():
+    done = subprocess.run(
+        [sys.executable, "-c", _FRAGMENTS],
+        env=_environment(JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    blocks, pages = np.array(done.stdout.split(), int).reshape(-1, 2).T
+    assert (blocks[[0, 2, 3]] > 1500).all() and (blocks[[1, 4]] < 100).all()
+    assert pages[1] < pages[0] - 20_000
 
 
 def test_a_process_with_an_accelerator_changes_nothing(monkeypatch):
