@@ -20,8 +20,10 @@ from seeflower_jax.sharding import fragments
 
 # Parameters of mallopt(3) in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+# JAX reports both durations of each function that it compiles, in this order.
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-_LONG = 1.0  # seconds of a compilation that leaves many blocks
+_LONG_LOWERING, _LONG = 0.25, 1.0  # seconds for a function that leaves many blocks
 _calls: list[bool] = []  # whether each call of `keep_memory` has succeeded
 
 
@@ -58,6 +60,8 @@ def is_kept() -> bool:
 
 
 def _after_event(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event == _LOWERED and duration_secs > _LONG_LOWERING:
+        fragments.release()
     if event == _COMPILED and duration_secs > _LONG:
         fragments.set_aside()
 

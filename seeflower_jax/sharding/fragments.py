@@ -1,6 +1,7 @@
 """Set aside the free blocks that a compilation leaves in the memory of glibc.
 
     fragments.set_aside()
+    fragments.release()  # before the next compilation, which can use them
 
 XLA frees thousands of blocks of different sizes after it has compiled a function. glibc
 keeps free blocks in lists of similar sizes, and walks along a list in order of size for
@@ -17,10 +18,11 @@ from xml.etree import ElementTree
 _SMALLEST, _LARGEST = 10 << 10, 512 << 10  # bytes
 _HEADER = 16  # bytes that glibc adds to a request
 _ROUNDS = 3  # a block that is larger than requested leaves a smaller free one
+_blocks: list[int] = []  # addresses of the blocks that are set aside
 
 
 def set_aside() -> None:
-    """Request the free blocks of 10 to 512 KiB and never use them.
+    """Request the free blocks of 10 to 512 KiB and do not use them.
 
     Their pages are returned to the system before, so that they take address space but
     hardly any memory. Works on Linux with glibc.
@@ -31,8 +33,15 @@ def set_aside() -> None:
     for _ in range(_ROUNDS):
         for size, count in reversed(free_blocks()):
             if _SMALLEST <= size < _LARGEST:
-                for _ in range(count):
-                    library.malloc(ctypes.c_size_t(size - _HEADER))
+                request = ctypes.c_size_t(size - _HEADER)
+                _blocks.extend(library.malloc(request) for _ in range(count))
+
+
+def release() -> None:
+    """Free the blocks that are set aside."""
+    library = ctypes.CDLL(None)
+    while _blocks:
+        library.free(ctypes.c_void_p(_blocks.pop()))
 
 
 def free_blocks() -> list[tuple[int, int]]:
