@@ -1,4 +1,4 @@
-"""Train a network on drawn flowers in two minutes, without downloads.
+"""Train a network on drawn flowers in a few minutes, without downloads.
 
 python -m scripts.train --config=configs/quickstart.py
 """
