@@ -7,7 +7,7 @@
 A tile of 2 x 2 outputs depends on 4 x 4 pixels. A direct convolution with windows of
 3 x 3 positions multiplies 36 times for them, F(2 x 2, 3 x 3) 16 times: it transforms
 pixels and kernels, multiplies them place by place, and transforms the products to
-outputs. F(4 x 4, 3 x 3), for many outputs, has a quarter of the multiplications. Along
+outputs. F(4 x 4, 3 x 3), if work is large, has a quarter of the multiplications. Along
 one axis, F(4, 3) multiplies 6 times instead of 12. The gradient of the kernel has the
 same products, with the transposed transforms. Windows of more than 5 positions along a
 side are cut into parts, whose convolutions are added: 7 x 1 positions into 4 x 1 and
@@ -287,7 +287,7 @@ def _add_parts(
     )
 
 
-def _by_outputs(x: Images, channels: Sequence[int], windows: Windows) -> Filterings:
+def _by_work(x: Images, channels: Sequence[int], windows: Windows) -> Filterings:
     """Return filterings with large tiles if these are faster, but not in float64.
 
     In float64, small rounding errors matter more than speed. A pooling window of 2 x 2
@@ -317,7 +317,7 @@ def convolve(
     count, channels = x.shape[0], kernel.shape[2:]
 
     def convolve_part(kernel, windows):
-        filterings = _by_outputs(x, channels, windows)
+        filterings = _by_work(x, channels, windows)
         kernels = _kernel_tiles(kernel, filterings)
 
         def convolve_image(image):
@@ -370,7 +370,7 @@ def kernel_gradient(x: Images, g: Outputs, windows: Windows) -> Kernel:
 
 def _kernel_gradient_part(x: Images, g: Outputs, windows: Windows) -> Kernel:
     (count, *_, c_in), c_out = x.shape, g.shape[-1]
-    filterings = _by_outputs(x, (c_in, c_out), windows)
+    filterings = _by_work(x, (c_in, c_out), windows)
     largest = _images_at_a_time(count, windows, (c_in, c_out), filterings)
     images = next(i for i in range(largest, 0, -1) if count % i == 0)
     vertical, horizontal = filterings

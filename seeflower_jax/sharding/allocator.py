@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import threading
 from collections.abc import Mapping
 
 import jax.monitoring
@@ -25,6 +26,24 @@ _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _LONG_LOWERING, _LONG = 0.25, 1.0  # seconds for a function that leaves many blocks
 _calls: list[bool] = []  # whether each call of `keep_memory` has succeeded
+
+
+class _Listener:
+    """Set blocks aside after a long compilation, and release them before the next."""
+
+    def __init__(self):
+        self._lock = threading.Lock()  # several threads may compile
+        self._is_released = False
+
+    def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        with self._lock:
+            if event == _LOWERED and duration_secs > _LONG_LOWERING:
+                fragments.release()
+                self._is_released = True
+            # A compiled function may also come from the cache, in a short time.
+            if event == _COMPILED and (duration_secs > _LONG or self._is_released):
+                fragments.set_aside()
+                self._is_released = False
 
 
 def keep_memory() -> bool:
@@ -49,7 +68,7 @@ def keep_memory() -> bool:
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
     done = [mallopt(parameter, value) == 1 for parameter, value in settings]
     if all(done) and not is_kept():
-        jax.monitoring.register_event_duration_secs_listener(_after_event)
+        jax.monitoring.register_event_duration_secs_listener(_Listener())
     _calls.append(all(done))
     return all(done)
 
@@ -57,13 +76,6 @@ def keep_memory() -> bool:
 def is_kept() -> bool:
     """Return whether `keep_memory` has let this process keep memory."""
     return any(_calls)
-
-
-def _after_event(event: str, duration_secs: float, **kwargs: str | int) -> None:
-    if event == _LOWERED and duration_secs > _LONG_LOWERING:
-        fragments.release()
-    if event == _COMPILED and duration_secs > _LONG:
-        fragments.set_aside()
 
 
 def _is_set_by_user(environment: Mapping[str, str]) -> bool:

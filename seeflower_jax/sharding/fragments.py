@@ -12,6 +12,7 @@ Source: malloc_info(3) and malloc_trim(3) of the Linux man-pages.
 """
 
 import ctypes
+import functools
 from xml.etree import ElementTree
 
 # In the lists below, there are few different sizes. Above, there are few blocks.
@@ -21,14 +22,20 @@ _ROUNDS = 3  # a block that is larger than requested leaves a smaller free one
 _blocks: list[int] = []  # addresses of the blocks that are set aside
 
 
+@functools.cache
+def _glibc() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    library.malloc.restype = library.open_memstream.restype = ctypes.c_void_p
+    return library
+
+
 def set_aside() -> None:
     """Request the free blocks of 10 to 512 KiB and do not use them.
 
     Their pages are returned to the system before, so that they take address space but
     hardly any memory. Works on Linux with glibc.
     """
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
+    library = _glibc()
     library.malloc_trim(ctypes.c_size_t(0))
     for _ in range(_ROUNDS):
         for size, count in reversed(free_blocks()):
@@ -39,15 +46,14 @@ def set_aside() -> None:
 
 def release() -> None:
     """Free the blocks that are set aside."""
-    library = ctypes.CDLL(None)
+    library = _glibc()
     while _blocks:
         library.free(ctypes.c_void_p(_blocks.pop()))
 
 
 def free_blocks() -> list[tuple[int, int]]:
     """Return (bytes of the smallest block, number of blocks) of glibc's lists."""
-    library = ctypes.CDLL(None)
-    library.open_memstream.restype = ctypes.c_void_p
+    library = _glibc()
     text, size = ctypes.c_char_p(), ctypes.c_size_t()
     stream = ctypes.c_void_p(
         library.open_memstream(ctypes.byref(text), ctypes.byref(size))

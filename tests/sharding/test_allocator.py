@@ -62,7 +62,9 @@ allocator._LONG = 0.0
 jax.jit(lambda x: x + 2).lower(1.0).compile()
 print_state()
 allocator._LONG_LOWERING, allocator._LONG = 0.0, float("inf")
-jax.jit(lambda x: x + 3).lower(1.0).compile()
+lowered = jax.jit(lambda x: x + 3).lower(1.0)
+print_state()
+lowered.compile()
 print_state()
 """
 
@@ -104,7 +106,7 @@ def test_a_long_compilation_leaves_few_free_blocks_but_can_use_them():
         check=True,
     )
     blocks, pages = np.array(done.stdout.split(), int).reshape(-1, 2).T
-    assert (blocks[[0, 2, 3, 5]] > 1500).all() and (blocks[[1, 4]] < 100).all()
+    assert (blocks[[0, 2, 3, 5]] > 1500).all() and (blocks[[1, 4, 6]] < 100).all()
     assert pages[1] < pages[0] - 20_000
 
 
