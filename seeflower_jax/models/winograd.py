@@ -7,7 +7,7 @@
 A tile of 2 x 2 outputs depends on 4 x 4 pixels. A direct convolution with windows of
 3 x 3 positions multiplies 36 times for them, F(2 x 2, 3 x 3) 16 times: it transforms
 pixels and kernels, multiplies them place by place, and transforms the products to
-outputs. F(4 x 4, 3 x 3), if work is large, has a quarter of the multiplications. Along
+outputs. F(4 x 4, 3 x 3), for large convolutions, has a quarter of the products. Along
 one axis, F(4, 3) multiplies 6 times instead of 12. The gradient of the kernel has the
 same products, with the transposed transforms. Windows of more than 5 positions along a
 side are cut into parts, whose convolutions are added: 7 x 1 positions into 4 x 1 and
