@@ -285,7 +285,10 @@ def test_parity_of_attribution():
 
 
 def test_speed_of_training():
-    speed = _record("results/benchmark_train.json")["images_per_second"]
+    plain, amx = (
+        _record(f"results/benchmark_train{name}.json")["images_per_second"]
+        for name in ("", "_amx")
+    )
     keys = {
         "seeflower_jax, float32": "seeflower_jax",
         "seeflower_jax, bfloat16": "seeflower_jax_bfloat16",
@@ -293,29 +296,42 @@ def test_speed_of_training():
         "PyTorch, float32": "torch",
         "PyTorch, bfloat16": "torch_bfloat16",
     }
-    rows = _rows("images/s", "forward", "fine-tuning step", "step as in training")
-    assert {keys[name] for name, *_ in rows} == speed.keys()
+    columns = ("forward", "fine-tuning", "as in training")
+    rows = _rows("images/s", *columns, *(f"{name}, AMX" for name in columns))
+    assert {keys[name] for name, *_ in rows} == plain.keys() == amx.keys()
     for name, *cells in rows:
-        rates = speed[keys[name]]
-        passes = ("forward", "finetune", "train")
-        assert cells == [f"{rates[key]:.1f}" if key in rates else "" for key in passes]
+        for rates in (plain[keys[name]], amx[keys[name]]):
+            passes = ("forward", "finetune", "train")
+            expected = [f"{rates[key]:.1f}" if key in rates else "" for key in passes]
+            assert cells[:3] == expected
+            del cells[:3]
+    text = " ".join(pages.PAGES["docs/reproducing.md"].split())
+    ours, torch = plain["seeflower_jax"], plain["torch"]
+    forward, step = (ours[key] / torch[key] for key in ("forward", "finetune"))
+    assert f"the forward pass is {forward:.2f} times as fast as PyTorch's" in text
+    assert f"and the fine-tuning step {step:.2f} times" in text
+    assert ours["train"] > 0.99 * ours["augmented"]  # the loader
 
 
 def test_speed_of_convolutions():
-    record = _record("results/convolutions.json")
     columns = {
         "XLA, float32": "xla_float32",
         "XLA, bfloat16": "xla_bfloat16",
         "seeflower_jax, float32": "seeflower_jax_float32",
         "seeflower_jax, bfloat16": "seeflower_jax_bfloat16",
     }
-    *rows, bound = _rows("seconds", *columns)
-    assert len(rows) == len(record["seconds"])
-    for (_, *cells), seconds in zip(rows, record["seconds"].values(), strict=True):
-        assert cells == [_short(seconds[name], 2) for name in columns.values()]
-    products = record["product_gflops"]
-    speeds = [products[name.rpartition(" ")[2]] for name in columns]
-    assert bound[1:] == [_short(record["gflop"] / speed, 2) for speed in speeds]
+    rows = _rows("seconds", *columns)
+    for name in ("convolutions", "convolutions_amx"):
+        record = _record(f"results/{name}.json")
+        products = record["product_gflops"]
+        bound = {
+            key: record["gflop"] / products[key.rpartition("_")[2]]
+            for key in columns.values()
+        }
+        for seconds in (*record["seconds"].values(), bound):
+            _, *cells = rows.pop(0)
+            assert cells == [_short(seconds[key], 2) for key in columns.values()]
+    assert not rows
 
 
 def test_several_devices():
