@@ -286,6 +286,7 @@ CHANGES = (
     _linear("inception_v3", "last blocks", **{"model.pooled": ("mixed([789]|10)_.*",)}),
     _linear("inception_v3", "means alone", **{"model.pooling": "root_average"}),
     _linear("inception_v3", "means alone, no root", **{"model.pooling": "average"}),
+    _linear("inception_v3", "bfloat16", **{"model.dtype": "bfloat16"}),
     _sized(256),
     _sized(384),
     # The file is made from the three runs of the recipe by
