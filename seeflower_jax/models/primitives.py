@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
@@ -93,7 +94,10 @@ def _primitive(name: str, standard: Form, cpu: Form, one_cpu: Form) -> Primitive
         if _is_empty(_fix(standard, windows), *context.avals_in):
             form = standard
         rule = mlir.lower_fun(form, multiple_results=False)
-        return rule(context, *arrays, windows=windows)
+        # Without shardings: forms reshape and loop over split images, which the types
+        # of a mesh with explicit axes forbid.
+        types = [ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
+        return rule(context.replace(avals_in=types), *arrays, windows=windows)
 
     primitive.def_abstract_eval(shape)
     primitive.def_impl(evaluate)

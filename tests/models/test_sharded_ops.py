@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from seeflower_jax.models import ops
+from seeflower_jax.models import convolution, ops
 from tests.models.test_ops import CASES
 
 
@@ -91,3 +91,26 @@ def test_gradients_on_a_mesh_of_explicit_axes(operation):
     images, kernel = map(jax.typeof, gradients(*arrays))
     assert images.sharding.spec[0] == "data"
     assert kernel.sharding.spec == P(None, None, None, None)
+
+
+@pytest.mark.parametrize("size,strides,padding,side,c_in,c_out", CASES)
+def test_every_form_lowers_on_a_mesh_of_explicit_axes(
+    monkeypatch, size, strides, padding, side, c_in, c_out
+):
+    monkeypatch.setattr(convolution, "_SOME_MULTIPLICATIONS", 0)  # also Winograd's
+    places = P("data"), P()
+    arrays = _arrays(size, side, c_in, c_out)
+
+    def loss(x, kernel):
+        return (ops.conv2d(x, kernel, strides, padding) ** 2).sum()
+
+    for devices in (1, 2):
+        mesh = AbstractMesh((devices,), ("data",), (AxisType.Explicit,))
+        shapes = [
+            jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, place))
+            for a, place in zip(arrays, places, strict=True)
+        ]
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(*shapes)
+        lowered = traced.lower(lowering_platforms=("cpu",))
+        images, kernel = lowered.out_info
+        assert images.shape == arrays[0].shape and kernel.shape == arrays[1].shape
