@@ -81,7 +81,7 @@ def main(_) -> None:
     process_flags.connect()
     run = load_run(_WORKDIR.value, _DATA_DIR.value)
     if _ABLATION.value:
-        ablation.check(run)
+        ablation.check(run, _ABLATION.value)
     suffix, *how = _plan(run)
     out = _OUT.value or run.workdir / f"evaluation_{_SPLIT.value}{suffix}"
     with records.lock(out):  # before the long computation

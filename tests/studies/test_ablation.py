@@ -137,11 +137,20 @@ def test_table_has_the_standard_errors_of_its_counts_and_any_network():
     [("data", "source", "synthetic"), ("data", "split", "reversed"), ("", "seed", 1)],
 )
 def test_rows_of_other_images_or_seeds_are_refused(tiny_run, section, key, value):
-    ablation.check(tiny_run)
+    ablation.check(tiny_run, "one size")
     changes = {section: {key: value}} if section else {key: value}
     run = dataclasses.replace(tiny_run, config=derive(tiny_run.config, changes))
     with pytest.raises(ValueError, match=f"{key} of .* is {value!r}; expected"):
-        ablation.check(run)
+        ablation.check(run, "one size")
+
+
+def test_rows_may_have_the_seed_of_their_change(tiny_run, monkeypatch):
+    change = ablation.Change("small", "again", {"seed": 1}, recipe="best")
+    monkeypatch.setattr(ablation, "CHANGES", (change,))
+    again = dataclasses.replace(tiny_run, config=derive(tiny_run.config, {"seed": 1}))
+    ablation.check(again, "again")
+    with pytest.raises(ValueError, match="seed of .* is 0; expected 1, as in all rows"):
+        ablation.check(tiny_run, "again")
 
 
 def test_script_records_what_is_missing(inception_run, tmp_path, monkeypatch):
