@@ -15,6 +15,7 @@ import platform
 import threading
 from collections.abc import Mapping
 
+import jax
 import jax.monitoring
 
 from seeflower_jax.sharding import fragments
@@ -33,17 +34,18 @@ class _Listener:
 
     def __init__(self):
         self._lock = threading.Lock()  # several threads may compile
-        self._is_released = False
+        self._thread = threading.local()
 
     def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         with self._lock:
             if event == _LOWERED and duration_secs > _LONG_LOWERING:
                 fragments.release()
-                self._is_released = True
+                self._thread.has_released = True
             # A compiled function may also come from the cache, in a short time.
-            if event == _COMPILED and (duration_secs > _LONG or self._is_released):
+            has_released = getattr(self._thread, "has_released", False)
+            if event == _COMPILED and (duration_secs > _LONG or has_released):
                 fragments.set_aside()
-                self._is_released = False
+                self._thread.has_released = False
 
 
 def keep_memory() -> bool:
@@ -60,7 +62,7 @@ def keep_memory() -> bool:
     if (
         platform.libc_ver()[0] != "glibc"
         or _is_set_by_user(os.environ)
-        or _has_accelerator(os.environ)
+        or _has_accelerator()
     ):
         return False
     mallopt = ctypes.CDLL(None).mallopt
@@ -86,9 +88,9 @@ def _is_set_by_user(environment: Mapping[str, str]) -> bool:
     )
 
 
-def _has_accelerator(environment: Mapping[str, str]) -> bool:
+def _has_accelerator() -> bool:
     """Return whether JAX may find an accelerator, without starting JAX."""
-    if environment.get("JAX_PLATFORMS") == "cpu":
+    if jax.config.values["jax_platforms"] == "cpu":
         return False
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     return bool(plugins) or importlib.util.find_spec("libtpu") is not None

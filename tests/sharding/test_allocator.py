@@ -1,9 +1,12 @@
 """Tests of the memory that a process keeps for the next computation."""
 
+import functools
 import os
 import subprocess
 import sys
+from concurrent import futures
 
+import jax
 import numpy as np
 import pytest
 
@@ -113,9 +116,33 @@ def test_a_long_compilation_leaves_few_free_blocks_but_can_use_them():
 def test_a_process_with_an_accelerator_changes_nothing(monkeypatch):
     for name in os.environ.keys() - _environment().keys():
         monkeypatch.delenv(name)
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     plugins = {"jax_plugins": ["of CUDA"]}
     monkeypatch.setattr(
         allocator.importlib.metadata, "entry_points", lambda group: plugins[group]
     )
-    assert not allocator.keep_memory()
+    before = jax.config.values["jax_platforms"]
+    try:
+        jax.config.update("jax_platforms", None)
+        assert not allocator.keep_memory()
+        jax.config.update("jax_platforms", "cpu")
+        assert not allocator._has_accelerator()
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+def test_compilations_of_several_threads_are_told_apart(monkeypatch):
+    calls = []
+    for name in ("release", "set_aside"):
+        monkeypatch.setattr(
+            allocator.fragments, name, functools.partial(calls.append, name)
+        )
+    listener = allocator._Listener()
+    listener(allocator._LOWERED, allocator._LONG_LOWERING + 1)
+    with futures.ThreadPoolExecutor(1) as other:
+        for event in (allocator._LOWERED, allocator._COMPILED):
+            other.submit(listener, event, 0.0).result()
+    assert calls == ["release"]
+    listener(allocator._COMPILED, 0.0)  # from the cache
+    assert calls == ["release", "set_aside"]
+    listener(allocator._COMPILED, 0.0)
+    assert calls == ["release", "set_aside"]
