@@ -29,6 +29,7 @@ from seeflower_jax.models.windows import (
     Padding,
     Pair,
     Windows,
+    image_size,
 )
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -317,15 +318,12 @@ def conv2d(
       padding: 'SAME' or 'VALID'.
 
     Raises:
-      ValueError: if `padding` is neither 'SAME' nor 'VALID'.
+      ValueError: if `padding` is neither 'SAME' nor 'VALID', or if an export leaves
+        the size of the images open.
     """
     if padding not in ("SAME", "VALID"):
         raise ValueError(f"padding is {padding!r}; expected 'SAME' or 'VALID'")
-    (_, height, width, _), (kh, kw, _, _), (down, right) = (
-        x.shape,
-        kernel.shape,
-        strides,
-    )
-    rows, columns = lax.padtype_to_pads((height, width), (kh, kw), strides, padding)
-    windows = Windows((height, width), (kh, kw), (down, right), (rows, columns))
+    size, (kh, kw), (down, right) = image_size(x), kernel.shape[:2], strides
+    rows, columns = lax.padtype_to_pads(size, (kh, kw), strides, padding)
+    windows = Windows(size, (kh, kw), (down, right), (rows, columns))
     return _convolution.bind(*vary_alike(x, kernel), windows=windows)

@@ -19,7 +19,7 @@ from seeflower_jax.models.primitives import (
     define_linear,
     pooling_primitive,
 )
-from seeflower_jax.models.windows import Images, Windows
+from seeflower_jax.models.windows import Images, Windows, image_size
 
 Outputs = Float[Array, "n out_h out_w c"]
 
@@ -125,9 +125,11 @@ def max_pool(x: Images, window: int, stride: int) -> Outputs:
       x: the images.
       window: side of a window.
       stride: distance between neighbouring windows.
+
+    Raises:
+      ValueError: if an export leaves the size of the images open.
     """
-    _, height, width, _ = x.shape
-    windows = Windows((height, width), (window, window), (stride, stride))
+    windows = Windows(image_size(x), (window, window), (stride, stride))
     return _max.bind(x, windows=windows)
 
 
@@ -153,15 +155,18 @@ def average_pool(x: Images, window: int, count_include_pad: bool = False) -> Ima
       x: the images.
       window: side of the window, odd.
       count_include_pad: whether the mean includes the zeros beyond the border.
+
+    Raises:
+      ValueError: if an export leaves the size of the images open.
     """
-    _, height, width, _ = x.shape
+    size = image_size(x)
     pad = (window // 2, window // 2)
-    windows = Windows((height, width), (window, window), padding=(pad, pad))
+    windows = Windows(size, (window, window), padding=(pad, pad))
     # In bfloat16, every sum would be rounded, and so would the sums of the gradient.
     dtype = at_least_float32(x.dtype)
     sums = _window_sum.bind(x.astype(dtype), windows=windows)
     counts: Array | int = window**2
     if not count_include_pad:
-        ones = jnp.ones((1, height, width, 1), dtype)
+        ones = jnp.ones((1, *size, 1), dtype)
         counts = _window_sum.bind(ones, windows=windows)
     return (sums / counts).astype(x.dtype)

@@ -19,6 +19,23 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
 
+def image_size(images: Images) -> Pair:
+    """Return (height, width) of images, which windows need as numbers.
+
+    Raises:
+      ValueError: if an export leaves the height or the width open.
+    """
+    _, height, width, _ = images.shape
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ValueError(
+            f"images of {height} x {width} pixels do not have a fixed size; expected "
+            "numbers, because convolution and pooling have other forms for other "
+            "sizes. Only the number of images may be left open: export the function "
+            "once for each size"
+        )
+    return height, width
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """The positions of a window on an image. It is hashable, so primitives can hold it.

@@ -490,6 +490,21 @@ def test_export_for_a_cpu_and_a_gpu(channels):
         _assert_close(loaded.call(*args), jax.jit(_derivatives)(*args))
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: ops.conv2d(x, jnp.ones((3, 3, 2, 2))),
+        lambda x: ops.max_pool(x, 3, 2),
+        lambda x: ops.average_pool(x, 3),
+    ],
+)
+def test_export_with_an_open_image_size_is_refused(operation):
+    height, width = export.symbolic_shape("h, w")
+    shape = jax.ShapeDtypeStruct((1, height, width, 2), jnp.float32)
+    with pytest.raises(ValueError, match="images of h x w pixels do not have a fixed"):
+        export.export(jax.jit(operation))(shape)
+
+
 def test_gradients_lower_for_a_gpu():
     def loss(x, kernel):
         return ops.max_pool(ops.conv2d(x, kernel, (1, 1), "VALID"), 3, 2).sum()
