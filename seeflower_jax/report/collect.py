@@ -181,12 +181,11 @@ def _examples(run: Run, evaluation: Evaluation) -> tuple[list[Example], list[Exa
     correct = _spread(np.flatnonzero(predicted == labels), labels)
     dataset = images.of_run(run)
     training_images = dataset.images("train")
+    positions = np.concatenate([mistakes, correct])
+    logging.info("report: attribution maps of %d images", len(positions))
     examples = []
     for position, image, maps in _explain(
-        run.network,
-        dataset.images(evaluation.split),
-        np.concatenate([mistakes, correct]),
-        predicted,
+        run.network, dataset.images(evaluation.split), positions, predicted
     ):
         label, predicted_label = int(labels[position]), int(predicted[position])
         training_image = None
